@@ -1,0 +1,65 @@
+"""Event time, decided once at intake, and how far it has come: progress of a partition, marks, the horizon."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Cell = tuple[int, int]
+"""(keyed partition, alerts partition)."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far event time has come in one partition of `alerts` (milliseconds); it never goes back."""
+
+    reached: int | None = None
+
+    def stamp(self, timestamp: int, now: int, grace: int) -> tuple[int, bool]:
+        """Event time of the record read next, and whether it was late.
+
+        `timestamp` is the record's (negative: it has none), `now` the wall clock. A record more than `grace` behind
+        the progress is late: it counts at the progress.
+        """
+        time = now if timestamp < 0 else min(timestamp, now)
+        if self.reached is not None and time < self.reached - grace:
+            return self.reached, True
+        if self.reached is None or time > self.reached:
+            self.reached = time
+        return time, False
+
+    def read_to_end(self, polled: int) -> None:
+        """A poll at wall-clock time `polled` showed that the partition has nothing more."""
+        if self.reached is None or polled > self.reached:
+            self.reached = polled
+
+
+class Horizon:
+    """The minimum of all marks; a cell that stands still while others go on is left out after `stall_limit`.
+
+    One observer's view: its stall timers start when it starts, so a new observer waits the limit again.
+    """
+
+    def __init__(self, stall_limit: int) -> None:
+        self._stall_limit = stall_limit
+        self._seen: dict[Cell, tuple[int | None, int]] = {}
+        self.stalled: frozenset[Cell] = frozenset()
+        """Cells that the last observation left out."""
+
+    def observe(self, marks: Mapping[Cell, int], keyed: int, alerts: int, now: int) -> int | None:
+        """The horizon at wall-clock time `now`, or None while a cell that counts has no mark yet.
+
+        `keyed` and `alerts` are the numbers of partitions: cells are all pairs of them.
+        """
+        cells = [(k, a) for k in range(keyed) for a in range(alerts)]
+        for cell in cells:
+            value = marks.get(cell)
+            if cell not in self._seen or self._seen[cell][0] != value:
+                self._seen[cell] = (value, now)
+        moved = max((self._seen[cell][1] for cell in cells), default=now)
+        if now - moved > self._stall_limit:
+            # Everything is silent: that says nothing about any one of them.
+            self.stalled = frozenset()
+        else:
+            self.stalled = frozenset(c for c in cells if now - self._seen[c][1] > self._stall_limit)
+        values = [marks.get(cell) for cell in cells if cell not in self.stalled]
+        known = [value for value in values if value is not None]
+        return min(known) if known and len(known) == len(values) else None

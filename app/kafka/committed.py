@@ -1,0 +1,60 @@
+"""What a consumer group has committed, with the metadata that the consumer drops: event time and C live there.
+
+Intake commits `{"e": event time reached, "t": timestamp of the last record}`, fold `{"c": C, "n": epoch, "t": …}`.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+from app.kafka.client import broker_error, client_options
+from app.settings import Settings
+
+
+class Note(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Metadata of a committed offset (times in ms)."""
+
+    e: int | None = None
+    """Intake: event time reached in this partition of `alerts`."""
+    c: int | None = None
+    """Fold: C; every storm that begins before it is closed and published."""
+    n: int = 0
+    """Fold: number of the epoch."""
+    t: int = -1
+    """Timestamp of the record before the offset."""
+
+    def encode(self) -> str:
+        """As the commit carries it."""
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def decode(cls, text: str) -> "Note":
+        """Reads one; whatever isn't one, such as another client's, counts as empty."""
+        try:
+            return msgspec.json.decode(text, type=cls)
+        except msgspec.MsgspecError:
+            return cls()
+
+
+Committed = Mapping[int, tuple[int, Note]]
+"""Partition → next offset and note."""
+
+
+async def read_committed(settings: Settings, group: str, topic: str) -> Committed:
+    """Reads a group's offsets of a topic. Raises `Retry` or `Stop`."""
+    admin = AIOKafkaAdminClient(**client_options(settings))
+    try:
+        await admin.start()
+        found = await admin.list_consumer_group_offsets(group)
+    except (KafkaError, OSError) as error:
+        raise broker_error(error, settings) from error
+    finally:
+        await admin.close()
+    return {
+        tp.partition: (value.offset, Note.decode(value.metadata))
+        for tp, value in found.items()
+        if isinstance(tp, TopicPartition) and tp.topic == topic and value.offset >= 0
+    }

@@ -1,0 +1,299 @@
+"""Batch ingest: a Faust service that polls one topic for its consumer group and hands lists of records to an agent.
+
+One event per poll, in order, one at a time. A stage says where each partition begins (`Placer`), and may have the
+whole assignment placed again (`rewind`). Every assignment and every rewind is a new generation; batches of an older
+one are worthless and must not be acted upon.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalGenerationError, KafkaError, RebalanceInProgressError
+from aiokafka.structs import OffsetAndMetadata
+from mode import Service
+
+from app.errors import Stop, StormfoldError
+from app.health import Health
+from app.kafka.client import broker_error, client_options
+from app.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+POLL_MS = 250
+"""Longest wait for records: also how often an idle partition's end is seen, so the finest step of event time."""
+MAX_POLL_INTERVAL_MS = 86_400_000
+"""A stage may wait for Redis or the API server as long as it takes; health tells of it, leaving the group helps nobody."""
+BACKOFF = 1.0
+"""Seconds between two tries to place an assignment or to reach the broker."""
+
+
+class Start(NamedTuple):
+    """Where a partition begins: the next offset (None: the beginning) and the timestamp of the record before it (ms)."""
+
+    offset: int | None
+    timestamp: int = -1
+
+
+Placer = Callable[[AIOKafkaConsumer, set[int]], Awaitable[Mapping[int, Start]]]
+"""Says where the assigned partitions begin. Raises `Retry` (asked again) or `Stop` (asked again, and not ready)."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one poll brought."""
+
+    generation: int
+    records: dict[int, list[ConsumerRecord]]
+    """By partition; offsets ascend."""
+    ends: dict[int, int]
+    """Partition → wall-clock time (ms) of the poll that showed that these are its last records."""
+
+
+class Ingest(Service):
+    """Polls `topic` as a member of `group`."""
+
+    def __init__(
+        self, *, name: str, topic: str, place: Placer, put: Callable[[Batch], Awaitable[Any]],
+        leave: Callable[[], Awaitable[None]], settings: Settings, health: Health, **kwargs: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(**kwargs)
+        self.name = name
+        self.topic = topic
+        self.group = settings.consumer_group(name)
+        self.generation = 0
+        self.busy = asyncio.Lock()
+        """Held by the stage while it acts on a batch; a rebalance waits for it a little."""
+        self.refused: dict[int, str] = {}
+        """Partitions that are not read, and why."""
+        self.lost: dict[int, int] = {}
+        """Records that retention took before they were read, by partition."""
+        self.lag: dict[int, int] = {}
+        """Records between the position and the end, by assigned partition, as of the last poll."""
+        self._place = place
+        self._put = put
+        self._leave = leave
+        self._settings = settings
+        self._health = health
+        self._unplaced = False
+        self._expected: dict[int, tuple[int, int]] = {}
+        self._paused: set[int] = set()
+        self.consumer: AIOKafkaConsumer = None
+
+    def current(self, batch: Batch) -> bool:
+        """Whether the batch may still be acted upon."""
+        return batch.generation == self.generation and not self._unplaced and not self.should_stop
+
+    def rewind(self) -> None:
+        """Has every assigned partition placed again; what was polled so far is dropped."""
+        self.generation += 1
+        self._unplaced = True
+
+    async def sleep_current(self, batch: Batch, seconds: float) -> bool:
+        """Waits, but not longer than the batch is current; returns whether it still is."""
+        until = time.monotonic() + seconds
+        while self.current(batch) and (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, 0.2))
+        return self.current(batch)
+
+    def assigned(self) -> set[int]:
+        """Partitions of this member."""
+        return {tp.partition for tp in self.consumer.assignment()} if self.consumer else set()
+
+    async def begin(self, partition: int) -> int:
+        """First offset of a partition. Raises `Retry` or `Stop`."""
+        tp = TopicPartition(self.topic, partition)
+        try:
+            return int((await self.consumer.beginning_offsets([tp]))[tp])
+        except KafkaError as error:
+            raise broker_error(error, self._settings) from error
+
+    def hold(self, partitions: set[int]) -> None:
+        """Stops fetching exactly these partitions until told otherwise (refused ones stay held)."""
+        wanted = (partitions | set(self.refused)) & self.assigned()
+        self.consumer.pause(*self._tps(wanted - self._paused))
+        if not self._unplaced:
+            self.consumer.resume(*self._tps((self._paused - wanted) & self.assigned()))
+        self._paused = wanted
+
+    async def commit(self, offsets: Mapping[int, tuple[int, str]]) -> bool:
+        """Commits next offsets with metadata; False if the group has moved on or the broker is away."""
+        if not offsets:
+            return True
+        try:
+            await self.consumer.commit(
+                {TopicPartition(self.topic, p): OffsetAndMetadata(o, m) for p, (o, m) in offsets.items()}
+            )
+        except (CommitFailedError, IllegalGenerationError, RebalanceInProgressError):
+            return False
+        except KafkaError as error:
+            log.warning("commit failed", stage=self.name, error=str(error))
+            return False
+        return True
+
+    async def on_stop(self) -> None:
+        """Lets the batch in hand be finished, then leaves the group."""
+        await self.settle(5.0)
+        if self.consumer is not None:
+            await self.consumer.stop()
+
+    @Service.task
+    async def _poll(self) -> None:
+        await self._join()
+        while not self.should_stop:
+            try:
+                if self._unplaced and self.consumer.assignment():
+                    await self._place_all()
+                await self._poll_once()
+            except StormfoldError as error:
+                self._trouble(error)
+                await self.sleep(BACKOFF)
+            except KafkaError as error:
+                self._trouble(broker_error(error, self._settings))
+                await self.sleep(BACKOFF)
+
+    async def _join(self) -> None:
+        while not self.should_stop:
+            consumer = AIOKafkaConsumer(
+                **client_options(self._settings),
+                client_id=f"stormfold-{self.name}",
+                group_id=self.group,
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                isolation_level="read_committed",
+                session_timeout_ms=round(self._settings.session_timeout * 1000),
+                heartbeat_interval_ms=round(self._settings.session_timeout * 1000 / 5),
+                max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
+                fetch_max_wait_ms=POLL_MS,
+                max_partition_fetch_bytes=4 * 1024 * 1024,
+                metadata_max_age_ms=30_000,
+            )
+            try:
+                await consumer.start()
+            except (KafkaError, OSError) as error:
+                self._trouble(broker_error(error, self._settings))
+                await consumer.stop()
+                await self.sleep(BACKOFF)
+            else:
+                self.consumer = consumer
+                consumer.subscribe([self.topic], listener=_Listener(self))
+                return
+
+    async def _poll_once(self) -> None:
+        polled = await self.consumer.getmany(timeout_ms=POLL_MS, max_records=self._settings.poll_records)
+        self._health.alive(self.name)
+        generation = self.generation
+        if self._unplaced or not self.consumer.assignment():
+            return
+        records = {tp.partition: found for tp, found in polled.items() if found}
+        for partition in self._expected.keys() & records.keys():
+            self._compare(partition, records)
+        ends = await self._ends()
+        if generation == self.generation:
+            kept = {p: found for p, found in records.items() if found and p not in self.refused}
+            await self._put(Batch(generation, kept, ends))
+
+    async def _ends(self) -> dict[int, int]:
+        ends, lag = {}, {}
+        for tp in self.consumer.assignment():
+            position = await self.consumer.position(tp)
+            end, polled = self.consumer.highwater(tp), self.consumer.last_poll_timestamp(tp)
+            if end is None or polled is None:
+                continue
+            lag[tp.partition] = max(0, end - position)
+            if position >= end and tp.partition not in self.refused:
+                ends[tp.partition] = polled
+        self.lag = lag
+        return ends
+
+    async def _place_all(self) -> None:
+        generation = self.generation
+        partitions = self.assigned()
+        starts = await self._place(self.consumer, partitions)
+        begins = await self.consumer.beginning_offsets(self._tps(partitions))
+        ends = await self.consumer.end_offsets(self._tps(partitions))
+        if generation != self.generation or partitions != self.assigned():
+            return
+        self.refused, self._expected = {}, {}
+        for tp in self._tps(partitions):
+            start = starts.get(tp.partition)
+            if start is None:
+                self.refused[tp.partition] = "it came after the epoch was opened"
+                log.warning("partition is not read", topic=self.topic, partition=tp.partition)
+                continue
+            offset = begins[tp] if start.offset is None else start.offset
+            if offset > ends[tp]:
+                self._refuse(tp.partition, f"it ends at {ends[tp]}, before the position {offset}")
+            elif offset < begins[tp]:
+                self.lost[tp.partition] = self.lost.get(tp.partition, 0) + begins[tp] - offset
+                log.error("retention took records before they were read", stage=self.name, topic=self.topic,
+                          partition=tp.partition, lost=begins[tp] - offset)  # fmt: skip
+                offset = begins[tp]
+            elif start.timestamp >= 0 and offset > begins[tp]:
+                # One record early: if another one stands there now, the topic is not the one that was read.
+                self._expected[tp.partition] = (offset - 1, start.timestamp)
+                offset -= 1
+            if tp.partition not in self.refused:
+                self.consumer.seek(tp, offset)
+        self._unplaced = False
+        self._paused = set(partitions)
+        self.hold(set())
+        if not self.refused:
+            self._health.well(self.name)
+
+    def _compare(self, partition: int, records: dict[int, list[ConsumerRecord]]) -> None:
+        offset, timestamp = self._expected.pop(partition)
+        first = records[partition][0]
+        if first.offset > offset:
+            return
+        if first.timestamp != timestamp:
+            self._refuse(partition, f"the record at {offset} is not the one that was read")
+            self.hold(self._paused)
+        del records[partition][0]
+
+    def _refuse(self, partition: int, why: str) -> None:
+        place = f"{self.topic}-{partition}"
+        self.refused[partition] = why
+        self._trouble(
+            Stop(
+                f"{place} seems to have been created anew: {why}",
+                "if that was meant, run `stormfold topics --forget`; until then the partition is not read",
+            )
+        )
+
+    def _trouble(self, error: StormfoldError) -> None:
+        if self._health.ill(self.name, str(error), getattr(error, "advice", None)):
+            log.warning("cannot read", stage=self.name, topic=self.topic, error=str(error))
+
+    async def settle(self, seconds: float) -> None:
+        """Waits for the batch in hand, at most so long, and has the stage commit what it did."""
+        try:
+            await asyncio.wait_for(self.busy.acquire(), seconds)
+        except TimeoutError:
+            log.warning("a batch is still under way", stage=self.name)
+            return
+        try:
+            await self._leave()
+        finally:
+            self.busy.release()
+
+    def _tps(self, partitions: set[int]) -> list[TopicPartition]:
+        return [TopicPartition(self.topic, partition) for partition in sorted(partitions)]
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    def __init__(self, ingest: Ingest) -> None:
+        self._ingest = ingest
+
+    async def on_partitions_revoked(self, revoked: list[TopicPartition]) -> None:
+        self._ingest.rewind()
+        if revoked:
+            await self._ingest.settle(self._ingest._settings.session_timeout / 3)
+
+    async def on_partitions_assigned(self, assigned: list[TopicPartition]) -> None:
+        self._ingest.rewind()
+        self._ingest.consumer.pause(*assigned)

@@ -1,0 +1,120 @@
+"""The worker's producer: idempotent, acks=all, and nothing later is sent before an earlier record is acknowledged."""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+
+from app.errors import DeadLetter
+from app.kafka.client import broker_error, client_options
+from app.settings import Settings
+
+MAX_BATCH_BYTES = 900_000
+"""A record batch stays below the broker's default limit of 1 MiB."""
+MAX_RECORD_BYTES = 64 * 1024 * 1024
+"""The broker's limit decides, not the client's."""
+
+
+class Outgoing(NamedTuple):
+    """A record to send."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+class Producer:
+    """Raises `Retry` or `Stop` when the broker doesn't acknowledge in time; starts anew on the next call then.
+
+    After a failed call some of its records may have been written, always a prefix of each partition's list.
+    """
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        self._settings = settings
+        self._name = name
+        self._client: AIOKafkaProducer = None
+        self._lock = asyncio.Lock()
+        self._stopping: set[asyncio.Task[None]] = set()
+
+    async def send(self, topic: str, records: Mapping[int, Iterable[Outgoing]]) -> None:
+        """Sends each partition's records in order, as few record batches as they fit in, and awaits them all."""
+        client = await self._started()
+        tasks = [
+            asyncio.ensure_future(self._send_partition(client, topic, partition, list(outgoing)))
+            for partition, outgoing in records.items()
+        ]
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        for error in results:
+            if isinstance(error, BaseException):
+                self._failed(client)
+                if isinstance(error, KafkaError | OSError):
+                    raise broker_error(error, self._settings) from error
+                raise error
+
+    async def send_keyed(self, topic: str, outgoing: Outgoing) -> None:
+        """Sends one record to the partition of its key. Raises `DeadLetter` if it is larger than the topic takes."""
+        client = await self._started()
+        try:
+            await client.send_and_wait(topic, outgoing.value, key=outgoing.key, headers=list(outgoing.headers))
+        except MessageSizeTooLargeError as error:
+            raise DeadLetter(f"record is larger than {topic} takes") from error
+        except (KafkaError, OSError) as error:
+            self._failed(client)
+            raise broker_error(error, self._settings) from error
+
+    async def partitions(self, topic: str) -> int:
+        """How many partitions a topic has."""
+        client = await self._started()
+        try:
+            return len(await client.partitions_for(topic))
+        except (KafkaError, OSError) as error:
+            raise broker_error(error, self._settings) from error
+
+    async def stop(self) -> None:
+        """Ends the connection."""
+        if self._client is not None:
+            client, self._client = self._client, None
+            await client.stop()
+
+    async def _started(self) -> AIOKafkaProducer:
+        async with self._lock:
+            if self._client is None:
+                client = AIOKafkaProducer(
+                    **client_options(self._settings),
+                    client_id=f"stormfold-{self._name}",
+                    enable_idempotence=True,
+                    acks="all",
+                    max_batch_size=MAX_BATCH_BYTES,
+                    max_request_size=MAX_RECORD_BYTES,
+                    request_timeout_ms=round(self._settings.delivery_timeout * 1000),
+                )
+                try:
+                    await client.start()
+                except (KafkaError, OSError) as error:
+                    await client.stop()
+                    raise broker_error(error, self._settings) from error
+                self._client = client
+            return self._client
+
+    def _failed(self, client: AIOKafkaProducer) -> None:
+        # What a failed idempotent producer has written is uncertain, and so is its sequence: the next call gets a
+        # new one. Stopping it waits until its batches are delivered or expire, so that goes on by itself.
+        if self._client is client:
+            self._client = None
+            task = asyncio.ensure_future(client.stop())
+            self._stopping.add(task)
+            task.add_done_callback(self._stopping.discard)
+
+    @staticmethod
+    async def _send_partition(client: AIOKafkaProducer, topic: str, partition: int, records: list[Outgoing]) -> None:
+        at = 0
+        while at < len(records):
+            builder = client.create_batch()
+            while at < len(records):
+                key, value, headers = records[at]
+                if builder.append(key=key, value=value, timestamp=None, headers=headers) is None:
+                    break
+                at += 1
+            await (await client.send_batch(builder, topic, partition=partition))

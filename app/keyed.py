@@ -1,0 +1,79 @@
+"""The records of `alerts-by-fingerprint`: an alert with its event time and origin, or marks of progress.
+
+Layout of an alert: a fixed head (kind, flags, event time, origin), then the body, a msgpack array that is the same
+bytes for every alert of a series, so that both ends keep it in a memo. Marks: one kind byte, then msgpack.
+"""
+
+import struct
+
+import msgspec
+
+ALERT = 1
+MARKS = 2
+RESOLVED = 1
+LATE = 2
+
+HEAD = struct.Struct(">BBQIQI")
+"""kind, flags, event time (ms), alerts partition, offset, index in the record."""
+
+
+class Body(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What is the same for every alert of a series."""
+
+    fingerprint: bytes
+    """8 bytes, big-endian."""
+    group: str
+    """Identity of the group, `storm.group_id`."""
+    meta: bytes
+    """`GroupMeta` in msgpack."""
+    rank: int
+    """Place of the severity in the configured order, 0 the highest."""
+    severity: str
+    resource: bytes
+    """`Resource` in msgpack, or empty."""
+    example: bytes
+    """`Example` as JSON, cut to size."""
+
+
+class GroupMeta(msgspec.Struct, frozen=True, array_like=True):
+    """What the closer needs to know of a group; decided at intake, so that the log alone decides the result."""
+
+    route: str
+    labels: dict[str, str]
+    namespace: str
+    silenced: bool
+    storm_alerts: int
+    """Distinct firing fingerprints that make a storm."""
+    storm_resources: int
+    """Distinct resources of firing alerts that make a storm."""
+
+
+class Marks(msgspec.Struct, frozen=True, array_like=True):
+    """Progress of alerts partitions: everything sent after this record is stamped at or after it, less the grace."""
+
+    partitions: int
+    """How many partitions `alerts` has."""
+    progress: dict[int, int]
+    """Alerts partition → event time reached (ms)."""
+
+
+def encode_alert(
+    body: bytes, *, time: int, resolved: bool, late: bool, partition: int, offset: int, index: int
+) -> bytes:
+    """The value of an alert's keyed record; `body` is an encoded `Body`."""
+    flags = (RESOLVED if resolved else 0) | (LATE if late else 0)
+    return HEAD.pack(ALERT, flags, time, partition, offset, index) + body
+
+
+_marks_encoder = msgspec.msgpack.Encoder()
+_marks_decoder = msgspec.msgpack.Decoder(Marks)
+
+
+def encode_marks(marks: Marks) -> bytes:
+    """The value of a marks record."""
+    return bytes((MARKS,)) + _marks_encoder.encode(marks)
+
+
+def decode_marks(value: bytes) -> Marks:
+    """Reads a marks record; raises `msgspec.DecodeError` if it isn't one."""
+    return _marks_decoder.decode(value[1:])

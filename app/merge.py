@@ -1,0 +1,198 @@
+"""Merges one poll of keyed records by (group, bucket), dropping what was folded before: rows for one fold call.
+
+Pure: the caller brings the origins folded so far and gets the new ones. All times are milliseconds.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgspec
+
+from app.eventtime import Cell
+from app.keyed import ALERT, HEAD, LATE, MARKS, RESOLVED, Body, GroupMeta, decode_marks
+from app.storm import group_id, overflow_meta
+from app.window import Windows, first_due
+
+FIRED = 2
+"""Flag of a member: some alert of it was firing (`RESOLVED` is the other: its newest is resolved)."""
+MEMO = 100_000
+"""Bodies kept decoded; beyond it the memo starts anew."""
+
+Origin = tuple[int, int]
+"""Offset and index in the record: the place of an alert in its partition of `alerts`."""
+
+
+class Record(Protocol):
+    """What is read of a Kafka record."""
+
+    offset: int
+    value: bytes | None
+
+
+@dataclass(slots=True)
+class Row:
+    """What a batch adds to one bucket of one group; `members` are flat: five values a fingerprint."""
+
+    group: str
+    meta: bytes
+    overflow: int
+    start: int
+    due: int
+    alerts: int
+    first: int
+    last: int
+    rank: int
+    severity: str
+    late: int
+    example: bytes
+    members: dict[bytes, list[Any]]
+    """Fingerprint → alerts, newest (relative to the bucket's start), flags, resource."""
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """Where alerts count that come before the watermark: after a stall, or because a rebuild skips them."""
+
+    skip_before: int | None = None
+    """B of a rebuild: what is before it was closed long ago."""
+    watermark: int | None = None
+    horizon: int = 0
+    """An alert before the watermark counts here, as late."""
+
+
+@dataclass(slots=True)
+class Merged:
+    """A poll, ready to be folded."""
+
+    rows: list[Row]
+    origins: dict[Cell, Origin]
+    """The newest origin of each cell that moved."""
+    marks: dict[Cell, int]
+    alerts_partitions: int
+    overflow: list[tuple[str, bytes]]
+    alerts: int = 0
+    duplicates: int = 0
+    skipped: int = 0
+    unknown: int = 0
+    """Records that are neither alerts nor marks: somebody else wrote to the topic."""
+    newest: int | None = None
+    """Event time of the newest alert."""
+
+
+@dataclass(slots=True)
+class Merger:
+    """Keeps decoded bodies between batches: alerts repeat."""
+
+    windows: Windows
+    _bodies: dict[bytes, tuple[Body, int]] = field(default_factory=dict)
+    _overflow: list[tuple[str, bytes]] = field(default_factory=list)
+    _overflow_index: dict[str, int] = field(default_factory=dict)
+
+    def merge(self, records: Mapping[int, Iterable[Record]], origins: Mapping[Cell, Origin], floor: Floor) -> Merged:
+        """Merges records by keyed partition, in the order of their offsets."""
+        gap = self.windows.gap
+        rows: dict[tuple[str, int], Row] = {}
+        merged = Merged([], {}, {}, 0, self._overflow)
+        for keyed, found in records.items():
+            newest = {alerts: origin for (partition, alerts), origin in origins.items() if partition == keyed}
+            moved: set[int] = set()
+            for record in found:
+                value = record.value or b"\0"
+                if value[0] == MARKS:
+                    self._mark(keyed, value, merged)
+                    continue
+                if value[0] != ALERT or len(value) <= HEAD.size:
+                    merged.unknown += 1
+                    continue
+                body, overflow = self._bodies.get(value[HEAD.size :]) or self._decode(value[HEAD.size :])
+                if body is None:
+                    merged.unknown += 1
+                    continue
+                _, flags, time, alerts, offset, index = HEAD.unpack_from(value)
+                origin = (offset, index)
+                if alerts in newest and origin <= newest[alerts]:
+                    merged.duplicates += 1
+                    continue
+                newest[alerts] = origin
+                moved.add(alerts)
+                if floor.skip_before is not None and time < floor.skip_before:
+                    merged.skipped += 1
+                    continue
+                if floor.watermark is not None and time < floor.watermark:
+                    time, flags = floor.horizon, flags | LATE
+                merged.alerts += 1
+                if merged.newest is None or time > merged.newest:
+                    merged.newest = time
+                start = time - time % gap
+                row = rows.get((body.group, start))
+                if row is None:
+                    row = rows[body.group, start] = Row(
+                        body.group, body.meta, overflow, start, 0, 0, time, time,
+                        body.rank, body.severity, 0, body.example, {},
+                    )  # fmt: skip
+                _add(row, body, time, flags)
+            merged.origins |= {(keyed, alerts): newest[alerts] for alerts in moved}
+        for row in rows.values():
+            row.due = first_due(row.start, row.last, self.windows)
+        merged.rows = list(rows.values())
+        return merged
+
+    def _mark(self, keyed: int, value: bytes, merged: Merged) -> None:
+        try:
+            marks = decode_marks(value)
+        except msgspec.MsgspecError:
+            merged.unknown += 1
+            return
+        merged.alerts_partitions = max(merged.alerts_partitions, marks.partitions)
+        for alerts, reached in marks.progress.items():
+            cell = (keyed, alerts)
+            if merged.marks.get(cell, -1) < reached:
+                merged.marks[cell] = reached
+
+    def _decode(self, raw: bytes) -> tuple[Body | None, int]:
+        try:
+            body = msgspec.msgpack.decode(raw, type=Body)
+        except msgspec.MsgspecError:
+            return None, 0
+        if len(self._bodies) >= MEMO:
+            self._bodies.clear()
+        known = self._bodies[raw] = (body, self._overflow_of(body.meta))
+        return known
+
+    def _overflow_of(self, meta: bytes) -> int:
+        other = overflow_meta(msgspec.msgpack.decode(meta, type=GroupMeta))
+        group = group_id(other.route, other.labels, other.silenced)
+        if group not in self._overflow_index:
+            self._overflow_index[group] = len(self._overflow)
+            self._overflow.append((group, msgspec.msgpack.encode(other)))
+        return self._overflow_index[group]
+
+
+def _add(row: Row, body: Body, time: int, flags: int) -> None:
+    row.alerts += 1
+    if time < row.first or (time == row.first and body.example < row.example):
+        row.first, row.example = time, body.example
+    if time > row.last:
+        row.last = time
+    if body.rank < row.rank:
+        row.rank, row.severity = body.rank, body.severity
+    if flags & LATE:
+        row.late += 1
+    resolved = flags & RESOLVED
+    last = time - row.start
+    member = row.members.get(body.fingerprint)
+    if member is None:
+        row.members[body.fingerprint] = [1, last, resolved or FIRED, body.resource]
+        return
+    member[0] += 1
+    fired = (member[2] & FIRED) | (0 if resolved else FIRED)
+    if last > member[1]:
+        member[1] = last
+    elif last < member[1]:
+        resolved = member[2] & RESOLVED
+    else:
+        resolved |= member[2] & RESOLVED
+    member[2] = fired | resolved
+    if body.resource < member[3]:
+        member[3] = body.resource

@@ -1,0 +1,151 @@
+"""Closer: moves the horizon, claims groups with something final, publishes their storms, then deletes what it published."""
+
+import secrets
+import time
+import zlib
+
+import msgspec
+import structlog
+from app.config import Config
+from mode import Service
+
+from app import metrics
+from app.errors import Retry, StormfoldError
+from app.eventtime import Horizon
+from app.health import Health
+from app.kafka.producer import Outgoing, Producer
+from app.settings import Settings
+from app.store.redis import Claimed, Clock, Epoch, Settlement, StaleEpoch, Store
+from app.storm import StormMetadata, fold_storm, from_metadata
+from app.window import Segment, segments
+
+log = structlog.get_logger(__name__)
+
+EVERY = 0.25
+"""Seconds between two claims while nothing is due."""
+MOST = 200
+"""Groups in one claim."""
+BACKOFF = 1.0
+"""Seconds to wait while Redis or the broker is away."""
+
+
+class Close(Service):
+    """One closer; any number of them share the work by leases."""
+
+    name = "close"
+
+    def __init__(self, settings: Settings, config: Config, store: Store, health: Health) -> None:
+        super().__init__()
+        self._settings = settings
+        self._config = config
+        self._store = store
+        self._health = health
+        self._producer = Producer(settings, self.name)
+        self._horizon = Horizon(config.stall_limit)
+        self._epoch: Epoch | None = None
+        self._token = secrets.token_hex(8)
+        self.clock: Clock | None = None
+
+    @Service.task
+    async def _close(self) -> None:
+        while not self.should_stop:
+            try:
+                busy = await self._round()
+                self._health.well(self.name)
+            except StaleEpoch:
+                self._epoch = None
+                busy = False
+            except StormfoldError as error:
+                if self._health.ill(self.name, str(error), getattr(error, "advice", None)):
+                    log.warning("cannot close", error=str(error))
+                await self.sleep(BACKOFF)
+                busy = False
+            if not busy:
+                await self.sleep(EVERY)
+
+    async def on_stop(self) -> None:
+        """Ends the connection."""
+        await self._producer.stop()
+
+    async def _round(self) -> bool:
+        """One claim; returns whether it brought anything."""
+        if self._epoch is None:
+            self._epoch = await self._store.epoch()
+            self._horizon = Horizon(self._config.stall_limit)
+            if self._epoch is None:
+                # Fold or intake opens one as soon as it has partitions.
+                return False
+        epoch = self._epoch
+        marks, alerts_partitions, _ = await self._store.marks(epoch)
+        now = time.time_ns() // 1_000_000
+        seen = self._horizon.observe(marks, epoch.partitions, alerts_partitions, now) if alerts_partitions else None
+        claimed_at = time.monotonic()
+        clock, claimed = await self._store.claim(
+            epoch, seen, most=MOST, token=self._token, lease=round(self._settings.lease * 1000)
+        )
+        self._tell(clock, now)
+        if not claimed or clock.horizon is None:
+            return False
+        await self._finish(epoch, claimed, clock.horizon - epoch.windows.grace, claimed_at)
+        return True
+
+    async def _finish(self, epoch: Epoch, claimed: list[Claimed], watermark: int, claimed_at: float) -> None:
+        final: list[tuple[Claimed, Segment]] = []
+        settlements = []
+        for group in claimed:
+            parts = segments(group.buckets, epoch.windows, epoch.rebuild)
+            done = [part for part in parts if part.due <= watermark]
+            rest = parts[len(done) :]
+            for part in done:
+                if epoch.rebuild is not None and part.start < epoch.rebuild.closed:
+                    metrics.STORMS_DROPPED.inc()
+                else:
+                    final.append((group, part))
+            settlements.append(
+                Settlement(
+                    group.group,
+                    delete=[bucket for part in done for bucket in part.buckets],
+                    stay=sum(len(part.buckets) for part in rest),
+                    due=rest[0].due if rest else 0,
+                )
+            )
+        storms = await self._build(epoch, final)
+        if storms:
+            self._must_outlast(claimed_at)
+            await self._publish(storms)
+        settled = await self._store.settle(epoch, self._token, settlements)
+        metrics.SETTLE_REFUSED.inc(settled.count(False))
+        for (_, part), storm in zip(final, storms, strict=True):
+            metrics.STORMS_CLOSED.labels(storm.storm_class).inc()
+            metrics.ALERTS_CLOSED.labels(storm.storm_class).inc(storm.alert_count)
+            metrics.PUBLISH_DELAY.observe(max(0, watermark - part.due) / 1000)
+
+    async def _build(self, epoch: Epoch, final: list[tuple[Claimed, Segment]]) -> list[StormMetadata]:
+        wanted = [(group.group, bucket.start) for group, part in final for bucket in part.buckets]
+        details = iter(await self._store.details(epoch, wanted))
+        return [
+            fold_storm(group.meta, part, [next(details) for _ in part.buckets], self._config.max_resources)
+            for group, part in final
+        ]
+
+    def _must_outlast(self, claimed_at: float) -> None:
+        left = self._settings.lease - (time.monotonic() - claimed_at)
+        if left <= self._settings.delivery_timeout:
+            raise Retry("the lease would end before the storms are surely delivered")
+
+    async def _publish(self, storms: list[StormMetadata]) -> None:
+        topic = self._settings.storms_topic
+        partitions = await self._producer.partitions(topic)
+        outgoing: dict[int, list[Outgoing]] = {}
+        for storm in storms:
+            key = storm.name.encode()
+            record = Outgoing(key, msgspec.json.encode(from_metadata(storm)))
+            outgoing.setdefault(zlib.crc32(key) % partitions, []).append(record)
+        await self._producer.send(topic, outgoing)
+
+    def _tell(self, clock: Clock, now: int) -> None:
+        self.clock = clock
+        metrics.OPEN_GROUPS.set(clock.open_groups)
+        metrics.STALLED.set(len(self._horizon.stalled))
+        if clock.horizon is not None:
+            metrics.HORIZON_DELAY.set((now - clock.horizon) / 1000)

@@ -1,0 +1,125 @@
+"""Emit: storms into the sink, each under its own name, in order; what the sink rejects for good is parked."""
+
+import asyncio
+import time
+
+import msgspec
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRecord
+from app.config import Config
+
+from app import metrics
+from app.errors import DeadLetter, Retry, Stop, StormfoldError
+from app.health import Health
+from app.kafka.committed import read_committed
+from app.kafka.ingest import Batch, Ingest, Start
+from app.kafka.producer import Outgoing, Producer
+from app.settings import Settings
+from app.sinks import Sink
+
+log = structlog.get_logger(__name__)
+
+BACKOFF_FIRST, BACKOFF_MOST = 0.5, 15.0
+"""Seconds between two tries of the same storm: doubled each time."""
+BACKOFF_STOP = 5.0
+"""Seconds between two tries while a permission or a definition is missing."""
+
+
+class Emit:
+    """The stage's state: none beyond its consumer group's offsets."""
+
+    name = "emit"
+
+    def __init__(self, settings: Settings, config: Config, sink: Sink, health: Health) -> None:
+        self._settings = settings
+        self._config = config
+        self._sink = sink
+        self._health = health
+        self._producer = Producer(settings, self.name)
+        self._started = False
+        self._done: dict[int, int] = {}
+        self.ingest: Ingest
+
+    async def place(self, _consumer: AIOKafkaConsumer, partitions: set[int]) -> dict[int, Start]:
+        """Continues from the commits."""
+        if not self._started:
+            await self._sink.start()
+            self._started = True
+        committed = await read_committed(self._settings, self.ingest.group, self.ingest.topic)
+        self._done = {}
+        return {p: Start(committed[p][0] if p in committed else None) for p in partitions}
+
+    async def process(self, batch: Batch) -> None:
+        """Writes a poll's storms, a few at a time, and commits when all are written or parked."""
+        pending = [record for records in batch.records.values() for record in records]
+        width = self._sink.concurrency
+        for at in range(0, len(pending), width):
+            if not self.ingest.current(batch):
+                return
+            results = await asyncio.gather(*(self._write(batch, record) for record in pending[at : at + width]))
+            if not all(results):
+                return
+        for partition, records in batch.records.items():
+            self._done[partition] = records[-1].offset + 1
+        if batch.records:
+            await self.leave()
+
+    async def leave(self) -> None:
+        """Commits what was written."""
+        assigned = self.ingest.assigned()
+        await self.ingest.commit({p: (offset, "") for p, offset in self._done.items() if p in assigned})
+
+    async def stop(self) -> None:
+        """Ends the connections."""
+        await self._producer.stop()
+        if self._started:
+            await self._sink.close()
+
+    async def _write(self, batch: Batch, record: ConsumerRecord) -> bool:
+        """Writes one storm, however long it takes; False if the batch is no longer current."""
+        wait = BACKOFF_FIRST
+        while self.ingest.current(batch):
+            try:
+                await self._try(record)
+            except StormfoldError as error:
+                if self._health.ill(self.name, str(error), getattr(error, "advice", None)):
+                    log.warning("cannot write", error=str(error), advice=getattr(error, "advice", None))
+                metrics.SINK_ERRORS.labels("stop" if isinstance(error, Stop) else "retry").inc()
+                asked = error.after if isinstance(error, Retry) else BACKOFF_STOP
+                await self.ingest.sleep_current(batch, asked or wait)
+                wait = min(wait * 2, BACKOFF_MOST)
+            else:
+                self._health.well(self.name)
+                return True
+        return False
+
+    async def _try(self, record: ConsumerRecord) -> None:
+        try:
+            manifest = self._manifest(record)
+            if manifest["spec"]["class"] not in self._config.publish:
+                return
+            outcome = await self._sink.write(manifest, record.key.decode())
+        except DeadLetter as reason:
+            await self._park(record, str(reason))
+            return
+        metrics.STORMS_WRITTEN.labels(outcome.value).inc()
+        metrics.WRITE_DELAY.observe(max(0.0, time.time() - record.timestamp / 1000))
+
+    def _manifest(self, record: ConsumerRecord) -> dict[str, dict[str, str]]:
+        try:
+            manifest: dict[str, dict[str, str]] = msgspec.json.decode(record.value)
+            if manifest["metadata"]["name"].encode() != record.key:
+                raise DeadLetter("the key is not the storm's name")
+            manifest["spec"]["class"]
+        except (msgspec.MsgspecError, KeyError, TypeError, AttributeError) as error:
+            raise DeadLetter(f"not a storm: {error}") from error
+        return manifest
+
+    async def _park(self, record: ConsumerRecord, reason: str) -> None:
+        topic = self._settings.storms_dead_topic
+        origin = f"{record.topic}-{record.partition}-{record.offset}"
+        headers = [("stormfold-reason", reason.encode()[:1000]), ("stormfold-origin", origin.encode())]
+        await self._producer.send_keyed(topic, Outgoing(record.key, record.value, headers))
+        metrics.ALERTS_DEAD.labels(topic).inc()
+        metrics.STORMS_WRITTEN.labels("parked").inc()
+        log.warning("storm parked", origin=origin, reason=reason)

@@ -1,0 +1,106 @@
+"""Which epoch stands, and when a new one must be opened: Redis empty or behind, or settings changed after draining."""
+
+from collections.abc import Mapping
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from app.errors import Retry
+from app.kafka.committed import Committed, read_committed
+from app.settings import Settings
+from app.store.redis import Epoch, Position, State, Store
+from app.window import Rebuild, Windows
+
+log = structlog.get_logger(__name__)
+
+
+async def ensure_epoch(store: Store, consumer: AIOKafkaConsumer, settings: Settings, windows: Windows) -> State:
+    """The state to fold on; opens a new epoch where the one in Redis is missing or can't be continued.
+
+    `consumer` is only asked about offsets. Raises `Retry` (also when somebody else opened one first) or `Stop`.
+    """
+    group = settings.consumer_group("fold")
+    committed = await read_committed(settings, group, settings.keyed_topic)
+    state = await store.load()
+    if state is not None:
+        why = await _unusable(state, store, consumer, settings, committed)
+        if why is None:
+            return state
+        log.warning("the epoch in Redis can't be continued", epoch=state.epoch.number, why=why)
+    partitions = consumer.partitions_for_topic(settings.keyed_topic) or await _partitions(consumer, settings)
+    before = state.epoch.number if state else None
+    number = 1 + max([before or 0, *(note.n for _, note in committed.values())])
+    closed = _newest_closed(committed)
+    rebuild = None if closed is None else Rebuild.of(closed, windows)
+    starts = await _starts(consumer, settings, committed, partitions, rebuild)
+    epoch = Epoch(number, windows, len(partitions), rebuild)
+    opened = await store.open_epoch(before, epoch, {p: Position(o, -1) for p, o in starts.items()})
+    if opened:
+        log.warning("opened an epoch", epoch=number, closed=closed, starts=starts)
+        await store.sweep(number)
+    state = await store.load()
+    if state is None:
+        raise Retry("the epoch just opened is gone")
+    return state
+
+
+def closed_until(
+    state_windows: Windows, horizon: int | None, first_open: int | None, rebuild: Rebuild | None
+) -> int | None:
+    """C: start of the bucket that holds min(W, first bucket of the oldest open group).
+
+    Every storm that begins before it is closed and published. None while there is no horizon and never was.
+    """
+    before = None if rebuild is None else rebuild.closed
+    if horizon is None:
+        return before
+    reached = state_windows.bucket(horizon - state_windows.grace)
+    if first_open is not None:
+        reached = min(reached, first_open)
+    return reached if before is None else max(before, reached)
+
+
+async def _unusable(
+    state: State, store: Store, consumer: AIOKafkaConsumer, settings: Settings, committed: Committed
+) -> str | None:
+    topic = settings.keyed_topic
+    begins = await consumer.beginning_offsets([TopicPartition(topic, p) for p in state.positions])
+    for tp, begin in begins.items():
+        if state.positions[tp.partition].offset < begin:
+            return f"{tp.topic}-{tp.partition} begins at {begin}, after the position in Redis"
+    newest = _newest_closed(committed)
+    if newest is not None:
+        clock = await store.clock(state.epoch)
+        closed = closed_until(state.epoch.windows, clock.horizon, clock.first_open, state.epoch.rebuild)
+        if closed is None or closed < newest - state.epoch.windows.slice:
+            return f"it had closed storms until {closed}, but {newest} was committed"
+    return None
+
+
+def _newest_closed(committed: Committed) -> int | None:
+    return max((note.c for _, note in committed.values() if note.c is not None), default=None)
+
+
+async def _starts(
+    consumer: AIOKafkaConsumer, settings: Settings, committed: Committed, partitions: set[int], rebuild: Rebuild | None
+) -> Mapping[int, int]:
+    tps = [TopicPartition(settings.keyed_topic, p) for p in sorted(partitions)]
+    begins: dict[TopicPartition, int] = await consumer.beginning_offsets(tps)
+    if rebuild is None:
+        return {tp.partition: begins[tp] for tp in tps}
+    ends = await consumer.end_offsets(tps)
+    found = await consumer.offsets_for_times({tp: max(0, rebuild.begin) for tp in tps})
+    starts = {}
+    for tp in tps:
+        appended = found[tp].offset if found.get(tp) is not None else ends[tp]
+        offset = committed[tp.partition][0] if tp.partition in committed else begins[tp]
+        starts[tp.partition] = max(begins[tp], min(appended, offset))
+    return starts
+
+
+async def _partitions(consumer: AIOKafkaConsumer, settings: Settings) -> set[int]:
+    await consumer.topics()
+    partitions: set[int] | None = consumer.partitions_for_topic(settings.keyed_topic)
+    if not partitions:
+        raise Retry(f"topic {settings.keyed_topic} does not exist yet")
+    return partitions

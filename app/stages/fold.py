@@ -1,0 +1,134 @@
+"""Fold: keyed alerts into Redis, one script call per poll; the position moves with the aggregate or not at all."""
+
+import time
+
+import structlog
+from aiokafka import AIOKafkaConsumer
+from app.config import Config
+
+from app import metrics
+from app.errors import StormfoldError
+from app.eventtime import Cell
+from app.health import Health
+from app.kafka.committed import Note
+from app.kafka.ingest import Batch, Ingest, Start
+from app.merge import Floor, Merged, Merger, Origin
+from app.settings import Settings
+from app.stages.epochs import closed_until, ensure_epoch
+from app.stages.watch import Watch
+from app.store.redis import BehindHorizon, Clock, Epoch, Full, Move, Moved, Position, StaleEpoch, Store
+
+log = structlog.get_logger(__name__)
+
+COMMIT_EVERY = 0.5
+"""Seconds between commits: they serve rebuilds and dashboards, exactness does not need them."""
+BACKOFF = 0.5
+"""Seconds to wait while Redis is away or full."""
+
+
+class Fold:
+    """The stage's state: where each assigned keyed partition stands, and what was folded of it."""
+
+    name = "fold"
+
+    def __init__(self, settings: Settings, config: Config, store: Store, watch: Watch, health: Health) -> None:
+        self._settings = settings
+        self._config = config
+        self._store = store
+        self._watch = watch
+        self._health = health
+        self._merger = Merger(config.windows)
+        self._epoch: Epoch | None = None
+        self._positions: dict[int, Position] = {}
+        self._origins: dict[Cell, Origin] = {}
+        self._closed: int | None = None
+        self._committed = 0.0
+        self.ingest: Ingest
+
+    async def place(self, consumer: AIOKafkaConsumer, partitions: set[int]) -> dict[int, Start]:
+        """Continues from the positions in Redis."""
+        metrics.REWINDS.labels(self.name).inc()
+        state = await ensure_epoch(self._store, consumer, self._settings, self._config.windows)
+        self._epoch = state.epoch
+        self._merger.windows = state.epoch.windows
+        self._positions = {p: at for p, at in state.positions.items() if p in partitions}
+        self._origins = {cell: origin for cell, origin in state.origins.items() if cell[0] in partitions}
+        self._closed = closed_until(state.epoch.windows, None, None, state.epoch.rebuild)
+        metrics.EPOCH.set(state.epoch.number)
+        return {p: Start(at.offset, at.timestamp) for p, at in self._positions.items()}
+
+    async def process(self, batch: Batch) -> None:
+        """Folds a poll; waits while Redis is away or full, as long as the batch is current."""
+        epoch = self._epoch
+        if not self.ingest.current(batch) or epoch is None:
+            return
+        if batch.records:
+            await self._fold(batch, epoch)
+        if time.monotonic() - self._committed >= COMMIT_EVERY:
+            await self.leave()
+
+    async def leave(self) -> None:
+        """Commits the positions, with C."""
+        if self._epoch is None:
+            return
+        self._committed = time.monotonic()
+        number, closed = self._epoch.number, self._closed
+        assigned = self.ingest.assigned()
+        await self.ingest.commit(
+            {
+                partition: (at.offset, Note(c=closed, n=number, t=at.timestamp).encode())
+                for partition, at in self._positions.items()
+                if partition in assigned
+            }
+        )
+
+    async def stop(self) -> None:
+        """Nothing to end."""
+
+    async def _fold(self, batch: Batch, epoch: Epoch) -> None:
+        moves = [
+            Move(p, self._positions[p].offset, records[-1].offset + 1, records[-1].timestamp)
+            for p, records in batch.records.items()
+        ]
+        begin = epoch.rebuild.begin if epoch.rebuild else None
+        merged = self._merger.merge(batch.records, self._origins, Floor(begin))
+        while self.ingest.current(batch):
+            try:
+                started = time.perf_counter()
+                clock = await self._store.fold(epoch, moves, merged, self._watch.limits)
+            except BehindHorizon as behind:
+                metrics.ALERTS_CLAMPED.inc()
+                watermark = behind.horizon - epoch.windows.grace
+                merged = self._merger.merge(batch.records, self._origins, Floor(begin, watermark, behind.horizon))
+            except (StaleEpoch, Moved) as why:
+                log.info("reloading positions", stage=self.name, why=str(why))
+                self.ingest.rewind()
+            except StormfoldError as error:
+                if isinstance(error, Full):
+                    metrics.REDIS_REFUSED.inc()
+                if self._health.ill(self.name, str(error), getattr(error, "advice", None)):
+                    log.warning("cannot fold", error=str(error))
+                await self.ingest.sleep_current(batch, BACKOFF)
+            else:
+                metrics.FOLD_SECONDS.observe(time.perf_counter() - started)
+                self._positions |= {move.partition: Position(move.end, move.timestamp) for move in moves}
+                self._origins |= merged.origins
+                self._folded(clock, epoch)
+                self._count(merged)
+                return
+
+    def _folded(self, clock: Clock, epoch: Epoch) -> None:
+        self._closed = closed_until(epoch.windows, clock.horizon, clock.first_open, epoch.rebuild)
+        self._health.well(self.name)
+
+    def _count(self, merged: Merged) -> None:
+        metrics.ALERTS_FOLDED.inc(merged.alerts)
+        metrics.ALERTS_DUPLICATE.inc(merged.duplicates)
+        metrics.ALERTS_SKIPPED.inc(merged.skipped)
+        if merged.alerts:
+            metrics.BATCH_ALERTS.labels(self.name).observe(merged.alerts)
+        if merged.unknown:
+            metrics.KEYED_UNKNOWN.inc(merged.unknown)
+            log.warning("records of the keyed topic that stormfold did not write", records=merged.unknown)
+        if merged.newest is not None:
+            metrics.EVENT_AGE.set(time.time() - merged.newest / 1000)

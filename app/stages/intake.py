@@ -1,0 +1,196 @@
+"""Intake: records of `alerts` in; alerts with their event time, keyed by fingerprint, and marks of progress out.
+
+Order matters: send, await, commit (offset and event time), only then mark. So no mark promises what a restart,
+beginning from the commit, could not keep.
+"""
+
+import time
+from collections import defaultdict
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRecord
+from app.alert import Poison
+from app.config import Config
+from app.formats import parse
+
+from app import metrics
+from app.errors import DeadLetter, Retry, StormfoldError
+from app.eventtime import Progress
+from app.health import Health
+from app.kafka.committed import Note, read_committed
+from app.kafka.ingest import Batch, Ingest, Start
+from app.kafka.producer import Outgoing, Producer
+from app.keyed import Marks, encode_alert, encode_marks
+from app.series import Keyed, SeriesReader
+from app.settings import Settings
+from app.stages.epochs import ensure_epoch
+from app.store.redis import Epoch, Store
+
+log = structlog.get_logger(__name__)
+
+MARK_AFTER_BATCH = 0.25
+"""Seconds between marks while alerts flow."""
+MARK_IDLE = 1.0
+"""Seconds between marks while none do: the horizon moves on in silence too."""
+BACKOFF = 1.0
+"""Seconds to wait after a failed delivery."""
+
+
+class Intake:
+    """The stage's state: progress and position of each assigned partition of `alerts`."""
+
+    name = "intake"
+
+    def __init__(self, settings: Settings, config: Config, store: Store, health: Health) -> None:
+        self._settings = settings
+        self._config = config
+        self._store = store
+        self._health = health
+        self._reader = SeriesReader(config)
+        self._producer = Producer(settings, self.name)
+        self._epoch: Epoch | None = None
+        self._horizon: int | None = None
+        self._progress: dict[int, Progress] = {}
+        self._position: dict[int, tuple[int, int]] = {}
+        self._marked = 0.0
+        self.ingest: Ingest
+
+    async def place(self, consumer: AIOKafkaConsumer, partitions: set[int]) -> dict[int, Start]:
+        """Continues from the commits, which carry the event time reached."""
+        metrics.REWINDS.labels(self.name).inc()
+        state = await ensure_epoch(self._store, consumer, self._settings, self._config.windows)
+        self._epoch = state.epoch
+        committed = await read_committed(self._settings, self.ingest.group, self.ingest.topic)
+        starts = {}
+        self._progress, self._position = {}, {}
+        for partition in partitions:
+            if partition in committed:
+                offset, note = committed[partition]
+                starts[partition] = Start(offset, note.t)
+                self._progress[partition] = Progress(note.e)
+                self._position[partition] = (offset, note.t)
+            else:
+                starts[partition] = Start(None)
+                self._progress[partition] = Progress()
+        return starts
+
+    async def process(self, batch: Batch) -> None:
+        """Sends a poll's alerts, then commits and marks if it is time to."""
+        if not self.ingest.current(batch):
+            return
+        assert self._epoch is not None
+        try:
+            read = await self._send(batch, self._epoch)
+            if time.monotonic() - self._marked >= (MARK_AFTER_BATCH if read else MARK_IDLE):
+                await self._mark(self._epoch)
+        except StormfoldError as error:
+            if self._health.ill(self.name, str(error), getattr(error, "advice", None)):
+                log.warning("cannot deliver", stage=self.name, error=str(error))
+            await self.ingest.sleep_current(batch, BACKOFF)
+            self.ingest.rewind()
+
+    async def leave(self) -> None:
+        """Commits what was delivered."""
+        await self._commit()
+
+    async def stop(self) -> None:
+        """Ends the connections."""
+        await self._producer.stop()
+
+    async def _send(self, batch: Batch, epoch: Epoch) -> int:
+        now = time.time_ns() // 1_000_000
+        outgoing: defaultdict[int, list[Outgoing]] = defaultdict(list)
+        dead: list[tuple[ConsumerRecord, Poison]] = []
+        alerts = late_alerts = 0
+        for partition, records in batch.records.items():
+            progress = self._progress[partition]
+            for record in records:
+                stamp, late = progress.stamp(record.timestamp, now, epoch.windows.grace)
+                try:
+                    keyed = self.understand(record)
+                except Poison as reason:
+                    dead.append((record, reason))
+                    continue
+                alerts += len(keyed)
+                late_alerts += late * len(keyed)
+                for index, (alert, resolved) in enumerate(keyed):
+                    value = encode_alert(
+                        alert.body_at(stamp), time=stamp, resolved=resolved, late=late,
+                        partition=partition, offset=record.offset, index=index,
+                    )  # fmt: skip
+                    outgoing[alert.number % epoch.partitions].append(Outgoing(alert.key, value))
+        if outgoing:
+            await self._producer.send(self._settings.keyed_topic, outgoing)
+        for record, reason in dead:
+            await self._bury(record, str(reason))
+        for partition, records in batch.records.items():
+            self._position[partition] = (records[-1].offset + 1, records[-1].timestamp)
+        for partition, polled in batch.ends.items():
+            self._progress[partition].read_to_end(polled)
+        metrics.ALERTS_READ.inc(alerts)
+        metrics.ALERTS_LATE.inc(late_alerts)
+        if alerts:
+            metrics.BATCH_ALERTS.labels(self.name).observe(alerts)
+        return alerts + len(dead)
+
+    def understand(self, record: ConsumerRecord) -> list[tuple[Keyed, bool]]:
+        """The alerts of a record, keyed, and whether each is resolved; raises `Poison`: all or none."""
+        return [
+            (self._reader.keyed(alert), alert.resolved)
+            for alert in parse(record.value, record.headers, record.timestamp)
+        ]
+
+    async def _bury(self, record: ConsumerRecord, reason: str) -> None:
+        origin = f"{record.topic}-{record.partition}-{record.offset}"
+        headers = [
+            *record.headers,
+            ("stormfold-reason", reason.encode(errors="replace")[:1000]),
+            ("stormfold-origin", origin.encode()),
+        ]
+        topic = self._settings.dead_topic
+        try:
+            await self._producer.send_keyed(topic, Outgoing(record.key, record.value, headers))
+        except DeadLetter:
+            headers = [*headers[len(record.headers) :], ("stormfold-cut", b"too large")]
+            await self._producer.send_keyed(topic, Outgoing(origin.encode(), None, headers))
+        metrics.ALERTS_DEAD.labels(topic).inc()
+        log.warning("dead letter", origin=origin, reason=reason)
+
+    async def _commit(self) -> bool:
+        return await self.ingest.commit(
+            {
+                partition: (offset, Note(e=self._progress[partition].reached, t=timestamp).encode())
+                for partition, (offset, timestamp) in self._position.items()
+                if partition in self.ingest.assigned()
+            }
+        )
+
+    async def _mark(self, epoch: Epoch) -> None:
+        for partition in self._progress.keys() - self._position.keys():
+            # Nothing was read of it yet, and nothing committed: its end is its beginning.
+            self._position[partition] = (await self.ingest.begin(partition), -1)
+        if not await self._commit():
+            return
+        self._marked = time.monotonic()
+        reached = {p: state.reached for p, state in self._progress.items() if state.reached is not None}
+        if reached:
+            marks = Marks(partitions=await self._producer.partitions(self.ingest.topic), progress=reached)
+            value = encode_marks(marks)
+            await self._producer.send(
+                self._settings.keyed_topic, {p: [Outgoing(None, value)] for p in range(epoch.partitions)}
+            )
+        self._health.well(self.name)
+        await self._hold(epoch, reached)
+
+    async def _hold(self, epoch: Epoch, reached: dict[int, int]) -> None:
+        try:
+            now = await self._store.epoch()
+            if now is not None:
+                if now.partitions != epoch.partitions:
+                    raise Retry("another epoch has another number of partitions")
+                self._epoch = now
+                self._horizon = (await self._store.clock(now)).horizon
+        except Retry as error:
+            log.debug("horizon unknown", error=str(error))
+        base = self._horizon if self._horizon is not None else min(reached.values(), default=0)
+        self.ingest.hold({p for p, time in reached.items() if time > base + epoch.windows.slice})

@@ -1,0 +1,51 @@
+-- Moves the horizon forward and leases groups that may have something final.
+-- Begins with a DEL: a full Redis refuses no script that has written, and closing is what empties it.
+--
+-- KEYS  1 epoch (hash)   2 marks (hash)   3 due (zset)   4 open (zset)   5 void (never exists)
+-- ARGV  1 number of the epoch   2 prefix of group keys   3 prefix of bucket keys   4 prefix of leases
+--       5 horizon seen, or ''   6 grace (ms)   7 most groups to lease   8 lease token   9 lease time (ms)
+-- Returns {0, horizon or '', open groups, first open bucket or '', {group, meta, {start, aggregate, ...}}, ...}
+--         {3}   another epoch, or none: reload
+local epoch, marks, due, open, void = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local number, group_prefix, bucket_prefix, lease_prefix = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local seen, grace, most, token, lease = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], ARGV[9]
+local PAGE = 256
+
+redis.call('DEL', void)
+if redis.call('HGET', epoch, 'number') ~= number then
+  return {3}
+end
+
+local horizon = tonumber(redis.call('HGET', marks, 'h'))
+if seen and (not horizon or seen > horizon) then
+  horizon = seen
+  redis.call('HSET', marks, 'h', ARGV[5])
+end
+local first = redis.call('ZRANGE', open, 0, 0, 'WITHSCORES')
+local result = {0, redis.call('HGET', marks, 'h') or '', redis.call('ZCARD', open), first[2] or ''}
+if not horizon then
+  return result
+end
+
+local from, taken = 0, 0
+repeat
+  local groups = redis.call('ZRANGEBYSCORE', due, '-inf', horizon - grace, 'LIMIT', from, PAGE)
+  for _, group in ipairs(groups) do
+    if taken < most and redis.call('SET', lease_prefix .. group, token, 'NX', 'PX', lease) then
+      local starts, meta = {}, ''
+      local fields = redis.call('HGETALL', group_prefix .. group)
+      for i = 1, #fields, 2 do
+        if fields[i] == 'm' then
+          meta = fields[i + 1]
+        else
+          starts[#starts + 1] = fields[i]
+          starts[#starts + 1] = redis.call('HGET', bucket_prefix .. group .. ':' .. fields[i], 'a')
+        end
+      end
+      taken = taken + 1
+      result[#result + 1] = {group, meta, starts}
+    end
+  end
+  from = from + PAGE
+until taken >= most or #groups < PAGE
+return result

@@ -1,0 +1,192 @@
+-- Folds the alerts of one poll into their buckets and moves the positions, all or nothing.
+--
+-- KEYS  1 epoch (hash)   2 positions (hash)   3 origins (hash)   4 marks (hash)   5 due (zset)   6 open (zset)
+-- ARGV  1 number of the epoch   2 prefix of group keys   3 prefix of bucket keys   4 batch (msgpack):
+--         { grace, max_fingerprints, max_groups, list_new (0|1), alerts_partitions,
+--           moves     {{partition, start, end, timestamp}, ...}    strings
+--           origins   {{field, origin}, ...}                       strings
+--           marks     {{field, event time}, ...}
+--           overflow  {{group, meta}, ...}                         groups that take the place of new ones
+--           rows      {{group, meta, overflow index (from 0), bucket start, due, alerts, first, last, rank, severity, late,
+--                       example, members {fingerprint, alerts, last - start, flags, resource, ...}}, ...} }
+--       Rows of one batch name each (group, bucket) once.
+-- Returns {0, horizon or '', open groups, first open bucket or ''}   folded
+--         {1, ...}                                                   the same, folded before: a resent call
+--         {2}                                                        a position is another one: reload, seek
+--         {3}                                                        another epoch, or none: reload
+--         {4, horizon}                                               a row begins before horizon - grace
+local epoch, positions, origins, marks, due, open = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local number, group_prefix, bucket_prefix = ARGV[1], ARGV[2], ARGV[3]
+local grace, max_fingerprints, max_groups, list_new, alerts_partitions, moves, new_origins, new_marks, overflow, rows =
+  unpack(cmsgpack.unpack(ARGV[4]))
+local CHUNK = 400
+local AGGREGATE = '>I4I8I8I4BB'
+local MEMBER = '>I4I4B'
+local RESOLVED = 1
+
+if redis.call('HGET', epoch, 'number') ~= number then
+  return {3}
+end
+
+local function reply(code)
+  local first = redis.call('ZRANGE', open, 0, 0, 'WITHSCORES')
+  return {code, redis.call('HGET', marks, 'h') or '', redis.call('ZCARD', open), first[2] or ''}
+end
+
+local names = {}
+for i, move in ipairs(moves) do
+  names[i] = move[1]
+end
+local stored = redis.call('HMGET', positions, unpack(names))
+local at_start, at_end = true, true
+for i, move in ipairs(moves) do
+  at_start = at_start and stored[i] == move[2]
+  at_end = at_end and stored[i] == move[3]
+end
+if at_end then
+  return reply(1)
+elseif not at_start then
+  return {2}
+end
+
+-- Lengths, here and below: asking for them proves a key's type before anything is written.
+redis.call('ZCARD', due)
+redis.call('HLEN', origins)
+local horizon = redis.call('HGET', marks, 'h')
+local opened = redis.call('ZCARD', open)
+local seen = {}
+for _, row in ipairs(rows) do
+  if horizon and row[7] < tonumber(horizon) - grace then
+    return {4, horizon}
+  end
+  if redis.call('HLEN', group_prefix .. row[1]) == 0 and not seen[row[1]] then
+    if opened >= max_groups then
+      local other = overflow[row[3] + 1]
+      row[1], row[2] = other[1], other[2]
+      redis.call('HLEN', group_prefix .. row[1])
+    else
+      opened = opened + 1
+      seen[row[1]] = true
+    end
+  end
+  redis.call('HLEN', bucket_prefix .. row[1] .. ':' .. row[4])
+end
+
+-- Which of two byte strings comes first, whatever the server's locale.
+local function lower(a, b)
+  for i = 1, math.min(#a, #b) do
+    local x, y = string.byte(a, i), string.byte(b, i)
+    if x ~= y then
+      return x < y and a or b
+    end
+  end
+  return #a < #b and a or b
+end
+
+local function fold_members(key, start, members, truncated)
+  local room = max_fingerprints - math.max(redis.call('HLEN', key) - 2, 0)
+  for from = 1, #members, CHUNK * 5 do
+    local to = math.min(from + CHUNK * 5, #members + 1) - 1
+    local fingerprints = {}
+    for i = from, to, 5 do
+      fingerprints[#fingerprints + 1] = members[i]
+    end
+    local before = redis.call('HMGET', key, unpack(fingerprints))
+    local set = {}
+    for i, fingerprint in ipairs(fingerprints) do
+      local at = from + (i - 1) * 5
+      local alerts, last, flags, resource = members[at + 1], members[at + 2], members[at + 3], members[at + 4]
+      local old = before[i]
+      local keep = true
+      if old then
+        local old_alerts, old_last, old_flags = struct.unpack(MEMBER, old)
+        local old_resource = string.sub(old, 10)
+        local fired = bit.bor(bit.band(flags, 2), bit.band(old_flags, 2))
+        local resolved = bit.band(flags, RESOLVED)
+        local old_resolved = bit.band(old_flags, RESOLVED)
+        if old_last > last then
+          last, resolved = old_last, old_resolved
+        elseif old_last == last then
+          resolved = math.max(resolved, old_resolved)
+        end
+        if resource ~= old_resource then
+          resource = lower(resource, old_resource)
+        end
+        alerts, flags = alerts + old_alerts, fired + resolved
+      elseif list_new == 1 and room > 0 then
+        room = room - 1
+      else
+        keep, truncated = false, 1
+      end
+      if keep then
+        set[#set + 1] = fingerprint
+        set[#set + 1] = struct.pack(MEMBER, alerts, last, flags) .. resource
+      end
+    end
+    if #set > 0 then
+      redis.call('HSET', key, unpack(set))
+    end
+  end
+  return truncated
+end
+
+local function fold_row(group, meta, start, row_due, alerts, first, last, rank, severity, late, example, members)
+  local group_key, key = group_prefix .. group, bucket_prefix .. group .. ':' .. start
+  local before = redis.call('HMGET', key, 'a', 'x')
+  local truncated = 0
+  if before[1] then
+    local old_alerts, old_first, old_last, old_late, old_rank, old_truncated, at =
+      struct.unpack(AGGREGATE, before[1])
+    if old_first < first then
+      example = before[2]
+    elseif old_first == first then
+      example = lower(example, before[2])
+    end
+    if old_rank < rank then
+      rank, severity = old_rank, string.sub(before[1], at)
+    end
+    alerts, late, truncated = alerts + old_alerts, late + old_late, old_truncated
+    first, last = math.min(first, old_first), math.max(last, old_last)
+  else
+    local earliest = nil
+    for _, field in ipairs(redis.call('HKEYS', group_key)) do
+      local other = tonumber(field)
+      if other and (not earliest or other < earliest) then
+        earliest = other
+      end
+    end
+    if not earliest then
+      redis.call('HSET', group_key, 'm', meta)
+      redis.call('ZADD', due, row_due, group)
+      redis.call('ZADD', open, start, group)
+    elseif tonumber(start) < earliest then
+      redis.call('ZADD', due, 'LT', row_due, group)
+      redis.call('ZADD', open, start, group)
+    end
+    redis.call('HSET', group_key, start, '')
+  end
+  truncated = fold_members(key, tonumber(start), members, truncated)
+  redis.call('HSET', key, 'x', example,
+    'a', struct.pack(AGGREGATE, alerts, first, last, late, rank, truncated) .. severity)
+end
+
+-- The first write: a full Redis refuses it, and nothing has happened.
+for _, move in ipairs(moves) do
+  redis.call('HSET', positions, move[1], move[3], move[1] .. ':t', move[4])
+end
+for _, origin in ipairs(new_origins) do
+  redis.call('HSET', origins, origin[1], origin[2])
+end
+for _, mark in ipairs(new_marks) do
+  local old = tonumber(redis.call('HGET', marks, mark[1]))
+  if not old or old < mark[2] then
+    redis.call('HSET', marks, mark[1], mark[2])
+  end
+end
+if alerts_partitions > tonumber(redis.call('HGET', marks, 'n') or '0') then
+  redis.call('HSET', marks, 'n', alerts_partitions)
+end
+for _, row in ipairs(rows) do
+  fold_row(row[1], row[2], row[4], row[5], row[6], row[7], row[8], row[9], row[10], row[11], row[12], row[13])
+end
+return reply(0)

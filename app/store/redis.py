@@ -1,0 +1,472 @@
+"""The aggregate in Redis: one typed function per Lua script, and the reads that need no script.
+
+Raises `Retry` while Redis is away or full, `Stop` for credentials and permissions.
+"""
+
+import struct
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from enum import IntEnum
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    ConnectionError,
+    NoPermissionError,
+    OutOfMemoryError,
+    RedisError,
+    TimeoutError,
+)
+
+from app.alert import Resource
+from app.errors import Retry, Stop
+from app.eventtime import Cell
+from app.keyed import RESOLVED, GroupMeta
+from app.merge import FIRED, Merged, Origin, Row
+from app.store.keys import Keys
+from app.storm import Detail, Member
+from app.window import Bucket, Rebuild, Windows
+
+AGGREGATE = struct.Struct(">IQQIBB")
+"""Field `a` of a bucket: alerts, first and last (ms), late, severity rank, truncated; the severity's name follows."""
+MEMBER = struct.Struct(">IIB")
+"""A member field of a bucket: alerts, newest - bucket start (ms), flags; the resource in msgpack follows."""
+
+
+class StaleEpoch(Retry):
+    """Redis holds another epoch than the caller's, or none: reload."""
+
+
+class Moved(Retry):
+    """Redis holds other positions than the caller's: reload and seek there."""
+
+
+class Full(Retry):
+    """Redis is out of memory and refuses to fold: nothing was written, lag grows until storms are closed."""
+
+
+class BehindHorizon(Exception):
+    """A row begins before the watermark: count its alerts at the horizon."""
+
+    def __init__(self, horizon: int) -> None:
+        super().__init__(f"rows before the horizon {horizon}")
+        self.horizon = horizon
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """The epoch that stands."""
+
+    number: int
+    windows: Windows
+    partitions: int
+    """Partitions of the keyed topic: fixed for the epoch."""
+    rebuild: Rebuild | None
+    """Where it began to read again; None if from the beginning."""
+
+
+class Position(NamedTuple):
+    """How far a keyed partition is folded."""
+
+    offset: int
+    """The next offset."""
+    timestamp: int
+    """Timestamp of the record before it (ms), -1 if there was none."""
+
+
+@dataclass(slots=True)
+class State:
+    """What a worker must know to fold on."""
+
+    epoch: Epoch
+    positions: dict[int, Position]
+    origins: dict[Cell, Origin]
+
+
+class Move(NamedTuple):
+    """A keyed partition's way from one position to the next."""
+
+    partition: int
+    start: int
+    end: int
+    timestamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What bounds memory: see `Config`. `list_new` false: new fingerprints are counted, no longer listed."""
+
+    max_fingerprints: int
+    max_groups: int
+    list_new: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Where the epoch's event time stands."""
+
+    horizon: int | None
+    open_groups: int
+    first_open: int | None
+    """Start of the first bucket of the oldest open group."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A leased group."""
+
+    group: str
+    meta: GroupMeta
+    buckets: tuple[Bucket, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What to delete of a claimed group, and when to look at the rest."""
+
+    group: str
+    delete: Sequence[Bucket]
+    stay: int
+    due: int
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Redis' own account of its memory (bytes)."""
+
+    used: int
+    maximum: int
+    """0: no limit."""
+    resident: int
+    fragmentation: float
+    evicted: int
+    policy: str
+
+    @property
+    def share(self) -> float:
+        """Used of maximum, 0 without a maximum."""
+        return self.used / self.maximum if self.maximum else 0.0
+
+
+class Folded(IntEnum):
+    """Answers of fold.lua."""
+
+    DONE = 0
+    AGAIN = 1
+    MOVED = 2
+    STALE = 3
+    BEHIND = 4
+
+
+@asynccontextmanager
+async def sorted_errors() -> AsyncIterator[None]:
+    """Turns redis-py's errors into what the caller should do."""
+    try:
+        yield
+    except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
+        raise Stop(f"Redis refuses the credentials: {error}", "check STORMFOLD_REDIS and the user's ACL") from error
+    except OutOfMemoryError as error:
+        raise Full(f"Redis is full: {error}") from error
+    except (ConnectionError, TimeoutError, BusyLoadingError, OSError) as error:
+        raise Retry(f"Redis is away: {error}") from error
+    except RedisError as error:
+        raise Retry(f"Redis answers: {error}") from error
+
+
+@dataclass
+class Store:
+    """The aggregate under one key prefix."""
+
+    redis: "Redis"
+    prefix: str
+    keys: Keys = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.keys = Keys(self.prefix)
+        self._fold, self._claim, self._settle, self._epoch = (
+            self.redis.register_script((files("app.store") / f"{name}.lua").read_text())
+            for name in ("fold", "claim", "settle", "epoch")
+        )
+
+    async def load(self) -> State | None:
+        """Epoch, positions and origins of this moment, or None if Redis holds no epoch."""
+        async with sorted_errors():
+            fields: dict[bytes, bytes] = await self.redis.hgetall(self.keys.epoch)
+            if b"number" not in fields:
+                return None
+            epoch = _epoch(fields)
+            names = self.keys.of(epoch.number)
+            positions, origins = (
+                await self.redis.pipeline(transaction=True).hgetall(names.positions).hgetall(names.origins).execute()
+            )
+        return State(epoch, _positions(positions), {_cell(k): _origin(v) for k, v in origins.items()})
+
+    async def epoch(self) -> Epoch | None:
+        """The epoch that stands."""
+        async with sorted_errors():
+            fields = await self.redis.hgetall(self.keys.epoch)
+        return _epoch(fields) if b"number" in fields else None
+
+    async def open_epoch(self, before: int | None, epoch: Epoch, starts: Mapping[int, Position]) -> bool:
+        """Opens `epoch` if `before` still stands; False if somebody else was first."""
+        fields = {
+            "number": str(epoch.number),
+            "gap": str(epoch.windows.gap),
+            "grace": str(epoch.windows.grace),
+            "slice": str(epoch.windows.slice),
+            "partitions": str(epoch.partitions),
+        }
+        if epoch.rebuild is not None:
+            fields |= {"begin": str(epoch.rebuild.begin), "closed": str(epoch.rebuild.closed)}
+        positions: dict[str, str] = {}
+        for partition, start in starts.items():
+            fields[f"start:{partition}"] = str(start.offset)
+            positions |= {str(partition): str(start.offset), f"{partition}:t": str(start.timestamp)}
+        names = self.keys.of(epoch.number)
+        async with sorted_errors():
+            opened = await self._epoch(
+                keys=[self.keys.epoch, names.positions, names.void],
+                args=["" if before is None else str(before), _pack(fields), _pack(positions)],
+            )
+        return bool(opened)
+
+    async def sweep(self, current: int) -> int:
+        """Deletes what other epochs than `current` left behind; returns the number of keys."""
+        root, keep = self.keys.root, self.keys.of(current).base.encode()
+        swept = 0
+        async with sorted_errors():
+            doomed: list[bytes] = []
+            async for key in self.redis.scan_iter(match=f"{root}[0-9]*", count=1000):
+                if not key.startswith(keep):
+                    doomed.append(key)
+                if len(doomed) >= 500:
+                    swept += await self.redis.unlink(*doomed)
+                    doomed.clear()
+            if doomed:
+                swept += await self.redis.unlink(*doomed)
+        return swept
+
+    async def fold(self, epoch: Epoch, moves: Sequence[Move], merged: Merged, limits: Limits) -> Clock:
+        """Folds a poll and moves its positions, all or nothing; folding the same once more is success.
+
+        Raises `StaleEpoch`, `Moved`, `BehindHorizon`, `Full`.
+        """
+        names = self.keys.of(epoch.number)
+        blob = _pack(
+            [
+                epoch.windows.grace,
+                limits.max_fingerprints,
+                limits.max_groups,
+                int(limits.list_new),
+                merged.alerts_partitions,
+                [[str(m.partition), str(m.start), str(m.end), str(m.timestamp)] for m in moves],
+                [[f"{k}:{a}", f"{offset}:{index}"] for (k, a), (offset, index) in merged.origins.items()],
+                [[f"{k}:{a}", time] for (k, a), time in merged.marks.items()],
+                merged.overflow,
+                [_row(row) for row in merged.rows],
+            ]
+        )
+        async with sorted_errors():
+            code, *rest = await self._fold(
+                keys=[self.keys.epoch, names.positions, names.origins, names.marks, names.due, names.open],
+                args=[epoch.number, names.group, names.bucket, blob],
+            )
+        match Folded(code):
+            case Folded.STALE:
+                raise StaleEpoch
+            case Folded.MOVED:
+                raise Moved
+            case Folded.BEHIND:
+                raise BehindHorizon(int(rest[0]))
+            case _:
+                return _clock(rest)
+
+    async def claim(
+        self, epoch: Epoch, seen: int | None, *, most: int, token: str, lease: int
+    ) -> tuple[Clock, list[Claimed]]:
+        """Moves the horizon to `seen` if that is later, and leases up to `most` groups for `lease` ms.
+
+        Raises `StaleEpoch`.
+        """
+        names = self.keys.of(epoch.number)
+        async with sorted_errors():
+            code, *rest = await self._claim(
+                keys=[self.keys.epoch, names.marks, names.due, names.open, names.void],
+                args=[
+                    epoch.number, names.group, names.bucket, names.lease,
+                    "" if seen is None else seen, epoch.windows.grace, most, token, lease,
+                ],
+            )  # fmt: skip
+        if code == Folded.STALE:
+            raise StaleEpoch
+        return _clock(rest), [_claimed(*item) for item in rest[3:]]
+
+    async def details(self, epoch: Epoch, wanted: Sequence[tuple[str, int]]) -> list[Detail]:
+        """What the buckets (group, start) hold, in that order."""
+        prefix = self.keys.of(epoch.number).bucket
+        async with sorted_errors():
+            pipeline = self.redis.pipeline(transaction=False)
+            for group, start in wanted:
+                pipeline.hgetall(f"{prefix}{group}:{start}")
+            found = await pipeline.execute()
+        return [_detail(start, fields) for (_, start), fields in zip(wanted, found, strict=True)]
+
+    async def settle(self, epoch: Epoch, token: str, settlements: Iterable[Settlement]) -> list[bool]:
+        """Deletes published buckets and gives the leases back; False where a lease was lost or a count differs.
+
+        Raises `StaleEpoch`.
+        """
+        names = self.keys.of(epoch.number)
+        blob = [
+            [s.group, s.stay, s.due, [value for b in s.delete for value in (str(b.start), b.alerts)]]
+            for s in settlements
+        ]
+        async with sorted_errors():
+            code, *rest = await self._settle(
+                keys=[self.keys.epoch, names.due, names.open, names.void],
+                args=[epoch.number, names.group, names.bucket, names.lease, token, _pack(blob)],
+            )
+        if code == Folded.STALE:
+            raise StaleEpoch
+        return [bool(settled) for settled in rest]
+
+    async def marks(self, epoch: Epoch) -> tuple[dict[Cell, int], int, int | None]:
+        """Newest marks, the number of partitions of `alerts`, and the horizon."""
+        async with sorted_errors():
+            fields: dict[bytes, bytes] = await self.redis.hgetall(self.keys.of(epoch.number).marks)
+        partitions = int(fields.pop(b"n", b"0"))
+        horizon = fields.pop(b"h", None)
+        cells = {_cell(name): int(value) for name, value in fields.items()}
+        return cells, partitions, None if horizon is None else int(horizon)
+
+    async def clock(self, epoch: Epoch) -> Clock:
+        """Where event time stands."""
+        names = self.keys.of(epoch.number)
+        async with sorted_errors():
+            horizon, count, first = await (
+                self.redis.pipeline(transaction=True)
+                .hget(names.marks, "h")
+                .zcard(names.open)
+                .zrange(names.open, 0, 0, withscores=True)
+                .execute()
+            )
+        return _clock([horizon, count, first[0][1] if first else None])
+
+    async def open_buckets(self, epoch: Epoch) -> list[Claimed]:
+        """Every open group with its buckets, oldest first, as far as they hold still while being read."""
+        names = self.keys.of(epoch.number)
+        result = []
+        async with sorted_errors():
+            for group in await self.redis.zrange(names.open, 0, -1):
+                fields = await self.redis.hgetall(names.group.encode() + group)
+                meta = fields.pop(b"m", None)
+                starts = list(fields)
+                pipeline = self.redis.pipeline(transaction=False)
+                for start in starts:
+                    pipeline.hget(names.bucket.encode() + group + b":" + start, "a")
+                aggregates = await pipeline.execute()
+                if meta is not None:
+                    pairs = [v for s, a in zip(starts, aggregates, strict=True) if a for v in (s, a)]
+                    result.append(_claimed(group, meta, pairs))
+        return result
+
+    async def memory(self) -> Memory:
+        """Redis' memory, as it tells it."""
+        async with sorted_errors():
+            info = await self.redis.info()
+        return Memory(
+            used=info["used_memory"],
+            maximum=info.get("maxmemory", 0),
+            resident=info.get("used_memory_rss", 0),
+            fragmentation=float(info.get("mem_fragmentation_ratio", 0)),
+            evicted=info.get("evicted_keys", 0),
+            policy=info.get("maxmemory_policy", ""),
+        )
+
+
+def _pack(value: Any) -> bytes:
+    return msgspec.msgpack.encode(value)
+
+
+def _row(row: Row) -> list[Any]:
+    # The start as text, for Lua would write the number with an exponent.
+    return [
+        row.group, row.meta, row.overflow, str(row.start), row.due, row.alerts, row.first, row.last, row.rank,
+        row.severity, row.late, row.example, [v for fp, member in row.members.items() for v in (fp, *member)],
+    ]  # fmt: skip
+
+
+def _epoch(fields: Mapping[bytes, bytes]) -> Epoch:
+    values = {name.decode(): int(value) for name, value in fields.items()}
+    return Epoch(
+        number=values["number"],
+        windows=Windows(gap=values["gap"], grace=values["grace"], slice=values["slice"]),
+        partitions=values["partitions"],
+        rebuild=Rebuild(values["begin"], values["closed"]) if "begin" in values else None,
+    )
+
+
+def _positions(fields: Mapping[bytes, bytes]) -> dict[int, Position]:
+    return {
+        int(name): Position(int(offset), int(fields.get(name + b":t", b"-1")))
+        for name, offset in fields.items()
+        if b":" not in name
+    }
+
+
+def _cell(name: bytes) -> Cell:
+    keyed, alerts = name.split(b":")
+    return int(keyed), int(alerts)
+
+
+def _origin(value: bytes) -> Origin:
+    offset, index = value.split(b":")
+    return int(offset), int(index)
+
+
+def _clock(rest: Sequence[Any]) -> Clock:
+    horizon, count, first = rest[:3]
+    return Clock(
+        horizon=int(horizon) if horizon else None,
+        open_groups=int(count),
+        first_open=None if first in (b"", None) else int(float(first)),
+    )
+
+
+def _claimed(group: bytes, meta: bytes, pairs: Sequence[bytes]) -> Claimed:
+    buckets = []
+    for start, aggregate in zip(pairs[::2], pairs[1::2], strict=True):
+        alerts, first, last, *_ = AGGREGATE.unpack_from(aggregate)
+        buckets.append(Bucket(int(start), alerts, first, last))
+    return Claimed(group.decode(), msgspec.msgpack.decode(meta, type=GroupMeta), tuple(sorted(buckets)))
+
+
+def _detail(start: int, fields: dict[bytes, bytes]) -> Detail:
+    aggregate, example = fields.pop(b"a"), fields.pop(b"x")
+    _, _, _, late, rank, truncated = AGGREGATE.unpack_from(aggregate)
+    return Detail(
+        rank=rank,
+        severity=aggregate[AGGREGATE.size :].decode(),
+        late=late,
+        truncated=bool(truncated),
+        example=example,
+        members={fingerprint: _member(start, value) for fingerprint, value in fields.items()},
+    )
+
+
+def _member(start: int, value: bytes) -> Member:
+    alerts, last, flags = MEMBER.unpack_from(value)
+    resource = value[MEMBER.size :]
+    return Member(
+        alerts=alerts,
+        last=start + last,
+        resolved=bool(flags & RESOLVED),
+        fired=bool(flags & FIRED),
+        resource=msgspec.msgpack.decode(resource, type=Resource) if resource else None,
+    )

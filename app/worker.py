@@ -1,0 +1,131 @@
+"""The Faust app that joins the stages: ingest services feed channels, agents take whole polls from them."""
+
+import asyncio
+import signal
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import faust
+import structlog
+from faust.app.base import BootStrategy
+from redis.asyncio import Redis
+
+from app.config import Config
+from app.health import Health
+from app.kafka.ingest import Batch, Ingest, Placer
+from app.settings import Settings
+from app.sinks import open_sink
+from app.stages.close import Close
+from app.stages.emit import Emit
+from app.stages.fold import Fold
+from app.stages.intake import Intake
+from app.stages.watch import Watch
+from app.store.client import connect
+from app.store.redis import Store
+
+log = structlog.get_logger(__name__)
+
+
+class Stage(Protocol):
+    """A stage fed by a topic."""
+
+    name: str
+    ingest: Ingest
+    place: Placer
+
+    async def process(self, batch: Batch) -> None:
+        """Acts on one poll; returns only when it is done or no longer current. Raises nothing."""
+
+    async def leave(self) -> None:
+        """Commits what is done."""
+
+    async def stop(self) -> None:
+        """Ends the stage's own connections."""
+
+
+class _Boot(BootStrategy):  # type: ignore[misc]
+    """Faust's own consumer and producer stay off: batches come from the ingest services."""
+
+    enable_kafka = False
+    enable_kafka_consumer = False
+    enable_kafka_producer = False
+    enable_web = False
+
+
+class _App(faust.App):  # type: ignore[misc]
+    BootStrategy = _Boot
+
+
+class Worker:
+    """One worker with some or all stages."""
+
+    def __init__(self, settings: Settings, config: Config) -> None:
+        self.settings = settings
+        self.config = config
+        self.health = Health()
+        self.redis: Redis = connect(settings)
+        self.store = Store(self.redis, settings.redis_prefix)
+        self.watch = Watch(config, self.store, self.health)
+        self.close: Close | None = None
+        self.stages: list[Stage] = []
+        self.app = _App(
+            settings.group_prefix, broker="kafka://", web_enabled=False, topic_disable_leader=True,
+            topic_allow_declare=False, stream_wait_empty=False,
+        )  # fmt: skip
+        self.app.finalize()
+        self._build(settings.stages)
+
+    def _build(self, names: Sequence[str]) -> None:
+        settings, config, store, health = self.settings, self.config, self.store, self.health
+        self.app.service(self.watch)
+        if "intake" in names:
+            self._feed(Intake(settings, config, store, health), settings.alerts_topic)
+        if "fold" in names:
+            self._feed(Fold(settings, config, store, self.watch, health), settings.keyed_topic)
+        if "close" in names:
+            self.close = Close(settings, config, store, health)
+            self.app.service(self.close)
+        if "emit" in names:
+            self._feed(Emit(settings, config, open_sink(settings.sink, settings), health), settings.storms_topic)
+
+    def _feed(self, stage: Stage, topic: str) -> None:
+        channel = self.app.channel(maxsize=1)
+        stage.ingest = Ingest(
+            name=stage.name, topic=topic, place=stage.place, leave=stage.leave,
+            put=lambda batch: channel.put(batch), settings=self.settings, health=self.health,
+        )  # fmt: skip
+
+        async def agent(batches: Any) -> None:
+            async for batch in batches:
+                async with stage.ingest.busy:
+                    await stage.process(batch)
+
+        self.app.agent(channel, name=stage.name, concurrency=1)(agent)
+        self.app.service(stage.ingest)
+        self.stages.append(stage)
+
+    async def run(self) -> None:
+        """Runs until SIGTERM or SIGINT, then stops within seconds: batches in hand are finished and committed."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await self.start()
+        try:
+            await stop.wait()
+        finally:
+            await self.stop()
+
+    async def start(self) -> None:
+        """Starts every stage; none of them waits for a server to be there."""
+        await self.app.start()
+        self.app.flow_control.resume()
+        log.info("worker started", stages=list(self.settings.stages))
+
+    async def stop(self) -> None:
+        """Stops the ingest first, so that agents end with nothing in hand."""
+        await asyncio.gather(*(stage.ingest.stop() for stage in self.stages))
+        await self.app.stop()
+        await asyncio.gather(*(stage.stop() for stage in self.stages))
+        await self.redis.aclose()
+        log.info("worker stopped")
