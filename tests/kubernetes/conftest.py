@@ -1,0 +1,43 @@
+"""The API server that these tests share."""
+
+import os
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+import pytest
+
+from tests.support.apiserver import ApiServer, CannotBuild, binaries
+
+
+@pytest.fixture(scope="session")
+def built(request: pytest.FixtureRequest) -> None:
+    """Builds the API server where it is not cached; its absence is a skip on a developer's machine only."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture else nullcontext():
+        try:
+            binaries()
+        except CannotBuild as error:
+            if os.environ.get("CI"):
+                pytest.fail(str(error))
+            pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def apiserver(built: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:  # noqa: ARG001
+    """Runs throughout, with stormfold's CRD and RBAC installed."""
+    with ApiServer(tmp_path_factory.mktemp("apiserver")) as server:
+        server.install()
+        yield server
+
+
+@pytest.fixture
+def storms(apiserver: ApiServer) -> Iterator[ApiServer]:
+    """The same, without storms in the namespace `storms` before and after."""
+    _clear(apiserver)
+    yield apiserver
+    _clear(apiserver)
+
+
+def _clear(apiserver: ApiServer) -> None:
+    for name in apiserver.storms():
+        apiserver.request("DELETE", f"/apis/stormfold.dev/v1alpha1/namespaces/storms/alertstorms/{name}")

@@ -1,0 +1,320 @@
+"""A real kube-apiserver with kine as its store, built from their Go modules once and kept in the user's cache.
+
+`python -m tests.support.apiserver` only builds.
+"""
+
+import base64
+import fcntl
+import http.client
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import yaml
+
+KINE = "v0.17.5"
+ADMIN = "admin"
+WORKER = "system:serviceaccount:storms:stormfold"
+"""The service account of k8s/rbac.yaml."""
+STRANGER = "system:serviceaccount:default:stranger"
+"""Known, and allowed nothing."""
+NOBODY = "nobody"
+"""Has a token that the server does not know."""
+STORMS = "/apis/stormfold.dev/v1alpha1/namespaces/storms/alertstorms"
+
+_MODULE = Path(__file__).parent / "apiserver"
+_K8S = Path(__file__).parents[2] / "k8s"
+_GROUPS = {ADMIN: "system:masters", WORKER: "system:serviceaccounts", STRANGER: "system:serviceaccounts"}
+_PATHS = {
+    "Namespace": "/api/v1/namespaces",
+    "ServiceAccount": "/api/v1/namespaces/{}/serviceaccounts",
+    "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/roles",
+    "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings",
+    "CustomResourceDefinition": "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
+    "AlertStorm": "/apis/stormfold.dev/v1alpha1/namespaces/{}/alertstorms",
+    "ValidatingAdmissionPolicy": "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies",
+}
+
+
+class CannotBuild(Exception):
+    """What building needs is not on this machine."""
+
+
+class Binaries(NamedTuple):
+    apiserver: Path
+    kine: Path
+
+
+def binaries() -> Binaries:
+    """The cached programs, built first where they are missing; raises `CannotBuild`."""
+    found = re.search(r"\bk8s\.io/kubernetes (v\S+)", (_MODULE / "go.mod").read_text())
+    assert found, "go.mod names the version"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stormfold"
+    apiserver = cache / "kube-apiserver" / found[1] / "kube-apiserver"
+    kine = cache / "kine" / KINE / "kine"
+    _built(kine, "go", "install", "-trimpath", f"github.com/k3s-io/kine@{KINE}")
+    _built(apiserver, "go", "install", "-trimpath", "-ldflags=-s -w", "k8s.io/kubernetes/cmd/kube-apiserver")
+    return Binaries(apiserver, kine)
+
+
+def _built(program: Path, *command: str) -> None:
+    """Builds into a folder beside the program's, then moves it into place: it is there whole or not at all."""
+    program.parent.mkdir(parents=True, exist_ok=True)
+    with (program.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if program.exists():
+            return
+        for tool in ("go", "cc"):
+            if shutil.which(tool) is None:
+                raise CannotBuild(f"{tool} is needed to build {program.name}")
+        folder = program.parent / "new"
+        folder.mkdir(exist_ok=True)
+        log = program.parent / "build.log"
+        name = f"{program.name} {program.parent.name}"
+        started = time.monotonic()
+        with log.open("w") as output:
+            build = subprocess.Popen(
+                command,
+                cwd=_MODULE,
+                # kine's SQLite is C.
+                env=os.environ | {"GOBIN": str(folder), "CGO_ENABLED": "1"},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+            try:
+                while build.poll() is None:
+                    seconds = time.monotonic() - started
+                    print(f"building {name}, once, a few minutes: {seconds:.0f} s", file=sys.stderr, flush=True)
+                    try:
+                        build.wait(timeout=20)
+                    except subprocess.TimeoutExpired:
+                        continue
+            finally:
+                build.kill()
+                build.wait()
+        if build.returncode != 0:
+            raise RuntimeError(f"building {name} failed:\n{log.read_text()[-4000:]}")
+        (folder / program.name).replace(program)
+
+
+class Answer(NamedTuple):
+    status: int
+    body: Any
+    """Decoded where it is JSON, else text."""
+
+
+class ApiServer:
+    """An API server on a free port of 127.0.0.1; what it stores lives in `folder` and survives `kill` and `restart`."""
+
+    def __init__(self, folder: Path, *flags: str) -> None:
+        self._folder = folder
+        self._flags = flags
+        self._port, self._store_port = _free_ports(2)
+        self._processes: list[subprocess.Popen[bytes]] = []
+        folder.mkdir(parents=True, exist_ok=True)
+        self._tokens = {identity: secrets.token_hex(16) for identity in (*_GROUPS, NOBODY)}
+        self._tokens_file = self._written(
+            "tokens.csv",
+            "".join(f'{self._tokens[user]},{user},{user},"{group}"\n' for user, group in _GROUPS.items()),
+        )
+        self._signing_key = self._written("service-account.key", _private_key())
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    @property
+    def address(self) -> str:
+        return f"https://127.0.0.1:{self._port}"
+
+    @property
+    def certificates(self) -> Path:
+        return self._folder / "certificates" / "apiserver.crt"
+
+    def start(self) -> None:
+        """Starts both processes and waits until requests are answered."""
+        programs = binaries()
+        try:
+            self._spawn(
+                "kine",
+                str(programs.kine),
+                f"--endpoint=sqlite://{self._folder / 'store.db'}?_journal=WAL&cache=shared&_busy_timeout=30000",
+                f"--listen-address=tcp://127.0.0.1:{self._store_port}",
+                "--metrics-bind-address=0",
+            )
+            self._wait(lambda: _listens(self._store_port))
+            self._spawn(
+                "kube-apiserver",
+                str(programs.apiserver),
+                f"--etcd-servers=http://127.0.0.1:{self._store_port}",
+                f"--cert-dir={self._folder / 'certificates'}",
+                f"--secure-port={self._port}",
+                "--bind-address=127.0.0.1",
+                "--service-cluster-ip-range=10.0.0.0/24",
+                "--authorization-mode=RBAC",
+                "--disable-admission-plugins=ServiceAccount",
+                "--service-account-issuer=https://127.0.0.1/",
+                f"--service-account-key-file={self._signing_key}",
+                f"--service-account-signing-key-file={self._signing_key}",
+                f"--token-auth-file={self._tokens_file}",
+                *self._flags,
+            )
+            self._wait(lambda: self.request("GET", "/readyz").status == 200)
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self) -> None:
+        """Ends both processes: the API server first, as it writes to the store until it ends."""
+        for process in reversed(self._processes):
+            process.terminate()
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._processes.clear()
+
+    def kill(self) -> None:
+        """Ends both processes with SIGKILL."""
+        for process in reversed(self._processes):
+            process.kill()
+            process.wait()
+        self._processes.clear()
+
+    def restart(self) -> None:
+        """Stops, where it runs, and starts under the same address with the same data."""
+        self.stop()
+        self.start()
+
+    def kubeconfig(self, identity: str = ADMIN) -> Path:
+        """A kubeconfig file with the identity's token."""
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [
+                {"name": "test", "cluster": {"server": self.address, "certificate-authority": str(self.certificates)}}
+            ],
+            "users": [{"name": identity, "user": {"token": self._tokens[identity]}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": identity}}],
+            "current-context": "test",
+        }
+        return self._written(f"kubeconfig-{identity.replace(':', '-')}", yaml.safe_dump(config))
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        identity: str = ADMIN,
+        content_type: str = "application/json",
+    ) -> Answer:
+        """One request; a body that is not bytes is sent as JSON. Raises `OSError` while the server is away."""
+        context = ssl.create_default_context(cafile=self.certificates)
+        connection = http.client.HTTPSConnection("127.0.0.1", self._port, context=context, timeout=30)
+        try:
+            connection.request(
+                method,
+                path,
+                body if body is None or isinstance(body, bytes) else json.dumps(body).encode(),
+                {"Authorization": f"Bearer {self._tokens[identity]}", "Content-Type": content_type},
+            )
+            response = connection.getresponse()
+            text = response.read().decode()
+        finally:
+            connection.close()
+        is_json = response.headers.get_content_type() == "application/json"
+        return Answer(response.status, json.loads(text) if is_json else text)
+
+    def apply(self, *manifests: dict[str, Any]) -> None:
+        """Applies manifests as the administrator."""
+        for manifest in manifests:
+            path = _PATHS[manifest["kind"]].format(manifest["metadata"].get("namespace"))
+            answer = self.request(
+                "PATCH",
+                f"{path}/{manifest['metadata']['name']}?fieldManager=tests&force=true&fieldValidation=Strict",
+                json.dumps(manifest, ensure_ascii=False).encode(),
+                content_type="application/apply-patch+yaml",
+            )
+            assert answer.status in (200, 201), answer
+
+    def install(self) -> None:
+        """Applies k8s/crd.yaml and k8s/rbac.yaml, and waits until storms are served."""
+        for file in ("crd.yaml", "rbac.yaml"):
+            self.apply(*yaml.safe_load_all((_K8S / file).read_text()))
+        self._wait(lambda: self.request("GET", STORMS).status == 200)
+
+    def storms(self, namespace: str = "storms") -> dict[str, dict[str, Any]]:
+        """All AlertStorms of a namespace by name."""
+        answer = self.request("GET", _PATHS["AlertStorm"].format(namespace))
+        assert answer.status == 200, answer
+        return {item["metadata"]["name"]: item for item in answer.body["items"]}
+
+    def _spawn(self, name: str, *command: str) -> None:
+        with (self._folder / f"{name}.log").open("ab") as log:
+            self._processes.append(
+                subprocess.Popen(command, cwd=self._folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            )
+
+    def _wait(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                if condition():
+                    return
+            except OSError:
+                pass
+            ended = [process.args for process in self._processes if process.poll() is not None]
+            if ended or time.monotonic() > deadline:
+                logs = "".join(f"\n{log.name}:\n{log.read_text()[-2000:]}" for log in self._folder.glob("*.log"))
+                raise RuntimeError(f"{f'{ended} ended' if ended else f'not ready in {seconds} s'}{logs}")
+            time.sleep(0.05)
+
+    def _written(self, name: str, text: str) -> Path:
+        path = self._folder / name
+        path.write_text(text)
+        path.chmod(0o600)
+        return path
+
+
+def _free_ports(count: int) -> list[int]:
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [listener.getsockname()[1] for listener in listeners]
+    for listener in listeners:
+        listener.close()
+    return ports
+
+
+def _listens(port: int) -> bool:
+    with socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+
+
+def _private_key() -> str:
+    """A P-256 key in PEM: SEC 1's DER around a random scalar; the public half follows from it and is left out."""
+    scalar = secrets.token_bytes(31).rjust(32, b"\1")
+    der = bytes.fromhex("303102010104 20") + scalar + bytes.fromhex("a00a06082a8648ce3d030107")
+    text = base64.encodebytes(der).decode()
+    return f"-----BEGIN EC PRIVATE KEY-----\n{text}-----END EC PRIVATE KEY-----\n"
+
+
+if __name__ == "__main__":
+    try:
+        print(*binaries(), sep="\n")
+    except CannotBuild as error:
+        sys.exit(str(error))
