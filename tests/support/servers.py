@@ -1,0 +1,25 @@
+"""Small things around the servers that a test run owns."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def until(condition: Callable[[], Awaitable[T] | T], seconds: float = 30.0, what: str = "") -> T:
+    """Waits until the condition holds and returns its value; fails the test if it doesn't in time.
+
+    `condition` is called again and again; a coroutine it returns is awaited.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if isinstance(value, Awaitable):
+            value = await value
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:.0f} s: {what or condition}")
+        await asyncio.sleep(0.05)
