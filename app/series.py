@@ -3,6 +3,7 @@
 Alerts repeat, so series are kept in a bounded memo by the raw bytes of their labels: a known one costs a look-up.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from app.alert import Incoming, decode_annotations, decode_labels, resource_of
 from app.config import Config
 from app.fingerprint import fingerprint
+from app.formats import parse
 from app.keyed import Body, GroupMeta
 from app.routing import Silence, group_labels, route_for
 from app.storm import cut_example, group_id
@@ -56,6 +58,15 @@ class SeriesReader:
         self._ranks = {severity: rank for rank, severity in enumerate(config.severities)}
         self._series: dict[tuple[bytes, str | None], Series] = {}
         self._keyed: dict[tuple[bytes, bytes, str | None], Keyed] = {}
+
+    def understand(
+        self, value: bytes | None, headers: Sequence[tuple[str, bytes]], timestamp: int
+    ) -> list[tuple[Keyed, bool]]:
+        """The alerts of a record (its timestamp in ms), keyed, and whether each is resolved.
+
+        Raises `Poison`: a record is understood whole or dead whole.
+        """
+        return [(self.keyed(alert), alert.resolved) for alert in parse(value, headers, timestamp)]
 
     def keyed(self, alert: Incoming) -> Keyed:
         """The keyed form of an alert; raises `Poison` if its labels or annotations are not understood."""

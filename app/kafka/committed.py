@@ -6,11 +6,8 @@ Intake commits `{"e": event time reached, "t": timestamp of the last record}`, f
 from collections.abc import Mapping
 
 import msgspec
-from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
 
-from app.kafka.client import broker_error, client_options
+from app.kafka.client import open_admin
 from app.settings import Settings
 
 
@@ -45,16 +42,10 @@ Committed = Mapping[int, tuple[int, Note]]
 
 async def read_committed(settings: Settings, group: str, topic: str) -> Committed:
     """Reads a group's offsets of a topic. Raises `Retry` or `Stop`."""
-    admin = AIOKafkaAdminClient(**client_options(settings))
-    try:
-        await admin.start()
+    async with open_admin(settings) as admin:
         found = await admin.list_consumer_group_offsets(group)
-    except (KafkaError, OSError) as error:
-        raise broker_error(error, settings) from error
-    finally:
-        await admin.close()
     return {
         tp.partition: (value.offset, Note.decode(value.metadata))
         for tp, value in found.items()
-        if isinstance(tp, TopicPartition) and tp.topic == topic and value.offset >= 0
+        if tp.topic == topic and value.offset >= 0
     }

@@ -6,8 +6,8 @@ one are worthless and must not be acted upon.
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from mode import Service
 
 from app.errors import Stop, StormfoldError
 from app.health import Health
-from app.kafka.client import broker_error, client_options
+from app.kafka.client import broker_error, client_options, explain
 from app.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -27,13 +27,13 @@ log = structlog.get_logger(__name__)
 POLL_MS = 250
 """Longest wait for records: also how often an idle partition's end is seen, so the finest step of event time."""
 MAX_POLL_INTERVAL_MS = 86_400_000
-"""A stage may wait for Redis or the API server as long as it takes; health tells of it, leaving the group helps nobody."""
+"""A stage may wait for Redis or the API server as long as it takes: health tells of it, leaving helps nobody."""
 BACKOFF = 1.0
 """Seconds between two tries to place an assignment or to reach the broker."""
 
 
 class Start(NamedTuple):
-    """Where a partition begins: the next offset (None: the beginning) and the timestamp of the record before it (ms)."""
+    """Where a partition begins: next offset (None: the beginning), and the timestamp of the record before it (ms)."""
 
     offset: int | None
     timestamp: int = -1
@@ -69,7 +69,9 @@ class Ingest(Service):
         self.busy = asyncio.Lock()
         """Held by the stage while it acts on a batch; a rebalance waits for it a little."""
         self.refused: dict[int, str] = {}
-        """Partitions that are not read, and why."""
+        """Partitions that are not read, and why: a person must act."""
+        self.foreign: set[int] = set()
+        """Partitions that the epoch does not know: nothing of ours is in them."""
         self.lost: dict[int, int] = {}
         """Records that retention took before they were read, by partition."""
         self.lag: dict[int, int] = {}
@@ -80,6 +82,7 @@ class Ingest(Service):
         self._settings = settings
         self._health = health
         self._unplaced = False
+        self._turned = asyncio.Event()
         self._expected: dict[int, tuple[int, int]] = {}
         self._paused: set[int] = set()
         self.consumer: AIOKafkaConsumer = None
@@ -92,12 +95,14 @@ class Ingest(Service):
         """Has every assigned partition placed again; what was polled so far is dropped."""
         self.generation += 1
         self._unplaced = True
+        self._turned.set()
+        self._turned = asyncio.Event()
 
     async def sleep_current(self, batch: Batch, seconds: float) -> bool:
         """Waits, but not longer than the batch is current; returns whether it still is."""
-        until = time.monotonic() + seconds
-        while self.current(batch) and (left := until - time.monotonic()) > 0:
-            await asyncio.sleep(min(left, 0.2))
+        if self.current(batch):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._turned.wait(), seconds)
         return self.current(batch)
 
     def assigned(self) -> set[int]:
@@ -114,7 +119,7 @@ class Ingest(Service):
 
     def hold(self, partitions: set[int]) -> None:
         """Stops fetching exactly these partitions until told otherwise (refused ones stay held)."""
-        wanted = (partitions | set(self.refused)) & self.assigned()
+        wanted = (partitions | self._unread) & self.assigned()
         self.consumer.pause(*self._tps(wanted - self._paused))
         if not self._unplaced:
             self.consumer.resume(*self._tps((self._paused - wanted) & self.assigned()))
@@ -137,6 +142,7 @@ class Ingest(Service):
 
     async def on_stop(self) -> None:
         """Lets the batch in hand be finished, then leaves the group."""
+        self._turned.set()
         await self.settle(5.0)
         if self.consumer is not None:
             await self.consumer.stop()
@@ -175,7 +181,7 @@ class Ingest(Service):
             try:
                 await consumer.start()
             except (KafkaError, OSError) as error:
-                self._trouble(broker_error(error, self._settings))
+                self._trouble(await explain(error, self._settings))
                 await consumer.stop()
                 await self.sleep(BACKOFF)
             else:
@@ -205,7 +211,7 @@ class Ingest(Service):
             if end is None or polled is None:
                 continue
             lag[tp.partition] = max(0, end - position)
-            if position >= end and tp.partition not in self.refused:
+            if position >= end and tp.partition not in self._unread:
                 ends[tp.partition] = polled
         self.lag = lag
         return ends
@@ -218,12 +224,12 @@ class Ingest(Service):
         ends = await self.consumer.end_offsets(self._tps(partitions))
         if generation != self.generation or partitions != self.assigned():
             return
-        self.refused, self._expected = {}, {}
+        self.refused, self.foreign, self._expected = {}, set(), {}
         for tp in self._tps(partitions):
             start = starts.get(tp.partition)
             if start is None:
-                self.refused[tp.partition] = "it came after the epoch was opened"
-                log.warning("partition is not read", topic=self.topic, partition=tp.partition)
+                self.foreign.add(tp.partition)
+                log.warning("partition is not read: the epoch has fewer", topic=self.topic, partition=tp.partition)
                 continue
             offset = begins[tp] if start.offset is None else start.offset
             if offset > ends[tp]:
@@ -237,7 +243,7 @@ class Ingest(Service):
                 # One record early: if another one stands there now, the topic is not the one that was read.
                 self._expected[tp.partition] = (offset - 1, start.timestamp)
                 offset -= 1
-            if tp.partition not in self.refused:
+            if tp.partition not in self._unread:
                 self.consumer.seek(tp, offset)
         self._unplaced = False
         self._paused = set(partitions)
@@ -268,6 +274,10 @@ class Ingest(Service):
     def _trouble(self, error: StormfoldError) -> None:
         if self._health.ill(self.name, str(error), getattr(error, "advice", None)):
             log.warning("cannot read", stage=self.name, topic=self.topic, error=str(error))
+
+    @property
+    def _unread(self) -> set[int]:
+        return self.foreign | self.refused.keys()
 
     async def settle(self, seconds: float) -> None:
         """Waits for the batch in hand, at most so long, and has the stage commit what it did."""

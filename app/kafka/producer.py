@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from app.errors import DeadLetter
-from app.kafka.client import broker_error, client_options
+from app.kafka.client import broker_error, client_options, explain
 from app.settings import Settings
 
 MAX_BATCH_BYTES = 900_000
@@ -94,7 +94,7 @@ class Producer:
                     await client.start()
                 except (KafkaError, OSError) as error:
                     await client.stop()
-                    raise broker_error(error, self._settings) from error
+                    raise await explain(error, self._settings) from error
                 self._client = client
             return self._client
 

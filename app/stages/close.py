@@ -1,4 +1,4 @@
-"""Closer: moves the horizon, claims groups with something final, publishes their storms, then deletes what it published."""
+"""Closer: moves the horizon, claims groups with something final, publishes their storms, then deletes those."""
 
 import secrets
 import time
@@ -6,10 +6,10 @@ import zlib
 
 import msgspec
 import structlog
-from app.config import Config
 from mode import Service
 
 from app import metrics
+from app.config import Config
 from app.errors import Retry, StormfoldError
 from app.eventtime import Horizon
 from app.health import Health

@@ -6,9 +6,9 @@ import time
 import msgspec
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
-from app.config import Config
 
 from app import metrics
+from app.config import Config
 from app.errors import DeadLetter, Retry, Stop, StormfoldError
 from app.health import Health
 from app.kafka.committed import read_committed

@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from app.errors import Retry
 from app.kafka.committed import Committed, read_committed
 from app.settings import Settings
-from app.store.redis import Epoch, Position, State, Store
+from app.store.redis import Clock, Epoch, Position, State, Store
 from app.window import Rebuild, Windows
 
 log = structlog.get_logger(__name__)
@@ -44,19 +44,17 @@ async def ensure_epoch(store: Store, consumer: AIOKafkaConsumer, settings: Setti
     return state
 
 
-def closed_until(
-    state_windows: Windows, horizon: int | None, first_open: int | None, rebuild: Rebuild | None
-) -> int | None:
+def closed_until(epoch: Epoch, clock: Clock | None) -> int | None:
     """C: start of the bucket that holds min(W, first bucket of the oldest open group).
 
     Every storm that begins before it is closed and published. None while there is no horizon and never was.
     """
-    before = None if rebuild is None else rebuild.closed
-    if horizon is None:
+    before = None if epoch.rebuild is None else epoch.rebuild.closed
+    if clock is None or clock.horizon is None:
         return before
-    reached = state_windows.bucket(horizon - state_windows.grace)
-    if first_open is not None:
-        reached = min(reached, first_open)
+    reached = epoch.windows.bucket(clock.horizon - epoch.windows.grace)
+    if clock.first_open is not None:
+        reached = min(reached, clock.first_open)
     return reached if before is None else max(before, reached)
 
 
@@ -70,8 +68,7 @@ async def _unusable(
             return f"{tp.topic}-{tp.partition} begins at {begin}, after the position in Redis"
     newest = _newest_closed(committed)
     if newest is not None:
-        clock = await store.clock(state.epoch)
-        closed = closed_until(state.epoch.windows, clock.horizon, clock.first_open, state.epoch.rebuild)
+        closed = closed_until(state.epoch, await store.clock(state.epoch))
         if closed is None or closed < newest - state.epoch.windows.slice:
             return f"it had closed storms until {closed}, but {newest} was committed"
     return None

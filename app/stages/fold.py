@@ -4,9 +4,9 @@ import time
 
 import structlog
 from aiokafka import AIOKafkaConsumer
-from app.config import Config
 
 from app import metrics
+from app.config import Config
 from app.errors import StormfoldError
 from app.eventtime import Cell
 from app.health import Health
@@ -53,7 +53,7 @@ class Fold:
         self._merger.windows = state.epoch.windows
         self._positions = {p: at for p, at in state.positions.items() if p in partitions}
         self._origins = {cell: origin for cell, origin in state.origins.items() if cell[0] in partitions}
-        self._closed = closed_until(state.epoch.windows, None, None, state.epoch.rebuild)
+        self._closed = closed_until(state.epoch, None)
         metrics.EPOCH.set(state.epoch.number)
         return {p: Start(at.offset, at.timestamp) for p, at in self._positions.items()}
 
@@ -118,7 +118,7 @@ class Fold:
                 return
 
     def _folded(self, clock: Clock, epoch: Epoch) -> None:
-        self._closed = closed_until(epoch.windows, clock.horizon, clock.first_open, epoch.rebuild)
+        self._closed = closed_until(epoch, clock)
         self._health.well(self.name)
 
     def _count(self, merged: Merged) -> None:

@@ -9,11 +9,10 @@ from collections import defaultdict
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
-from app.alert import Poison
-from app.config import Config
-from app.formats import parse
 
 from app import metrics
+from app.alert import Poison
+from app.config import Config
 from app.errors import DeadLetter, Retry, StormfoldError
 from app.eventtime import Progress
 from app.health import Health
@@ -21,7 +20,7 @@ from app.kafka.committed import Note, read_committed
 from app.kafka.ingest import Batch, Ingest, Start
 from app.kafka.producer import Outgoing, Producer
 from app.keyed import Marks, encode_alert, encode_marks
-from app.series import Keyed, SeriesReader
+from app.series import SeriesReader
 from app.settings import Settings
 from app.stages.epochs import ensure_epoch
 from app.store.redis import Epoch, Store
@@ -107,7 +106,7 @@ class Intake:
             for record in records:
                 stamp, late = progress.stamp(record.timestamp, now, epoch.windows.grace)
                 try:
-                    keyed = self.understand(record)
+                    keyed = self._reader.understand(record.value, record.headers, record.timestamp)
                 except Poison as reason:
                     dead.append((record, reason))
                     continue
@@ -132,13 +131,6 @@ class Intake:
         if alerts:
             metrics.BATCH_ALERTS.labels(self.name).observe(alerts)
         return alerts + len(dead)
-
-    def understand(self, record: ConsumerRecord) -> list[tuple[Keyed, bool]]:
-        """The alerts of a record, keyed, and whether each is resolved; raises `Poison`: all or none."""
-        return [
-            (self._reader.keyed(alert), alert.resolved)
-            for alert in parse(record.value, record.headers, record.timestamp)
-        ]
 
     async def _bury(self, record: ConsumerRecord, reason: str) -> None:
         origin = f"{record.topic}-{record.partition}-{record.offset}"

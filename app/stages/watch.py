@@ -1,10 +1,10 @@
 """Watches Redis' memory: for the metrics, and so that detail is given up before progress."""
 
 import structlog
-from app.config import Config
 from mode import Service
 
 from app import metrics
+from app.config import Config
 from app.errors import StormfoldError
 from app.health import Health
 from app.store.redis import Limits, Memory, Store

@@ -47,7 +47,7 @@ class EpochKeys:
 
     @property
     def bucket(self) -> str:
-        """Prefix of `<group>:<start>`. hash, no TTL: `a` → aggregate, `x` → example, `<8-byte fingerprint>` → member."""
+        """Prefix of `<group>:<start>`. hash, no TTL: `a` → aggregate, `x` → example, 8-byte fingerprint → member."""
         return self.base + "b:"
 
     @property
