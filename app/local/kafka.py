@@ -6,8 +6,8 @@ One node, KRaft, everything in one folder: `kafka.log`, `server.properties`, `da
 import base64
 import fcntl
 import os
+import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +24,8 @@ ARTIFACTS = (
     "org.apache.logging.log4j:log4j-slf4j-impl:jar:2.25.3:compile",
     "org.apache.logging.log4j:log4j-core:jar:2.25.3:compile",
 )
+TIMEOUT_SECONDS = 30
+"""Longest silence of the Maven repository."""
 JVM = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData")
 
 Progress = Callable[[str], None]
@@ -68,6 +70,7 @@ class EmbeddedKafka(ServerProcess):
     """A single broker. `on_progress` gets a line now and then while the first start downloads."""
 
     name = "kafka"
+    ready = b"Kafka Server started"
 
     def __init__(self, data_dir: Path, port: int | None = None, on_progress: Progress = lambda _: None) -> None:
         super().__init__(data_dir, port)
@@ -89,10 +92,6 @@ class EmbeddedKafka(ServerProcess):
         if not (data / "meta.properties").exists():
             self._format([*java, "kafka.tools.StorageTool"], properties)
         return [*java, "kafka.Kafka", str(properties)]
-
-    def is_ready(self, log: bytes) -> bool:
-        """The broker says so last, when it takes requests."""
-        return b"Kafka Server started" in log
 
     def _format(self, tool: Sequence[str], properties: Path) -> None:
         cluster = base64.urlsafe_b64encode(b"\0" + os.urandom(15)).rstrip(b"=").decode()
@@ -125,22 +124,25 @@ def _download(folder: Path, on_progress: Progress) -> None:
     from requests import RequestException
 
     on_progress(f"Kafka {VERSION}: looking up what it needs (only the first time)")
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.") as staging:
-        count = _Count(on_progress)
-        maven = MavenContext(
-            resolver=PythonResolver(progress_callback=count.file), repo_cache=Path(staging, "maven"), timeout=60
-        )
-        try:
-            inputs, others = maven.resolver.resolve([maven.create_dependency(artifact) for artifact in ARTIFACTS])
-            needed = [d.artifact for d in [*inputs, *others] if d.scope in ("compile", "runtime")]
-            complete = Path(staging, "jars")
-            complete.mkdir()
-            for artifact in needed:
-                path = artifact.resolve()
+    staging = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    complete = staging / "jars"
+    complete.mkdir(parents=True)
+    count = _Count(on_progress)
+    maven = MavenContext(
+        resolver=PythonResolver(progress_callback=count.file), repo_cache=staging / "maven", timeout=TIMEOUT_SECONDS
+    )
+    try:
+        inputs, others = maven.resolver.resolve([maven.create_dependency(artifact) for artifact in ARTIFACTS])
+        for dependency in [*inputs, *others]:
+            if dependency.scope in ("compile", "runtime"):
+                path = dependency.artifact.resolve()
                 path.rename(complete / path.name)
-        except (RequestException, RuntimeError, OSError) as error:
-            raise Stop(f"cannot download Kafka {VERSION}: {error}", "check the network and try again") from error
         complete.rename(folder)
+    except (RequestException, RuntimeError, OSError) as error:
+        raise Stop(f"cannot download Kafka {VERSION}: {error}", "check the network and try again") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
     on_progress(f"Kafka {VERSION}: {count.bytes / 1e6:.0f} MB downloaded")
 
 

@@ -61,6 +61,8 @@ class ServerProcess(ABC):
     """
 
     name: str
+    ready: bytes
+    """What it writes to its log when it serves."""
 
     def __init__(self, data_dir: Path, port: int | None = None) -> None:
         self.data_dir = data_dir.absolute()
@@ -73,10 +75,6 @@ class ServerProcess(ABC):
     @abstractmethod
     def prepare(self) -> Sequence[str]:
         """Writes what the server needs into its folder; returns its command line."""
-
-    @abstractmethod
-    def is_ready(self, log: bytes) -> bool:
-        """Whether it serves; `log` is what it has written since this start."""
 
     @property
     def port(self) -> int:
@@ -137,10 +135,11 @@ class ServerProcess(ABC):
         self.start()
 
     def log_tail(self, begin: int = 0, lines: int = 12) -> str:
-        """The last lines of the log, from byte `begin` on."""
+        """The last lines of the log from byte `begin` on, without stack frames."""
         with self.log_path.open("rb") as log:
             log.seek(begin)
-            return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
+            said = log.read().decode(errors="replace").splitlines()
+        return "\n".join([line for line in said if not line.startswith("\tat ")][-lines:])
 
     def _end(self, sign: signal.Signals) -> None:
         atexit.unregister(self.stop)
@@ -186,7 +185,7 @@ class ServerProcess(ABC):
                 raise Stop(f"{self.name} did not start, its log {self.log_path} ends:\n{self.log_tail(begin)}")
             with self.log_path.open("rb") as log:
                 log.seek(begin)
-                if self.is_ready(log.read()):
+                if self.ready in log.read():
                     return
             if time.monotonic() > until:
                 raise Stop(f"{self.name} is not ready after {START_SECONDS:.0f} s:\n{self.log_tail(begin)}")

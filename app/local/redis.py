@@ -10,9 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from redis import Redis
-from redis.exceptions import RedisError
-
 from app.errors import Stop
 from app.local.process import HOST, ServerProcess
 
@@ -62,6 +59,7 @@ class EmbeddedRedis(ServerProcess):
     """
 
     name = "redis"
+    ready = b"Ready to accept connections"
 
     def __init__(
         self, data_dir: Path, port: int | None = None, maxmemory: str = "512mb", binary: Path | None = None
@@ -91,15 +89,6 @@ class EmbeddedRedis(ServerProcess):
         }
         binary = self._binary or _first_server()
         return [str(binary), *(part for name, value in options.items() for part in (f"--{name}", value))]
-
-    def is_ready(self, log: bytes) -> bool:
-        """It answers, so its file has been read."""
-        del log
-        with Redis(host=HOST, port=self.port, socket_timeout=1) as client:
-            try:
-                return bool(client.ping())
-            except RedisError:
-                return False
 
 
 def _first_server() -> Path:
