@@ -71,6 +71,10 @@ class Route:
     """Namespace of the storms' resources."""
 
 
+DEFAULT_ROUTE = Route("default")
+"""Takes what no other route does."""
+
+
 @dataclass(frozen=True, slots=True)
 class Silence:
     """Alerts that all of `match` fit are counted but make no storm, from `starts` until before `ends` (ms)."""
