@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,22 @@ def built(request: pytest.FixtureRequest) -> None:
 def apiserver(built: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:  # noqa: ARG001
     """Runs throughout, with stormfold's CRD and RBAC installed."""
     with ApiServer(tmp_path_factory.mktemp("apiserver")) as server:
+        server.install()
+        yield server
+
+
+@pytest.fixture(scope="session")
+def bare(built: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:  # noqa: ARG001
+    """One to break: tests install what they need."""
+    with ApiServer(tmp_path_factory.mktemp("bare")) as server:
+        yield server
+
+
+@pytest.fixture
+def narrow(built: None, tmp_path: Path) -> Iterator[ApiServer]:  # noqa: ARG001
+    """One that takes a single change at a time."""
+    flags = "--enable-priority-and-fairness=false", "--max-mutating-requests-inflight=1"
+    with ApiServer(tmp_path, *flags) as server:
         server.install()
         yield server
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from app.errors import DeadLetter, Retry, Stop
-from app.sinks import Outcome
+from app.sinks import Outcome, Sink
 from app.sinks.directory import LEFTOVER_SECONDS, DirectorySink
 from tests.support.sinks import SinkSuite
 from tests.support.storms import manifest
@@ -20,7 +20,7 @@ from tests.support.storms import manifest
 class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.sink = DirectorySink(path)
+        self.sink: Sink = DirectorySink(path)
 
     def stored(self) -> dict[str, dict[str, Any]]:
         files = {file: yaml.safe_load(file.read_text()) for file in self.path.iterdir()}

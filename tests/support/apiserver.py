@@ -11,12 +11,14 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -27,6 +29,8 @@ KINE = "v0.17.5"
 ADMIN = "admin"
 WORKER = "system:serviceaccount:storms:stormfold"
 """The service account of k8s/rbac.yaml."""
+WRITER = "system:serviceaccount:storms:writer"
+"""Known, and allowed nothing until a test binds a role."""
 STRANGER = "system:serviceaccount:default:stranger"
 """Known, and allowed nothing."""
 NOBODY = "nobody"
@@ -35,7 +39,7 @@ STORMS = "/apis/stormfold.dev/v1alpha1/namespaces/storms/alertstorms"
 
 _MODULE = Path(__file__).parent / "apiserver"
 _K8S = Path(__file__).parents[2] / "k8s"
-_GROUPS = {ADMIN: "system:masters", WORKER: "system:serviceaccounts", STRANGER: "system:serviceaccounts"}
+_GROUPS = {ADMIN: "system:masters"} | dict.fromkeys((WORKER, WRITER, STRANGER), "system:serviceaccounts")
 _PATHS = {
     "Namespace": "/api/v1/namespaces",
     "ServiceAccount": "/api/v1/namespaces/{}/serviceaccounts",
@@ -43,7 +47,6 @@ _PATHS = {
     "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings",
     "CustomResourceDefinition": "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
     "AlertStorm": "/apis/stormfold.dev/v1alpha1/namespaces/{}/alertstorms",
-    "ValidatingAdmissionPolicy": "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies",
 }
 
 
@@ -111,7 +114,7 @@ def _built(program: Path, *command: str) -> None:
 class Answer(NamedTuple):
     status: int
     body: Any
-    """Decoded where it is JSON, else text."""
+    """Decoded where it is JSON, else text; bytes where that was asked for."""
 
 
 class ApiServer:
@@ -121,7 +124,7 @@ class ApiServer:
         self._folder = folder
         self._flags = flags
         self._port, self._store_port = _free_ports(2)
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
         folder.mkdir(parents=True, exist_ok=True)
         self._tokens = {identity: secrets.token_hex(16) for identity in (*_GROUPS, NOBODY)}
         self._tokens_file = self._written(
@@ -135,7 +138,8 @@ class ApiServer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.stop()
+        # Nobody needs what is in the store: a graceful end takes seconds.
+        self.kill()
 
     @property
     def address(self) -> str:
@@ -147,19 +151,11 @@ class ApiServer:
 
     def start(self) -> None:
         """Starts both processes and waits until requests are answered."""
-        programs = binaries()
         try:
-            self._spawn(
-                "kine",
-                str(programs.kine),
-                f"--endpoint=sqlite://{self._folder / 'store.db'}?_journal=WAL&cache=shared&_busy_timeout=30000",
-                f"--listen-address=tcp://127.0.0.1:{self._store_port}",
-                "--metrics-bind-address=0",
-            )
-            self._wait(lambda: _listens(self._store_port))
+            self.start_store()
             self._spawn(
                 "kube-apiserver",
-                str(programs.apiserver),
+                str(binaries().apiserver),
                 f"--etcd-servers=http://127.0.0.1:{self._store_port}",
                 f"--cert-dir={self._folder / 'certificates'}",
                 f"--secure-port={self._port}",
@@ -173,14 +169,35 @@ class ApiServer:
                 f"--token-auth-file={self._tokens_file}",
                 *self._flags,
             )
-            self._wait(lambda: self.request("GET", "/readyz").status == 200)
+            self.wait_ready()
         except BaseException:
             self.kill()
             raise
 
+    def wait_ready(self) -> None:
+        """Returns when requests are answered again."""
+        self._wait(lambda: self.request("GET", "/readyz").status == 200)
+
+    def start_store(self) -> None:
+        """Starts kine alone, after `kill_store`."""
+        self._spawn(
+            "kine",
+            str(binaries().kine),
+            f"--endpoint=sqlite://{self._folder / 'store.db'}?_journal=WAL&cache=shared&_busy_timeout=30000",
+            f"--listen-address=tcp://127.0.0.1:{self._store_port}",
+            "--metrics-bind-address=0",
+        )
+        self._wait(lambda: _listens(self._store_port))
+
+    def kill_store(self) -> None:
+        """Ends kine with SIGKILL: the API server stays, and answers 5xx or hangs."""
+        process = self._processes.pop("kine")
+        process.kill()
+        process.wait()
+
     def stop(self) -> None:
         """Ends both processes: the API server first, as it writes to the store until it ends."""
-        for process in reversed(self._processes):
+        for process in reversed(self._processes.values()):
             process.terminate()
             try:
                 process.wait(timeout=10)
@@ -191,10 +208,20 @@ class ApiServer:
 
     def kill(self) -> None:
         """Ends both processes with SIGKILL."""
-        for process in reversed(self._processes):
+        for process in self._processes.values():
             process.kill()
             process.wait()
         self._processes.clear()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """The API server takes connections and says nothing."""
+        process = self._processes["kube-apiserver"]
+        process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGCONT)
 
     def restart(self) -> None:
         """Stops, where it runs, and starts under the same address with the same data."""
@@ -223,8 +250,13 @@ class ApiServer:
         *,
         identity: str = ADMIN,
         content_type: str = "application/json",
+        accept: str = "application/json",
+        raw: bool = False,
     ) -> Answer:
-        """One request; a body that is not bytes is sent as JSON. Raises `OSError` while the server is away."""
+        """One request; a body that is not bytes is sent as JSON, the answer's is left as bytes if `raw`.
+
+        Raises `OSError` while the server is away.
+        """
         context = ssl.create_default_context(cafile=self.certificates)
         connection = http.client.HTTPSConnection("127.0.0.1", self._port, context=context, timeout=30)
         try:
@@ -232,14 +264,20 @@ class ApiServer:
                 method,
                 path,
                 body if body is None or isinstance(body, bytes) else json.dumps(body).encode(),
-                {"Authorization": f"Bearer {self._tokens[identity]}", "Content-Type": content_type},
+                {
+                    "Authorization": f"Bearer {self._tokens[identity]}",
+                    "Content-Type": content_type,
+                    "Accept": accept,
+                },
             )
             response = connection.getresponse()
-            text = response.read().decode()
+            content = response.read()
         finally:
             connection.close()
+        if raw:
+            return Answer(response.status, content)
         is_json = response.headers.get_content_type() == "application/json"
-        return Answer(response.status, json.loads(text) if is_json else text)
+        return Answer(response.status, json.loads(content) if is_json else content.decode())
 
     def apply(self, *manifests: dict[str, Any]) -> None:
         """Applies manifests as the administrator."""
@@ -259,6 +297,18 @@ class ApiServer:
             self.apply(*yaml.safe_load_all((_K8S / file).read_text()))
         self._wait(lambda: self.request("GET", STORMS).status == 200)
 
+    def uninstall(self) -> None:
+        """Deletes the CRD, where it is there, and waits until storms are not served any more."""
+        self.request("DELETE", f"{_PATHS['CustomResourceDefinition']}/alertstorms.stormfold.dev")
+        self._wait(lambda: self.request("GET", STORMS).status == 404)
+
+    def annotate(self, name: str, key: str) -> bool:
+        """Annotates a storm, as a person does; False if it is gone."""
+        change = {"metadata": {"annotations": {key: "true"}}}
+        answer = self.request("PATCH", f"{STORMS}/{name}", change, content_type="application/merge-patch+json")
+        assert answer.status in (200, 404), answer
+        return answer.status == 200
+
     def storms(self, namespace: str = "storms") -> dict[str, dict[str, Any]]:
         """All AlertStorms of a namespace by name."""
         answer = self.request("GET", _PATHS["AlertStorm"].format(namespace))
@@ -267,8 +317,8 @@ class ApiServer:
 
     def _spawn(self, name: str, *command: str) -> None:
         with (self._folder / f"{name}.log").open("ab") as log:
-            self._processes.append(
-                subprocess.Popen(command, cwd=self._folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self._processes[name] = subprocess.Popen(
+                command, cwd=self._folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
 
     def _wait(self, condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -279,7 +329,7 @@ class ApiServer:
                     return
             except OSError:
                 pass
-            ended = [process.args for process in self._processes if process.poll() is not None]
+            ended = [name for name, process in self._processes.items() if process.poll() is not None]
             if ended or time.monotonic() > deadline:
                 logs = "".join(f"\n{log.name}:\n{log.read_text()[-2000:]}" for log in self._folder.glob("*.log"))
                 raise RuntimeError(f"{f'{ended} ended' if ended else f'not ready in {seconds} s'}{logs}")
