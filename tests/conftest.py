@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -26,9 +26,11 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
+def kafka(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[EmbeddedKafka]:
     """The broker of this run. A test that stops it starts it again."""
-    broker = EmbeddedKafka(tmp_path_factory.mktemp("kafka"), on_progress=print)
+    terminal = pytestconfig.pluginmanager.get_plugin("terminalreporter")
+    assert terminal
+    broker = EmbeddedKafka(tmp_path_factory.mktemp("kafka"), on_progress=terminal.write_line)
     broker.start()
     yield broker
     broker.stop()
@@ -77,11 +79,20 @@ async def topics(settings: Settings) -> Settings:
     return settings
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    """In CI a skipped test is one that has not been run, so it fails."""
-    report = yield
+def _refuse_skip(report: Any) -> Any:
     if os.environ.get("CI") and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
-        report.longrepr = f"skipped in CI: {item.nodeid}: {call.excinfo and call.excinfo.value}"
+        report.longrepr = f"skipped, which CI does not accept: {report.longrepr}"
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, Any, Any]:
+    """In CI a skipped test is one that has not been run, so it fails."""
+    return _refuse_skip((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, Any, Any]:
+    """The same for whole modules."""
+    return _refuse_skip((yield))

@@ -1,0 +1,41 @@
+# Everything runs from .venv, which is made on first use and again when the lock changes. Needs Python 3.11 or newer.
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint lock
+
+BIN := .venv/bin
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-header $(UPGRADE) pyproject.toml
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8 | sed 's/^/make /'
+
+demo: $(BIN)/.project  ## the whole pipeline on this machine, told an incident
+	@$(BIN)/stormfold demo
+
+test: $(BIN)/.project  ## all tests, against servers they start
+	@$(BIN)/pytest $(ARGS)
+
+lint: $(BIN)/.project  ## style, types, import layers
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+lock: $(BIN)/.dependencies  ## new locks from pyproject.toml (UPGRADE=--upgrade for newer versions)
+	$(COMPILE) --output-file requirements.lock
+	$(COMPILE) --extra dev --output-file requirements-dev.lock
+
+$(BIN)/python:
+	@python=$$(for name in python3 python3.14 python3.13 python3.12 python3.11; do \
+		$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done); \
+	test -n "$$python" || { echo 'stormfold needs Python 3.11 or newer' >&2; exit 1; }; \
+	$$python -m venv .venv
+
+$(BIN)/.dependencies: requirements-dev.lock | $(BIN)/python
+	@echo 'Installing the dependencies into .venv: once, and when the lock changes'
+	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes --requirement $<
+	@touch $@
+
+$(BIN)/.project: pyproject.toml $(BIN)/.dependencies
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
