@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from enum import Enum, auto
+from enum import Enum
 from typing import Any, Protocol
 
 from app.errors import DeadLetter, Stop
@@ -20,8 +20,8 @@ _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z
 class Outcome(Enum):
     """What came of a write; both mean that the storm is there."""
 
-    CREATED = auto()
-    EXISTS = auto()
+    CREATED = "created"
+    EXISTS = "exists"
 
 
 class Sink(Protocol):

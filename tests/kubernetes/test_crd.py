@@ -3,11 +3,13 @@
 import copy
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
+from app import storm as core
+from app.config import Config
 from app.sinks.directory import dump
 from tests.support.apiserver import STORMS, Answer, ApiServer
 from tests.support.storms import AWKWARD, NAME, manifest
@@ -63,6 +65,22 @@ def test_everything_is_bounded() -> None:
                 assert field["format"] == "int64" and "minimum" in field, path
             case other:
                 assert other == "boolean", path
+
+
+def test_bounds_are_those_of_the_service() -> None:
+    """What the service cuts to is what the definition takes."""
+    fields = SPEC["properties"]
+    assert fields["pattern"]["maxLength"] == core.MAX_PATTERN_BYTES
+    assert fields["groupLabels"]["maxProperties"] == core.MAX_GROUP_LABELS
+    assert fields["affectedResources"]["maxItems"] >= Config().max_resources
+    for text in (
+        fields["groupLabels"]["additionalProperties"],
+        *(part["additionalProperties"] for part in fields["example"]["properties"].values()),
+        fields["affectedResources"]["items"]["properties"]["namespace"],
+        fields["affectedResources"]["items"]["properties"]["name"],
+    ):
+        assert text["maxLength"] == core.MAX_VALUE_BYTES
+    assert set(fields["class"]["enum"]) == set(get_args(core.StormClass))
 
 
 def test_everything_is_described() -> None:

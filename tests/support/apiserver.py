@@ -109,6 +109,7 @@ def _built(program: Path, *command: str) -> None:
         if build.returncode != 0:
             raise RuntimeError(f"building {name} failed:\n{log.read_text()[-4000:]}")
         (folder / program.name).replace(program)
+        folder.rmdir()
 
 
 class Answer(NamedTuple):
