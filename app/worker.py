@@ -73,7 +73,7 @@ class Worker:
             topic_allow_declare=False, stream_wait_empty=False,
         )  # fmt: skip
         self.app.finalize()
-        self._build(settings.stages)
+        self._build(settings.stages.split(","))
 
     def _build(self, names: Sequence[str]) -> None:
         settings, config, store, health = self.settings, self.config, self.store, self.health
@@ -98,7 +98,14 @@ class Worker:
         async def agent(batches: Any) -> None:
             async for batch in batches:
                 async with stage.ingest.busy:
-                    await stage.process(batch)
+                    try:
+                        await stage.process(batch)
+                    except Exception as error:
+                        # A defect of ours. An agent that raises would be gone; going back loses nothing.
+                        log.exception("stage failed", stage=stage.name)
+                        self.health.ill(stage.name, f"unexpected {type(error).__name__}: {error}")
+                        await stage.ingest.sleep_current(batch, 1.0)
+                        stage.ingest.rewind()
 
         self.app.agent(channel, name=stage.name, concurrency=1)(agent)
         self.app.service(stage.ingest)
@@ -120,7 +127,7 @@ class Worker:
         """Starts every stage; none of them waits for a server to be there."""
         await self.app.start()
         self.app.flow_control.resume()
-        log.info("worker started", stages=list(self.settings.stages))
+        log.info("worker started", stages=self.settings.stages)
 
     async def stop(self) -> None:
         """Stops the ingest first, so that agents end with nothing in hand."""

@@ -3,12 +3,23 @@
 Intake commits `{"e": event time reached, "t": timestamp of the last record}`, fold `{"c": C, "n": epoch, "t": …}`.
 """
 
+import asyncio
+import time
 from collections.abc import Mapping
 
 import msgspec
+from aiokafka.errors import (
+    GroupCoordinatorNotAvailableError,
+    GroupLoadInProgressError,
+    NotCoordinatorForGroupError,
+)
 
 from app.kafka.client import open_admin
 from app.settings import Settings
+
+COORDINATOR_WAIT = 10.0
+"""Seconds to wait for a group's coordinator: a new broker makes the topic for offsets when the first group asks."""
+_COORDINATOR = (GroupCoordinatorNotAvailableError, GroupLoadInProgressError, NotCoordinatorForGroupError)
 
 
 class Note(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -43,7 +54,15 @@ Committed = Mapping[int, tuple[int, Note]]
 async def read_committed(settings: Settings, group: str, topic: str) -> Committed:
     """Reads a group's offsets of a topic. Raises `Retry` or `Stop`."""
     async with open_admin(settings) as admin:
-        found = await admin.list_consumer_group_offsets(group)
+        until = time.monotonic() + COORDINATOR_WAIT
+        while True:
+            try:
+                found = await admin.list_consumer_group_offsets(group)
+                break
+            except _COORDINATOR:
+                if time.monotonic() > until:
+                    raise
+                await asyncio.sleep(0.2)
     return {
         tp.partition: (value.offset, Note.decode(value.metadata))
         for tp, value in found.items()

@@ -22,7 +22,6 @@ class Outgoing(NamedTuple):
 
     key: bytes | None
     value: bytes | None
-    headers: Sequence[tuple[str, bytes]] = ()
 
 
 class Producer:
@@ -53,11 +52,11 @@ class Producer:
                     raise broker_error(error, self._settings) from error
                 raise error
 
-    async def send_keyed(self, topic: str, outgoing: Outgoing) -> None:
-        """Sends one record to the partition of its key. Raises `DeadLetter` if it is larger than the topic takes."""
+    async def send_keyed(self, topic: str, outgoing: Outgoing, headers: Sequence[tuple[str, bytes]]) -> None:
+        """Sends one record, with headers, to the partition of its key. Raises `DeadLetter` if it is larger than the topic takes."""
         client = await self._started()
         try:
-            await client.send_and_wait(topic, outgoing.value, key=outgoing.key, headers=list(outgoing.headers))
+            await client.send_and_wait(topic, outgoing.value, key=outgoing.key, headers=list(headers))
         except MessageSizeTooLargeError as error:
             raise DeadLetter(f"record is larger than {topic} takes") from error
         except (KafkaError, OSError) as error:
@@ -113,8 +112,8 @@ class Producer:
         while at < len(records):
             builder = client.create_batch()
             while at < len(records):
-                key, value, headers = records[at]
-                if builder.append(key=key, value=value, timestamp=None, headers=headers) is None:
+                key, value = records[at]
+                if builder.append(key=key, value=value, timestamp=None) is None:
                     break
                 at += 1
             await (await client.send_batch(builder, topic, partition=partition))

@@ -119,7 +119,7 @@ class Emit:
         topic = self._settings.storms_dead_topic
         origin = f"{record.topic}-{record.partition}-{record.offset}"
         headers = [("stormfold-reason", reason.encode()[:1000]), ("stormfold-origin", origin.encode())]
-        await self._producer.send_keyed(topic, Outgoing(record.key, record.value, headers))
+        await self._producer.send_keyed(topic, Outgoing(record.key, record.value), headers)
         metrics.ALERTS_DEAD.labels(topic).inc()
         metrics.STORMS_WRITTEN.labels("parked").inc()
         log.warning("storm parked", origin=origin, reason=reason)

@@ -141,10 +141,10 @@ class Intake:
         ]
         topic = self._settings.dead_topic
         try:
-            await self._producer.send_keyed(topic, Outgoing(record.key, record.value, headers))
+            await self._producer.send_keyed(topic, Outgoing(record.key, record.value), headers)
         except DeadLetter:
             headers = [*headers[len(record.headers) :], ("stormfold-cut", b"too large")]
-            await self._producer.send_keyed(topic, Outgoing(origin.encode(), None, headers))
+            await self._producer.send_keyed(topic, Outgoing(origin.encode(), None), headers)
         metrics.ALERTS_DEAD.labels(topic).inc()
         log.warning("dead letter", origin=origin, reason=reason)
 

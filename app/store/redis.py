@@ -11,6 +11,7 @@ from enum import IntEnum
 from importlib.resources import files
 from typing import Any, NamedTuple
 
+import msgpack
 import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import (
@@ -391,7 +392,9 @@ class Store:
 
 
 def _pack(value: Any) -> bytes:
-    return msgspec.msgpack.encode(value)
+    # Redis' cmsgpack knows no bin type, and msgspec packs bytes as nothing else.
+    packed: bytes = msgpack.packb(value, use_bin_type=False)
+    return packed
 
 
 def _row(row: Row) -> list[Any]:
