@@ -123,7 +123,12 @@ def loads(text: str, name: str) -> Config:
 
 def dump(config: Config) -> str:
     """The configuration as YAML that `loads` reads back to the same."""
-    document = {
+    return yaml.safe_dump(document(config), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+
+
+def document(config: Config) -> dict[str, Any]:
+    """The configuration in the shape of the file, with nothing left to defaults."""
+    return {
         "windows": {
             "gap": duration(config.windows.gap),
             "grace": duration(config.windows.grace),
@@ -160,7 +165,6 @@ def dump(config: Config) -> str:
         "retention": duration(config.retention),
         "max_storms": config.max_storms,
     }
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
 
 
 def duration(milliseconds: int) -> str:

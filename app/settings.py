@@ -24,6 +24,10 @@ _SERVICE_LINK = re.compile(
 )
 
 
+class SettingsError(Stop):
+    """An environment variable can't be used."""
+
+
 def _address(value: str) -> str:
     found = _ADDRESS.fullmatch(value)
     if not found or int(found["port"]) > 65_535:
@@ -66,7 +70,7 @@ Seconds = Annotated[float, Field(gt=0, le=3600)]
 class Settings(BaseSettings):
     """Everything that depends on where stormfold runs. Values given as arguments win over the environment.
 
-    Raises `Stop` for a variable that is unknown or has a bad value; messages never show the value of a credential.
+    Raises `SettingsError` for a variable that is unknown or has a bad value; messages never show a credential.
     """
 
     model_config = SettingsConfigDict(
@@ -205,11 +209,11 @@ def variable(field: str) -> str:
     return PREFIX + field.upper()
 
 
-def _stop(error: ValidationError) -> Stop:
+def _stop(error: ValidationError) -> SettingsError:
     """The first problem in one line. The value is left out: it may be a credential."""
     problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
     text = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected", 1)
-    return Stop(": ".join([*(variable(str(field)) for field in problem["loc"][:1]), text]))
+    return SettingsError(": ".join([*(variable(str(field)) for field in problem["loc"][:1]), text]))
 
 
 def _refuse_unknown(environment: "os._Environ[str]") -> None:
@@ -221,4 +225,6 @@ def _refuse_unknown(environment: "os._Environ[str]") -> None:
             and not _SERVICE_LINK.fullmatch(f"{name}={value}")
         ):
             near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0)[0]
-            raise Stop(f"{name}: unknown environment variable, the closest known one is {near}", advice="Unset it.")
+            raise SettingsError(
+                f"{name}: unknown environment variable, the closest known one is {near}", advice="Unset it."
+            )
