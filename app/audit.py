@@ -11,9 +11,10 @@ from aiokafka.errors import KafkaError
 
 from app.alert import Poison
 from app.config import Config
-from app.errors import Retry, Stop
+from app.errors import Retry
 from app.kafka.client import broker_error, client_options
 from app.kafka.committed import read_committed
+from app.kafka.lookup import partitions_of
 from app.series import SeriesReader
 from app.settings import Settings
 from app.store.redis import Store
@@ -90,7 +91,7 @@ class _Audit:
         self._reader = SeriesReader(config)
         self._store = store
         self._consumer = consumer
-        self._storms: dict[bytes, int] = {}
+        self._known: dict[str, list[TopicPartition]] = {}
 
     async def ends(self, topic: str) -> Mapping[TopicPartition, int]:
         ends: Mapping[TopicPartition, int] = await self._consumer.end_offsets(await self._partitions(topic))
@@ -170,11 +171,10 @@ class _Audit:
         return result
 
     async def _partitions(self, topic: str) -> list[TopicPartition]:
-        await self._consumer._client._wait_on_metadata(topic)
-        found: set[int] | None = self._consumer.partitions_for_topic(topic)
-        if not found:
-            raise Stop(f"topic {topic} does not exist", "run `stormfold topics --create`")
-        return [TopicPartition(topic, partition) for partition in sorted(found)]
+        if topic not in self._known:
+            found = await partitions_of(self._settings, topic)
+            self._known[topic] = [TopicPartition(topic, partition) for partition in sorted(found)]
+        return self._known[topic]
 
     async def _read(self, topic: str) -> AsyncIterator[ConsumerRecord]:
         """Every record that is there now."""

@@ -2,23 +2,25 @@
 
 import asyncio
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import faust
 import structlog
+from aiokafka import AIOKafkaConsumer
 from faust.app.base import BootStrategy
 from redis.asyncio import Redis
 
 from app.config import Config
 from app.health import Health
-from app.kafka.ingest import Batch, Ingest, Placer
+from app.kafka.ingest import Batch, Ingest, Start
 from app.settings import Settings
 from app.sinks import open_sink
 from app.stages.close import Close
 from app.stages.emit import Emit
 from app.stages.fold import Fold
 from app.stages.intake import Intake
+from app.stages.retain import Retain
 from app.stages.watch import Watch
 from app.store.client import connect
 from app.store.redis import Store
@@ -31,7 +33,9 @@ class Stage(Protocol):
 
     name: str
     ingest: Ingest
-    place: Placer
+
+    async def place(self, consumer: AIOKafkaConsumer, partitions: set[int], /) -> Mapping[int, Start]:
+        """Where the assigned partitions begin; see `Placer`."""
 
     async def process(self, batch: Batch) -> None:
         """Acts on one poll; returns only when it is done or no longer current. Raises nothing."""
@@ -43,7 +47,7 @@ class Stage(Protocol):
         """Ends the stage's own connections."""
 
 
-class _Boot(BootStrategy):  # type: ignore[misc]
+class _Boot(BootStrategy):
     """Faust's own consumer and producer stay off: batches come from the ingest services."""
 
     enable_kafka = False
@@ -52,7 +56,7 @@ class _Boot(BootStrategy):  # type: ignore[misc]
     enable_web = False
 
 
-class _App(faust.App):  # type: ignore[misc]
+class _App(faust.App):
     BootStrategy = _Boot
 
 
@@ -86,7 +90,9 @@ class Worker:
             self.close = Close(settings, config, store, health)
             self.app.service(self.close)
         if "emit" in names:
-            self._feed(Emit(settings, config, open_sink(settings.sink, settings), health), settings.storms_topic)
+            sink = open_sink(settings.sink, settings, {route.namespace for route in config.routes})
+            self._feed(Emit(settings, config, sink, health), settings.storms_topic)
+            self.app.service(Retain(config, sink, health))
 
     def _feed(self, stage: Stage, topic: str) -> None:
         channel = self.app.channel(maxsize=1)

@@ -193,6 +193,8 @@ class Ingest(Service):
         polled = await self.consumer.getmany(timeout_ms=POLL_MS, max_records=self._settings.poll_records)
         self._health.alive(self.name)
         generation = self.generation
+        if not self.consumer.assignment():
+            self._idle()
         if self._unplaced or not self.consumer.assignment():
             return
         records = {tp.partition: found for tp, found in polled.items() if found}
@@ -202,6 +204,13 @@ class Ingest(Service):
         if generation == self.generation:
             kept = {p: found for p, found in records.items() if found and p not in self.refused}
             await self._put(Batch(generation, kept, ends))
+
+    def _idle(self) -> None:
+        if self.consumer.partitions_for_topic(self.topic) is None:
+            self._trouble(Stop(f"topic {self.topic} does not exist", "run `stormfold topics --create`"))
+        elif self.generation > 1:
+            # More members than partitions: this one stands by.
+            self._health.well(self.name)
 
     async def _ends(self) -> dict[int, int]:
         ends, lag = {}, {}
@@ -295,7 +304,7 @@ class Ingest(Service):
         return [TopicPartition(self.topic, partition) for partition in sorted(partitions)]
 
 
-class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+class _Listener(ConsumerRebalanceListener):
     def __init__(self, ingest: Ingest) -> None:
         self._ingest = ingest
 

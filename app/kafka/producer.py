@@ -53,7 +53,10 @@ class Producer:
                 raise error
 
     async def send_keyed(self, topic: str, outgoing: Outgoing, headers: Sequence[tuple[str, bytes]]) -> None:
-        """Sends one record, with headers, to the partition of its key. Raises `DeadLetter` if it is larger than the topic takes."""
+        """Sends one record, with headers, to the partition of its key.
+
+        Raises `DeadLetter` if it is larger than the topic takes.
+        """
         client = await self._started()
         try:
             await client.send_and_wait(topic, outgoing.value, key=outgoing.key, headers=list(headers))

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import NoError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
+from aiokafka.errors import NoError, TopicAlreadyExistsError, for_code
 
 from app.settings import Settings
 
@@ -70,6 +70,8 @@ class Finding(NamedTuple):
     topic: str
     state: Literal["missing", "wrong"]
     message: str
+    setting: str = ""
+    """For a wrong one, what sets it right: `name=value`."""
 
 
 def topics(
@@ -134,19 +136,23 @@ def topics(
     )  # fmt: skip
 
 
+async def partition_counts(admin: AIOKafkaAdminClient) -> dict[str, int]:
+    """All topics with their number of partitions. Raises aiokafka's errors."""
+    # Asking for one by name would create it on a broker that creates topics by itself, and with the wrong settings.
+    return {
+        found["topic"]: len(found["partitions"])
+        for found in await admin.describe_topics()
+        if for_code(found["error_code"]) is NoError
+    }
+
+
 async def describe(admin: AIOKafkaAdminClient, wanted: Iterable[Topic]) -> dict[str, Present]:
     """Those of the wanted topics that exist, by name. Raises aiokafka's errors."""
-    names = [topic.name for topic in wanted]
-    counts: dict[str, int] = {}
-    for found in await admin.describe_topics(names):
-        kind = for_code(found["error_code"])
-        if kind is NoError:
-            counts[found["topic"]] = len(found["partitions"])
-        elif kind is not UnknownTopicOrPartitionError:
-            raise kind(found["topic"])
-    if not counts:
+    counts = await partition_counts(admin)
+    names = [topic.name for topic in wanted if topic.name in counts]
+    if not names:
         return {}
-    answers = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in counts])
+    answers = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in names])
     present = {}
     for answer in answers:
         for code, message, _, name, entries in answer.resources:
@@ -161,14 +167,14 @@ def judge(wanted: Iterable[Topic], present: dict[str, Present]) -> list[Finding]
     findings = []
     for topic in wanted:
         if topic.name not in present:
-            findings.append(Finding(topic.name, "missing", f"{topic.name} is missing"))
+            findings.append(Finding(topic.name, "missing", "it does not exist"))
             continue
         for setting in topic.settings:
             found = present[topic.name].settings.get(setting.name)
             if not setting.holds(found):
                 need = setting.value if setting.least is None else f"at least {setting.least}"
                 message = f"{setting.name} is {found}, needs {need}: {setting.why}"
-                findings.append(Finding(topic.name, "wrong", message))
+                findings.append(Finding(topic.name, "wrong", message, f"{setting.name}={setting.value}"))
     return findings
 
 

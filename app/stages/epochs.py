@@ -7,6 +7,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from app.errors import Retry
 from app.kafka.committed import Committed, read_committed
+from app.kafka.lookup import partitions_of
 from app.settings import Settings
 from app.store.redis import Clock, Epoch, Position, State, Store
 from app.window import Rebuild, Windows
@@ -27,7 +28,7 @@ async def ensure_epoch(store: Store, consumer: AIOKafkaConsumer, settings: Setti
         if why is None:
             return state
         log.warning("the epoch in Redis can't be continued", epoch=state.epoch.number, why=why)
-    partitions = consumer.partitions_for_topic(settings.keyed_topic) or await _partitions(consumer, settings)
+    partitions = await partitions_of(settings, settings.keyed_topic)
     before = state.epoch.number if state else None
     number = 1 + max([before or 0, *(note.n for _, note in committed.values())])
     closed = _newest_closed(committed)
@@ -93,11 +94,3 @@ async def _starts(
         offset = committed[tp.partition][0] if tp.partition in committed else begins[tp]
         starts[tp.partition] = max(begins[tp], min(appended, offset))
     return starts
-
-
-async def _partitions(consumer: AIOKafkaConsumer, settings: Settings) -> set[int]:
-    await consumer.topics()
-    partitions: set[int] | None = consumer.partitions_for_topic(settings.keyed_topic)
-    if not partitions:
-        raise Retry(f"topic {settings.keyed_topic} does not exist yet")
-    return partitions

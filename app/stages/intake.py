@@ -99,7 +99,7 @@ class Intake:
     async def _send(self, batch: Batch, epoch: Epoch) -> int:
         now = time.time_ns() // 1_000_000
         outgoing: defaultdict[int, list[Outgoing]] = defaultdict(list)
-        dead: list[tuple[ConsumerRecord, Poison]] = []
+        dead: list[tuple[ConsumerRecord, str]] = []
         alerts = late_alerts = 0
         for partition, records in batch.records.items():
             progress = self._progress[partition]
@@ -108,7 +108,7 @@ class Intake:
                 try:
                     keyed = self._reader.understand(record.value, record.headers, record.timestamp)
                 except Poison as reason:
-                    dead.append((record, reason))
+                    dead.append((record, str(reason)))
                     continue
                 alerts += len(keyed)
                 late_alerts += late * len(keyed)
@@ -120,8 +120,8 @@ class Intake:
                     outgoing[alert.number % epoch.partitions].append(Outgoing(alert.key, value))
         if outgoing:
             await self._producer.send(self._settings.keyed_topic, outgoing)
-        for record, reason in dead:
-            await self._bury(record, str(reason))
+        for record, why in dead:
+            await self._bury(record, why)
         for partition, records in batch.records.items():
             self._position[partition] = (records[-1].offset + 1, records[-1].timestamp)
         for partition, polled in batch.ends.items():

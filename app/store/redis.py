@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import msgpack
 import msgspec
-from redis.asyncio import Redis
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -184,7 +183,8 @@ async def sorted_errors() -> AsyncIterator[None]:
 class Store:
     """The aggregate under one key prefix."""
 
-    redis: "Redis"
+    redis: Any
+    """A `redis.asyncio.Redis` that decodes nothing; its own types say `bytes | str` of every reply."""
     prefix: str
     keys: Keys = field(init=False)
 
