@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +19,13 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from app.audit import Books, audit
 from app.config import Config, load
 from app.kafka.client import client_options
+from app.kafka.lookup import partitions_of
+from app.keyed import Body, GroupMeta
+from app.series import SeriesReader
 from app.settings import PREFIX, Settings
-from app.storm import StormMetadata, storm_name, to_metadata
 from app.store.client import connect
 from app.store.redis import Store
+from app.storm import StormMetadata, storm_name, to_metadata
 from app.window import Bucket, segments
 
 
@@ -68,8 +71,7 @@ async def read_topic(settings: Settings, topic: str) -> list[Any]:
     consumer = AIOKafkaConsumer(**client_options(settings), enable_auto_commit=False)
     await consumer.start()
     try:
-        await consumer._client._wait_on_metadata(topic)
-        tps = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())]
+        tps = [TopicPartition(topic, p) for p in sorted(await partitions_of(settings, topic))]
         ends = await consumer.end_offsets(tps)
         consumer.assign(tps)
         await consumer.seek_to_beginning()
@@ -108,20 +110,21 @@ async def drained(settings: Settings, config: Path | None = None, seconds: float
         await asyncio.sleep(0.2)
 
 
-def expected(config: Config, alerts: Iterable[tuple[int, Mapping[str, str]]]) -> dict[str, int]:
-    """Storm name → alertCount, of alerts (event time, labels) that nobody delivered late: a plain batch computation."""
-    from app.series import SeriesReader
-    from app.keyed import GroupMeta
-
+def batch_model(config: Config, alerts: Iterable[tuple[int, dict[str, Any]]]) -> dict[str, int]:
+    """Storm name → alertCount of alerts (event time, plain alert), computed in one go: none of them late."""
     reader = SeriesReader(config)
     groups: dict[bytes, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for time, labels in alerts:
-        ((_, _),) = found = reader.understand(record({"labels": dict(labels)}), (), time)
-        assert found
-        series = next(iter(reader._series.values()))
-        del reader._series, series
-    _ = (groups, segments, Bucket, storm_name, GroupMeta)
-    return {}
+    for time, plain in alerts:
+        ((keyed, _),) = reader.understand(record(plain), (), time)
+        meta = msgspec.msgpack.decode(keyed.body_at(time), type=Body).meta
+        groups[meta][config.windows.bucket(time)].append(time)
+    result = {}
+    for meta, buckets in groups.items():
+        made = [Bucket(start, len(times), min(times), max(times)) for start, times in buckets.items()]
+        for part in segments(made, config.windows):
+            name = storm_name(msgspec.msgpack.decode(meta, type=GroupMeta), part.start)
+            result[name] = sum(bucket.alerts for bucket in part.buckets)
+    return result
 
 
 @dataclass
@@ -144,7 +147,7 @@ class Workers:
         known |= environment
         log = (self.folder / f"worker-{len(self.running)}.log").open("ab")
         process = subprocess.Popen(
-            [sys.executable, "-m", "app.cli", "worker"],
+            [sys.executable, "-c", "from app.cli import main; main()", "worker"],
             env=os.environ | {PREFIX + name.upper(): value for name, value in known.items()},
             stdout=log,
             stderr=log,
