@@ -38,7 +38,7 @@ ALL_LABELS = "..."
 _DAY = 86_400_000
 _UNITS = {"y": 365 * _DAY, "w": 7 * _DAY, "d": _DAY, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
 _SHOWN_UNITS = ("h", "m", "s", "ms")
-_DURATION = re.compile("".join(rf"(?:(?P<{unit}>\d{{1,9}}){unit})?" for unit in _UNITS))
+_DURATION = re.compile("".join(rf"(?:(?P<{unit}>[0-9]{{1,9}}){unit})?" for unit in _UNITS))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
@@ -271,7 +271,9 @@ Kind = Annotated[str, _formed(r"[A-Z][A-Za-z0-9]{0,62}", "a kind such as Pod")]
 RouteName = Annotated[
     # It becomes the value of a label.
     str,
-    _formed(r"[A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?", "at most 63 letters, digits, -, _ or ., no sign first or last"),
+    _formed(
+        r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", "at most 63 letters, digits, -, _ or ., no sign first or last"
+    ),
 ]
 Namespace = Annotated[
     str,

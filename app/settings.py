@@ -17,7 +17,7 @@ PREFIX = "STORMFOLD_"
 STAGES = ("intake", "fold", "close", "emit")
 """The stages of a worker, in the order of the pipeline."""
 
-_ADDRESS = re.compile(r"(?P<host>[^\s:/@\[\],]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d{1,5})")
+_ADDRESS = re.compile(r"(?P<host>[^\s:/@\[\],]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
 # Kubernetes gives every pod such variables for each Service: one named "stormfold-web" makes STORMFOLD_WEB_PORT.
 _SERVICE_LINK = re.compile(
     r"\w+_SERVICE_HOST=.*|\w+_SERVICE_PORT(_\w+)?=.*|\w+_PORT(_\d+_\w+)?=(tcp|udp|sctp)://.*|\w+_PORT_\d+_\w+=.*"
