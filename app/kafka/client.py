@@ -85,6 +85,7 @@ async def explain(error: BaseException, settings: Settings) -> Stop | Retry:
                 error = reason
             else:
                 connection.close()
+                return Retry(_closed(settings))
     return broker_error(error, settings)
 
 
@@ -111,6 +112,8 @@ def broker_error(error: BaseException, settings: Settings) -> Stop | Retry:
                 f"TLS to Kafka at {kafka} failed: {error.reason or error}",
                 f"check STORMFOLD_KAFKA_SECURITY_PROTOCOL and the {_TLS_FILES} files",
             )
+        case ConnectionResetError() | EOFError():
+            return Retry(_closed(settings))
         case errors.BrokerResponseError() if not error.retriable:
             return Stop(f"Kafka at {kafka} refuses: {_text(error)}")
         case errors.KafkaConnectionError() | errors.NodeNotReadyError() | errors.NoBrokersAvailable() | OSError():
@@ -118,6 +121,13 @@ def broker_error(error: BaseException, settings: Settings) -> Stop | Retry:
     return Retry(f"Kafka at {kafka}: {_text(error)}")
 
 
+def _closed(settings: Settings) -> str:
+    return (
+        f"Kafka at {settings.kafka} closes the connection; does it speak {settings.kafka_security_protocol}"
+        " (STORMFOLD_KAFKA_SECURITY_PROTOCOL) there?"
+    )
+
+
 def _text(error: BaseException) -> str:
-    said = ", ".join(str(part) for part in error.args if part) or type(error).__name__
-    return " ".join(said.split())
+    said = error.strerror if isinstance(error, OSError) else ", ".join(str(part) for part in error.args if part)
+    return " ".join((said or str(error) or type(error).__name__).split())

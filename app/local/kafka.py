@@ -9,9 +9,10 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from app.errors import Stop
 from app.local.process import HOST, ServerProcess, cache_dir, free_port
@@ -67,14 +68,24 @@ rootLogger.appenderRef.console.ref=console
 
 
 class EmbeddedKafka(ServerProcess):
-    """A single broker. `on_progress` gets a line now and then while the first start downloads."""
+    """A single broker. `on_progress` gets a line now and then while the first start downloads.
+
+    `properties` are more broker properties; they win over its own.
+    """
 
     name = "kafka"
     ready = b"Kafka Server started"
 
-    def __init__(self, data_dir: Path, port: int | None = None, on_progress: Progress = lambda _: None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        port: int | None = None,
+        on_progress: Progress = lambda _: None,
+        properties: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         super().__init__(data_dir, port)
         self._on_progress = on_progress
+        self._properties = properties
 
     @property
     def bootstrap(self) -> str:
@@ -85,7 +96,8 @@ class EmbeddedKafka(ServerProcess):
         """Downloads the jars and formats the folder if need be."""
         data = self.data_dir / "data"
         properties = self.data_dir / "server.properties"
-        properties.write_text(_PROPERTIES.format(host=HOST, port=self.port, controller=free_port(), data=data))
+        own = _PROPERTIES.format(host=HOST, port=self.port, controller=free_port(), data=data)
+        properties.write_text(own + "".join(f"{name}={value}\n" for name, value in self._properties.items()))
         logging = self.data_dir / "log4j2.properties"
         logging.write_text(_LOGGING)
         java = _java(jars(self._on_progress), logging)

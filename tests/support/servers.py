@@ -5,7 +5,14 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from app.settings import Settings, variable
+
 T = TypeVar("T")
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The variables that make a command use these settings."""
+    return {variable(name): str(getattr(settings, name)) for name in settings.model_fields_set}
 
 
 async def until(condition: Callable[[], Awaitable[T] | T], seconds: float = 30.0, what: str = "") -> T:
