@@ -1,6 +1,7 @@
 """What a consumer group has committed, with the metadata that the consumer drops: event time and C live there.
 
-Intake commits `{"e": event time reached, "t": timestamp of the last record}`, fold `{"c": C, "n": epoch, "t": …}`.
+Intake commits `{"e": event time reached, "b": base of origins, "t": timestamp of the last record}`, fold
+`{"c": C, "n": number of the epoch, "t": …}`.
 """
 
 import asyncio
@@ -31,6 +32,8 @@ class Note(msgspec.Struct, frozen=True, omit_defaults=True):
     """Fold: C; every storm that begins before it is closed and published."""
     n: int = 0
     """Fold: number of the epoch."""
+    b: int = 0
+    """Intake: added to offsets in origins, so that they ascend although `alerts` was created anew."""
     t: int = -1
     """Timestamp of the record before the offset."""
 

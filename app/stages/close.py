@@ -15,6 +15,7 @@ from app.eventtime import Horizon
 from app.health import Health
 from app.kafka.producer import Outgoing, Producer
 from app.settings import Settings
+from app.stages.epochs import change_windows
 from app.store.redis import Claimed, Clock, Epoch, Settlement, StaleEpoch, Store
 from app.storm import StormMetadata, fold_storm, from_metadata
 from app.window import Segment, segments
@@ -84,6 +85,10 @@ class Close(Service):
             epoch, seen, most=MOST, token=self._token, lease=round(self._settings.lease * 1000)
         )
         self._tell(clock, now)
+        if clock.open_groups == 0 and epoch.windows != self._config.windows:
+            await change_windows(self._store, epoch, self._config.windows)
+            self._epoch = None
+            return False
         if not claimed or clock.horizon is None:
             return False
         await self._finish(epoch, claimed, clock.horizon - epoch.windows.grace, claimed_at)

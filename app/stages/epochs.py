@@ -1,6 +1,7 @@
 """Which epoch stands, and when a new one must be opened: Redis empty or behind, or settings changed after draining."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -26,7 +27,7 @@ async def ensure_epoch(store: Store, consumer: AIOKafkaConsumer, settings: Setti
     if state is not None:
         why = await _unusable(state, store, consumer, settings, committed)
         if why is None:
-            return state
+            return await _with_windows(state, store, windows)
         log.warning("the epoch in Redis can't be continued", epoch=state.epoch.number, why=why)
     partitions = await partitions_of(settings, settings.keyed_topic)
     before = state.epoch.number if state else None
@@ -43,6 +44,25 @@ async def ensure_epoch(store: Store, consumer: AIOKafkaConsumer, settings: Setti
     if state is None:
         raise Retry("the epoch just opened is gone")
     return state
+
+
+async def _with_windows(state: State, store: Store, windows: Windows) -> State:
+    if state.epoch.windows == windows:
+        return state
+    if await change_windows(store, state.epoch, windows):
+        return await store.load() or state
+    log.warning("other windows are configured; they hold once nothing is open", epoch=state.epoch.number)
+    return state
+
+
+async def change_windows(store: Store, epoch: Epoch, windows: Windows) -> bool:
+    """Goes on under other windows, if nothing is open: what is closed stays as it was cut."""
+    new = replace(epoch, number=epoch.number + 1, windows=windows)
+    changed = await store.continue_epoch(epoch, new)
+    if changed:
+        log.warning("opened an epoch with other windows", epoch=new.number, windows=windows)
+        await store.sweep(new.number)
+    return changed
 
 
 def closed_until(epoch: Epoch, clock: Clock | None) -> int | None:

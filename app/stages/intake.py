@@ -51,6 +51,7 @@ class Intake:
         self._horizon: int | None = None
         self._progress: dict[int, Progress] = {}
         self._position: dict[int, tuple[int, int]] = {}
+        self._base: dict[int, int] = {}
         self._marked = 0.0
         self.ingest: Ingest
 
@@ -61,13 +62,14 @@ class Intake:
         self._epoch = state.epoch
         committed = await read_committed(self._settings, self.ingest.group, self.ingest.topic)
         starts = {}
-        self._progress, self._position = {}, {}
+        self._progress, self._position, self._base = {}, {}, {}
         for partition in partitions:
             if partition in committed:
                 offset, note = committed[partition]
                 starts[partition] = Start(offset, note.t)
                 self._progress[partition] = Progress(note.e)
                 self._position[partition] = (offset, note.t)
+                self._base[partition] = note.b
             else:
                 starts[partition] = Start(None)
                 self._progress[partition] = Progress()
@@ -102,7 +104,7 @@ class Intake:
         dead: list[tuple[ConsumerRecord, str]] = []
         alerts = late_alerts = 0
         for partition, records in batch.records.items():
-            progress = self._progress[partition]
+            progress, base = self._progress[partition], self._base.get(partition, 0)
             for record in records:
                 stamp, late = progress.stamp(record.timestamp, now, epoch.windows.grace)
                 try:
@@ -115,7 +117,7 @@ class Intake:
                 for index, (alert, resolved) in enumerate(keyed):
                     value = encode_alert(
                         alert.body_at(stamp), time=stamp, resolved=resolved, late=late,
-                        partition=partition, offset=record.offset, index=index,
+                        partition=partition, offset=base + record.offset, index=index,
                     )  # fmt: skip
                     outgoing[alert.number % epoch.partitions].append(Outgoing(alert.key, value))
         if outgoing:
@@ -151,11 +153,14 @@ class Intake:
     async def _commit(self) -> bool:
         return await self.ingest.commit(
             {
-                partition: (offset, Note(e=self._progress[partition].reached, t=timestamp).encode())
+                partition: (offset, self._note(partition, timestamp).encode())
                 for partition, (offset, timestamp) in self._position.items()
                 if partition in self.ingest.assigned()
             }
         )
+
+    def _note(self, partition: int, timestamp: int) -> Note:
+        return Note(e=self._progress[partition].reached, b=self._base.get(partition, 0), t=timestamp)
 
     async def _mark(self, epoch: Epoch) -> None:
         for partition in self._progress.keys() - self._position.keys():

@@ -215,7 +215,17 @@ class Store:
         return _epoch(fields) if b"number" in fields else None
 
     async def open_epoch(self, before: int | None, epoch: Epoch, starts: Mapping[int, Position]) -> bool:
-        """Opens `epoch` if `before` still stands; False if somebody else was first."""
+        """Opens `epoch` at `starts` if `before` still stands; False if somebody else was first."""
+        positions: dict[str, str] = {}
+        for partition, start in starts.items():
+            positions |= {str(partition): str(start.offset), f"{partition}:t": str(start.timestamp)}
+        return await self._open(before, epoch, _pack(positions))
+
+    async def continue_epoch(self, before: Epoch, epoch: Epoch) -> bool:
+        """Opens `epoch` where `before` ends; False if that one is not drained, or no longer stands."""
+        return await self._open(before.number, epoch, b"")
+
+    async def _open(self, before: int | None, epoch: Epoch, positions: bytes) -> bool:
         fields = {
             "number": str(epoch.number),
             "gap": str(epoch.windows.gap),
@@ -225,17 +235,23 @@ class Store:
         }
         if epoch.rebuild is not None:
             fields |= {"begin": str(epoch.rebuild.begin), "closed": str(epoch.rebuild.closed)}
-        positions: dict[str, str] = {}
-        for partition, start in starts.items():
-            fields[f"start:{partition}"] = str(start.offset)
-            positions |= {str(partition): str(start.offset), f"{partition}:t": str(start.timestamp)}
-        names = self.keys.of(epoch.number)
+        new, old = self.keys.of(epoch.number), self.keys.of(before or 0)
         async with sorted_errors():
             opened = await self._epoch(
-                keys=[self.keys.epoch, names.positions, names.void],
-                args=["" if before is None else str(before), _pack(fields), _pack(positions)],
-            )
+                keys=[
+                    self.keys.epoch, new.void, new.positions, new.origins, new.marks,
+                    old.positions, old.origins, old.marks, old.open,
+                ],
+                args=["" if before is None else str(before), _pack(fields), positions],
+            )  # fmt: skip
         return bool(opened)
+
+    async def reset_positions(self, epoch: Epoch, partitions: Iterable[int]) -> None:
+        """Has keyed partitions read from offset 0 on; workers that fold them reload their positions."""
+        positions = {key: value for p in partitions for key, value in ((str(p), "0"), (f"{p}:t", "-1"))}
+        if positions:
+            async with sorted_errors():
+                await self.redis.hset(self.keys.of(epoch.number).positions, mapping=positions)
 
     async def sweep(self, current: int) -> int:
         """Deletes what other epochs than `current` left behind; returns the number of keys."""
