@@ -19,7 +19,7 @@ lint: $(BIN)/.project  ## style, types, import layers
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 
 lock: $(BIN)/.dependencies  ## new locks from pyproject.toml (UPGRADE=--upgrade for newer versions)
 	$(COMPILE) --output-file requirements.lock

