@@ -10,6 +10,9 @@ from app.cli.output import Output, emit, output_option
 from app.kafka.client import open_admin
 from app.kafka.topics import PARTITIONS, Finding, Present, Topic, create, describe, judge, topics
 from app.settings import Settings
+from app.stages.forget import forget
+from app.store.client import connect
+from app.store.redis import Store
 
 
 @click.command(
@@ -17,6 +20,7 @@ from app.settings import Settings
 Examples:
   stormfold topics
   stormfold topics --create --partitions 24
+  stormfold topics --forget
 
 Exits with 1 if a topic is missing or set up in a way that can lose alerts."""
 )
@@ -28,11 +32,20 @@ Exits with 1 if a topic is missing or set up in a way that can lose alerts."""
     show_default=True,
     help="Partitions of those that are created. A stage has at most as many workers.",
 )
+@click.option(
+    "--forget",
+    "forgotten",
+    is_flag=True,
+    help="Read topics that were deleted and created anew from their beginning. Stop the workers first.",
+)
 @output_option
 @click.pass_context
-def command(ctx: click.Context, make: bool, partitions: int, output: Output) -> None:
+def command(ctx: click.Context, make: bool, partitions: int, forgotten: bool, output: Output) -> None:
     """Show the topics against what is needed; make those that are missing."""
     settings = Settings()
+    if forgotten:
+        places = asyncio.run(_forget(settings))
+        click.echo(f"Read from the beginning: {', '.join(places) or 'none, every position fits its topic'}", err=True)
     wanted = topics(settings, partitions)
     present, created = asyncio.run(_look(settings, wanted, make))
     findings = judge(wanted, present)
@@ -43,6 +56,11 @@ def command(ctx: click.Context, make: bool, partitions: int, output: Output) -> 
         if output == "table":
             _advise(settings, findings)
         ctx.exit(1)
+
+
+async def _forget(settings: Settings) -> list[str]:
+    async with connect(settings) as redis:
+        return await forget(settings, Store(redis, settings.redis_prefix))
 
 
 async def _look(settings: Settings, wanted: Sequence[Topic], make: bool) -> tuple[dict[str, Present], list[str]]:

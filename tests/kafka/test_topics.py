@@ -4,12 +4,16 @@ import asyncio
 import json
 from collections.abc import Mapping
 
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import NewTopic
+from aiokafka.structs import OffsetAndMetadata
 from click.testing import CliRunner, Result
 
 from app.cli import command
-from app.kafka.client import open_admin
-from app.kafka.topics import FOREVER, HOUR, MAX_RECORD, PARTITIONS, check, create, describe, topics
+from app.kafka.client import client_options, open_admin
+from app.kafka.committed import Note, read_committed
+from app.kafka.topics import FOREVER, HOUR, MAX_RECORD, PARTITIONS, check, create, describe
+from app.kafka.topics import topics as wanted_topics
 from app.settings import Settings
 from tests.support.servers import environment
 
@@ -25,7 +29,7 @@ async def _make(settings: Settings, name: str, configs: Mapping[str, str]) -> No
 
 async def test_created_topics_are_right(settings: Settings) -> None:
     """What is created passes the check, and creating again changes nothing."""
-    wanted = topics(settings, 2)
+    wanted = wanted_topics(settings, 2)
     async with open_admin(settings) as admin:
         assert [(finding.topic, finding.state) for finding in await check(admin, wanted)] == [
             (topic.name, "missing") for topic in wanted
@@ -43,12 +47,12 @@ async def test_created_topics_are_right(settings: Settings) -> None:
 
 async def test_a_story_of_the_past_is_kept(settings: Settings) -> None:
     """With producers' timestamps old records are not deleted nor far future ones refused; that is not found wrong."""
-    wanted = topics(settings, 1, past=True)
+    wanted = wanted_topics(settings, 1, past=True)
     async with open_admin(settings) as admin:
         await create(admin, wanted)
         alerts = (await describe(admin, wanted))[settings.alerts_topic].settings
         assert await check(admin, wanted) == []
-        assert await check(admin, topics(settings)) == []
+        assert await check(admin, wanted_topics(settings)) == []
     assert alerts["message.timestamp.type"] == "CreateTime"
     assert alerts["retention.ms"] == "-1"
     assert alerts["message.timestamp.after.max.ms"] == FOREVER
@@ -67,7 +71,7 @@ async def test_what_loses_alerts_is_wrong(settings: Settings) -> None:
     )
     await _make(settings, settings.storms_topic, {"message.timestamp.type": "LogAppendTime", "retention.ms": "-1"})
     async with open_admin(settings) as admin:
-        found = await check(admin, topics(settings))
+        found = await check(admin, wanted_topics(settings))
     assert [(finding.topic, finding.setting or finding.state) for finding in found] == [
         (settings.keyed_topic, "cleanup.policy=delete"),
         (settings.keyed_topic, "message.timestamp.type=LogAppendTime"),
@@ -99,8 +103,8 @@ async def test_a_wrong_topic_is_left_alone(settings: Settings) -> None:
     """`create` doesn't change what somebody set up, it stays found."""
     await _make(settings, settings.keyed_topic, {})
     async with open_admin(settings) as admin:
-        assert settings.keyed_topic not in await create(admin, topics(settings, 1))
-        assert {finding.topic for finding in await check(admin, topics(settings, 1))} == {settings.keyed_topic}
+        assert settings.keyed_topic not in await create(admin, wanted_topics(settings, 1))
+        assert {finding.topic for finding in await check(admin, wanted_topics(settings, 1))} == {settings.keyed_topic}
 
 
 async def test_the_command_says_how_to_set_a_topic_right(settings: Settings) -> None:
@@ -110,3 +114,21 @@ async def test_the_command_says_how_to_set_a_topic_right(settings: Settings) -> 
     assert result.exit_code == 1
     assert f"{settings.keyed_topic}: message.timestamp.type is CreateTime, needs LogAppendTime" in result.stderr
     assert f"--topic {settings.keyed_topic} --add-config message.timestamp.type=LogAppendTime" in result.stderr
+
+
+async def test_the_command_forgets_positions_that_a_topic_contradicts(topics: Settings) -> None:
+    """A committed position behind the end of the topic is of another topic: it is named and goes back to the start."""
+    group, tp = topics.consumer_group("intake"), TopicPartition(topics.alerts_topic, 1)
+    consumer = AIOKafkaConsumer(**client_options(topics), group_id=group, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        consumer.assign([tp])
+        await consumer.commit({tp: OffsetAndMetadata(10, Note(e=5, t=7).encode())})
+    finally:
+        await consumer.stop()
+    result = await asyncio.to_thread(_run, topics, "--forget")
+    assert result.exit_code == 0, result.output
+    assert f"Read from the beginning: {topics.alerts_topic}-1\n" in result.stderr
+    assert (await read_committed(topics, group, topics.alerts_topic))[1][0] == 0
+    again = await asyncio.to_thread(_run, topics, "--forget")
+    assert "every position fits" in again.stderr
