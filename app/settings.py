@@ -17,6 +17,9 @@ PREFIX = "STORMFOLD_"
 STAGES = ("intake", "fold", "close", "emit")
 """The stages of a worker, in the order of the pipeline."""
 
+_REDIS_URL = re.compile(
+    r"rediss?://([^@]*@)?([^\s:/@?#\[\]]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[0-9]*)?(\?.*)?|unix://.*/.+"
+)
 _ADDRESS = re.compile(r"(?P<host>[^\s:/@\[\],]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
 # Kubernetes gives every pod such variables for each Service: one named "stormfold-web" makes STORMFOLD_WEB_PORT.
 _SERVICE_LINK = re.compile(
@@ -40,8 +43,7 @@ def _addresses(value: str) -> str:
 
 
 def _redis_url(value: str) -> str:
-    url = urlsplit(value)
-    if url.scheme not in ("redis", "rediss", "unix") or not (url.hostname or url.path):
+    if not _REDIS_URL.fullmatch(value):
         raise ValueError("expected redis://HOST:PORT/DB, rediss:// for TLS, or unix:///PATH")
     return value
 
@@ -147,7 +149,7 @@ class Settings(BaseSettings):
     session_timeout: Seconds = 15.0
     """Seconds after which the brokers take a silent worker for dead: rides out a pause, and recovery stays short."""
     lease: Seconds = 60.0
-    """Seconds for which a closer holds a group: longer than `delivery_timeout`, so that what it sends is acknowledged
+    """Seconds for which a closer holds a group: longer than the delivery timeout, so that what it sends is acknowledged
     or given up before another closer may begin."""
     delivery_timeout: Seconds = 20.0
     """Seconds within which a record must be acknowledged by the brokers."""
@@ -213,6 +215,7 @@ def _stop(error: ValidationError) -> SettingsError:
     """The first problem in one line. The value is left out: it may be a credential."""
     problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
     text = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected", 1)
+    text = text.replace("String should match pattern", "expected text that matches", 1)
     return SettingsError(": ".join([*(variable(str(field)) for field in problem["loc"][:1]), text]))
 
 

@@ -1,15 +1,15 @@
 """`stormfold check`: is a configuration right, and what does it make of an alert."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import click
 import msgspec
 
 from app.alert import Incoming, Poison, Resource
 from app.cli.output import Output, emit_document, emit_table, output_option, safe
+from app.cli.publish import read
 from app.config import ALL_LABELS, Config, ConfigError, document, duration, load, timestamp
 from app.errors import DeadLetter
 from app.formats import parse
@@ -31,13 +31,13 @@ Exits with 1 if the configuration or the alert can't be used."""
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
     "--alert",
-    type=click.File("rb"),
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
     metavar="FILE",
     help="Alerts in any understood format, whole or one on each line; - for standard input.",
 )
 @output_option
 @click.pass_context
-def command(ctx: click.Context, file: Path, alert: BinaryIO | None, output: Output) -> None:
+def command(ctx: click.Context, file: Path, alert: str | None, output: Output) -> None:
     """Validate the configuration FILE and show what is in it; with an alert, say which route, group and resource it
     gets, how severe it is, its fingerprint, and whether it is silenced now."""
     try:
@@ -50,7 +50,7 @@ def command(ctx: click.Context, file: Path, alert: BinaryIO | None, output: Outp
             emit_document({"valid": False, "problems": error.problems}, output)
         ctx.exit(1)
     now = time.time_ns() // 1_000_000
-    rows = [_seen(incoming, SeriesReader(config), now) for incoming in _read(alert, now)] if alert else None
+    rows = _explain(alert, SeriesReader(config), now) if alert else None
     if output != "table":
         seen = {} if rows is None else {"alerts": rows}
         emit_document({"valid": True, "config": document(config), **seen}, output)
@@ -58,27 +58,17 @@ def command(ctx: click.Context, file: Path, alert: BinaryIO | None, output: Outp
         _show(config, now)
     else:
         texts = [row | {"group": pattern(row["groupLabels"])} for row in rows]
-        emit_table(
-            texts,
-            {
-                "route": "route",
-                "group": "group",
-                "resource": "resource",
-                "severity": "severity",
-                "fingerprint": "fingerprint",
-                "silencedBy": "silenced by",
-            },
-        )
+        emit_table(texts, ["route", "group", "resource", "severity", "fingerprint", "silencedBy"])
 
 
 def _show(config: Config, now: int) -> None:
     windows = config.windows
     click.echo(f"gap {duration(windows.gap)}, grace {duration(windows.grace)}, slice {duration(windows.slice)}\n")
-    emit_table([_route(route) for route in config.routes], {key: key for key in _route(config.routes[0])})
+    emit_table([_route(route) for route in config.routes], ["route", "match", "group by", "storm when", "namespace"])
     if config.silences:
         click.echo()
         rows = [_silence(silence, now) for silence in config.silences]
-        emit_table(rows, {key: key for key in rows[0]})
+        emit_table(rows, ["silence", "match", "starts", "ends", "active"])
 
 
 def _route(route: Route) -> dict[str, Any]:
@@ -101,25 +91,21 @@ def _silence(silence: Silence, now: int) -> dict[str, Any]:
     }
 
 
-def _read(file: BinaryIO, now: int) -> Iterator[Incoming]:
-    """Alerts of a file that is one record, or a record on each line."""
-    value = file.read()
-    try:
-        yield from parse(value, (), now)
-        return
-    except Poison as error:
-        lines = [(number, line) for number, line in enumerate(value.splitlines(), 1) if line.strip()]
-        if len(lines) < 2:
-            raise DeadLetter(f"{file.name}: {error}") from None
-    for number, line in lines:
-        try:
-            yield from parse(line, (), now)
-        except Poison as error:
-            raise DeadLetter(f"{file.name}:{number}: {error}") from None
+def _explain(path: str, reader: SeriesReader, now: int) -> list[dict[str, Any]]:
+    """The alerts of a file as intake sees them; raises `DeadLetter` with the line of what it would not understand."""
+    name = "standard input" if path == "-" else path
+    rows: list[dict[str, Any]] = []
+    with click.open_file(path, "rb") as file:
+        for record in read(cast(BinaryIO, file), name):
+            try:
+                rows += [_seen(incoming, reader, now) for incoming in parse(record.value, (), now)]
+            except Poison as error:
+                raise DeadLetter(f"{name}:{record.line}: not understood: {error}") from None
+    return rows
 
 
 def _seen(incoming: Incoming, reader: SeriesReader, now: int) -> dict[str, Any]:
-    """An alert as intake sees it."""
+    reader.keyed(incoming)  # Annotations are looked at too.
     series = reader.series(incoming)
     meta = msgspec.msgpack.decode(series.body.meta, type=GroupMeta)
     resource = msgspec.msgpack.decode(series.body.resource, type=Resource) if series.body.resource else None

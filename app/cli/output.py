@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import click
@@ -41,28 +41,29 @@ def _visible(character: str) -> str:
     return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
-def emit(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], output: Output) -> None:
-    """Prints rows: as a table, the `columns` (key → heading) only; as JSON or YAML, whole."""
+def emit(rows: Sequence[Mapping[str, Any]], columns: Collection[str], output: Output) -> None:
+    """Prints rows: as a table, only the `columns`, keys of the rows; as JSON or YAML, whole."""
     if output == "table":
         emit_table(rows, columns)
     else:
         emit_document([dict(row) for row in rows], output)
 
 
-def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], plain: bool = False) -> Table:
+def table(rows: Sequence[Mapping[str, Any]], columns: Collection[str], plain: bool = False) -> Table:
     """The rows as a rich table; plain ones have no lines."""
     result = Table(
         box=None if plain else box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="" if plain else "bold"
     )
-    for key, heading in columns.items():
+    for key in columns:
         numbers = all(type(row.get(key)) in (int, float) for row in rows)
-        result.add_column(heading.upper(), justify="right" if numbers else "left", overflow="fold", no_wrap=plain)
+        heading = re.sub(r"_|(?<=[a-z])(?=[A-Z])", " ", key).upper()
+        result.add_column(heading, justify="right" if numbers else "left", overflow="fold", no_wrap=plain)
     for row in rows:
         result.add_row(*(Text(_cell(row.get(key))) for key in columns))
     return result
 
 
-def emit_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
+def emit_table(rows: Sequence[Mapping[str, Any]], columns: Collection[str]) -> None:
     """Prints rows as a table: with lines and colours on a terminal, as plain aligned columns elsewhere."""
     if sys.stdout.isatty():
         Console().print(table(rows, columns))

@@ -1,0 +1,152 @@
+"""Settings come from the environment; what is wrong there is said by the variable's name, never with a credential."""
+
+from pathlib import Path
+
+import pytest
+
+from app.settings import Settings, SettingsError, variable
+
+SECRET = "hunter2"
+
+
+@pytest.fixture(autouse=True)
+def _home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+
+
+def test_variables_set_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable is the field's name with the prefix; arguments win; an empty variable counts as absent."""
+    monkeypatch.setenv("STORMFOLD_KAFKA", "a:9092, [::1]:9093")
+    monkeypatch.setenv("STORMFOLD_POLL_RECORDS", "100")
+    monkeypatch.setenv("STORMFOLD_LEASE", "30")
+    monkeypatch.setenv("STORMFOLD_CONFIG", "")
+    settings = Settings(lease=45.5)
+    assert (settings.kafka, settings.poll_records, settings.lease) == ("a:9092,[::1]:9093", 100, 45.5)
+    assert settings.config is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("kafka", "localhost", "STORMFOLD_KAFKA: expected host:port, found 'localhost'"),
+        ("kafka", "a:9092,b:99999", "STORMFOLD_KAFKA: expected host:port, found 'b:99999'"),
+        ("kafka", "kafka://a:9092", "STORMFOLD_KAFKA: expected host:port, found 'kafka://a:9092'"),
+        ("http", "a:1,b:2", "STORMFOLD_HTTP: expected host:port, found 'a:1,b:2'"),
+        ("sink", "s3", "STORMFOLD_SINK: expected kubernetes, directory:PATH or none, found 's3'"),
+        ("sink", "directory:", "STORMFOLD_SINK: expected kubernetes, directory:PATH or none, found 'directory:'"),
+        ("stages", "fold,emitt", "STORMFOLD_STAGES: expected some of intake,fold,close,emit, found 'fold,emitt'"),
+        ("stages", "fold,fold", "STORMFOLD_STAGES: expected some of intake,fold,close,emit, found 'fold,fold'"),
+        (
+            "alerts_topic",
+            "a b",
+            "STORMFOLD_ALERTS_TOPIC: expected text that matches '^[A-Za-z0-9_-][A-Za-z0-9._-]{0,248}$'",
+        ),
+        ("poll_records", "0", "STORMFOLD_POLL_RECORDS: expected greater than or equal to 1"),
+        ("log_level", "loud", "STORMFOLD_LOG_LEVEL: expected 'debug', 'info', 'warning' or 'error'"),
+        ("kubeconfig", "/absent", "STORMFOLD_KUBECONFIG: Path does not point to a file"),
+        ("lease", "20", "STORMFOLD_LEASE: expected more than STORMFOLD_DELIVERY_TIMEOUT"),
+        (
+            "kafka_sasl_username",
+            "me",
+            "STORMFOLD_KAFKA_SECURITY_PROTOCOL: expected SASL_SSL or SASL_PLAINTEXT, to use the credentials",
+        ),
+        (
+            "kafka_security_protocol",
+            "SASL_SSL",
+            "STORMFOLD_KAFKA_SASL_USERNAME and STORMFOLD_KAFKA_SASL_PASSWORD: expected both, for SASL",
+        ),
+    ],
+)
+def test_bad_values_are_refused(monkeypatch: pytest.MonkeyPatch, field: str, value: str, message: str) -> None:
+    """One line with the variable and what was expected, from the environment as from an argument."""
+    monkeypatch.setenv(variable(field), value)
+    for given in ({}, {field: value}):
+        with pytest.raises(SettingsError) as caught:
+            Settings(**given)
+        assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h",
+        "redis://h:6379/1",
+        f"rediss://me:{SECRET}@h:6379",
+        "redis://[::1]:6379/0",
+        f"redis://h/0?password={SECRET}",
+        "unix:///run/redis.sock",
+        f"unix://:{SECRET}@/run/redis.sock?db=1",
+    ],
+)
+def test_redis_is_shown_without_credentials(url: str) -> None:
+    """Neither the settings nor the URL to show contain what the URL has of credentials."""
+    settings = Settings(redis=url)
+    assert SECRET not in settings.redis_url_safe + repr(settings) + str(settings)
+    assert settings.redis == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["h:6379", f"http://me:{SECRET}@h", f"redis://me:{SECRET}", "redis://", f"redis://:{SECRET}@h:x", "redis://h/a"],
+)
+def test_a_bad_redis_url_is_not_repeated(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """The message says what was expected, not what was found: it may hold a password."""
+    monkeypatch.setenv("STORMFOLD_REDIS", url)
+    with pytest.raises(SettingsError) as caught:
+        Settings()
+    assert str(caught.value) == "STORMFOLD_REDIS: expected redis://HOST:PORT/DB, rediss:// for TLS, or unix:///PATH"
+
+
+def test_passwords_are_not_printed() -> None:
+    """A password is there for those who ask for it by name, and in no other form."""
+    settings = Settings(
+        kafka_security_protocol="SASL_SSL",
+        kafka_sasl_username="me",
+        kafka_sasl_password=SECRET,
+        redis_password=SECRET,
+    )
+    assert SECRET not in f"{settings} {settings!r} {settings.model_dump_json()}"
+    assert settings.redis_password and settings.redis_password.get_secret_value() == SECRET
+
+
+def test_unknown_variables_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt variable is an error that names the closest known one, rather than a default in silence."""
+    monkeypatch.setenv("STORMFOLD_ALERT_TOPIC", "x")
+    with pytest.raises(SettingsError) as caught:
+        Settings()
+    assert str(caught.value) == (
+        "STORMFOLD_ALERT_TOPIC: unknown environment variable, the closest known one is STORMFOLD_ALERTS_TOPIC"
+    )
+
+
+def test_variables_of_kubernetes_services_are_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Service named stormfold, or stormfold-web, puts such variables into every pod of its namespace."""
+    for service in ("STORMFOLD", "STORMFOLD_WEB"):
+        monkeypatch.setenv(f"{service}_SERVICE_HOST", "10.0.0.1")
+        monkeypatch.setenv(f"{service}_SERVICE_PORT", "8080")
+        monkeypatch.setenv(f"{service}_SERVICE_PORT_METRICS", "8080")
+        monkeypatch.setenv(f"{service}_PORT", "tcp://10.0.0.1:8080")
+        monkeypatch.setenv(f"{service}_PORT_8080_TCP", "tcp://10.0.0.1:8080")
+        monkeypatch.setenv(f"{service}_PORT_8080_TCP_PROTO", "tcp")
+        monkeypatch.setenv(f"{service}_PORT_8080_TCP_PORT", "8080")
+        monkeypatch.setenv(f"{service}_PORT_8080_TCP_ADDR", "10.0.0.1")
+    assert Settings() == Settings()
+    monkeypatch.setenv("STORMFOLD_HTTP_PORT", "8080")
+    with pytest.raises(SettingsError, match=r"STORMFOLD_HTTP_PORT: unknown .* STORMFOLD_HTTP$"):
+        Settings()
+
+
+def test_derived_names() -> None:
+    """Consumer groups, the listening address and the stages in the pipeline's order."""
+    settings = Settings(group_prefix="blue", http="[::]:80", stages="emit,intake")
+    assert settings.consumer_group("fold") == "blue-fold"
+    assert settings.http_address == ("::", 80)
+    assert settings.stage_names == ("intake", "emit")
+
+
+def test_data_lies_where_the_user_keeps_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below the home directory, or where `XDG_DATA_HOME` says."""
+    assert Settings().data_dir == Path("/home/someone/.local/share/stormfold")
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
+    assert Settings().data_dir == Path("/data/stormfold")
