@@ -1,0 +1,218 @@
+"""Bad days: workers, Redis and Kafka die, freeze and forget while alerts are under way; the storms are the same."""
+
+import asyncio
+import random
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from app.config import Config, load
+from app.kafka.client import open_admin
+from app.kafka.topics import create
+from app.kafka.topics import topics as wanted_topics
+from app.local.kafka import EmbeddedKafka
+from app.local.redis import EmbeddedRedis
+from app.settings import Settings
+from tests.support.pipeline import Sent, Workers, alert, batch_model, drained, essence, publish, record, storms
+from tests.support.servers import until
+
+Place = tuple[Settings, EmbeddedRedis]
+
+ALERTS = 24_000
+SMALL_POLLS = {"poll_records": "150"}
+"""Many polls, so that a fault has many places to strike."""
+SESSION = 6.0
+"""The shortest session timeout that the broker allows, in seconds."""
+
+
+@pytest.fixture
+async def place(kafka: EmbeddedKafka, tmp_path: Path) -> AsyncIterator[Place]:
+    """Topics of the test's own, and a Redis of its own, to be broken."""
+    server = EmbeddedRedis(tmp_path / "redis")
+    await asyncio.to_thread(server.start)
+    name = f"f{time.time_ns()}"
+    settings = Settings(
+        kafka=kafka.bootstrap, redis=server.url, http="127.0.0.1:0", session_timeout=SESSION, delivery_timeout=5,
+        lease=15, group_prefix=name, redis_prefix=name, alerts_topic=f"{name}-alerts", keyed_topic=f"{name}-keyed",
+        storms_topic=f"{name}-storms", dead_topic=f"{name}-dead", storms_dead_topic=f"{name}-storms-dead",
+    )  # fmt: skip
+    async with open_admin(settings) as admin:
+        await create(admin, wanted_topics(settings, 3, past=True, max_record=2_000_000))
+    yield settings, server
+    await asyncio.to_thread(server.stop)
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    """Windows small enough that a run has many storms."""
+    path = tmp_path / "stormfold.yaml"
+    path.write_text("windows: {gap: 2s, grace: 1s, slice: 10s}\n")
+    return path
+
+
+def incident(seed: int, count: int = ALERTS) -> list[tuple[int, int, list[dict[str, Any]]]]:
+    """(time, partition, alerts of the record) in order of time: floods, drips, resolutions, records of many."""
+    rng = random.Random(seed)
+    now = (time.time_ns() // 1_000_000) - 7_200_000
+    result, made = [], 0
+    while made < count:
+        now += rng.choice((1, 2, 5, 20, 20, 400)) if rng.random() > 0.001 else rng.randint(1_500, 5_000)
+        many = rng.choice((1, 1, 1, 1, 25))
+        alerts = [
+            alert(
+                f"Group{min(int(rng.paretovariate(0.7)), 60)}",
+                pod=f"pod-{rng.randrange(40)}",
+                resolved=rng.random() < 0.2,
+            )
+            for _ in range(many)
+        ]
+        result.append((now, rng.randrange(3), alerts))
+        made += many
+    return result
+
+
+async def load_topic(settings: Settings, config: Config, seed: int, count: int = ALERTS) -> dict[str, Any]:
+    """Publishes an incident that is over; returns its storms as one plain computation has them."""
+    made = incident(seed, count)
+    await publish(settings, [Sent(at, record(*alerts), partition) for at, partition, alerts in made])
+    return batch_model(config, [(at, one) for at, _, alerts in made for one in alerts])
+
+
+async def proven(settings: Settings, config_file: Path, model: dict[str, Any], seconds: float = 60.0) -> None:
+    """The books balance, and the storms are those of the model: names, counts, members, times."""
+    books = await drained(settings, config_file, seconds)
+    assert books.balanced and books.open == 0, books
+    published = {name: essence(storm) for name, storm in (await storms(settings)).items()}
+    assert published == model
+
+
+async def begun(redis_url: str, settings: Settings) -> None:
+    """Waits until something has been folded."""
+    async with Redis.from_url(redis_url) as redis:
+        await until(lambda: redis.keys(f"{settings.redis_prefix}:*:b:*"), what="something is folded")
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_killed_workers(place: Place, config_file: Path, tmp_path: Path, seed: int) -> None:
+    """Workers killed with -9 at random moments lose nothing and count nothing twice."""
+    settings, _ = place
+    rng = random.Random(seed)
+    model = await load_topic(settings, load(config_file), seed)
+    with Workers(settings, tmp_path, config_file) as workers:
+        for _ in range(5):
+            worker = workers.start(**SMALL_POLLS)
+            await begun(settings.redis, settings)
+            await asyncio.sleep(rng.uniform(0.0, 1.5))
+            worker.kill()
+            worker.wait()
+        workers.start()
+        await proven(settings, config_file, model)
+
+
+async def test_workers_come_and_go(place: Place, config_file: Path, tmp_path: Path) -> None:
+    """A second worker joins in mid-batch, the first is stopped, another is killed: the storms are the same."""
+    settings, _ = place
+    model = await load_topic(settings, load(config_file), 3)
+    with Workers(settings, tmp_path, config_file) as workers:
+        first = workers.start(**SMALL_POLLS)
+        await begun(settings.redis, settings)
+        second = workers.start(**SMALL_POLLS)
+        await asyncio.sleep(2.0)
+        first.terminate()
+        assert await asyncio.to_thread(first.wait, 10) == 0
+        third = workers.start(**SMALL_POLLS)
+        await asyncio.sleep(2.0)
+        second.kill()
+        await proven(settings, config_file, model)
+        assert third.poll() is None
+
+
+async def test_zombie(place: Place, config_file: Path, tmp_path: Path) -> None:
+    """A worker frozen for longer than its session, then woken, changes nothing."""
+    settings, _ = place
+    model = await load_topic(settings, load(config_file), 4)
+    with Workers(settings, tmp_path, config_file) as workers:
+        zombie = workers.start(**SMALL_POLLS)
+        await begun(settings.redis, settings)
+        zombie.send_signal(signal.SIGSTOP)
+        workers.start(**SMALL_POLLS)
+        await asyncio.sleep(SESSION + 3.0)
+        zombie.send_signal(signal.SIGCONT)
+        await proven(settings, config_file, model)
+        assert zombie.poll() is None
+
+
+async def test_redis_restarted(place: Place, config_file: Path, tmp_path: Path) -> None:
+    """Redis killed with -9 and restarted from its append-only file, twice: the storms are the same."""
+    settings, server = place
+    model = await load_topic(settings, load(config_file), 5)
+    with Workers(settings, tmp_path, config_file) as workers:
+        workers.start(**SMALL_POLLS)
+        for _ in range(2):
+            await begun(settings.redis, settings)
+            await asyncio.to_thread(server.kill)
+            await asyncio.sleep(1.0)
+            await asyncio.to_thread(server.start)
+        await proven(settings, config_file, model)
+
+
+async def test_redis_flushed(place: Place, config_file: Path, tmp_path: Path) -> None:
+    """FLUSHALL while storms are open, again and again: what was closed comes again as it was, the rest is rebuilt."""
+    settings, _ = place
+    model = await load_topic(settings, load(config_file), 6)
+    with Workers(settings, tmp_path, config_file) as workers:
+        workers.start(**SMALL_POLLS)
+        async with Redis.from_url(settings.redis) as redis:
+            for _ in range(4):
+                await begun(settings.redis, settings)
+                await asyncio.sleep(0.7)
+                await redis.flushall()
+        await proven(settings, config_file, model)
+
+
+async def test_redis_full(place: Place, config_file: Path, tmp_path: Path) -> None:
+    """While Redis is full, fold waits and lag grows; with room again everything comes out."""
+    settings, _ = place
+    model = await load_topic(settings, load(config_file), 7)
+    with Workers(settings, tmp_path, config_file) as workers:
+        async with Redis.from_url(settings.redis) as redis:
+            workers.start(**SMALL_POLLS)
+            await begun(settings.redis, settings)
+            await redis.config_set("maxmemory", "1mb")
+            await until(lambda: "Redis is full" in workers.logs(), what="fold is refused")
+            await redis.config_set("maxmemory", "512mb")
+            await proven(settings, config_file, model)
+
+
+async def test_redis_slow_and_gone(place: Place, config_file: Path, tmp_path: Path) -> None:
+    """Redis paused for 4 s, then gone for 12 s, longer than its time-outs: lag grows, nothing is lost."""
+    settings, server = place
+    model = await load_topic(settings, load(config_file), 8)
+    with Workers(settings, tmp_path, config_file) as workers:
+        workers.start(**SMALL_POLLS)
+        await begun(settings.redis, settings)
+        async with Redis.from_url(settings.redis) as redis:
+            await redis.execute_command("CLIENT", "PAUSE", "4000", "ALL")
+        await asyncio.sleep(4.5)
+        await asyncio.to_thread(server.stop)
+        await asyncio.sleep(12.0)
+        await asyncio.to_thread(server.start)
+        await proven(settings, config_file, model)
+
+
+async def test_kafka_restarted(kafka: EmbeddedKafka, place: Place, config_file: Path, tmp_path: Path) -> None:
+    """The broker killed with -9 and restarted while alerts are under way: the storms are the same."""
+    settings, _ = place
+    model = await load_topic(settings, load(config_file), 9)
+    with Workers(settings, tmp_path, config_file) as workers:
+        workers.start(**SMALL_POLLS)
+        await begun(settings.redis, settings)
+        await asyncio.to_thread(kafka.kill)
+        await asyncio.sleep(2.0)
+        await asyncio.to_thread(kafka.start)
+        await proven(settings, config_file, model, seconds=90.0)
