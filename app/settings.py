@@ -229,5 +229,6 @@ def _refuse_unknown(environment: "os._Environ[str]") -> None:
         ):
             near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0)[0]
             raise SettingsError(
-                f"{name}: unknown environment variable, the closest known one is {near}", advice="Unset it."
+                f"{name}: unknown environment variable, the closest known one is {near}",
+                advice="Correct its name, or unset it.",
             )

@@ -1,6 +1,7 @@
 """The `stormfold` command: one file per sub-command, imported when it is called. Exit codes: 0 fine, 1 a problem was
 found, 2 usage or configuration."""
 
+import logging
 import os
 from importlib import import_module
 
@@ -63,6 +64,8 @@ def command(ctx: click.Context) -> None:
     """Folds alert storms: alerts in on Kafka, one Kubernetes resource per storm out."""
     if os.environ.get("NO_COLOR"):
         ctx.color = False
+    # Errors reach the user once, as ours; a worker, which sets up a log, has the library's records in it all the same.
+    logging.getLogger("aiokafka").addHandler(logging.NullHandler())
 
 
 def main() -> None:
