@@ -77,7 +77,7 @@ class Worker:
             topic_allow_declare=False, stream_wait_empty=False,
         )  # fmt: skip
         self.app.finalize()
-        self._build(settings.stages.split(","))
+        self._build(settings.stage_names)
 
     def _build(self, names: Sequence[str]) -> None:
         settings, config, store, health = self.settings, self.config, self.store, self.health

@@ -74,7 +74,7 @@ class Keys:
 
     @property
     def epoch(self) -> str:
-        """hash, no TTL: the epoch that stands: `number`, windows, `partitions`, if rebuilt `begin` (B), `closed` (C)."""
+        """hash, no TTL: the epoch that stands: `number`, windows, `partitions`, rebuilt: `begin` (B), `closed` (C)."""
         return self.root + "epoch"
 
     def of(self, number: int) -> EpochKeys:

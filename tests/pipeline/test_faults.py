@@ -18,7 +18,18 @@ from app.kafka.topics import topics as wanted_topics
 from app.local.kafka import EmbeddedKafka
 from app.local.redis import EmbeddedRedis
 from app.settings import Settings
-from tests.support.pipeline import Sent, Workers, alert, batch_model, drained, essence, publish, record, storms
+from tests.support.pipeline import (
+    Sent,
+    Workers,
+    alert,
+    batch_model,
+    drained,
+    essence,
+    keyed_model,
+    publish,
+    record,
+    storms,
+)
 from tests.support.servers import until
 
 Place = tuple[Settings, EmbeddedRedis]
@@ -95,6 +106,57 @@ async def begun(redis_url: str, settings: Settings) -> None:
     """Waits until something has been folded."""
     async with Redis.from_url(redis_url) as redis:
         await until(lambda: redis.keys(f"{settings.redis_prefix}:*:b:*"), what="something is folded")
+
+
+async def live(settings: Settings, seconds: float, seed: int) -> int:
+    """Publishes alerts as they happen; returns how many."""
+    rng = random.Random(seed)
+    until_then, sent = time.time() + seconds, 0
+    while (now := time.time()) < until_then:
+        # Every group is silent now and then, so that storms close while others are open.
+        awake = [n for n in range(12) if int(now / 3 + n) % 3]
+        made = [alert(f"Live{rng.choice(awake)}", pod=f"pod-{rng.randrange(40)}") for _ in range(60)]
+        at = int(now * 1000)
+        await publish(settings, [Sent(at, record(one), rng.randrange(3)) for one in made])
+        sent += len(made)
+        await asyncio.sleep(0.05)
+    return sent
+
+
+async def proven_live(settings: Settings, config_file: Path, sent: int) -> None:
+    """The books balance over what was sent, and the storms are those that the keyed log decides."""
+    books = await drained(settings, config_file)
+    assert books.balanced and books.open == 0 and books.alerts == sent, books
+    published = {name: essence(storm) for name, storm in (await storms(settings)).items()}
+    assert published == await keyed_model(settings, load(config_file))
+
+
+async def test_flushed_while_closing(place: Place, config_file: Path, tmp_path: Path) -> None:
+    """FLUSHALL after storms were closed and published: the epoch is rebuilt from C, nothing comes out twice."""
+    settings, _ = place
+    with Workers(settings, tmp_path, config_file) as workers:
+        workers.start()
+        publishing = asyncio.ensure_future(live(settings, 24.0, 10))
+        async with Redis.from_url(settings.redis) as redis:
+            for wait in (12.0, 3.0, 5.0):
+                await asyncio.sleep(wait)
+                await redis.flushall()
+        await proven_live(settings, config_file, await publishing)
+        rebuilt = [line for line in workers.logs().splitlines() if "opened an epoch" in line][1:]
+        assert len(rebuilt) == 3 and not any("closed=None" in line for line in rebuilt)
+
+
+async def test_workers_killed_live(place: Place, config_file: Path, tmp_path: Path) -> None:
+    """Two workers, one or the other killed with -9 every few seconds while alerts come in and storms close."""
+    settings, _ = place
+    with Workers(settings, tmp_path, config_file) as workers:
+        pair = [workers.start(), workers.start()]
+        publishing = asyncio.ensure_future(live(settings, 24.0, 11))
+        for turn in range(5):
+            await asyncio.sleep(4.3)
+            pair[turn % 2].kill()
+            pair[turn % 2] = workers.start()
+        await proven_live(settings, config_file, await publishing)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
