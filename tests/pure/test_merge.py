@@ -1,9 +1,8 @@
 """One poll of keyed records becomes rows: against a dict of alerts, with duplicates dropped by origin."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
-from typing import NamedTuple
 
 import msgspec
 import pytest
@@ -17,37 +16,13 @@ from app.merge import FIRED, Floor, Merged, Merger, Origin, Row
 from app.storm import Member, group_id, overflow_meta
 from app.window import Windows, first_due
 from tests.model import plain, strategies
+from tests.model.logs import Record, Sent, log
 from tests.model.plain import Alert, Content
 
 EXACT = settings(deadline=None, max_examples=200, print_blob=True)
 
 WINDOWS = Windows(gap=10, grace=5, slice=30)
 GROUP = strategies.GROUPS[0]
-
-
-@dataclass
-class Record:
-    """What merging reads of a record."""
-
-    offset: int
-    value: bytes | None
-
-
-class Sent(NamedTuple):
-    """An alert, and where it came from."""
-
-    alert: Alert
-    cell: Cell
-    origin: Origin
-
-
-def records(sent: Iterable[Sent]) -> dict[int, list[Record]]:
-    """Keyed partitions with these alerts, in this order."""
-    logs: dict[int, list[Record]] = {}
-    for alert, (keyed, alerts), (offset, index) in sent:
-        log = logs.setdefault(keyed, [])
-        log.append(Record(len(log), alert.keyed(alerts, offset, index)))
-    return logs
 
 
 @st.composite
@@ -86,7 +61,7 @@ def contents(rows: Iterable[Row]) -> dict[tuple[str, int], Content]:
 
 def merge(sent: Iterable[Sent], origins: dict[Cell, Origin] | None = None, floor: Floor | None = None) -> Merged:
     """One poll, by a merger that has seen nothing."""
-    return Merger(WINDOWS).merge(records(sent), origins or {}, floor or Floor())
+    return Merger(WINDOWS).merge(log(sent), origins or {}, floor or Floor())
 
 
 @EXACT
@@ -140,7 +115,7 @@ def test_splits_and_resends(sent: list[Sent], data: st.DataObject) -> None:
         end = data.draw(st.integers(at + 1, len(sent)))
         poll = [one._replace(alert=replace(one.alert, time=one.alert.time + 1)) for one in sent[resent_from:at]]
         poll += sent[at:end]
-        merged = merger.merge(records(poll), origins, Floor())
+        merged = merger.merge(log(poll), origins, Floor())
         new = {(one.cell, one.origin): one for one in poll if (one.cell, one.origin) not in seen}
         assert contents(merged.rows) == plain.buckets([one.alert for one in new.values()], WINDOWS)
         assert merged.duplicates == len(poll) - len(new)

@@ -1,0 +1,101 @@
+"""What the tests of this folder do with a store: fold alerts, look at everything, fill Redis up."""
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from redis.asyncio import Redis
+
+from app.alert import Resource
+from app.merge import Floor, Merged, Merger
+from app.store.redis import Clock, Epoch, Limits, Move, Position, Store
+from app.storm import Detail
+from app.window import Bucket, Windows
+from tests.model import plain
+from tests.model.logs import Sent, log
+from tests.model.plain import Alert
+from tests.model.strategies import GROUPS
+
+WINDOWS = Windows(gap=10, grace=5, slice=30)
+EPOCH = Epoch(1, WINDOWS, 2, None)
+LIMITS = Limits(max_fingerprints=10_000, max_groups=100_000)
+GROUP, OTHER, THIRD = GROUPS
+NOW = 1_767_225_600_000
+"""A multiple of the slice, and as many digits as real times have."""
+
+
+def alert(number: int, time: int, *, resource: str | None = None, **fields: Any) -> Alert:
+    """An alert `time` ms after `NOW` whose fingerprint is `number`."""
+    about = Resource("Pod", "shop", resource) if resource else None
+    return Alert(number.to_bytes(8, "big"), fields.pop("meta", GROUP), NOW + time, resource=about, **fields)
+
+
+def merged(alerts: Iterable[Alert], windows: Windows = WINDOWS) -> Merged:
+    """A batch of these, from cell (0, 0), origins from 0 on."""
+    sent = [Sent(one, (0, 0), (n, 0)) for n, one in enumerate(alerts)]
+    return Merger(windows).merge(log(sent), {}, Floor())
+
+
+async def start(store: Store, epoch: Epoch = EPOCH, before: int | None = None) -> None:
+    """Opens the epoch with all positions at 0."""
+    assert await store.open_epoch(before, epoch, {p: Position(0, -1) for p in range(epoch.partitions)})
+
+
+class Folder:
+    """Folds batches of keyed partition 0, one after the other."""
+
+    def __init__(self, store: Store, epoch: Epoch = EPOCH) -> None:
+        self.store = store
+        self.epoch = epoch
+        self.at = 0
+
+    async def __call__(self, alerts: Sequence[Alert], limits: Limits = LIMITS) -> Clock:
+        """Folds alerts as one batch."""
+        batch = merged(alerts, self.epoch.windows)
+        clock = await self.store.fold(self.epoch, [Move(0, self.at, self.at + 1, NOW)], batch, limits)
+        self.at += 1
+        return clock
+
+
+async def contents(store: Store, epoch: Epoch = EPOCH) -> dict[tuple[str, int], plain.Content]:
+    """Every open bucket, as the plain model tells it."""
+    found = [(claimed, bucket) for claimed in await store.open_buckets(epoch) for bucket in claimed.buckets]
+    details = await store.details(epoch, [(claimed.group, bucket.start) for claimed, bucket in found])
+    return {
+        (claimed.group, bucket.start): content(bucket, detail)
+        for (claimed, bucket), detail in zip(found, details, strict=True)
+    }
+
+
+def content(bucket: Bucket, detail: Detail) -> plain.Content:
+    """A bucket, as the plain model tells it."""
+    return plain.Content(
+        bucket.alerts, bucket.first, bucket.last, detail.late, detail.rank, detail.severity, detail.example,
+        dict(detail.members),
+    )  # fmt: skip
+
+
+async def everything(redis: Redis) -> dict[bytes, Any]:
+    """All keys with what they hold."""
+    result: dict[bytes, Any] = {}
+    async for key in redis.scan_iter(count=1000):
+        match await redis.type(key):
+            case b"hash":
+                result[key] = await redis.hgetall(key)
+            case b"zset":
+                result[key] = await redis.zrange(key, 0, -1, withscores=True)
+            case b"set":
+                result[key] = await redis.smembers(key)
+            case _:
+                result[key] = await redis.get(key)
+    return result
+
+
+@asynccontextmanager
+async def full(redis: Redis) -> AsyncIterator[None]:
+    """Redis has less memory than it uses."""
+    await redis.config_set("maxmemory", 1)
+    try:
+        yield
+    finally:
+        await redis.config_set("maxmemory", 0)
