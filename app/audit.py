@@ -14,7 +14,7 @@ from app.config import Config
 from app.errors import Retry
 from app.kafka.client import broker_error, client_options
 from app.kafka.committed import read_committed
-from app.kafka.lookup import partitions_of
+from app.kafka.topics import partitions_of
 from app.series import SeriesReader
 from app.settings import Settings
 from app.store.redis import Store
@@ -173,7 +173,7 @@ class _Audit:
     async def _partitions(self, topic: str) -> list[TopicPartition]:
         if topic not in self._known:
             found = await partitions_of(self._settings, topic)
-            self._known[topic] = [TopicPartition(topic, partition) for partition in sorted(found)]
+            self._known[topic] = [TopicPartition(topic, partition) for partition in found]
         return self._known[topic]
 
     async def _read(self, topic: str) -> AsyncIterator[ConsumerRecord]:

@@ -20,6 +20,7 @@ from mode import Service
 from app.errors import Stop, StormfoldError
 from app.health import Health
 from app.kafka.client import broker_error, client_options, explain
+from app.kafka.topics import partitions_of
 from app.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -179,15 +180,19 @@ class Ingest(Service):
                 metadata_max_age_ms=30_000,
             )
             try:
+                # Asked before anybody joins: a broker that creates topics by itself would create it wrongly.
+                await partitions_of(self._settings, self.topic)
                 await consumer.start()
+            except StormfoldError as error:
+                self._trouble(error)
             except (KafkaError, OSError) as error:
                 self._trouble(await explain(error, self._settings))
-                await consumer.stop()
-                await self.sleep(BACKOFF)
             else:
                 self.consumer = consumer
                 consumer.subscribe([self.topic], listener=_Listener(self))
                 return
+            await consumer.stop()
+            await self.sleep(BACKOFF)
 
     async def _poll_once(self) -> None:
         polled = await self.consumer.getmany(timeout_ms=POLL_MS, max_records=self._settings.poll_records)

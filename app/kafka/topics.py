@@ -8,6 +8,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import NoError, TopicAlreadyExistsError, for_code
 
+from app.errors import Stop
+from app.kafka.client import open_admin
 from app.settings import Settings
 
 PARTITIONS = 12
@@ -144,6 +146,15 @@ async def partition_counts(admin: AIOKafkaAdminClient) -> dict[str, int]:
         for found in await admin.describe_topics()
         if for_code(found["error_code"]) is NoError
     }
+
+
+async def partitions_of(settings: Settings, topic: str) -> range:
+    """The partitions of a topic. Raises `Stop` if there is no such topic, `Retry` while no broker answers."""
+    async with open_admin(settings) as admin:
+        counts = await partition_counts(admin)
+    if topic not in counts:
+        raise Stop(f"topic {topic} does not exist in Kafka at {settings.kafka}", "run `stormfold topics --create`")
+    return range(counts[topic])
 
 
 async def describe(admin: AIOKafkaAdminClient, wanted: Iterable[Topic]) -> dict[str, Present]:

@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from app.errors import Retry
 from app.kafka.committed import Committed, read_committed
-from app.kafka.lookup import partitions_of
+from app.kafka.topics import partitions_of
 from app.settings import Settings
 from app.store.redis import Clock, Epoch, Position, State, Store
 from app.window import Rebuild, Windows
@@ -100,9 +100,9 @@ def _newest_closed(committed: Committed) -> int | None:
 
 
 async def _starts(
-    consumer: AIOKafkaConsumer, settings: Settings, committed: Committed, partitions: set[int], rebuild: Rebuild | None
+    consumer: AIOKafkaConsumer, settings: Settings, committed: Committed, partitions: range, rebuild: Rebuild | None
 ) -> Mapping[int, int]:
-    tps = [TopicPartition(settings.keyed_topic, p) for p in sorted(partitions)]
+    tps = [TopicPartition(settings.keyed_topic, p) for p in partitions]
     begins: dict[TopicPartition, int] = await consumer.beginning_offsets(tps)
     if rebuild is None:
         return {tp.partition: begins[tp] for tp in tps}
