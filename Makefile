@@ -1,6 +1,6 @@
 # Everything runs from .venv, which is made on first use and again when the lock changes. Needs Python 3.11 or newer.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lock
+.PHONY: help demo test lint bench lock
 
 BIN := .venv/bin
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -20,6 +20,9 @@ lint: $(BIN)/.project  ## style, types, import layers
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+
+bench: $(BIN)/.project  ## alerts a second through one worker (ROUNDS=3)
+	@$(BIN)/python -m tests.benchmarks.throughput $(ROUNDS)
 
 lock: $(BIN)/.dependencies  ## new locks from pyproject.toml (UPGRADE=--upgrade for newer versions)
 	$(COMPILE) --output-file requirements.lock
