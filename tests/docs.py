@@ -5,13 +5,16 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
 from app.config import Config, File, Part, document
+from app.kafka.topics import topics
 from app.settings import Settings, variable
+from app.store.keys import EpochKeys, Keys
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "tests" / "pure" / "testdata" / "config" / "good_full.yaml"
@@ -38,7 +41,45 @@ def example() -> str:
     return f"```yaml\n{EXAMPLE.read_text()}```\n"
 
 
-BLOCKS = {"settings": settings_table, "configuration": configuration_tables, "example": example}
+def redis_keys() -> str:
+    """Every key name, from its property."""
+    rows = []
+    for owner, prefix in ((Keys, ""), (EpochKeys, "<epoch>:")):
+        keys = Keys("<prefix>") if owner is Keys else EpochKeys("")
+        for name, member in vars(owner).items():
+            if isinstance(member, property) and name != "root":
+                key = getattr(keys, name).removeprefix("<prefix>:{0}:")
+                rows.append((f"`{prefix}{key}`", " ".join(str(member.__doc__).split())))
+    return _table(("key", "type, time to live, content"), rows)
+
+
+def redis_scripts() -> str:
+    """The contract at the head of every script."""
+    scripts = sorted((ROOT / "app" / "store").glob("*.lua"))
+    heads = [list(takewhile(lambda line: line.startswith("--"), path.read_text().splitlines())) for path in scripts]
+    return "\n".join(
+        f"### {path.name}\n\n```\n" + "\n".join(line.removeprefix("--")[1:] for line in head) + "\n```\n"
+        for path, head in zip(scripts, heads, strict=True)
+    )
+
+
+def topics_table() -> str:
+    """The five topics with the settings they need."""
+    rows = [
+        (f"`{topic.name}`", topic.purpose, "<br>".join(f"`{s.name}={s.value}`" + (f": {s.why}" if s.why else "") for s in topic.settings))
+        for topic in topics(Settings())
+    ]
+    return _table(("topic", "holds", "settings"), rows)
+
+
+BLOCKS = {
+    "redis_keys": redis_keys,
+    "redis_scripts": redis_scripts,
+    "topics": topics_table,
+    "settings": settings_table,
+    "configuration": configuration_tables,
+    "example": example,
+}
 
 
 def made(text: str) -> str:
