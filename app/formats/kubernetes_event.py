@@ -67,10 +67,8 @@ def _incoming(event: _Event) -> Incoming:
     if about is None:
         raise Poison("missing", "involvedObject")
     kind = about.kind or ""
-    namespace = about.namespace
-    if not namespace and kind not in CLUSTER_SCOPED and event.metadata:
-        # Not for the others: events about them are kept in the namespace "default", where nothing has happened.
-        namespace = event.metadata.namespace
+    # Not for those that live in none: events about them are kept in "default", where nothing has happened.
+    namespace = None if kind in CLUSTER_SCOPED else about.namespace or (event.metadata and event.metadata.namespace)
     source = event.source or event.deprecated_source
     labels = (
         (_LABEL_OF.get(kind, kind.lower()), about.name),
