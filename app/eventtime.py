@@ -32,15 +32,22 @@ class Progress:
             self.reached = polled
 
 
+QUIET = 30_000
+"""Marks come every second while anybody reads; if none moved for so long (ms), everything was silent."""
+
+
 class Horizon:
     """The minimum of all marks; a cell that stands still while others go on is left out after `stall_limit`.
 
-    One observer's view: its stall timers start when it starts, so a new observer waits the limit again.
+    Only time in which marks moved counts towards the limit: silence says nothing about any one of them.
+    One observer's view: a new observer waits the limit again.
     """
 
     def __init__(self, stall_limit: int) -> None:
         self._stall_limit = stall_limit
         self._seen: dict[Cell, tuple[int | None, int]] = {}
+        self._moved: int | None = None
+        self._moving = 0
         self.stalled: frozenset[Cell] = frozenset()
         """Cells that the last observation left out."""
 
@@ -50,16 +57,14 @@ class Horizon:
         `keyed` and `alerts` are the numbers of partitions: cells are all pairs of them.
         """
         cells = [(k, a) for k in range(keyed) for a in range(alerts)]
-        for cell in cells:
-            value = marks.get(cell)
-            if cell not in self._seen or self._seen[cell][0] != value:
-                self._seen[cell] = (value, now)
-        moved = max((self._seen[cell][1] for cell in cells), default=now)
-        if now - moved > self._stall_limit:
-            # Everything is silent: that says nothing about any one of them.
-            self.stalled = frozenset()
-        else:
-            self.stalled = frozenset(c for c in cells if now - self._seen[c][1] > self._stall_limit)
+        changed = [cell for cell in cells if cell not in self._seen or self._seen[cell][0] != marks.get(cell)]
+        if changed:
+            if self._moved is not None and now - self._moved <= QUIET:
+                self._moving += now - self._moved
+            self._moved = now
+        for cell in changed:
+            self._seen[cell] = (marks.get(cell), self._moving)
+        self.stalled = frozenset(c for c in cells if self._moving - self._seen[c][1] > self._stall_limit)
         values = [marks.get(cell) for cell in cells if cell not in self.stalled]
         known = [value for value in values if value is not None]
         return min(known) if known and len(known) == len(values) else None

@@ -5,6 +5,7 @@ bytes for every alert of a series, so that both ends keep it in a memo. Marks: o
 """
 
 import struct
+from typing import Annotated
 
 import msgspec
 
@@ -20,13 +21,13 @@ HEAD = struct.Struct(">BBQIQI")
 class Body(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What is the same for every alert of a series."""
 
-    fingerprint: bytes
+    fingerprint: Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
     """8 bytes, big-endian."""
     group: str
     """Identity of the group, `storm.group_id`."""
     meta: bytes
     """`GroupMeta` in msgpack."""
-    rank: int
+    rank: Annotated[int, msgspec.Meta(ge=0, le=255)]
     """Place of the severity in the configured order, 0 the highest."""
     severity: str
     resource: bytes

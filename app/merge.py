@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 import msgspec
 
+from app.alert import Resource
 from app.eventtime import Cell
 from app.keyed import ALERT, HEAD, LATE, MARKS, RESOLVED, Body, GroupMeta, decode_marks
-from app.storm import group_id, overflow_meta
+from app.storm import Example, group_id, overflow_meta
 from app.window import Windows, first_due
 
 FIRED = 2
@@ -153,15 +154,20 @@ class Merger:
     def _decode(self, raw: bytes) -> tuple[Body | None, int]:
         try:
             body = msgspec.msgpack.decode(raw, type=Body)
+            meta = msgspec.msgpack.decode(body.meta, type=GroupMeta)
+            # What the closer could not read must not get into Redis.
+            msgspec.json.decode(body.example, type=Example)
+            if body.resource:
+                msgspec.msgpack.decode(body.resource, type=Resource)
         except msgspec.MsgspecError:
             return None, 0
         if len(self._bodies) >= MEMO:
             self._bodies.clear()
-        known = self._bodies[raw] = (body, self._overflow_of(body.meta))
+        known = self._bodies[raw] = (body, self._overflow_of(meta))
         return known
 
-    def _overflow_of(self, meta: bytes) -> int:
-        other = overflow_meta(msgspec.msgpack.decode(meta, type=GroupMeta))
+    def _overflow_of(self, meta: GroupMeta) -> int:
+        other = overflow_meta(meta)
         group = group_id(other.route, other.labels, other.silenced)
         if group not in self._overflow_index:
             self._overflow_index[group] = len(self._overflow)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from app.alert import Incoming, decode_annotations, decode_labels, resource_of
+from app.alert import Incoming, Poison, decode_annotations, decode_labels, resource_of
 from app.config import Config
 from app.fingerprint import fingerprint
 from app.formats import parse
@@ -66,7 +66,14 @@ class SeriesReader:
 
         Raises `Poison`: a record is understood whole or dead whole.
         """
-        return [(self.keyed(alert), alert.resolved) for alert in parse(value, headers, timestamp)]
+        alerts = parse(value, headers, timestamp)
+        result = []
+        for index, alert in enumerate(alerts):
+            try:
+                result.append((self.keyed(alert), alert.resolved))
+            except Poison as reason:
+                raise reason.inside(f"[{index}]") if len(alerts) > 1 else reason from None
+        return result
 
     def keyed(self, alert: Incoming) -> Keyed:
         """The keyed form of an alert; raises `Poison` if its labels or annotations are not understood."""

@@ -156,15 +156,19 @@ def classify(meta: GroupMeta, firing: int, firing_resources: int) -> StormClass:
 
 def cut_example(labels: Mapping[str, str], annotations: Mapping[str, str]) -> bytes:
     """The example alert as JSON of at most `EXAMPLE_BYTES`: summary and runbook_url first, then what still fits."""
+    whole = msgspec.json.encode({"labels": labels, "annotations": annotations})
+    if len(whole) <= EXAMPLE_BYTES:
+        return whole
     kept: dict[str, dict[str, str]] = {"labels": {}, "annotations": {}}
     left = EXAMPLE_BYTES - len(b'{"labels":{},"annotations":{}}')
     first = [("annotations", key) for key in ("summary", "runbook_url") if key in annotations]
     rest = [("labels", key) for key in labels] + [("annotations", key) for key in annotations]
     for part, key in dict.fromkeys(first + rest):
         value = (labels if part == "labels" else annotations)[key]
-        for text in (value, cut(value, 256)):
+        room = EXAMPLE_BYTES // 2 - 64 if (part, key) in first else left
+        for text in (value, *(cut(value, most) for most in (384, 256, 64))):
             size = len(msgspec.json.encode({key: text})) - 1
-            if size <= left:
+            if size <= min(room, left):
                 kept[part][key] = text
                 left -= size
                 break
