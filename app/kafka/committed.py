@@ -6,7 +6,6 @@ Intake commits `{"e": event time reached, "b": base of origins, "t": timestamp o
 
 import asyncio
 import time
-from collections.abc import Mapping
 
 import msgspec
 from aiokafka.errors import (
@@ -50,7 +49,7 @@ class Note(msgspec.Struct, frozen=True, omit_defaults=True):
             return cls()
 
 
-Committed = Mapping[int, tuple[int, Note]]
+Committed = dict[int, tuple[int, Note]]
 """Partition → next offset and note."""
 
 

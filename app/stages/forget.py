@@ -11,8 +11,9 @@ from aiokafka.structs import OffsetAndMetadata
 
 from app.errors import Stop
 from app.kafka.client import broker_error, client_options
-from app.kafka.committed import Note, read_committed
+from app.kafka.committed import Committed, Note, read_committed
 from app.settings import Settings
+from app.stages.intake import intake_positions
 from app.store.redis import Store
 
 FETCH_TIMEOUT = 5.0
@@ -21,16 +22,15 @@ FETCH_TIMEOUT = 5.0
 
 async def forget(settings: Settings, store: Store) -> list[str]:
     """Forgets what is contradicted; returns the topic-partitions. Raises `Stop` while workers still run."""
-    forgotten = await _forget_committed(settings, "intake", settings.alerts_topic)
+    read = await intake_positions(settings, store)
+    forgotten = await _forget_committed(settings, "intake", settings.alerts_topic, read)
     forgotten += await _forget_folded(settings, store)
-    forgotten += await _forget_committed(settings, "emit", settings.storms_topic)
-    return forgotten
+    written = await read_committed(settings, settings.consumer_group("emit"), settings.storms_topic)
+    return forgotten + await _forget_committed(settings, "emit", settings.storms_topic, written)
 
 
-async def _forget_committed(settings: Settings, stage: str, topic: str) -> list[str]:
-    group = settings.consumer_group(stage)
-    committed = await read_committed(settings, group, topic)
-    async with _Topic(settings, topic, group) as read:
+async def _forget_committed(settings: Settings, stage: str, topic: str, committed: Committed) -> list[str]:
+    async with _Topic(settings, topic, settings.consumer_group(stage)) as read:
         wrong = {p: note for p, (offset, note) in committed.items() if await read.contradicts(p, offset, note.t)}
         await read.commit(
             # Origins go on from where they were, or the new records would pass for duplicates.

@@ -6,6 +6,7 @@ beginning from the commit, could not keep.
 
 import time
 from collections import defaultdict
+from contextlib import suppress
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
@@ -16,7 +17,7 @@ from app.config import Config
 from app.errors import DeadLetter, Retry, StormfoldError
 from app.eventtime import Progress
 from app.health import Health
-from app.kafka.committed import Note, read_committed
+from app.kafka.committed import Committed, Note, read_committed
 from app.kafka.ingest import Batch, Ingest, Start
 from app.kafka.producer import Outgoing, Producer
 from app.keyed import Marks, encode_alert, encode_marks
@@ -60,7 +61,7 @@ class Intake:
         metrics.REWINDS.labels(self.name).inc()
         state = await ensure_epoch(self._store, consumer, self._settings, self._config.windows)
         self._epoch = state.epoch
-        committed = await read_committed(self._settings, self.ingest.group, self.ingest.topic)
+        committed = await intake_positions(self._settings, self._store)
         starts = {}
         self._progress, self._position, self._base = {}, {}, {}
         for partition in partitions:
@@ -151,13 +152,17 @@ class Intake:
         log.warning("dead letter", origin=origin, reason=reason)
 
     async def _commit(self) -> bool:
-        return await self.ingest.commit(
-            {
-                partition: (offset, self._note(partition, timestamp).encode())
-                for partition, (offset, timestamp) in self._position.items()
-                if partition in self.ingest.assigned()
-            }
-        )
+        assigned = self.ingest.assigned()
+        notes = {
+            partition: (offset, self._note(partition, timestamp).encode())
+            for partition, (offset, timestamp) in self._position.items()
+            if partition in assigned
+        }
+        if not notes or not await self.ingest.commit(notes):
+            return not notes
+        with suppress(Retry):
+            await self._store.keep_intake(notes)
+        return True
 
     def _note(self, partition: int, timestamp: int) -> Note:
         return Note(e=self._progress[partition].reached, b=self._base.get(partition, 0), t=timestamp)
@@ -191,3 +196,10 @@ class Intake:
             log.debug("horizon unknown", error=str(error))
         base = self._horizon if self._horizon is not None else min(reached.values(), default=0)
         self.ingest.hold({p for p, time in reached.items() if time > base + epoch.windows.slice})
+
+
+async def intake_positions(settings: Settings, store: Store) -> Committed:
+    """What intake has committed. Kafka forgets it with a topic that is deleted, or a group idle for too long: then what
+    Redis remembers decides, or new alerts would pass for duplicates, old ones for new. Raises `Retry` or `Stop`."""
+    kept = {p: (offset, Note.decode(note)) for p, (offset, note) in (await store.kept_intake()).items()}
+    return kept | await read_committed(settings, settings.consumer_group("intake"), settings.alerts_topic)

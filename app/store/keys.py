@@ -77,6 +77,11 @@ class Keys:
         """hash, no TTL: the epoch that stands: `number`, windows, `partitions`, rebuilt: `begin` (B), `closed` (C)."""
         return self.root + "epoch"
 
+    @property
+    def intake(self) -> str:
+        """hash, no TTL: partition of `alerts` → `<next offset> <note>` as committed: Kafka forgets a deleted topic's."""
+        return self.root + "intake"
+
     def of(self, number: int) -> EpochKeys:
         """Keys of the epoch with that number."""
         return EpochKeys(f"{self.root}{number}:")

@@ -246,6 +246,18 @@ class Store:
             )  # fmt: skip
         return bool(opened)
 
+    async def keep_intake(self, notes: Mapping[int, tuple[int, str]]) -> None:
+        """Keeps what intake has committed: partition → next offset and note."""
+        async with sorted_errors():
+            await self.redis.hset(self.keys.intake, mapping={str(p): f"{o} {note}" for p, (o, note) in notes.items()})
+
+    async def kept_intake(self) -> dict[int, tuple[int, str]]:
+        """What intake had committed, as far as Redis remembers."""
+        async with sorted_errors():
+            fields: dict[bytes, bytes] = await self.redis.hgetall(self.keys.intake)
+        split = {int(partition): value.decode().split(" ", 1) for partition, value in fields.items()}
+        return {partition: (int(offset), note) for partition, (offset, note) in split.items()}
+
     async def reset_positions(self, epoch: Epoch, partitions: Iterable[int]) -> None:
         """Has keyed partitions read from offset 0 on; workers that fold them reload their positions."""
         positions = {key: value for p in partitions for key, value in ((str(p), "0"), (f"{p}:t", "-1"))}

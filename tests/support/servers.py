@@ -3,11 +3,9 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any
 
 from app.settings import Settings, variable
-
-T = TypeVar("T")
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -15,7 +13,7 @@ def environment(settings: Settings) -> dict[str, str]:
     return {variable(name): str(getattr(settings, name)) for name in settings.model_fields_set}
 
 
-async def until(condition: Callable[[], Awaitable[T] | T], seconds: float = 30.0, what: str = "") -> T:
+async def until(condition: Callable[[], Any], seconds: float = 30.0, what: str = "") -> Any:
     """Waits until the condition holds and returns its value; fails the test if it doesn't in time.
 
     `condition` is called again and again; a coroutine it returns is awaited.
