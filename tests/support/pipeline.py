@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from app.alert import Resource
 from app.audit import Books, audit
 from app.config import Config, load
 from app.kafka.client import client_options
-from app.kafka.lookup import partitions_of
-from app.keyed import Body, GroupMeta
+from app.kafka.topics import partitions_of
+from app.keyed import ALERT, HEAD, RESOLVED, Body, GroupMeta
 from app.series import SeriesReader
 from app.settings import PREFIX, Settings
 from app.store.client import connect
@@ -30,11 +31,13 @@ from app.window import Bucket, segments
 
 
 class Sent(NamedTuple):
-    """One record to publish: timestamp (ms), value, and the partition of `alerts`."""
+    """One record to publish: timestamp (ms), value, the partition of `alerts`, and what else a record can have."""
 
     time: int
-    value: bytes
+    value: bytes | None
     partition: int = 0
+    key: bytes | None = None
+    headers: tuple[tuple[str, bytes | None], ...] = ()
 
 
 def alert(name: str = "Down", *, pod: str = "", resolved: bool = False, **labels: str) -> dict[str, Any]:
@@ -50,17 +53,21 @@ def record(*alerts: dict[str, Any]) -> bytes:
     return msgspec.json.encode(alerts[0] if len(alerts) == 1 else alerts)
 
 
-async def publish(settings: Settings, records: Iterable[Sent]) -> None:
-    """Publishes records in order, each with its own timestamp."""
+async def publish(settings: Settings, records: Iterable[Sent], compression: str | None = None) -> None:
+    """Publishes records in order, each with its own timestamp; `compression` is a codec that Kafka knows."""
     producer = AIOKafkaProducer(
-        **client_options(settings), acks="all", max_batch_size=500_000, max_request_size=20_000_000, linger_ms=5
-    )
+        **client_options(settings), acks="all", max_batch_size=500_000, max_request_size=50_000_000, linger_ms=5,
+        compression_type=compression,
+    )  # fmt: skip
     await producer.start()
     try:
         waiting = [
-            await producer.send(settings.alerts_topic, r.value, partition=r.partition, timestamp_ms=r.time)
+            await producer.send(
+                settings.alerts_topic, r.value, key=r.key, headers=list(r.headers), partition=r.partition,
+                timestamp_ms=r.time,
+            )
             for r in records
-        ]
+        ]  # fmt: skip
         await asyncio.gather(*waiting)
     finally:
         await producer.stop()
@@ -71,7 +78,7 @@ async def read_topic(settings: Settings, topic: str) -> list[Any]:
     consumer = AIOKafkaConsumer(**client_options(settings), enable_auto_commit=False)
     await consumer.start()
     try:
-        tps = [TopicPartition(topic, p) for p in sorted(await partitions_of(settings, topic))]
+        tps = [TopicPartition(topic, p) for p in await partitions_of(settings, topic)]
         ends = await consumer.end_offsets(tps)
         consumer.assign(tps)
         await consumer.seek_to_beginning()
@@ -84,10 +91,19 @@ async def read_topic(settings: Settings, topic: str) -> list[Any]:
         await consumer.stop()
 
 
+async def origins(settings: Settings) -> list[tuple[int, int, int]]:
+    """(partition, offset, index in the record) of the alerts in the keyed topic, each as often as it is there."""
+    keyed = [found.value for found in await read_topic(settings, settings.keyed_topic)]
+    return [HEAD.unpack_from(value)[3:6] for value in keyed if value[0] == ALERT]
+
+
 async def storms(settings: Settings) -> dict[str, StormMetadata]:
-    """What was published, newest record per name."""
-    records = await read_topic(settings, settings.storms_topic)
-    return {r.key.decode(): to_metadata(msgspec.json.decode(r.value)) for r in records}
+    """What was published, newest record per name. A name that comes again must say the same again."""
+    found: dict[str, bytes] = {}
+    for published in await read_topic(settings, settings.storms_topic):
+        name = published.key.decode()
+        assert found.setdefault(name, published.value) == published.value, f"two storms named {name}"
+    return {name: to_metadata(msgspec.json.decode(value)) for name, value in found.items()}
 
 
 async def books(settings: Settings, config: Path | None = None, wait: float = 30.0) -> Books:
@@ -110,20 +126,75 @@ async def drained(settings: Settings, config: Path | None = None, seconds: float
         await asyncio.sleep(0.2)
 
 
-def batch_model(config: Config, alerts: Iterable[tuple[int, dict[str, Any]]]) -> dict[str, int]:
-    """Storm name → alertCount of alerts (event time, plain alert), computed in one go: none of them late."""
+class Essence(NamedTuple):
+    """What a storm says, as far as it can be computed without stormfold's fold."""
+
+    alerts: int
+    distinct: int
+    resolved: int
+    resources: frozenset[tuple[str, int]]
+    first: int
+    last: int
+    reason: str
+
+
+def essence(storm: StormMetadata) -> Essence:
+    """The essence of a published storm."""
+    resources = frozenset((str(entry.resource), entry.alerts) for entry in storm.resources)
+    return Essence(
+        storm.alert_count, storm.distinct, storm.resolved, resources, storm.first_seen, storm.last_seen,
+        storm.close_reason,
+    )  # fmt: skip
+
+
+def batch_model(config: Config, alerts: Iterable[tuple[int, dict[str, Any]]]) -> dict[str, Essence]:
+    """Storms by name, of alerts (event time, plain alert) in order of time, computed in one go: none of them late."""
     reader = SeriesReader(config)
-    groups: dict[bytes, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+    stamped = []
     for time, plain in alerts:
-        ((keyed, _),) = reader.understand(record(plain), (), time)
-        meta = msgspec.msgpack.decode(keyed.body_at(time), type=Body).meta
-        groups[meta][config.windows.bucket(time)].append(time)
+        ((keyed, resolved),) = reader.understand(record(plain), (), time)
+        stamped.append((time, msgspec.msgpack.decode(keyed.body_at(time), type=Body), resolved))
+    return _model(config, stamped)
+
+
+async def keyed_model(settings: Settings, config: Config) -> dict[str, Essence]:
+    """Storms by name, as the log of the keyed topic decides them: each origin once, at the time it was stamped with."""
+    newest: dict[tuple[int, int], tuple[int, int]] = {}
+    stamped = []
+    for keyed in await read_topic(settings, settings.keyed_topic):
+        if keyed.value[0] == ALERT:
+            _, flags, time, partition, offset, index = HEAD.unpack_from(keyed.value)
+            cell = (keyed.partition, partition)
+            if newest.get(cell, (-1, -1)) < (offset, index):
+                newest[cell] = (offset, index)
+                body = msgspec.msgpack.decode(keyed.value[HEAD.size :], type=Body)
+                stamped.append((time, body, bool(flags & RESOLVED)))
+    return _model(config, sorted(stamped, key=lambda entry: entry[0]))
+
+
+def _model(config: Config, stamped: Iterable[tuple[int, Body, bool]]) -> dict[str, Essence]:
+    groups: dict[bytes, list[tuple[int, Body, bool]]] = defaultdict(list)
+    for entry in stamped:
+        groups[entry[1].meta].append(entry)
     result = {}
-    for meta, buckets in groups.items():
-        made = [Bucket(start, len(times), min(times), max(times)) for start, times in buckets.items()]
-        for part in segments(made, config.windows):
-            name = storm_name(msgspec.msgpack.decode(meta, type=GroupMeta), part.start)
-            result[name] = sum(bucket.alerts for bucket in part.buckets)
+    for packed, found in groups.items():
+        meta = msgspec.msgpack.decode(packed, type=GroupMeta)
+        times: dict[int, list[int]] = defaultdict(list)
+        for time, _, _ in found:
+            times[config.windows.bucket(time)].append(time)
+        buckets = [Bucket(start, len(at), min(at), max(at)) for start, at in times.items()]
+        for part in segments(buckets, config.windows):
+            starts = {bucket.start for bucket in part.buckets}
+            inside = [entry for entry in found if config.windows.bucket(entry[0]) in starts]
+            newest = {body.fingerprint: at for at, body, _ in inside}
+            # Of two at the same millisecond, the resolution counts as the newer one.
+            resolved = {b.fingerprint for at, b, resolved in inside if resolved and at == newest[b.fingerprint]}
+            resources = Counter(body.resource for _, body, _ in inside if body.resource)
+            result[storm_name(meta, part.start)] = Essence(
+                len(inside), len(newest), len(resolved),
+                frozenset((str(msgspec.msgpack.decode(r, type=Resource)), n) for r, n in resources.items()),
+                inside[0][0], inside[-1][0], part.reason,
+            )  # fmt: skip
     return result
 
 
@@ -147,7 +218,12 @@ class Workers:
         known |= environment
         log = (self.folder / f"worker-{len(self.running)}.log").open("ab")
         process = subprocess.Popen(
-            [sys.executable, "-c", "from app.cli import main; main()", "worker"],
+            [
+                sys.executable,
+                "-c",
+                "from app.cli import main; main()",
+                "worker",
+            ],
             env=os.environ | {PREFIX + name.upper(): value for name, value in known.items()},
             stdout=log,
             stderr=log,
