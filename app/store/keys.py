@@ -79,7 +79,7 @@ class Keys:
 
     @property
     def intake(self) -> str:
-        """hash, no TTL: partition of `alerts` → `<next offset> <note>` as committed: Kafka forgets a deleted topic's."""
+        """hash, no TTL: partition of `alerts` → `<next offset> <note>` as committed; Kafka forgets deleted topics'."""
         return self.root + "intake"
 
     def of(self, number: int) -> EpochKeys:
