@@ -1,0 +1,148 @@
+"""Single days of the protocol that random histories don't reach: stalls, other windows, hand-overs in mid-batch."""
+
+from random import Random
+
+import pytest
+from redis.asyncio import Redis
+
+from app.config import Config
+from app.kafka.committed import Note
+from app.window import Windows
+from tests.model.world import World
+
+DEFAULT = Windows()
+STALL = 900_000
+
+
+@pytest.fixture
+async def world(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Two partitions each, default windows, and a stall limit as usual."""
+    return World(redis, monkeypatch, DEFAULT, 2, 2, Random(1), stall_limit=STALL)
+
+
+async def turn(world: World, members: tuple[int, ...] = (0, 1), milliseconds: int = 10_000) -> None:
+    """Time passes, then these intakes and everybody else have their turn."""
+    world.clock.now += milliseconds
+    for at in members:
+        await world.intakes[at].poll(500)
+    for fold in world.folds:
+        await fold.poll(500)
+    for at in range(2):
+        await world._round(at)
+
+
+async def stalled(world: World) -> None:
+    """Partition 1 of `alerts` is written to but not read for longer than the limit, while partition 0 is."""
+    for _ in range(10):
+        for partition in range(2):
+            world._write(Random(partition), partition, world.clock.now)
+        await turn(world)
+    for step in range(120):
+        for partition in range(2):
+            world._write(Random(step), partition, world.clock.now)
+        await turn(world, members=(0,))
+    assert await horizon(world) > world.clock.now - 60_000
+
+
+async def horizon(world: World) -> int:
+    """Where the horizon stands."""
+    store = world._store()
+    epoch = await store.epoch()
+    assert epoch is not None
+    found = (await store.clock(epoch)).horizon
+    assert found is not None
+    return found
+
+
+async def test_a_stall(world: World) -> None:
+    """A partition that was left out and comes back has its alerts counted, as late."""
+    await stalled(world)
+    await world.drain()
+    world.check_books()
+    assert sum(storm.late for storm in world.storm_records()) > 100
+
+
+@pytest.mark.parametrize("turns", [0, 1, 3, 10])
+async def test_a_wipe_after_a_stall(world: World, turns: int) -> None:
+    """What came back from a stall is counted once, also if Redis loses everything some turns later."""
+    await stalled(world)
+    for _ in range(turns):
+        await turn(world)
+    await world.wipe(Random(0))
+    await world.drain()
+    world.check_books()
+
+
+async def test_silence_of_everything(world: World) -> None:
+    """After an outage of everything that lasts longer than the limit, nobody is left out: the storms are exact."""
+    for _ in range(5):
+        for partition in range(2):
+            world._write(Random(partition), partition, world.clock.now)
+        await turn(world)
+    for _ in range(200):
+        for partition in range(2):
+            world._write(Random(partition), partition, world.clock.now)
+        await turn(world, members=())
+    for _ in range(3):
+        await turn(world, members=(0,))
+    await world.drain()
+    world.check()
+
+
+@pytest.mark.parametrize("wider", [True, False])
+async def test_other_windows(redis: Redis, monkeypatch: pytest.MonkeyPatch, wider: bool) -> None:
+    """Under other windows, once drained, new storms have names of their own and every alert is counted."""
+    small, large = Windows(gap=2_000, grace=1_000, slice=6_000), Windows(gap=60_000, grace=1_000, slice=120_000)
+    world = World(redis, monkeypatch, small if wider else large, 1, 1, Random(1))
+    world.clock.now -= world.clock.now % large.slice
+    world._write(Random(0), 0, world.clock.now)
+    await world.drain()
+    first = {storm.name for storm in world.storm_records()}
+    config = Config(windows=large if wider else small, routes=world.config.routes, stall_limit=world.config.stall_limit)
+    world.windows, world.config = config.windows, config
+    for closer in world.closers:
+        closer._config = config
+    for at in range(2):
+        world.intakes[at] = world._reborn(world.intakes[at], world._intake())
+        world.folds[at] = world._reborn(world.folds[at], world._fold())
+    await turn(world, milliseconds=1_000)
+    world._write(Random(0), 0, world.clock.now)
+    await world.drain()
+    assert len({storm.name for storm in world.storm_records()} - first) == len(first)
+    world.check_books()
+
+
+async def test_a_restart_keeps_c(world: World) -> None:
+    """A fold worker that starts and has nothing to fold yet doesn't commit that nothing was ever closed."""
+    world._write(Random(0), 0, world.clock.now)
+    await world.drain()
+    commits = world.broker.commits[world.settings.consumer_group("fold")]
+    before = {partition: Note.decode(text).c for partition, (_, text) in commits.items()}
+    assert None not in before.values()
+    world.folds = [world._reborn(fold, world._fold()) for fold in world.folds]
+    for fold in world.folds:
+        await fold.poll(1)
+    assert {partition: Note.decode(text).c for partition, (_, text) in commits.items()} == before
+
+
+async def test_handed_over_while_it_delivers(world: World) -> None:
+    """An intake that loses a partition while a delivery takes long marks nothing that its successor does not keep."""
+    for partition in range(2):
+        world._write(Random(partition), partition, world.clock.now)
+    await turn(world)
+    slow = world.intakes[0]
+    await slow.assign({0, 1}, graceful=True)
+    await world.intakes[1].assign(set(), graceful=True)
+    await slow.poll(500)
+
+    async def rebalance() -> None:
+        await slow.assign({0}, graceful=False)
+        await world.intakes[1].assign({1}, graceful=False)
+
+    world.clock.now += 10_000
+    for partition in range(2):
+        world._write(Random(partition), partition, world.clock.now)
+    world.broker.meanwhile = rebalance
+    await slow.poll(500)
+    await world.drain()
+    world.check()
