@@ -65,10 +65,10 @@ def redis_scripts() -> str:
 
 def topics_table() -> str:
     """The five topics with the settings they need."""
-    rows = [
-        (f"`{topic.name}`", topic.purpose, "<br>".join(f"`{s.name}={s.value}`" + (f": {s.why}" if s.why else "") for s in topic.settings))
-        for topic in topics(Settings())
-    ]
+    rows = []
+    for topic in topics(Settings()):
+        needs = [f"`{s.name}={s.value}`" + (f": {s.why}" if s.why else "") for s in topic.settings]
+        rows.append((f"`{topic.name}`", topic.purpose, "<br>".join(needs)))
     return _table(("topic", "holds", "settings"), rows)
 
 

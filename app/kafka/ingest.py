@@ -162,6 +162,13 @@ class Ingest(Service):
             except KafkaError as error:
                 self._trouble(broker_error(error, self._settings))
                 await self.sleep(BACKOFF)
+            except Exception as error:
+                # A defect of ours; to be gone would be worse than to try again.
+                if not self.should_stop:
+                    log.exception("poll failed", stage=self.name)
+                    self._health.ill(self.name, f"unexpected {type(error).__name__}: {error}")
+                    self.rewind()
+                await self.sleep(BACKOFF)
 
     async def _join(self) -> None:
         while not self.should_stop:

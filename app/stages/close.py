@@ -6,16 +6,16 @@ import zlib
 
 import msgspec
 import structlog
-from mode import Service
 
 from app import metrics
 from app.config import Config
-from app.errors import Retry, StormfoldError
+from app.errors import Retry
 from app.eventtime import Horizon
 from app.health import Health
 from app.kafka.producer import Outgoing, Producer
 from app.settings import Settings
 from app.stages.epochs import change_windows
+from app.stages.loop import Loop
 from app.store.redis import Claimed, Clock, Epoch, Settlement, StaleEpoch, Store
 from app.storm import StormMetadata, fold_storm, from_metadata
 from app.window import Segment, segments
@@ -26,50 +26,38 @@ EVERY = 0.25
 """Seconds between two claims while nothing is due."""
 MOST = 200
 """Groups in one claim."""
-BACKOFF = 1.0
-"""Seconds to wait while Redis or the broker is away."""
 
 
-class Close(Service):
+class Close(Loop):
     """One closer; any number of them share the work by leases."""
 
     name = "close"
 
     def __init__(self, settings: Settings, config: Config, store: Store, health: Health) -> None:
-        super().__init__()
+        super().__init__(health)
         self._settings = settings
         self._config = config
         self._store = store
-        self._health = health
         self._producer = Producer(settings, self.name)
         self._horizon = Horizon(config.stall_limit)
         self._epoch: Epoch | None = None
         self._token = secrets.token_hex(8)
         self.clock: Clock | None = None
 
-    @Service.task
-    async def _close(self) -> None:
-        while not self.should_stop:
-            try:
-                busy = await self._round()
-                self._health.well(self.name)
-            except StaleEpoch:
-                self._epoch = None
-                busy = False
-            except StormfoldError as error:
-                if self._health.ill(self.name, str(error), getattr(error, "advice", None)):
-                    log.warning("cannot close", error=str(error))
-                await self.sleep(BACKOFF)
-                busy = False
-            if not busy:
-                await self.sleep(EVERY)
-
     async def on_stop(self) -> None:
         """Ends the connection."""
         await self._producer.stop()
 
-    async def _round(self) -> bool:
-        """One claim; returns whether it brought anything."""
+    async def round(self) -> float:
+        """One claim, and what comes of it."""
+        try:
+            return 0.0 if await self._claim() else EVERY
+        except StaleEpoch:
+            self._epoch = None
+            return EVERY
+
+    async def _claim(self) -> bool:
+        """Returns whether anything was claimed."""
         if self._epoch is None:
             self._epoch = await self._store.epoch()
             self._horizon = Horizon(self._config.stall_limit)

@@ -1,12 +1,12 @@
 """Watches Redis' memory: for the metrics, and so that detail is given up before progress."""
 
 import structlog
-from mode import Service
 
 from app import metrics
 from app.config import Config
-from app.errors import StormfoldError
+from app.errors import Stop
 from app.health import Health
+from app.stages.loop import Loop
 from app.store.redis import Limits, Memory, Store
 
 log = structlog.get_logger(__name__)
@@ -18,25 +18,28 @@ CROWDED = 0.85
 POLICY = "noeviction"
 
 
-class Watch(Service):
+class Watch(Loop):
     """Knows the limits that fold applies now."""
 
+    name = "redis"
+
     def __init__(self, config: Config, store: Store, health: Health) -> None:
-        super().__init__()
+        super().__init__(health)
         self._config = config
         self._store = store
-        self._health = health
         self.memory: Memory | None = None
         self.limits = Limits(config.max_fingerprints, config.max_groups)
 
-    @Service.task
-    async def _watch(self) -> None:
-        while not self.should_stop:
-            try:
-                self._look(await self._store.memory())
-            except StormfoldError as error:
-                self._health.ill("redis", str(error), getattr(error, "advice", None))
-            await self.sleep(EVERY)
+    async def round(self) -> float:
+        """Looks at Redis. Raises `Stop` if it may throw keys away."""
+        memory = await self._store.memory()
+        self._look(memory)
+        if memory.evicted or (memory.maximum and memory.policy != POLICY):
+            raise Stop(
+                f"Redis may throw keys away: policy {memory.policy}, {memory.evicted} evicted",
+                f"set maxmemory-policy {POLICY}",
+            )
+        return EVERY
 
     def _look(self, memory: Memory) -> None:
         self.memory = memory
@@ -48,11 +51,3 @@ class Watch(Service):
         metrics.REDIS_MAX.set(memory.maximum)
         metrics.REDIS_FRAGMENTATION.set(memory.fragmentation)
         metrics.REDIS_EVICTED.set(memory.evicted)
-        if memory.evicted or (memory.maximum and memory.policy != POLICY):
-            self._health.ill(
-                "redis",
-                f"Redis may throw keys away: policy {memory.policy}, {memory.evicted} evicted",
-                f"set maxmemory-policy {POLICY}",
-            )
-        else:
-            self._health.well("redis")

@@ -259,7 +259,7 @@ async def test_redis_slow_and_gone(place: Place, config_file: Path, tmp_path: Pa
         workers.start(**SMALL_POLLS)
         await begun(settings.redis, settings)
         async with Redis.from_url(settings.redis) as redis:
-            await redis.execute_command("CLIENT", "PAUSE", "4000", "ALL")
+            await redis.client_pause(4000)
         await asyncio.sleep(4.5)
         await asyncio.to_thread(server.stop)
         await asyncio.sleep(12.0)
