@@ -42,6 +42,7 @@ async def stalled(world: World) -> None:
             world._write(Random(step), partition, world.clock.now)
         await turn(world, members=(0,))
     assert await horizon(world) > world.clock.now - 60_000
+    world.intakes[1] = world._reborn(world.intakes[1], world._intake())
 
 
 async def horizon(world: World) -> int:
@@ -117,12 +118,13 @@ async def test_a_restart_keeps_c(world: World) -> None:
     world._write(Random(0), 0, world.clock.now)
     await world.drain()
     commits = world.broker.commits[world.settings.consumer_group("fold")]
-    before = {partition: Note.decode(text).c for partition, (_, text) in commits.items()}
-    assert None not in before.values()
+    before = {partition: Note.decode(text).c or 0 for partition, (_, text) in commits.items()}
+    assert all(closed > 0 for closed in before.values())
     world.folds = [world._reborn(fold, world._fold()) for fold in world.folds]
     for fold in world.folds:
         await fold.poll(1)
-    assert {partition: Note.decode(text).c for partition, (_, text) in commits.items()} == before
+    after = {partition: Note.decode(text).c or 0 for partition, (_, text) in commits.items()}
+    assert all(after[partition] >= closed for partition, closed in before.items())
 
 
 async def test_handed_over_while_it_delivers(world: World) -> None:
