@@ -11,18 +11,20 @@ from hypothesis import strategies as st
 from app.alert import Incoming, Poison, decode_labels, resource_of
 from app.config import Config
 from app.fingerprint import fingerprint
-from app.keyed import Body, GroupMeta
+from app.keyed import Body, GroupMeta, encode_alert
+from app.merge import Floor, Merger
 from app.routing import Matcher, Route, Silence, group_labels, route_for
 from app.series import Keyed, SeriesReader
 from app.storm import cut_example, group_id
+from app.window import Windows
+from tests.model.logs import Record
 
 EXACT = settings(deadline=None, max_examples=200, print_blob=True)
 
 DATABASE = Route("database", (Matcher("team", "=", "db"),), ("alertname",), 3, 2, "databases")
 EVERYTHING = Route("default", group_by=None)
-CONFIG = Config(
-    routes=(DATABASE, EVERYTHING), silences=(Silence("night", (Matcher("env", "=~", "dev|test"),), 100, 200),)
-)
+NIGHT = Silence("night", (Matcher("env", "=~", "dev|test"),), 100, 200)
+CONFIG = Config(routes=(DATABASE, EVERYTHING), silences=(NIGHT,))
 
 names = st.sampled_from(["alertname", "team", "env", "severity", "pod", "node", "namespace", "x"])
 values = st.sampled_from(["db", "dev", "prod", "critical", "warning", "none", "api-1", "", "é", "a\nb"])
@@ -72,6 +74,20 @@ def test_every_part(labels: dict[str, str], annotations: dict[str, str], given_:
 
 
 @EXACT
+@given(
+    st.dictionaries(st.text(min_size=1, max_size=10), st.text(min_size=1, max_size=300), min_size=1, max_size=5),
+    st.dictionaries(st.text(max_size=10), st.text(max_size=300), max_size=5),
+    st.sampled_from([99, 100]),
+)
+def test_fold_takes_whatever_intake_makes(labels: dict[str, str], annotations: dict[str, str], time: int) -> None:
+    """No alert that was understood is a stranger's record to fold: it would be lost."""
+    keyed = SeriesReader(CONFIG).keyed(incoming({**labels, "env": "dev", "pod": "é"}, annotations))
+    value = encode_alert(keyed.body_at(time), time=time, resolved=False, late=False, partition=0, offset=0, index=0)
+    merged = Merger(Windows()).merge({0: [Record(0, value)]}, {}, Floor())
+    assert (merged.alerts, merged.unknown) == (1, 0)
+
+
+@EXACT
 @given(st.lists(st.tuples(label_sets, st.dictionaries(names, values, max_size=1)), min_size=1, max_size=20))
 def test_the_memo_changes_nothing(alerts: list[tuple[dict[str, str], dict[str, str]]]) -> None:
     """Whatever was seen before, an alert's keyed form is that of a reader that has seen nothing."""
@@ -94,7 +110,7 @@ def test_the_memo_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_order_of_labels() -> None:
-    """The same labels in another order are the same series: one fingerprint, one group, one body but for the example."""
+    """The same labels in another order are the same series: one fingerprint, one group, all but the example."""
     reader = SeriesReader(CONFIG)
     one = body(reader.keyed(incoming({"team": "db", "alertname": "A", "pod": "p"})))
     other = body(reader.keyed(incoming({"pod": "p", "alertname": "A", "team": "db"})))
