@@ -2,19 +2,17 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka import ConsumerRecord
 
 from app.alert import Poison
 from app.config import Config
 from app.errors import Retry
-from app.kafka.client import broker_error, client_options
 from app.kafka.committed import read_committed
-from app.kafka.topics import partitions_of
+from app.kafka.tail import Tail, open_tail
 from app.series import SeriesReader
 from app.settings import Settings
 from app.store.redis import Store
@@ -61,52 +59,37 @@ async def audit(settings: Settings, config: Config, store: Store, wait: float = 
     Raises `Retry` or `Stop` if Kafka or Redis can't be asked.
     """
     until = time.monotonic() + wait
-    consumer = AIOKafkaConsumer(
-        **client_options(settings),
-        enable_auto_commit=False,
-        isolation_level="read_committed",
-        max_partition_fetch_bytes=8 * 1024 * 1024,
-    )
-    try:
-        await consumer.start()
-        audit = _Audit(settings, config, store, consumer)
+    async with open_tail(settings) as tail:
+        audit = _Audit(settings, config, store, tail)
         while True:
             unread = await audit.wait_folded(until)
-            ends = await audit.ends(settings.alerts_topic)
+            ends = await tail.ends(settings.alerts_topic)
             books = await audit.count(unread)
-            # Somebody may have published meanwhile: then count again.
             if books.balanced or time.monotonic() >= until:
                 return books
-            if ends == await audit.ends(settings.alerts_topic) and unread == 0 and not await audit.moving():
+            # Somebody may have published, or closers moved something, meanwhile: then count again.
+            still = ends == await tail.ends(settings.alerts_topic) and not await audit.moving()
+            if still and unread == 0:
                 return books
-    except (KafkaError, OSError) as error:
-        raise broker_error(error, settings) from error
-    finally:
-        await consumer.stop()
 
 
 class _Audit:
-    def __init__(self, settings: Settings, config: Config, store: Store, consumer: AIOKafkaConsumer) -> None:
+    def __init__(self, settings: Settings, config: Config, store: Store, tail: Tail) -> None:
         self._settings = settings
         self._reader = SeriesReader(config)
         self._store = store
-        self._consumer = consumer
-        self._known: dict[str, list[TopicPartition]] = {}
-
-    async def ends(self, topic: str) -> Mapping[TopicPartition, int]:
-        ends: Mapping[TopicPartition, int] = await self._consumer.end_offsets(await self._partitions(topic))
-        return ends
+        self._tail = tail
 
     async def moving(self) -> bool:
         """Whether closers moved something between two looks: then the count before may be torn."""
-        before = await self.ends(self._settings.storms_topic)
+        before = await self._tail.ends(self._settings.storms_topic)
         await asyncio.sleep(LOOK_EVERY)
-        return before != await self.ends(self._settings.storms_topic)
+        return before != await self._tail.ends(self._settings.storms_topic)
 
     async def wait_folded(self, until: float) -> int:
         """Waits until what is in `alerts` now is folded; returns the records that were not."""
         settings = self._settings
-        alerts = await self.ends(settings.alerts_topic)
+        alerts = await self._tail.ends(settings.alerts_topic)
         group = settings.consumer_group("intake")
         while unread := _behind(
             {p: offset for p, (offset, _) in (await read_committed(settings, group, settings.alerts_topic)).items()},
@@ -115,7 +98,7 @@ class _Audit:
             if time.monotonic() >= until:
                 return unread
             await asyncio.sleep(LOOK_EVERY)
-        keyed = await self.ends(settings.keyed_topic)
+        keyed = await self._tail.ends(settings.keyed_topic)
         while unread := _behind(await self._folded(), keyed):
             if time.monotonic() >= until:
                 return unread
@@ -125,23 +108,22 @@ class _Audit:
     async def count(self, unread: int) -> Books:
         settings = self._settings
         open_now = await self._open()
-        alerts = trimmed = 0
-        begins = await self._consumer.beginning_offsets(await self._partitions(settings.alerts_topic))
-        trimmed = sum(begins.values())
-        async for record in self._read(settings.alerts_topic):
+        begins = await self._tail.begins(settings.alerts_topic)
+        alerts = 0
+        async for record in self._tail.read(settings.alerts_topic):
             try:
                 alerts += len(self._reader.understand(record.value, record.headers, record.timestamp))
             except Poison:
                 alerts += 1
         dead = set()
-        async for record in self._read(settings.dead_topic):
+        async for record in self._tail.read(settings.dead_topic):
             origin = dict(record.headers).get("stormfold-origin", b"").decode(errors="replace")
-            topic, _, place = origin.rpartition("-")[0].rpartition("-")
-            tp = TopicPartition(topic, int(place)) if place.isdigit() else None
-            if tp in begins and int(origin.rpartition("-")[2]) >= begins[tp]:
+            place, _, offset = origin.rpartition("-")
+            partition = place.removeprefix(f"{settings.alerts_topic}-")
+            if partition.isdigit() and int(offset) >= begins.get(int(partition), 0):
                 dead.add(origin)
         storms: dict[bytes, int] = {}
-        async for record in self._read(settings.storms_topic):
+        async for record in self._tail.read(settings.storms_topic):
             storms[record.key] = _alert_count(record)
         return Books(
             alerts=alerts,
@@ -151,7 +133,7 @@ class _Audit:
             open=sum(count for name, count in open_now.items() if name not in storms),
             names=len(storms),
             unread=unread,
-            trimmed=trimmed,
+            trimmed=sum(begins.values()),
         )
 
     async def _folded(self) -> dict[int, int]:
@@ -170,27 +152,9 @@ class _Audit:
                     result[name] = sum(bucket.alerts for bucket in part.buckets)
         return result
 
-    async def _partitions(self, topic: str) -> list[TopicPartition]:
-        if topic not in self._known:
-            found = await partitions_of(self._settings, topic)
-            self._known[topic] = [TopicPartition(topic, partition) for partition in found]
-        return self._known[topic]
 
-    async def _read(self, topic: str) -> AsyncIterator[ConsumerRecord]:
-        """Every record that is there now."""
-        ends = await self.ends(topic)
-        self._consumer.assign(list(ends))
-        begins = await self._consumer.beginning_offsets(list(ends))
-        for tp in ends:
-            self._consumer.seek(tp, begins[tp])
-        while left := [tp for tp, end in ends.items() if await self._consumer.position(tp) < end]:
-            for records in (await self._consumer.getmany(*left, timeout_ms=1000, max_records=5000)).values():
-                for record in records:
-                    yield record
-
-
-def _behind(reached: Mapping[int, int], ends: Mapping[TopicPartition, int]) -> int:
-    return sum(max(0, end - reached.get(tp.partition, 0)) for tp, end in ends.items())
+def _behind(reached: Mapping[int, int], ends: Mapping[int, int]) -> int:
+    return sum(max(0, end - reached.get(partition, 0)) for partition, end in ends.items())
 
 
 def _alert_count(record: ConsumerRecord) -> int:

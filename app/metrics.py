@@ -1,7 +1,8 @@
 """The metrics, declared in one place: name, kind, labels, what they mean."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
+disable_created_metrics()  # type: ignore[no-untyped-call]
 REGISTRY = CollectorRegistry(auto_describe=True)
 
 ALERTS_READ = Counter("stormfold_alerts_read", "Alerts understood by intake", registry=REGISTRY)

@@ -201,6 +201,12 @@ class Settings(BaseSettings):
         return host.strip("[]"), int(port)
 
     @property
+    def secrets(self) -> list[str]:
+        """The credentials, so that logs can leave them out."""
+        values = (getattr(self, name) for name in type(self).model_fields)
+        return [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
+
+    @property
     def stage_names(self) -> tuple[str, ...]:
         """The stages to run, in the order of the pipeline."""
         return tuple(stage for stage in STAGES if stage in self.stages.split(","))

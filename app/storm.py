@@ -268,8 +268,8 @@ def from_metadata(storm: StormMetadata) -> dict[str, Any]:
             "resourceCount": storm.resource_count,
             "affectedResources": [_affected(entry) for entry in storm.resources],
             "example": msgspec.to_builtins(storm.example),
-            "firstSeen": _timestamp(storm.first_seen),
-            "lastSeen": _timestamp(storm.last_seen),
+            "firstSeen": timestamp(storm.first_seen),
+            "lastSeen": timestamp(storm.last_seen),
             "closeReason": storm.close_reason,
             "lateAlerts": storm.late,
             "truncated": storm.truncated,
@@ -316,7 +316,8 @@ def label_value(text: str) -> str:
     return _LABEL_VALUE.sub("-", text)[:63].strip("-_.")
 
 
-def _timestamp(time: int) -> str:
+def timestamp(time: int) -> str:
+    """Milliseconds since the epoch as RFC 3339 in UTC."""
     moment = _EPOCH + timedelta(milliseconds=time)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 

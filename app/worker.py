@@ -24,6 +24,7 @@ from app.stages.retain import Retain
 from app.stages.watch import Watch
 from app.store.client import connect
 from app.store.redis import Store
+from app.web.server import Web
 
 log = structlog.get_logger(__name__)
 
@@ -70,6 +71,7 @@ class Worker:
         self.redis: Redis = connect(settings)
         self.store = Store(self.redis, settings.redis_prefix)
         self.watch = Watch(config, self.store, self.health)
+        self.web = Web(settings.http_address, self.health, lambda: [stage.ingest for stage in self.stages])
         self.close: Close | None = None
         self.stages: list[Stage] = []
         self.app = _App(
@@ -130,7 +132,8 @@ class Worker:
             await self.stop()
 
     async def start(self) -> None:
-        """Starts every stage; none of them waits for a server to be there."""
+        """Starts every stage; none of them waits for a server to be there. Raises `Stop` if the address is taken."""
+        await self.web.start()
         await self.app.start()
         self.app.flow_control.resume()
         log.info("worker started", stages=self.settings.stages)
@@ -141,4 +144,5 @@ class Worker:
         await self.app.stop()
         await asyncio.gather(*(stage.stop() for stage in self.stages))
         await self.redis.aclose()
+        await self.web.stop()
         log.info("worker stopped")

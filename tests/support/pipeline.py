@@ -14,13 +14,13 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 
 from app.alert import Resource
 from app.audit import Books, audit
 from app.config import Config, load
 from app.kafka.client import client_options
-from app.kafka.topics import partitions_of
+from app.kafka.tail import open_tail
 from app.keyed import ALERT, HEAD, RESOLVED, Body, GroupMeta
 from app.series import SeriesReader
 from app.settings import PREFIX, Settings
@@ -74,27 +74,9 @@ async def publish(settings: Settings, records: Iterable[Sent], compression: str 
 
 
 async def read_topic(settings: Settings, topic: str) -> list[Any]:
-    """Every record that a topic holds now, partition by partition."""
-    consumer = AIOKafkaConsumer(**client_options(settings), enable_auto_commit=False)
-    await consumer.start()
-    try:
-        tps = [TopicPartition(topic, p) for p in await partitions_of(settings, topic)]
-        ends = await consumer.end_offsets(tps)
-        consumer.assign(tps)
-        await consumer.seek_to_beginning()
-        found: dict[TopicPartition, list[Any]] = defaultdict(list)
-        while left := [tp for tp in tps if await consumer.position(tp) < ends[tp]]:
-            for tp, records in (await consumer.getmany(*left, timeout_ms=500)).items():
-                found[tp] += records
-        return [r for tp in tps for r in found[tp]]
-    finally:
-        await consumer.stop()
-
-
-async def origins(settings: Settings) -> list[tuple[int, int, int]]:
-    """(partition, offset, index in the record) of the alerts in the keyed topic, each as often as it is there."""
-    keyed = [found.value for found in await read_topic(settings, settings.keyed_topic)]
-    return [HEAD.unpack_from(value)[3:6] for value in keyed if value[0] == ALERT]
+    """Every record that a topic holds now."""
+    async with open_tail(settings) as tail:
+        return [found async for found in tail.read(topic)]
 
 
 async def storms(settings: Settings) -> dict[str, StormMetadata]:

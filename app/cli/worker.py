@@ -1,0 +1,40 @@
+"""`stormfold worker`: what containers run."""
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import click
+import uvloop
+
+from app import logs
+from app.config import Config, load
+from app.settings import Settings
+from app.worker import Worker
+
+GC_THRESHOLD = 50_000
+"""Batches make many short-lived objects without cycles; the default of 700 has the collector look at all of them."""
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  stormfold worker
+  stormfold worker --stages intake,fold --config stormfold.yaml"""
+)
+@click.option("--stages", help="Only some of intake,fold,close,emit; by default all.")
+@click.option("--config", type=click.Path(path_type=Path), help="Configuration file; else STORMFOLD_CONFIG, else none.")
+@click.option("--sink", help="kubernetes, directory:PATH or none; else STORMFOLD_SINK.")
+def command(stages: str | None, config: Path | None, sink: str | None) -> None:
+    """Run a worker against existing Kafka, Redis and sink, until SIGTERM or Ctrl-C."""
+    given: dict[str, Any] = {"stages": stages, "config": config, "sink": sink}
+    settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    meaning = load(settings.config)
+    logs.configure(settings.log_format, settings.log_level, settings.secrets)
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, 20, 20)
+    uvloop.run(_run(settings, meaning))
+
+
+async def _run(settings: Settings, meaning: Config) -> None:
+    await Worker(settings, meaning).run()

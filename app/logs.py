@@ -1,0 +1,137 @@
+"""The worker's log: stormfold's own lines and the libraries' through one pipeline to standard error, no credentials.
+
+JSON, one object a line, where nobody looks on; readable lines on a terminal.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, TextIO
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import structlog
+from pydantic import SecretStr
+from structlog.stdlib import ProcessorFormatter
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+HIDDEN = "***"
+QUIET = ("aiohttp", "aiokafka", "asyncio", "faust", "kubernetes", "mode", "urllib3")
+"""Libraries that tell of each connection, request or service: of them only warnings are shown, at any level."""
+
+_IN_URL = re.compile(r"(?<=://)[^\s/?#@]*:[^\s@]*(?=@)")
+_SECRET_NAME = re.compile(r"password|passwd|secret|token|authorization", re.IGNORECASE)
+_UNPRINTABLE = re.compile(r"[^\n -~]")
+
+
+def configure(
+    log_format: str = "auto", log_level: str = "info", secrets: Collection[str] = (), stream: TextIO | None = None
+) -> None:
+    """Has everything logged go to `stream`, by default standard error, from `log_level` on.
+
+    `log_format` is `json`, `console`, or `auto`: console on a terminal. Whatever of `secrets` comes up is not shown.
+    """
+    out = stream or sys.stderr
+    level = getattr(logging, log_level.upper())
+    console = log_format == "console" or (log_format == "auto" and out.isatty())
+    every: list[Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        # As text, so that what is in a traceback is cleaned too. None shows local variables.
+        structlog.processors.format_exc_info,
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            *every,
+            ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+    render: list[Processor] = (
+        [_printable, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        if console
+        else [structlog.processors.EventRenamer("message"), structlog.processors.JSONRenderer()]
+    )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        ProcessorFormatter(
+            foreign_pre_chain=every,
+            processors=[ProcessorFormatter.remove_processors_meta, _Redact(secrets), *render],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=level, force=True)
+    logging.captureWarnings(True)
+    for name in QUIET:
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    coordinator = logging.getLogger("aiokafka.consumer.group_coordinator")
+    if _expected not in coordinator.filters:
+        coordinator.addFilter(_expected)
+
+
+def secrets_of(settings: Any) -> set[str]:
+    """What must never be shown of some settings: every password, as given and as it stands in URLs."""
+    found: set[str] = set()
+    for _, value in settings:
+        if isinstance(value, SecretStr):
+            found.add(value.get_secret_value())
+        elif isinstance(value, str) and "://" in value:
+            found |= set(_in_url(value))
+    return found - {""}
+
+
+def _in_url(url: str) -> Iterator[str]:
+    """The password of a URL, encoded and decoded, before the host or in the query."""
+    if credentials := _IN_URL.search(url):
+        password = credentials[0].partition(":")[2]
+        yield from (password, unquote(password))
+    for name, values in parse_qs(urlsplit(url).query).items():
+        if _SECRET_NAME.search(name):
+            yield from values
+
+
+def _expected(record: logging.LogRecord) -> bool:
+    """The coordinator of a new broker's first group is away for a moment, while its topic is made: no error."""
+    return "GroupCoordinatorNotAvailableError" not in record.getMessage()
+
+
+class _Redact:
+    """Takes credentials out of an event, wherever in it they are."""
+
+    def __init__(self, secrets: Collection[str]) -> None:
+        longest_first = sorted(secrets, key=len, reverse=True)
+        self._known = re.compile("|".join(map(re.escape, longest_first))) if secrets else None
+
+    def __call__(self, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        return {name: self._value(name, value) for name, value in event.items()}
+
+    def _value(self, name: str, value: Any) -> Any:
+        match value:
+            case _ if _SECRET_NAME.search(name):
+                return HIDDEN
+            case None | bool() | int() | float():
+                return value
+            case Mapping():
+                return {self._text(str(key)): self._value(str(key), inner) for key, inner in value.items()}
+            case list() | tuple() | set():
+                return [self._value("", inner) for inner in value]
+            case str():
+                return self._text(value)
+            case _:
+                return self._text(repr(value))
+
+    def _text(self, text: str) -> str:
+        text = _IN_URL.sub(HIDDEN, text)
+        return self._known.sub(HIDDEN, text) if self._known else text
+
+
+def _printable(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Nothing of an alert can act on the terminal."""
+    return {name: _escaped(value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def _escaped(text: str) -> str:
+    return _UNPRINTABLE.sub(lambda found: found[0] if found[0].isprintable() else repr(found[0])[1:-1], text)

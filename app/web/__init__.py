@@ -1,0 +1,1 @@
+"""What a worker shows over HTTP: health, readiness, metrics."""

@@ -1,0 +1,101 @@
+"""The worker's HTTP server: depends on neither Kafka nor Redis, so that it can say that they are away."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from aiohttp import web
+from prometheus_client.aiohttp import make_aiohttp_handler
+
+from app import metrics
+from app.errors import Stop
+from app.health import Health
+from app.settings import Settings
+from app.web.state import Stage, State
+
+INDEX = """\
+stormfold worker
+/healthz  200 while every part gets on, else 503 with those that do not
+/readyz   200 while it can do its work, else 503 with what keeps it from it
+/metrics  for Prometheus
+"""
+NOT_KEPT = {"Cache-Control": "no-store"}
+
+
+class Web:
+    """Listens on `STORMFOLD_HTTP` from `start` to `stop`."""
+
+    def __init__(self, settings: Settings, health: Health, stages: Sequence[Stage]) -> None:
+        self._settings = settings
+        self._stages = stages
+        self._state = State(health, stages)
+        self._expose = make_aiohttp_handler(metrics.REGISTRY)
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on, also where any was asked for; only after `start`."""
+        assert self._runner is not None
+        return int(self._runner.addresses[0][1])
+
+    async def start(self) -> None:
+        """Raises `Stop` if it can't listen there."""
+        app = web.Application()
+        app.add_routes(
+            [
+                web.get("/", self._index),
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.get("/metrics", self._metrics),
+            ]
+        )
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        host, port = self._settings.http_address
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            await runner.cleanup()
+            raise Stop(
+                f"cannot listen on {self._settings.http}: {error.strerror}",
+                "set STORMFOLD_HTTP to another address; port 0 takes any that is free",
+            ) from error
+        self._runner = runner
+
+    async def stop(self) -> None:
+        """Lets go of the port."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _index(self, _: web.Request) -> web.Response:
+        return web.Response(text=INDEX)
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        dead = self._state.dead()
+        return web.json_response({"healthy": not dead, "dead": dead}, status=503 if dead else 200, headers=NOT_KEPT)
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        problems = [
+            {
+                "part": problem.part,
+                "why": problem.why,
+                "since": datetime.fromtimestamp(problem.since, UTC).isoformat(timespec="seconds"),
+                "advice": problem.advice,
+            }
+            for problem in self._state.problems()
+        ]
+        return web.json_response(
+            {"ready": not problems, "problems": problems}, status=503 if problems else 200, headers=NOT_KEPT
+        )
+
+    async def _metrics(self, request: web.Request) -> web.StreamResponse:
+        # Partitions come and go with rebalances: those of other workers must not stand here with their last value.
+        metrics.LAG.clear()
+        for stage in self._stages:
+            mine = stage.ingest.assigned()
+            for partition, records in stage.ingest.lag.items():
+                if partition in mine:
+                    metrics.LAG.labels(stage.name, partition).set(records)
+            # What was lost stays lost, whoever reads the partition now.
+            for partition, records in stage.ingest.lost.items():
+                metrics.LOST.labels(stage.name, partition).set(records)
+        return await self._expose(request)
