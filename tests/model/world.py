@@ -78,8 +78,8 @@ class World:
         self.snapshot: dict[bytes, Any] | None = None
         for module in ("intake", "fold", "close"):
             patch.setattr(f"app.stages.{module}.time", self.clock)
-        for module in ("intake", "epochs"):
-            patch.setattr(f"app.stages.{module}.read_committed", self.broker.read_committed)
+        for module in ("intake", "fold", "epochs"):
+            patch.setattr(f"app.stages.{module}.read_committed", self.broker.read_committed, raising=False)
         patch.setattr("app.stages.epochs.partitions_of", self.broker.partitions_of)
         self.intakes = [self._intake() for _ in range(2)]
         self.folds = [self._fold() for _ in range(2)]
