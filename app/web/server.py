@@ -1,6 +1,6 @@
 """The worker's HTTP server: depends on neither Kafka nor Redis, so that it can say that they are away."""
 
-from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 from aiohttp import web
@@ -9,8 +9,7 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 from app import metrics
 from app.errors import Stop
 from app.health import Health
-from app.settings import Settings
-from app.web.state import Stage, State
+from app.web.state import Feeds, State
 
 INDEX = """\
 stormfold worker
@@ -22,12 +21,12 @@ NOT_KEPT = {"Cache-Control": "no-store"}
 
 
 class Web:
-    """Listens on `STORMFOLD_HTTP` from `start` to `stop`."""
+    """Listens on `address`, host and port, from `start` to `stop`."""
 
-    def __init__(self, settings: Settings, health: Health, stages: Sequence[Stage]) -> None:
-        self._settings = settings
-        self._stages = stages
-        self._state = State(health, stages)
+    def __init__(self, address: tuple[str, int], health: Health, feeds: Feeds) -> None:
+        self._address = address
+        self._feeds = feeds
+        self._state = State(health, feeds)
         self._expose = make_aiohttp_handler(metrics.REGISTRY)
         self._runner: web.AppRunner | None = None
 
@@ -50,13 +49,13 @@ class Web:
         )
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
-        host, port = self._settings.http_address
+        host, port = self._address
         try:
             await web.TCPSite(runner, host, port).start()
         except OSError as error:
             await runner.cleanup()
             raise Stop(
-                f"cannot listen on {self._settings.http}: {error.strerror}",
+                f"cannot listen on {host}:{port}: {error.strerror}",
                 "set STORMFOLD_HTTP to another address; port 0 takes any that is free",
             ) from error
         self._runner = runner
@@ -74,28 +73,23 @@ class Web:
         return web.json_response({"healthy": not dead, "dead": dead}, status=503 if dead else 200, headers=NOT_KEPT)
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        problems = [
-            {
-                "part": problem.part,
-                "why": problem.why,
-                "since": datetime.fromtimestamp(problem.since, UTC).isoformat(timespec="seconds"),
-                "advice": problem.advice,
-            }
-            for problem in self._state.problems()
+        troubles = [
+            {**asdict(trouble), "since": datetime.fromtimestamp(trouble.since, UTC).isoformat(timespec="seconds")}
+            for trouble in self._state.troubles()
         ]
         return web.json_response(
-            {"ready": not problems, "problems": problems}, status=503 if problems else 200, headers=NOT_KEPT
+            {"ready": not troubles, "troubles": troubles}, status=503 if troubles else 200, headers=NOT_KEPT
         )
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         # Partitions come and go with rebalances: those of other workers must not stand here with their last value.
         metrics.LAG.clear()
-        for stage in self._stages:
-            mine = stage.ingest.assigned()
-            for partition, records in stage.ingest.lag.items():
+        for feed in self._feeds():
+            mine = feed.assigned()
+            for partition, records in feed.lag.items():
                 if partition in mine:
-                    metrics.LAG.labels(stage.name, partition).set(records)
+                    metrics.LAG.labels(feed.name, partition).set(records)
             # What was lost stays lost, whoever reads the partition now.
-            for partition, records in stage.ingest.lost.items():
-                metrics.LOST.labels(stage.name, partition).set(records)
+            for partition, records in feed.lost.items():
+                metrics.LOST.labels(feed.name, partition).set(records)
         return await self._expose(request)
