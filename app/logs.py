@@ -6,18 +6,22 @@ JSON, one object a line, where nobody looks on; readable lines on a terminal.
 import logging
 import re
 import sys
+import time
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TextIO
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import structlog
-from pydantic import SecretStr
 from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+from app.settings import Settings
 
 HIDDEN = "***"
 QUIET = ("aiohttp", "aiokafka", "asyncio", "faust", "kubernetes", "mode", "urllib3")
 """Libraries that tell of each connection, request or service: of them only warnings are shown, at any level."""
+REPEAT_SECONDS = 60.0
+"""A library's line is shown again only after so long: clients of a broker that is away say so every second."""
 
 _IN_URL = re.compile(r"(?<=://)[^\s/?#@]*:[^\s@]*(?=@)")
 _SECRET_NAME = re.compile(r"password|passwd|secret|token|authorization", re.IGNORECASE)
@@ -57,6 +61,7 @@ def configure(
         else [structlog.processors.EventRenamer("message"), structlog.processors.JSONRenderer()]
     )
     handler = logging.StreamHandler(out)
+    handler.addFilter(_Worthwhile())
     handler.setFormatter(
         ProcessorFormatter(
             foreign_pre_chain=every,
@@ -67,20 +72,11 @@ def configure(
     logging.captureWarnings(True)
     for name in QUIET:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
-    coordinator = logging.getLogger("aiokafka.consumer.group_coordinator")
-    if _expected not in coordinator.filters:
-        coordinator.addFilter(_expected)
 
 
-def secrets_of(settings: Any) -> set[str]:
-    """What must never be shown of some settings: every password, as given and as it stands in URLs."""
-    found: set[str] = set()
-    for _, value in settings:
-        if isinstance(value, SecretStr):
-            found.add(value.get_secret_value())
-        elif isinstance(value, str) and "://" in value:
-            found |= set(_in_url(value))
-    return found - {""}
+def secrets_of(settings: Settings) -> set[str]:
+    """What must never be shown of the settings: every password, also as it stands in the URL of Redis."""
+    return {*settings.secrets, *_in_url(settings.redis)} - {""}
 
 
 def _in_url(url: str) -> Iterator[str]:
@@ -93,9 +89,26 @@ def _in_url(url: str) -> Iterator[str]:
             yield from values
 
 
-def _expected(record: logging.LogRecord) -> bool:
-    """The coordinator of a new broker's first group is away for a moment, while its topic is made: no error."""
-    return "GroupCoordinatorNotAvailableError" not in record.getMessage()
+class _Worthwhile(logging.Filter):
+    """Leaves out what libraries say too often, or too loud."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if message.startswith("[^") and record.levelno < logging.WARNING:
+            # The services' base class tells of each start and stop, in our name.
+            return False
+        if record.name.partition(".")[0] not in QUIET:
+            return True
+        if "GroupCoordinatorNotAvailableError" in message:
+            # Of the first group of a new broker, while the topic for its offsets is made.
+            return False
+        now = time.monotonic()
+        self._shown = {text: at for text, at in self._shown.items() if now - at < REPEAT_SECONDS}
+        return self._shown.setdefault(message, now) == now
 
 
 class _Redact:

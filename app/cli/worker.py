@@ -1,6 +1,9 @@
 """`stormfold worker`: what containers run."""
 
+import asyncio
 import gc
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,11 @@ GC_THRESHOLD = 50_000
     epilog="""\b
 Examples:
   stormfold worker
-  stormfold worker --stages intake,fold --config stormfold.yaml"""
+  stormfold worker --stages intake,fold --config stormfold.yaml
+  STORMFOLD_SINK=kubernetes stormfold worker --stages emit
+
+Exits with 0 when asked to stop, by SIGTERM or Ctrl-C; asked twice, it leaves at once: another worker does again, once,
+what was not finished."""
 )
 @click.option("--stages", help="Only some of intake,fold,close,emit; by default all.")
 @click.option("--config", type=click.Path(path_type=Path), help="Configuration file; else STORMFOLD_CONFIG, else none.")
@@ -30,11 +37,26 @@ def command(stages: str | None, config: Path | None, sink: str | None) -> None:
     given: dict[str, Any] = {"stages": stages, "config": config, "sink": sink}
     settings = Settings(**{name: value for name, value in given.items() if value is not None})
     meaning = load(settings.config)
-    logs.configure(settings.log_format, settings.log_level, settings.secrets)
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD, 20, 20)
+    logs.configure(settings.log_format, settings.log_level, logs.secrets_of(settings))
     uvloop.run(_run(settings, meaning))
 
 
 async def _run(settings: Settings, meaning: Config) -> None:
-    await Worker(settings, meaning).run()
+    await _Process(settings, meaning).run()
+
+
+class _Process(Worker):
+    """A worker that has its process to itself."""
+
+    async def start(self) -> None:
+        await super().start()
+        # What is there now stays until the end: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD, 20, 20)
+
+    async def stop(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, os._exit, 128 + number)
+        await super().stop()
