@@ -58,8 +58,12 @@ class Producer:
         Raises `DeadLetter` if it is larger than the topic takes.
         """
         client = await self._started()
+        key, value = outgoing
+        if key is None and value is None:
+            # A record with neither can be read, but the client sends none.
+            key = b""
         try:
-            await client.send_and_wait(topic, outgoing.value, key=outgoing.key, headers=list(headers))
+            await client.send_and_wait(topic, value, key=key, headers=list(headers))
         except MessageSizeTooLargeError as error:
             raise DeadLetter(f"record is larger than {topic} takes") from error
         except (KafkaError, OSError) as error:
