@@ -50,8 +50,12 @@ async def _show(settings: Settings, wanted: str, limit: int, watch: bool, output
         else:
             emit_document(_listed(manifests), output)
         if watch:
-            async for record in tail.follow():
-                _tell(record, wanted, output)
+            shown = {manifest["metadata"]["name"].encode() for manifest in manifests}
+            # From a little before: what came between the two looks is not missed.
+            async for record in tail.read(settings.storms_topic, 100, follow=True):
+                if record.key not in shown:
+                    shown.add(record.key)
+                    _tell(record, wanted, output)
 
 
 async def _recent(tail: Tail, topic: str, wanted: str, limit: int) -> list[dict[str, Any]]:

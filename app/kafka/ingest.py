@@ -29,6 +29,8 @@ POLL_MS = 250
 """Longest wait for records: also how often an idle partition's end is seen, so the finest step of event time."""
 MAX_POLL_INTERVAL_MS = 86_400_000
 """A stage may wait for Redis or the API server as long as it takes: health tells of it, leaving helps nobody."""
+STOP_SECONDS = 3.0
+"""Longest that leaving the group may take."""
 BACKOFF = 1.0
 """Seconds between two tries to place an assignment or to reach the broker."""
 
@@ -146,7 +148,9 @@ class Ingest(Service):
         self._turned.set()
         await self.settle(5.0)
         if self.consumer is not None:
-            await self.consumer.stop()
+            # Right after a rebalance aiokafka can lose the cancellation that it waits for; a second one gets through.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.consumer.stop(), STOP_SECONDS)
 
     @Service.task
     async def _poll(self) -> None:

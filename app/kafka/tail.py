@@ -1,5 +1,6 @@
-"""Reads topics from outside any consumer group: the newest records, all of them, and what comes after."""
+"""Reads topics from outside any consumer group: what is there now, single records, and what comes after."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -12,7 +13,7 @@ from app.settings import Settings
 
 
 class Tail:
-    """A consumer that commits nothing. Raises `Stop` for a topic that does not exist."""
+    """Asks for offsets and records; commits nothing. Raises `Stop` for a topic that does not exist."""
 
     def __init__(self, settings: Settings, consumer: AIOKafkaConsumer) -> None:
         self._settings = settings
@@ -29,23 +30,25 @@ class Tail:
         found = await self._consumer.end_offsets(await self._known(topic))
         return {tp.partition: offset for tp, offset in found.items()}
 
-    async def read(self, topic: str, most: int | None = None) -> AsyncIterator[ConsumerRecord]:
-        """What is there now: of each partition the newest `most` records (None: all), in order of offsets."""
-        begins, ends = await self.begins(topic), await self.ends(topic)
-        tps = await self._known(topic)
-        self._consumer.assign(tps)
-        for tp in tps:
-            begin, end = begins[tp.partition], ends[tp.partition]
-            self._consumer.seek(tp, begin if most is None else max(begin, end - most))
-        while left := [tp for tp in tps if await self._consumer.position(tp) < ends[tp.partition]]:
-            for records in (await self._consumer.getmany(*left, timeout_ms=1000, max_records=5000)).values():
-                for record in records:
-                    yield record
+    async def read(self, topic: str, most: int | None = None, *, follow: bool = False) -> AsyncIterator[ConsumerRecord]:
+        """What is there now: of each partition the newest `most` records (None: all), in order of offsets.
 
-    async def follow(self) -> AsyncIterator[ConsumerRecord]:
-        """What comes after the last `read`, for ever."""
-        async for record in self._consumer:
-            yield record
+        With `follow`, what comes after, too, for ever.
+        """
+        begins, ends = await self.begins(topic), await self.ends(topic)
+        starts = {p: begins[p] if most is None else max(begins[p], ends[p] - most) for p in ends}
+        async with _consumer(self._settings) as consumer:
+            tps = _assign(consumer, topic, starts)
+            while left := [tp for tp in tps if follow or await consumer.position(tp) < ends[tp.partition]]:
+                for records in (await consumer.getmany(*left, timeout_ms=1000, max_records=5000)).values():
+                    for record in records:
+                        yield record
+
+    async def first_from(self, topic: str, partition: int, offset: int) -> ConsumerRecord:
+        """The first record at `offset` or after it; waits for one if there is none."""
+        async with _consumer(self._settings) as consumer:
+            _assign(consumer, topic, {partition: offset})
+            return await consumer.getone()
 
     async def _known(self, topic: str) -> list[TopicPartition]:
         if topic not in self._partitions:
@@ -56,7 +59,17 @@ class Tail:
 
 @asynccontextmanager
 async def open_tail(settings: Settings) -> AsyncIterator[Tail]:
-    """A started tail. What Kafka refuses inside becomes `Stop` or `Retry`."""
+    """A tail to ask. What Kafka refuses inside becomes `Stop` or `Retry`."""
+    try:
+        async with _consumer(settings) as consumer:
+            yield Tail(settings, consumer)
+    except (KafkaError, OSError) as error:
+        raise await explain(error, settings) from error
+
+
+@asynccontextmanager
+async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
+    # One for each reading: stopping aiokafka's consumer after a second assignment can hang.
     consumer = AIOKafkaConsumer(
         **client_options(settings),
         enable_auto_commit=False,
@@ -65,8 +78,16 @@ async def open_tail(settings: Settings) -> AsyncIterator[Tail]:
     )
     try:
         await consumer.start()
-        yield Tail(settings, consumer)
-    except (KafkaError, OSError) as error:
-        raise await explain(error, settings) from error
+        # Its tasks must have begun before it is stopped, or stopping it raises.
+        await asyncio.sleep(0)
+        yield consumer
     finally:
         await consumer.stop()
+
+
+def _assign(consumer: AIOKafkaConsumer, topic: str, starts: dict[int, int]) -> list[TopicPartition]:
+    tps = [TopicPartition(topic, partition) for partition in starts]
+    consumer.assign(tps)
+    for tp in tps:
+        consumer.seek(tp, starts[tp.partition])
+    return tps
