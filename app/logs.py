@@ -3,6 +3,7 @@
 JSON, one object a line, where nobody looks on; readable lines on a terminal.
 """
 
+import json
 import logging
 import re
 import sys
@@ -89,6 +90,14 @@ def _in_url(url: str) -> Iterator[str]:
             yield from values
 
 
+def _spellings(secret: str) -> Iterator[str]:
+    """A text as it is, and as it stands inside what other programs have quoted."""
+    yield secret
+    yield repr(secret)[1:-1]
+    yield repr(secret.encode())[2:-1]
+    yield json.dumps(secret)[1:-1]
+
+
 class _Worthwhile(logging.Filter):
     """Leaves out what libraries say too often, or too loud."""
 
@@ -115,8 +124,9 @@ class _Redact:
     """Takes credentials out of an event, wherever in it they are."""
 
     def __init__(self, secrets: Collection[str]) -> None:
-        longest_first = sorted(secrets, key=len, reverse=True)
-        self._known = re.compile("|".join(map(re.escape, longest_first))) if secrets else None
+        known = {written for secret in secrets for written in _spellings(secret)}
+        longest_first = sorted(known, key=len, reverse=True)
+        self._known = re.compile("|".join(map(re.escape, longest_first))) if known else None
 
     def __call__(self, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
         return {name: self._value(name, value) for name, value in event.items()}
