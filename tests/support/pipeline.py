@@ -79,6 +79,12 @@ async def read_topic(settings: Settings, topic: str) -> list[Any]:
         return [found async for found in tail.read(topic)]
 
 
+async def origins(settings: Settings) -> list[tuple[int, int, int]]:
+    """(partition, offset, index in the record) of the alerts in the keyed topic, each as often as it is there."""
+    keyed = [found.value for found in await read_topic(settings, settings.keyed_topic)]
+    return [HEAD.unpack_from(value)[3:6] for value in keyed if value[0] == ALERT]
+
+
 async def storms(settings: Settings) -> dict[str, StormMetadata]:
     """What was published, newest record per name. A name that comes again must say the same again."""
     found: dict[str, bytes] = {}
