@@ -1,0 +1,212 @@
+"""What a worker answers over HTTP, while its servers are there and while they are not."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiohttp
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.config import Config
+from app.errors import Stop
+from app.local.redis import EmbeddedRedis
+from app.settings import Settings
+from app.worker import Worker
+from tests.support.pipeline import Sent, alert, publish, record
+from tests.support.servers import until
+
+NOBODY = {"kafka": "127.0.0.1:9", "redis": "redis://127.0.0.1:10/0"}
+"""Ports that nobody listens on: discard's, and its neighbour."""
+
+
+class Answer(NamedTuple):
+    status: int
+    text: str
+
+    @property
+    def body(self) -> Any:
+        return json.loads(self.text)
+
+    @property
+    def troubles(self) -> dict[str, str]:
+        return {trouble["part"]: trouble["trouble"] for trouble in self.body["troubles"]}
+
+
+@asynccontextmanager
+async def working(settings: Settings) -> AsyncIterator[Worker]:
+    """A worker in this process."""
+    worker = Worker(settings, Config())
+    await worker.start()
+    try:
+        yield worker
+    finally:
+        async with asyncio.timeout(10):
+            await worker.stop()
+
+
+async def get(worker: Worker, path: str) -> Answer:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{worker.web.port}{path}") as answer,
+    ):
+        return Answer(answer.status, await answer.text())
+
+
+async def ready(worker: Worker) -> bool:
+    return (await get(worker, "/readyz")).status == 200
+
+
+async def lags(worker: Worker) -> dict[tuple[str, str], float]:
+    """The lag by stage and partition, as it is exposed."""
+    families = text_string_to_metric_families((await get(worker, "/metrics")).text)
+    return {
+        (sample.labels["stage"], sample.labels["partition"]): sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == "stormfold_lag_records"
+    }
+
+
+async def test_without_servers(settings: Settings) -> None:
+    """It listens before it has found Kafka or Redis; it is healthy, not ready, and says for each part why."""
+    async with working(settings.model_copy(update=NOBODY)) as worker:
+        first = await get(worker, "/readyz")
+        assert first.status == 503 and first.body["ready"] is False
+        assert {"intake", "fold", "emit"} <= first.troubles.keys()
+
+        async def told() -> bool:
+            return {"redis", "close"} <= (await get(worker, "/readyz")).troubles.keys()
+
+        await until(told, what="Redis is found missing")
+        troubles = (await get(worker, "/readyz")).troubles
+        assert all("no Kafka broker answers at 127.0.0.1:9" in troubles[part] for part in ("intake", "fold", "emit"))
+        assert "127.0.0.1:10" in troubles["redis"]
+        healthy = await get(worker, "/healthz")
+        assert (healthy.status, healthy.body) == (200, {"healthy": True, "dead": []})
+        assert "stormfold_epoch" in (await get(worker, "/metrics")).text
+        index = await get(worker, "/")
+        assert all(path in index.text for path in ("/healthz", "/readyz", "/metrics"))
+
+
+async def test_missing_topic(settings: Settings) -> None:
+    """Topics that nobody made: not ready, with what to do."""
+    async with working(settings) as worker:
+
+        async def advice() -> set[str | None]:
+            return {
+                trouble["advice"]
+                for trouble in (await get(worker, "/readyz")).body["troubles"]
+                if "does not exist" in trouble["trouble"]
+            }
+
+        assert await until(advice, what="the topics are missed") == {"run `stormfold topics --create`"}
+
+
+async def test_ready(topics: Settings) -> None:
+    """With everything there it is ready, and tells of each partition's lag."""
+    await publish(topics, [Sent(1_780_000_000_000 + n, record(alert(pod=f"p-{n}")), n % 3) for n in range(30)])
+    async with working(topics) as worker:
+        await until(lambda: ready(worker), what="it is ready")
+        assert (await get(worker, "/readyz")).body == {"ready": True, "troubles": []}
+        lag = await lags(worker)
+        assert lag.keys() >= {("intake", "0"), ("intake", "1"), ("intake", "2"), ("fold", "0"), ("emit", "2")}
+
+        async def read() -> bool:
+            lag = await lags(worker)
+            return all(records == 0 for (stage, _), records in lag.items() if stage == "intake")
+
+        await until(read, what="all is read")
+        port = worker.web.port
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", port)
+
+
+async def test_some_stages(topics: Settings) -> None:
+    """Only the stages that run are judged."""
+    async with working(topics.model_copy(update={"stages": "emit"})) as worker:
+        await until(lambda: ready(worker), what="it is ready")
+        stages = {stage for stage, _ in await lags(worker)}
+        assert stages == {"emit"}
+
+
+async def test_partitions_that_go(topics: Settings) -> None:
+    """When another worker takes partitions over, their lag is no longer told here; both stay ready."""
+    only = topics.model_copy(update={"stages": "intake", "session_timeout": 6.0})
+    async with working(only) as first:
+        await until(lambda: ready(first), what="the first one is ready")
+        assert len(await lags(first)) == 3
+        async with working(only) as second:
+
+            async def shared() -> bool:
+                mine = (await lags(first)).keys()
+                others = (await lags(second)).keys()
+                return bool(mine and others) and not mine & others and len(mine | others) == 3
+
+            await until(shared, what="the partitions are shared")
+            assert await ready(first) and await ready(second)
+
+
+async def test_more_workers_than_partitions(topics: Settings) -> None:
+    """A worker that got no partition stands by, and is ready to."""
+    only = topics.model_copy(update={"stages": "emit", "session_timeout": 6.0})
+    async with working(only) as one, working(only) as two, working(only) as three, working(only) as four:
+
+        async def all_ready() -> bool:
+            states = [await ready(worker) for worker in (one, two, three, four)]
+            shares = sorted([len(worker.stages[0].ingest.assigned()) for worker in (one, two, three, four)])
+            return all(states) and shares == [0, 1, 1, 1]
+
+        await until(all_ready, what="three work and one stands by")
+
+
+async def test_redis_comes_and_goes(topics: Settings, tmp_path: Path) -> None:
+    """Ready, not ready with the reason and since when, ready again."""
+    server = EmbeddedRedis(tmp_path / "redis")
+    await asyncio.to_thread(server.start)
+    try:
+        async with working(topics.model_copy(update={"redis": server.url})) as worker:
+            await until(lambda: ready(worker), what="it is ready")
+            await asyncio.to_thread(server.kill)
+
+            async def told() -> bool:
+                return "redis" in (await get(worker, "/readyz")).troubles
+
+            await until(told, what="Redis is missed")
+            (trouble,) = [t for t in (await get(worker, "/readyz")).body["troubles"] if t["part"] == "redis"]
+            assert "Redis is away" in trouble["trouble"] and trouble["since"].endswith("+00:00")
+            assert (await get(worker, "/healthz")).status == 200
+            await asyncio.to_thread(server.start)
+            await until(lambda: ready(worker), what="it is ready again")
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+async def test_hung_part(topics: Settings) -> None:
+    """A part that hangs is dead, by name, though the process lives."""
+    async with working(topics) as worker:
+        await until(lambda: ready(worker), what="it is ready")
+        fold = next(stage for stage in worker.stages if stage.name == "fold")
+        async with fold.ingest.busy:
+            # Marks keep coming: soon its channel is full, and nothing moves any more.
+            worker.health.patience = 2.0
+
+            async def dead() -> list[str]:
+                answer = await get(worker, "/healthz")
+                assert answer.status == (503 if answer.body["dead"] else 200)
+                return [part for part in answer.body["dead"] if part != "retention"]
+
+            assert await until(dead, what="it is found dead") == ["fold"]
+            assert "no sign of life" in (await get(worker, "/readyz")).troubles["fold"]
+
+
+async def test_address_in_use(topics: Settings) -> None:
+    """A second worker on the same address does not start, and says why."""
+    async with working(topics) as worker:
+        same = topics.model_copy(update={"http": f"127.0.0.1:{worker.web.port}"})
+        with pytest.raises(Stop, match=f"cannot listen on 127.0.0.1:{worker.web.port}") as refused:
+            await Worker(same, Config()).start()
+        assert "STORMFOLD_HTTP" in str(refused.value.advice)
