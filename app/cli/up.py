@@ -1,0 +1,129 @@
+"""`stormfold up`: Kafka, Redis and a worker on this machine, for one's own alerts."""
+
+import asyncio
+import shlex
+import time
+from pathlib import Path
+
+import click
+
+from app.cli.output import safe
+from app.config import Config, duration, load
+from app.health import Health
+from app.local.stack import Stack, beside, follow_storms, interruptible, log_to, own_folder, port_or_any, run, working
+from app.settings import Settings, variable
+from app.storm import StormMetadata
+from app.worker import Worker
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks at the worker's health."""
+EXAMPLE = '{"labels": {"alertname": "DiskFull", "cluster": "prod", "node": "worker-\'$n\'"}}'
+Port = click.IntRange(1, 65_535)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  stormfold up
+  stormfold up --config stormfold.yaml --output storms
+  stormfold up --kafka-port 19092 --redis-port 16379"""
+)
+@click.option("--config", type=click.Path(path_type=Path), help="Configuration file; else STORMFOLD_CONFIG, else none.")
+@click.option(
+    "--data",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of all data, kept between runs; else `up` in STORMFOLD_DATA_DIR.",
+)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for manifests; else `storms` in the folder of the data.",
+)
+@click.option("--kafka-port", type=Port, help="By default 9092, or another one where that is taken.")
+@click.option("--redis-port", type=Port, help="By default 6379, likewise.")
+@click.option("--http-port", type=Port, help="For health and metrics; by default 8080, likewise.")
+def command(
+    config: Path | None,
+    folder: Path | None,
+    output: Path | None,
+    kafka_port: int | None,
+    redis_port: int | None,
+    http_port: int | None,
+) -> None:
+    """Run Kafka, Redis and a worker on this machine until Ctrl-C; say where to publish, and each storm that closes."""
+    environment = Settings()
+    meaning = load(config or environment.config)
+    folder = (folder or environment.data_dir / "up").absolute()
+    with own_folder(folder, "choose another folder with --data"), interruptible():
+        stack = Stack(folder, _say, kafka_port or port_or_any(9092), redis_port or port_or_any(6379))
+        try:
+            with stack.running():
+                settings = stack.settings(
+                    sink=f"directory:{(output or folder / 'storms').absolute()}",
+                    http=f"127.0.0.1:{http_port or port_or_any(8080) or 0}",
+                )
+                log_to(folder / "worker.log", settings.log_level)
+                run(_serve(settings, meaning, folder))
+        except KeyboardInterrupt:
+            # It is how this command is meant to end.
+            _say(f"Stopped. The data stays in {folder}")
+
+
+async def _serve(settings: Settings, config: Config, folder: Path) -> None:
+    async with (
+        working(settings, config) as worker,
+        beside(follow_storms(settings, _storm, past=False)),
+    ):
+        _addresses(settings, config, worker, folder)
+        await _watch(worker.health)
+
+
+async def _watch(health: Health) -> None:
+    """Says what goes wrong, and that it is over."""
+    before: dict[str, str | None] = {}
+    while True:
+        await asyncio.sleep(LOOK_EVERY)
+        now = {name: part.trouble for name, part in health.troubles().items()}
+        for name in now.keys() | before.keys():
+            if now.get(name) != before.get(name):
+                _say(f"{time.strftime('%H:%M:%S')}  {name}: {safe(now.get(name) or 'well again')}")
+        before = now
+
+
+def _storm(storm: StormMetadata) -> None:
+    resources = f"{storm.resource_count:,} resource{'' if storm.resource_count == 1 else 's'}"
+    _say(
+        f"{time.strftime('%H:%M:%S')}  {storm.storm_class:8}  {safe(storm.severity):8}  {safe(storm.pattern)},"
+        f" {storm.alert_count:,} alerts, {resources}"
+    )
+
+
+def _addresses(settings: Settings, config: Config, worker: Worker, folder: Path) -> None:
+    windows = config.windows
+    quiet = duration(windows.gap + windows.grace)
+    here = {"kafka": settings.kafka, "redis": settings.redis}
+    usual = {name: Settings.model_fields[name].default for name in here}
+    exports = [f"export {variable(name)}={shlex.quote(value)}" for name, value in here.items() if value != usual[name]]
+    _say(
+        f"""
+stormfold is up until Ctrl-C; what is in it stays.
+
+  Kafka     {settings.kafka}, topic {settings.alerts_topic}
+  Redis     {settings.redis}
+  health    http://127.0.0.1:{worker.web.port}/readyz
+  storms    {settings.sink.removeprefix("directory:")}
+  logs      {folder / "worker.log"}
+
+Publish, from another terminal:
+{"".join(f"{chr(10)}  {line}" for line in exports)}
+  for n in 1 2 3 4 5; do echo '{EXAMPLE}'; done |
+    stormfold publish -      # or: kcat -P -b {settings.kafka} -t {settings.alerts_topic}
+
+Five nodes are a storm. It closes when it has been quiet for {quiet}, and is told here:
+"""
+    )
+
+
+def _say(text: str) -> None:
+    click.echo(text)

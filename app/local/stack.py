@@ -1,0 +1,205 @@
+"""Kafka and Redis together, below one folder, and a worker beside them: started, and stopped whatever happens."""
+
+import asyncio
+import fcntl
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import uvloop
+
+from app import logs
+from app.config import Config
+from app.errors import Stop
+from app.kafka.client import open_admin
+from app.kafka.tail import open_tail
+from app.kafka.topics import create, topics
+from app.local.kafka import EmbeddedKafka
+from app.local.process import ServerProcess, port_is_free
+from app.local.redis import EmbeddedRedis
+from app.settings import Settings
+from app.storm import StormMetadata, to_metadata
+from app.worker import Worker
+
+T = TypeVar("T")
+
+PARTITIONS = 4
+"""Of each topic: enough to see how work is shared, and quick to make."""
+STOP_SECONDS = 8.0
+"""A worker that has not stopped by then is left to its fate: what it has in hand would be done again."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""All of them mean: clean up and go."""
+MARK = ".stormfold"
+"""File that says that a folder is stormfold's, and is locked while it is used."""
+_KEPT = ("data_dir", "http", "log_format", "log_level")
+"""Settings that the local stack takes from the environment; all others speak of other servers."""
+
+
+class Stack:
+    """Kafka in `folder/kafka`, Redis in `folder/redis`. `say` gets a line now and then while they start.
+
+    Everything here blocks, and may be interrupted: then nothing is left running.
+    """
+
+    def __init__(
+        self, folder: Path, say: Callable[[str], None], kafka_port: int | None = None, redis_port: int | None = None
+    ) -> None:
+        self.kafka = EmbeddedKafka(folder / "kafka", port=kafka_port, on_progress=say)
+        self.redis = EmbeddedRedis(folder / "redis", port=redis_port)
+        self.peaceful = True
+        """Whether the servers are asked to stop, and wait for their disks, or are killed: they recover from that."""
+        self._say = say
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Starts both servers and stops them at the end. Raises `Stop` if one of them does not start."""
+        with ExitStack() as stack:
+            servers: tuple[ServerProcess, ...] = (self.redis, self.kafka)
+            for server in servers:
+                self._say(f"Starting {server.name.capitalize()}")
+                server.start()
+                stack.callback(self._stop, server)
+            # Unwound before the servers are stopped: from here on a second Ctrl-C must not cut that short.
+            stack.callback(_ignore_signals)
+            yield
+
+    def _stop(self, server: ServerProcess) -> None:
+        if self.peaceful:
+            server.stop()
+        else:
+            server.kill()
+
+    def settings(self, **values: Any) -> Settings:
+        """Settings for these servers: of the environment only what has nothing to do with where servers are."""
+        defaults = {name: field.get_default(call_default_factory=True) for name, field in Settings.model_fields.items()}
+        environment = Settings()
+        kept = {name: getattr(environment, name) for name in _KEPT}
+        here = {"kafka": self.kafka.bootstrap, "redis": self.redis.url}
+        return Settings(**defaults | kept | here | values)
+
+
+@contextmanager
+def own_folder(folder: Path, advice: str) -> Iterator[None]:
+    """A folder that is stormfold's, and nobody else's for now; made if there is none.
+
+    Raises `Stop` if another stormfold uses it, if somebody else's things are in it, or if it can't be made.
+    """
+    mark = folder / MARK
+    try:
+        if not mark.exists() and folder.exists() and any(folder.iterdir()):
+            raise Stop(f"{folder} has something in it that is not stormfold's", advice)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = mark.open("ab")
+    except OSError as error:
+        raise Stop(f"{folder}: {error.strerror}", advice) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Stop(f"{folder} is in use by another stormfold", f"stop that one, or {advice}") from None
+        yield
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Has every signal that ends us raise `KeyboardInterrupt`, so that what was started is stopped; once."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = [(number, signal.signal(number, interrupt)) for number in SIGNALS]
+    try:
+        yield
+    except KeyboardInterrupt:
+        _ignore_signals()
+        raise
+    for number, handler in before:
+        signal.signal(number, handler)
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Runs it in an event loop. The first signal cancels it, further ones are ignored while it cleans up.
+
+    Raises `KeyboardInterrupt` then.
+    """
+    interrupted = False
+
+    async def watched() -> T:
+        task = asyncio.ensure_future(main)
+
+        def interrupt() -> None:
+            nonlocal interrupted
+            if not interrupted:
+                interrupted = True
+                task.cancel()
+
+        for number in SIGNALS:
+            asyncio.get_running_loop().add_signal_handler(number, interrupt)
+        return await task
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(watched())
+    except BaseException:
+        if interrupted:
+            raise KeyboardInterrupt from None
+        raise
+
+
+@asynccontextmanager
+async def working(settings: Settings, config: Config) -> AsyncIterator[Worker]:
+    """A worker in this process, on topics that are made if they are missing. Raises `Stop` or `Retry`."""
+    async with open_admin(settings) as admin:
+        await create(admin, topics(settings, PARTITIONS))
+    worker = Worker(settings, config)
+    try:
+        await worker.start()
+        yield worker
+    finally:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(worker.stop(), STOP_SECONDS)
+
+
+@asynccontextmanager
+async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Does the work meanwhile. If it fails, what goes on beside it ends too, with its error."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(work)
+            yield
+            task.cancel()
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+async def follow_storms(settings: Settings, see: Callable[[StormMetadata], None], *, past: bool) -> None:
+    """Has `see` called with each storm that is published, until cancelled; with `past` those that are there too.
+
+    Raises `Stop` or `Retry`.
+    """
+    async with open_tail(settings) as tail:
+        async for record in tail.read(settings.storms_topic, None if past else 0, follow=True):
+            see(to_metadata(msgspec.json.decode(record.value)))
+
+
+def log_to(path: Path, level: str) -> None:
+    """Has everything that is logged go to a file, one JSON object a line: the terminal is for other things."""
+    logs.configure("json", level)
+    stream = path.open("a", encoding="utf-8")
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(stream)
+
+
+def port_or_any(port: int) -> int | None:
+    """The port if it is free, else None."""
+    return port if port_is_free(port) else None
+
+
+def _ignore_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
