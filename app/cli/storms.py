@@ -1,6 +1,7 @@
 """`stormfold storms`: recent storms, straight from their topic."""
 
 import asyncio
+from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 import click
@@ -12,7 +13,15 @@ from app.kafka.tail import Tail, open_tail
 from app.settings import Settings
 from app.storm import StormClass, StormMetadata, timestamp, to_metadata
 
-COLUMNS = ("last seen", "namespace", "name", "class", "severity", "alerts", "resources", "closed by", "pattern")
+COLUMNS = {
+    "last seen": 24, "namespace": 12, "name": 57, "class": 8, "severity": 8, "alerts": 7, "resources": 9,
+    "closed by": 10, "pattern": 0,
+}  # fmt: skip
+"""Of the table, with their widths where lines are printed as they come."""
+FIRST_LOOK = 100
+"""Records of each partition that are read at least: one fetch brings as many."""
+OVERLAP = 100
+"""Records before the end from which on storms are followed: what comes between two looks is not missed."""
 
 
 @click.command(
@@ -32,66 +41,102 @@ Examples:
     help="Which storms.",
 )
 @click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="At most so many.")
-@click.option("--watch", is_flag=True, help="Go on with those that come, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Oldest first, then those that come, one by one, until Ctrl-C.")
 @output_option
 def command(wanted: str, limit: int, watch: bool, output: Output) -> None:
-    """Show recent storms, newest last; as JSON or YAML the whole manifests."""
-    asyncio.run(_show(Settings(), wanted, limit, watch, output))
+    """Show recent storms, newest first; as JSON or YAML the whole manifests."""
+    show = _watch if watch else _list
+    asyncio.run(show(Settings(), wanted, limit, output))
 
 
-async def _show(settings: Settings, wanted: str, limit: int, watch: bool, output: Output) -> None:
-    async with open_tail(settings) as tail:
-        # Isolated ones are many: a look far enough back to find as many storms as are asked for.
-        manifests = await _recent(tail, settings.storms_topic, wanted, limit)
-        if output == "table":
-            emit([_row(to_metadata(manifest)) for manifest in manifests], COLUMNS, output)
-            if not manifests:
-                click.echo("No storms yet.", err=True)
-        else:
-            emit_document(_listed(manifests), output)
-        if watch:
-            shown = {manifest["metadata"]["name"].encode() for manifest in manifests}
-            # From a little before: what came between the two looks is not missed.
-            async for record in tail.read(settings.storms_topic, 100, follow=True):
-                if record.key not in shown:
-                    shown.add(record.key)
-                    _tell(record, wanted, output)
+async def newest(
+    tail: Tail, topic: str, limit: int, name: Callable[[ConsumerRecord], str | None]
+) -> list[ConsumerRecord]:
+    """The `limit` newest records with different names, newest first; None leaves a record out.
 
-
-async def _recent(tail: Tail, topic: str, wanted: str, limit: int) -> list[dict[str, Any]]:
-    depth: int | None = max(200, limit)
+    Reads each partition from near its end, and again from further back while that can bring a newer one.
+    """
+    depth = max(limit, FIRST_LOOK)
     while True:
-        records = [record async for record in tail.read(topic, depth)]
-        newest = {record.key: record for record in sorted(records, key=lambda record: record.timestamp)}
-        manifests = [found for record in newest.values() if (found := _manifest(record, wanted)) is not None]
-        manifests.sort(key=lambda manifest: manifest["spec"]["lastSeen"])
-        if len(manifests) >= limit or depth is None:
-            return manifests[-limit:]
-        depth = None
+        begins, ends = await tail.begins(topic), await tail.ends(topic)
+        found: dict[str, ConsumerRecord] = {}
+        first: dict[int, int] = {}
+        async for record in tail.read(topic, depth):
+            first.setdefault(record.partition, record.timestamp)
+            key = name(record)
+            if key is not None and (key not in found or found[key].timestamp <= record.timestamp):
+                found[key] = record
+        result = sorted(found.values(), key=lambda record: (record.timestamp, record.offset), reverse=True)[:limit]
+        not_seen = [time for partition, time in first.items() if ends[partition] - begins[partition] > depth]
+        if not not_seen or (len(result) == limit and result[-1].timestamp >= max(not_seen)):
+            return result
+        depth *= 4
+
+
+async def _list(settings: Settings, wanted: str, limit: int, output: Output) -> None:
+    manifests = sorted(await _recent(settings, wanted, limit), key=_last_seen, reverse=True)
+    if output != "table":
+        emit_document({"apiVersion": "v1", "kind": "List", "items": manifests}, output)
+        return
+    emit([_row(to_metadata(manifest)) for manifest in manifests], COLUMNS, output)
+    if not manifests:
+        others = "" if wanted == "all" else " `--class all` also shows what was not enough for one, or silenced."
+        click.echo(f"No storms yet.{others}", err=True)
+
+
+async def _watch(settings: Settings, wanted: str, limit: int, output: Output) -> None:
+    async with open_tail(settings) as tail:
+        ends = await tail.ends(settings.storms_topic)
+    manifests = sorted(await _recent(settings, wanted, limit), key=_last_seen)
+    if output == "table":
+        click.echo(_line({column: column.upper() for column in COLUMNS}))
+    for manifest in manifests:
+        _tell(manifest, output)
+    shown = {manifest["metadata"]["name"] for manifest in manifests}
+    async with open_tail(settings) as tail:
+        async for record in tail.read(settings.storms_topic, OVERLAP, follow=True):
+            late = _manifest(record, wanted) if record.offset >= ends.get(record.partition, 0) else None
+            if late is not None and late["metadata"]["name"] not in shown:
+                shown.add(late["metadata"]["name"])
+                _tell(late, output)
+
+
+async def _recent(settings: Settings, wanted: str, limit: int) -> list[dict[str, Any]]:
+    def name(record: ConsumerRecord) -> str | None:
+        manifest = _manifest(record, wanted)
+        return None if manifest is None else str(manifest["metadata"]["name"])
+
+    async with open_tail(settings) as tail:
+        records = await newest(tail, settings.storms_topic, limit, name)
+    return [msgspec.json.decode(record.value) for record in records]
 
 
 def _manifest(record: ConsumerRecord, wanted: str) -> dict[str, Any] | None:
+    """The manifest in a record; None if it isn't one, or of another class."""
     try:
         manifest: dict[str, Any] = msgspec.json.decode(record.value)
         fits = wanted in ("all", to_metadata(manifest).storm_class)
-    except (msgspec.MsgspecError, KeyError, TypeError, ValueError):
+    except (msgspec.MsgspecError, KeyError, TypeError, ValueError, AttributeError):
         return None
     return manifest if fits else None
 
 
-def _listed(manifests: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"apiVersion": "v1", "kind": "List", "items": manifests}
+def _last_seen(manifest: Mapping[str, Any]) -> str:
+    return str(manifest["spec"]["lastSeen"])
 
 
-def _tell(record: ConsumerRecord, wanted: str, output: Output) -> None:
-    manifest = _manifest(record, wanted)
-    if manifest is None:
-        return
+def _tell(manifest: Mapping[str, Any], output: Output) -> None:
+    """Prints one storm of several."""
     if output == "table":
-        row = _row(to_metadata(manifest))
-        click.echo("  ".join(safe(str(row[column])) for column in COLUMNS))
-    else:
-        emit_document(manifest, output)
+        click.echo(_line(_row(to_metadata(manifest))))
+        return
+    if output == "yaml":
+        click.echo("---")
+    emit_document(manifest, output)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return "  ".join(f"{safe(str(row[column])):{width or ''}}" for column, width in COLUMNS.items()).rstrip()
 
 
 def _row(storm: StormMetadata) -> dict[str, Any]:
