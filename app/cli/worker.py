@@ -4,10 +4,12 @@ import asyncio
 import gc
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
+import structlog
 import uvloop
 
 from app import logs
@@ -15,6 +17,10 @@ from app.config import Config, load
 from app.settings import Settings
 from app.worker import Worker
 
+log = structlog.get_logger(__name__)
+
+STOP_SECONDS = 8.0
+"""Longest farewell: who stops a worker kills it after 10 s or more."""
 GC_THRESHOLD = 50_000
 """Batches make many short-lived objects without cycles; the default of 700 has the collector look at all of them."""
 
@@ -59,4 +65,12 @@ class _Process(Worker):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, os._exit, 128 + number)
+        loop.call_later(STOP_SECONDS, _leave)
         await super().stop()
+
+
+def _leave() -> None:
+    # Clients may wait for minutes, cancelled or not. To go in the middle is safe: no worse than to be killed.
+    log.warning("a server does not answer: worker stopped without a farewell")
+    sys.stdout.flush()
+    os._exit(0)

@@ -46,6 +46,15 @@ Placer = Callable[[AIOKafkaConsumer, set[int]], Awaitable[Mapping[int, Start]]]
 """Says where the assigned partitions begin. Raises `Retry` (asked again) or `Stop` (asked again, and not ready)."""
 
 
+class End(NamedTuple):
+    """A partition has been read to its end."""
+
+    polled: int
+    """Wall-clock time (ms) of the poll that showed it."""
+    offset: int
+    """The end: behind the last record if a transaction's marker follows it."""
+
+
 @dataclass(slots=True)
 class Batch:
     """What one poll brought."""
@@ -53,8 +62,8 @@ class Batch:
     generation: int
     records: dict[int, list[ConsumerRecord]]
     """By partition; offsets ascend."""
-    ends: dict[int, int]
-    """Partition → wall-clock time (ms) of the poll that showed that these are its last records."""
+    ends: dict[int, End]
+    """Partitions of which these are the last records."""
 
 
 class Ingest(Service):
@@ -149,8 +158,8 @@ class Ingest(Service):
         await self.settle(5.0)
         if self.consumer is not None:
             # Right after a rebalance aiokafka can lose the cancellation that it waits for; a second one gets through.
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self.consumer.stop(), STOP_SECONDS)
+            # Without Kafka it cancels a fetch of its own that waits to be tried again, and lets that through.
+            await asyncio.wait({asyncio.ensure_future(self.consumer.stop())}, timeout=STOP_SECONDS)
 
     @Service.task
     async def _poll(self) -> None:
@@ -228,7 +237,7 @@ class Ingest(Service):
             # More members than partitions: this one stands by.
             self._health.well(self.name)
 
-    async def _ends(self) -> dict[int, int]:
+    async def _ends(self) -> dict[int, End]:
         ends, lag = {}, {}
         for tp in self.consumer.assignment():
             position = await self.consumer.position(tp)
@@ -237,7 +246,7 @@ class Ingest(Service):
                 continue
             lag[tp.partition] = max(0, end - position)
             if position >= end and tp.partition not in self._unread:
-                ends[tp.partition] = polled
+                ends[tp.partition] = End(polled, position)
         self.lag = lag
         return ends
 

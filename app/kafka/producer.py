@@ -65,6 +65,8 @@ class Producer:
         try:
             await client.send_and_wait(topic, value, key=key, headers=list(headers))
         except MessageSizeTooLargeError as error:
+            # Its sequence number is spent, but the broker has not seen it and takes no later one.
+            self._failed(client)
             raise DeadLetter(f"record is larger than {topic} takes") from error
         except (KafkaError, OSError) as error:
             self._failed(client)

@@ -62,10 +62,14 @@ class Emit:
         for partition, records in batch.records.items():
             self._done[partition] = records[-1].offset + 1
         if batch.records:
-            await self.leave()
+            await self._commit()
 
     async def leave(self) -> None:
-        """Commits what was written."""
+        """Commits what was written, and forgets it: whoever has the partitions next may get further."""
+        await self._commit()
+        self._done = {}
+
+    async def _commit(self) -> None:
         assigned = self.ingest.assigned()
         await self.ingest.commit({p: (offset, "") for p, offset in self._done.items() if p in assigned})
 

@@ -65,9 +65,14 @@ class Fold:
         if batch.records:
             await self._fold(batch, epoch)
         if time.monotonic() - self._committed >= COMMIT_EVERY:
-            await self.leave()
+            await self._commit()
 
     async def leave(self) -> None:
+        """Commits the positions, and forgets them: whoever has the partitions next may get further."""
+        await self._commit()
+        self._positions = {}
+
+    async def _commit(self) -> None:
         """Commits the positions, with C."""
         if self._epoch is None:
             return

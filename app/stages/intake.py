@@ -7,6 +7,7 @@ beginning from the commit, could not keep.
 import time
 from collections import defaultdict
 from contextlib import suppress
+from dataclasses import replace
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
@@ -92,8 +93,9 @@ class Intake:
             self.ingest.rewind()
 
     async def leave(self) -> None:
-        """Commits what was delivered."""
+        """Commits what was delivered, and forgets it: whoever has the partitions next may get further."""
         await self._commit()
+        self._progress, self._position = {}, {}
 
     async def stop(self) -> None:
         """Ends the connections."""
@@ -103,13 +105,16 @@ class Intake:
         now = time.time_ns() // 1_000_000
         outgoing: defaultdict[int, list[Outgoing]] = defaultdict(list)
         dead: list[tuple[ConsumerRecord, str]] = []
+        moved: dict[int, Progress] = {}
         alerts = late_alerts = 0
         for partition, records in batch.records.items():
-            progress, base = self._progress[partition], self._base.get(partition, 0)
+            # A copy: were it not delivered, a commit on the way out must not say that event time had come so far.
+            progress = moved[partition] = replace(self._progress[partition])
+            base = self._base.get(partition, 0)
             for record in records:
                 stamp, late = progress.stamp(record.timestamp, now, epoch.windows.grace)
                 try:
-                    keyed = self._reader.understand(record.value, record.headers, record.timestamp)
+                    keyed = self._reader.understand(record.value, record.headers, stamp)
                 except Poison as reason:
                     dead.append((record, str(reason)))
                     continue
@@ -125,10 +130,13 @@ class Intake:
             await self._producer.send(self._settings.keyed_topic, outgoing)
         for record, why in dead:
             await self._bury(record, why)
+        self._progress |= moved
         for partition, records in batch.records.items():
             self._position[partition] = (records[-1].offset + 1, records[-1].timestamp)
-        for partition, polled in batch.ends.items():
-            self._progress[partition].read_to_end(polled)
+        for partition, end in batch.ends.items():
+            self._progress[partition].read_to_end(end.polled)
+            offset, timestamp = self._position.get(partition, (0, -1))
+            self._position[partition] = (max(offset, end.offset), timestamp)
         metrics.ALERTS_READ.inc(alerts)
         metrics.ALERTS_LATE.inc(late_alerts)
         if alerts:
