@@ -16,7 +16,7 @@ from aiokafka.structs import OffsetAndTimestamp
 
 from app.errors import Retry
 from app.kafka.committed import Committed, Note
-from app.kafka.ingest import Batch, Start
+from app.kafka.ingest import Batch, End, Start, _Listener
 from app.kafka.producer import Outgoing
 from app.settings import Settings
 
@@ -177,6 +177,7 @@ class Ingest:
         stage.ingest = self
         self.partitions: set[int] = set()
         self._broker = broker
+        self._settings = Settings()
         self._unplaced = True
         self._held: set[int] = set()
         self._positions: dict[int, int] = {}
@@ -201,16 +202,32 @@ class Ingest:
         self._held = partitions
 
     async def commit(self, offsets: Mapping[int, tuple[int, str]]) -> bool:
-        if not self.fenced:
-            self._broker.commits[self.group].update(offsets)
-        return not self.fenced
+        if self.fenced:
+            return False
+        committed = self._broker.commits[self.group]
+        for partition in offsets.keys() & committed.keys():
+            before, after = (Note.decode(text).e for _, text in (committed[partition], offsets[partition]))
+            assert before is None or (after is not None and after >= before), "a commit took event time back"
+        committed.update(offsets)
+        return True
 
     async def assign(self, partitions: set[int], graceful: bool) -> None:
-        """A rebalance; a graceful one lets the stage commit first."""
-        self.rewind()
+        """A rebalance, with the real listener; in a graceful one it hears in time that partitions are taken away."""
+        listener: Any = _Listener(self)  # type: ignore[arg-type]
         if graceful:
-            await self.stage.leave()
+            await listener.on_partitions_revoked([TopicPartition(self.topic, p) for p in self.partitions])
         self.partitions = partitions
+        await listener.on_partitions_assigned([TopicPartition(self.topic, p) for p in partitions])
+
+    async def settle(self, _seconds: float) -> None:
+        await self.stage.leave()
+
+    @property
+    def consumer(self) -> "Ingest":
+        return self
+
+    def pause(self, *_tps: TopicPartition) -> None:
+        """Nothing is fetched ahead."""
 
     async def poll(self, most: int) -> int:
         """One round: places the assignment if need be, reads up to so many records a partition, has them processed."""
@@ -231,6 +248,6 @@ class Ingest:
                 records[partition] = found
                 self._positions[partition] = found[-1].offset + 1
             if len(found) < most:
-                ends[partition] = self._broker.clock.now
+                ends[partition] = End(self._broker.clock.now, self._positions[partition])
         await self.stage.process(Batch(self.generation, records, ends))
         return sum(map(len, records.values()))

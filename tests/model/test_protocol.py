@@ -3,7 +3,7 @@
 from random import Random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
@@ -32,6 +32,8 @@ def histories(draw: st.DrawFn) -> Steps:
     deadline=None,
     max_examples=80,
     print_blob=True,
+    # Shrinking would take minutes: the blob brings the history back, with `Phase.shrink` added if need be.
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(

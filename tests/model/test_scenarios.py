@@ -148,3 +148,18 @@ async def test_handed_over_while_it_delivers(world: World) -> None:
     await slow.poll(500)
     await world.drain()
     world.check()
+
+
+async def test_away_and_back(world: World) -> None:
+    """An intake that gets a partition back and loses it again before it was placed commits nothing old for it."""
+    first, second = world.intakes
+    for partition in range(2):
+        world._write(Random(partition), partition, world.clock.now)
+    await turn(world)
+    await first.assign(set(), graceful=True)
+    await second.assign({0, 1}, graceful=True)
+    await turn(world, members=(1,), milliseconds=60_000)
+    for member, partitions in ((second, {1}), (first, {0}), (first, set()), (second, {0, 1})):
+        await member.assign(partitions, graceful=True)
+    await world.drain()
+    world.check()
