@@ -63,7 +63,7 @@ class Stack:
                 self._say(f"Starting {server.name.capitalize()}")
                 server.start()
                 stack.callback(self._stop, server)
-            # Unwound before the servers are stopped: from here on a second Ctrl-C must not cut that short.
+            # Unwound before the servers are stopped: a Ctrl-C that comes now must not cut that short.
             stack.callback(_ignore_signals)
             yield
 
@@ -106,17 +106,18 @@ def own_folder(folder: Path, advice: str) -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Has every signal that ends us raise `KeyboardInterrupt`, so that what was started is stopped; once."""
+    """Has the first signal that ends us raise `KeyboardInterrupt`, so that what was started is stopped.
+
+    Further ones are ignored, here and afterwards: cleaning up takes a moment, and impatience must not cut it short.
+    """
 
     def interrupt(*_: object) -> None:
+        _ignore_signals()
         raise KeyboardInterrupt
 
     before = [(number, signal.signal(number, interrupt)) for number in SIGNALS]
-    try:
-        yield
-    except KeyboardInterrupt:
-        _ignore_signals()
-        raise
+    # Not after an error: whoever was interrupted, or has failed, is on the way out.
+    yield
     for number, handler in before:
         signal.signal(number, handler)
 
@@ -146,6 +147,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
             return runner.run(watched())
     except BaseException:
         if interrupted:
+            _ignore_signals()
             raise KeyboardInterrupt from None
         raise
 
