@@ -1,42 +1,47 @@
 """`stormfold dead`: what was not understood or was rejected, why, and publishing it again after a fix."""
 
 import asyncio
-from collections.abc import Sequence
+import sys
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import click
 from aiokafka import ConsumerRecord
 
-from app.cli.output import Output, emit, output_option
+from app.cli.output import Output, emit, output_option, safe
+from app.cli.storms import newest
 from app.errors import Stop
 from app.kafka.producer import Outgoing, Producer
-from app.kafka.tail import open_tail
+from app.kafka.tail import Tail, open_tail
 from app.settings import Settings
 from app.storm import timestamp
 
 REASON, ORIGIN, CUT = "stormfold-reason", "stormfold-origin", "stormfold-cut"
 REDRIVEN = "stormfold-redriven"
-"""Header of a record in a dead-letter topic that says: this origin has been published again."""
+"""Header of a mark in a dead-letter topic: this origin has been published again. The mark has no value."""
+REDRIVEN_FROM = "stormfold-redriven-from"
+"""Header of a record that was published again: the origin that it had before."""
 PREVIEW = 60
 """Characters of a dead record that the list shows."""
+AT_ONCE = 50
+"""Records on their way to the brokers at a time; each may be as large as a topic takes."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Dead:
-    """A dead letter."""
+    """A dead letter, without the record itself."""
 
     topic: str
     origin: str
     """topic-partition-offset of the record as it was first read."""
     reason: str
-    record: ConsumerRecord
-    redriven: bool
-
-    @property
-    def whole(self) -> bool:
-        """Whether the record itself is there: one too large for the topic is recorded by origin and reason only."""
-        return CUT not in dict(self.record.headers)
+    died: int
+    """When it was put there (ms)."""
+    size: int | None
+    """Bytes of the record; None if it was too large to be kept: then there is only its origin and the reason."""
+    preview: str
+    redriven: bool = False
 
 
 @click.group(
@@ -53,98 +58,207 @@ Examples:
 @output_option
 @click.pass_context
 def command(ctx: click.Context, limit: int, show: str | None, output: Output) -> None:
-    """List dead letters, newest last; exits with 1 if there are any that were not published again."""
+    """List dead letters, newest first; exits with 1 if there are any that were not published again."""
     if ctx.invoked_subcommand:
         return
-    letters = asyncio.run(_letters(Settings()))
     if show is not None:
-        (found,) = _named(letters, [show])
-        click.get_binary_stream("stdout").write(found.record.value or b"")
+        asyncio.run(_show(Settings(), show))
         return
-    rows = [_row(letter) for letter in letters[-limit:]]
-    emit(rows, ("time", "origin", "reason", "bytes", "redriven", "preview"), output)
-    if output == "table" and not rows:
+    letters = asyncio.run(_newest(Settings(), limit))
+    emit([_row(letter) for letter in letters], ("time", "origin", "reason", "bytes", "redriven", "preview"), output)
+    if output == "table" and not letters:
         click.echo("No dead letters.", err=True)
     ctx.exit(1 if any(not letter.redriven for letter in letters) else 0)
 
 
-@command.command()
-@click.option("--origin", "origins", multiple=True, metavar="ORIGIN", help="One of the list; may be given again.")
+@command.command(
+    epilog="""\b
+Examples:
+  stormfold dead redrive --origin alerts-3-1204 --origin alerts-0-77
+  stormfold dead redrive --all --yes"""
+)
+@click.option("--origin", "origins", multiple=True, metavar="ORIGIN", help="One of the list; may be given repeatedly.")
 @click.option("--all", "everything", is_flag=True, help="All that were not published again yet.")
 @click.option("--again", is_flag=True, help="Also those that were.")
 @click.option("--yes", is_flag=True, help="Ask nothing.")
 def redrive(origins: Sequence[str], everything: bool, again: bool, yes: bool) -> None:
     """Publish dead records again to the topic they came from, as they were.
 
-    Each becomes a new record there and is counted as such; the dead letter stays counted as the old one.
+    Each becomes a new record there and is counted as such; the dead letter stays, counted as the old one.
     """
     if bool(origins) == everything:
         raise click.UsageError("name dead letters with --origin, or take --all")
     settings = Settings()
-    letters = asyncio.run(_letters(settings))
-    chosen = letters if everything else _named(letters, origins)
-    chosen = [letter for letter in chosen if letter.whole and (again or not letter.redriven)]
+    letters = asyncio.run(_all(settings))
+    if missing := [origin for origin in origins if origin not in letters]:
+        raise _unknown(missing[0])
+    chosen = [letter for origin, letter in letters.items() if everything or origin in origins]
+    gone = [letter for letter in chosen if letter.size is None]
+    for letter in gone:
+        click.echo(f"{safe(letter.origin)} was too large to be kept; it can't be published from here.", err=True)
+    done = [letter for letter in chosen if letter.size is not None and letter.redriven and not again]
+    if done:
+        click.echo(f"{len(done):,} were published again before; --again publishes them once more.", err=True)
+    chosen = [letter for letter in chosen if letter not in gone and letter not in done]
     if not chosen:
         click.echo("Nothing to publish again.", err=True)
         return
     if not yes:
-        click.confirm(f"Publish {len(chosen)} records again?", abort=True)
-    asyncio.run(_redrive(settings, chosen))
-    click.echo(f"Published {len(chosen)} records again.")
+        click.confirm(f"Publish {len(chosen):,} records again?", abort=True)
+    count = asyncio.run(_redrive(settings, {letter.origin for letter in chosen}))
+    click.echo(f"Published {count:,} records again.")
 
 
-async def _letters(settings: Settings) -> list[Dead]:
-    """Distinct dead letters of both topics, oldest first."""
-    found: dict[str, tuple[str, ConsumerRecord]] = {}
+def _topics(settings: Settings) -> dict[str, str]:
+    """Dead-letter topic → where its records came from."""
+    return {settings.dead_topic: settings.alerts_topic, settings.storms_dead_topic: settings.storms_topic}
+
+
+async def _newest(settings: Settings, limit: int) -> list[Dead]:
+    """The newest of both topics, newest first. Marks come after what they mark, so they are seen too."""
+    redriven: set[str] = set()
+
+    def name(record: ConsumerRecord) -> str | None:
+        if origin := _marked(record):
+            redriven.add(origin)
+            return None
+        return _origin(record)
+
+    async with open_tail(settings) as tail:
+        records = [record for topic in _topics(settings) for record in await newest(tail, topic, limit, name)]
+    letters = sorted(map(_letter, records), key=lambda letter: letter.died, reverse=True)[:limit]
+    for letter in letters:
+        letter.redriven = letter.origin in redriven
+    return letters
+
+
+async def _all(settings: Settings) -> dict[str, Dead]:
+    """All of both topics, by origin."""
+    letters: dict[str, Dead] = {}
     redriven: set[str] = set()
     async with open_tail(settings) as tail:
-        for topic in (settings.dead_topic, settings.storms_dead_topic):
+        for topic in _topics(settings):
             async for record in tail.read(topic):
-                origin = _header(record, ORIGIN) or f"{topic}-{record.partition}-{record.offset}"
-                if REDRIVEN in dict(record.headers):
+                if origin := _marked(record):
                     redriven.add(origin)
                 else:
-                    found.setdefault(origin, (topic, record))
-    letters = [
-        Dead(topic, origin, _header(record, REASON), record, origin in redriven)
-        for origin, (topic, record) in found.items()
-    ]
-    return sorted(letters, key=lambda letter: letter.record.timestamp)
+                    letters[_origin(record)] = _letter(record)
+    for origin in redriven & letters.keys():
+        letters[origin].redriven = True
+    return letters
 
 
-async def _redrive(settings: Settings, letters: Sequence[Dead]) -> None:
+async def _show(settings: Settings, origin: str) -> None:
+    found: ConsumerRecord | None = None
+    async with open_tail(settings) as tail:
+        for topic in _topics(settings):
+            async for record in tail.read(topic):
+                if not _marked(record) and _origin(record) == origin:
+                    found = record
+    if found is None:
+        raise _unknown(origin)
+    if _is_cut(found):
+        raise Stop(f"{origin} was too large to be kept", "it is in its own topic as long as that keeps it")
+    value = found.value or b""
+    if sys.stdout.isatty():
+        click.echo("\n".join(safe(line) for line in value.decode(errors="backslashreplace").split("\n")))
+    else:
+        click.get_binary_stream("stdout").write(value)
+
+
+async def _redrive(settings: Settings, origins: Collection[str]) -> int:
+    """Publishes the records of these origins again, one record each; returns how many."""
     producer = Producer(settings, "redrive")
+    sent: set[str] = set()
     try:
-        for letter in letters:
-            target = settings.alerts_topic if letter.topic == settings.dead_topic else settings.storms_topic
-            record = letter.record
-            headers = [header for header in record.headers if not header[0].startswith("stormfold-")]
-            await producer.send_keyed(target, Outgoing(record.key, record.value), headers)
-            note = [(ORIGIN, letter.origin.encode()), (REDRIVEN, b"1")]
-            await producer.send_keyed(letter.topic, Outgoing(letter.origin.encode(), None), note)
+        async with open_tail(settings) as tail:
+            for topic, target in _topics(settings).items():
+                batch: list[ConsumerRecord] = []
+                async for record in _wanted(tail, topic, origins):
+                    # A record that died twice, as after a crash, is one all the same.
+                    if _origin(record) not in sent:
+                        sent.add(_origin(record))
+                        batch.append(record)
+                    if len(batch) == AT_ONCE:
+                        await _send(producer, batch, target)
+                        batch.clear()
+                await _send(producer, batch, target)
     finally:
         await producer.stop()
+    return len(sent)
 
 
-def _named(letters: Sequence[Dead], origins: Sequence[str]) -> list[Dead]:
-    by_origin = {letter.origin: letter for letter in letters}
-    for origin in origins:
-        if origin not in by_origin:
-            raise Stop(f"there is no dead letter {origin}", "`stormfold dead` lists them")
-    return [by_origin[origin] for origin in origins]
+async def _wanted(tail: Tail, topic: str, origins: Collection[str]) -> AsyncIterator[ConsumerRecord]:
+    async for record in tail.read(topic):
+        if not _marked(record) and _origin(record) in origins:
+            yield record
+
+
+async def _send(producer: Producer, records: Sequence[ConsumerRecord], target: str) -> None:
+    """First the records, then the marks: what is cut short in between is published twice rather than never."""
+    await asyncio.gather(
+        *(producer.send_keyed(target, Outgoing(record.key, record.value), _headers(record)) for record in records)
+    )
+    await asyncio.gather(
+        *(
+            producer.send_keyed(record.topic, Outgoing(origin, None), [(REDRIVEN, origin)])
+            for record in records
+            for origin in [_origin(record).encode()]
+        )
+    )
+
+
+def _headers(record: ConsumerRecord) -> list[tuple[str, bytes]]:
+    """Those that the record had before it died, and where it comes from."""
+    ours = {REASON, ORIGIN}
+    kept = list(record.headers)
+    # They were put behind the others; a producer's own of the same name stay.
+    while kept and kept[-1][0] in ours:
+        ours.remove(kept.pop()[0])
+    return [*(header for header in kept if header[0] != REDRIVEN_FROM), (REDRIVEN_FROM, _origin(record).encode())]
+
+
+def _letter(record: ConsumerRecord) -> Dead:
+    value: bytes = record.value or b""
+    return Dead(
+        topic=record.topic,
+        origin=_origin(record),
+        reason=_header(record, REASON),
+        died=record.timestamp,
+        size=None if _is_cut(record) else len(value),
+        preview=value[: 4 * PREVIEW].decode(errors="replace")[:PREVIEW],
+    )
 
 
 def _row(letter: Dead) -> dict[str, Any]:
-    value: bytes = letter.record.value or b""
     return {
-        "time": timestamp(letter.record.timestamp),
+        "time": timestamp(letter.died),
+        "topic": letter.topic,
         "origin": letter.origin,
         "reason": letter.reason,
-        "bytes": len(value) if letter.whole else None,
+        "bytes": letter.size,
         "redriven": letter.redriven,
-        "preview": value[:PREVIEW].decode(errors="replace"),
+        "preview": letter.preview,
     }
+
+
+def _origin(record: ConsumerRecord) -> str:
+    """Where a dead record came from; its own place if it doesn't say."""
+    return _header(record, ORIGIN) or f"{record.topic}-{record.partition}-{record.offset}"
+
+
+def _marked(record: ConsumerRecord) -> str:
+    """The origin that a mark speaks of; empty if it is a dead record."""
+    return "" if ORIGIN in dict(record.headers) else _header(record, REDRIVEN)
+
+
+def _is_cut(record: ConsumerRecord) -> bool:
+    return bool(record.headers) and record.headers[-1][0] == CUT
 
 
 def _header(record: ConsumerRecord, name: str) -> str:
     return (dict(record.headers).get(name) or b"").decode(errors="replace")
+
+
+def _unknown(origin: str) -> Stop:
+    return Stop(f"there is no dead letter {origin}", "`stormfold dead` lists them")
