@@ -87,7 +87,7 @@ async def test_killed_in_the_middle(brisk: Brisk, tmp_path: Any, past: int) -> N
     with Workers(settings, tmp_path) as workers:
         for _ in range(4):
             before = await length(settings, settings.keyed_topic)
-            worker = workers.start(poll_records="1")
+            worker = workers.start(poll_records="3")
             # Marks alone do not make it so much longer.
             while await length(settings, settings.keyed_topic) < before + 100:
                 assert worker.poll() is None
@@ -95,7 +95,7 @@ async def test_killed_in_the_middle(brisk: Brisk, tmp_path: Any, past: int) -> N
             await asyncio.sleep(rng.uniform(0.0, 0.3))
             worker.kill()
             worker.wait()
-        workers.start(poll_records="1")
+        workers.start()
         await proven(settings, [(time, one) for time, _, alerts in records for one in alerts])
 
     sent = await origins(settings)
