@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 from aiokafka import TopicPartition
 from aiokafka.structs import OffsetAndTimestamp
@@ -19,6 +19,9 @@ from app.kafka.committed import Committed, Note
 from app.kafka.ingest import Batch, End, Start, _Listener
 from app.kafka.producer import Outgoing
 from app.settings import Settings
+
+Leaving = Literal["in time", "too late", "with a batch in hand"]
+"""How a member gives partitions away: it may commit, it may not any more, or it is still busy when the time is over."""
 
 
 class Crash(BaseException):
@@ -179,6 +182,7 @@ class Ingest:
         self._broker = broker
         self._settings = Settings()
         self._unplaced = True
+        self._leaving: Leaving = "in time"
         self._held: set[int] = set()
         self._positions: dict[int, int] = {}
 
@@ -202,7 +206,7 @@ class Ingest:
         self._held = partitions
 
     async def commit(self, offsets: Mapping[int, tuple[int, str]]) -> bool:
-        if self.fenced:
+        if self.fenced or self._leaving == "too late":
             return False
         committed = self._broker.commits[self.group]
         for partition in offsets.keys() & committed.keys():
@@ -211,16 +215,18 @@ class Ingest:
         committed.update(offsets)
         return True
 
-    async def assign(self, partitions: set[int], graceful: bool) -> None:
-        """A rebalance, with the real listener; in a graceful one it hears in time that partitions are taken away."""
+    async def assign(self, partitions: set[int], leaving: Leaving = "in time") -> None:
+        """A rebalance, with the real listener."""
+        self._leaving = leaving
         listener: Any = _Listener(self)  # type: ignore[arg-type]
-        if graceful:
-            await listener.on_partitions_revoked([TopicPartition(self.topic, p) for p in self.partitions])
+        await listener.on_partitions_revoked([TopicPartition(self.topic, p) for p in self.partitions])
         self.partitions = partitions
         await listener.on_partitions_assigned([TopicPartition(self.topic, p) for p in partitions])
+        self._leaving = "in time"
 
     async def settle(self, _seconds: float) -> None:
-        await self.stage.leave()
+        if self._leaving != "with a batch in hand":
+            await self.stage.leave()
 
     @property
     def consumer(self) -> "Ingest":

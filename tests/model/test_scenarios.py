@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 from app.config import Config
 from app.kafka.committed import Note
 from app.window import Windows
+from tests.model.broker import Leaving
 from tests.model.world import World
 
 DEFAULT = Windows()
@@ -133,13 +134,13 @@ async def test_handed_over_while_it_delivers(world: World) -> None:
         world._write(Random(partition), partition, world.clock.now)
     await turn(world)
     slow = world.intakes[0]
-    await slow.assign({0, 1}, graceful=True)
-    await world.intakes[1].assign(set(), graceful=True)
+    await slow.assign({0, 1})
+    await world.intakes[1].assign(set())
     await slow.poll(500)
 
     async def rebalance() -> None:
-        await slow.assign({0}, graceful=False)
-        await world.intakes[1].assign({1}, graceful=False)
+        await slow.assign({0}, "with a batch in hand")
+        await world.intakes[1].assign({1})
 
     world.clock.now += 10_000
     for partition in range(2):
@@ -150,16 +151,17 @@ async def test_handed_over_while_it_delivers(world: World) -> None:
     world.check()
 
 
-async def test_away_and_back(world: World) -> None:
+@pytest.mark.parametrize("leaving", ["in time", "too late", "with a batch in hand"])
+async def test_away_and_back(world: World, leaving: Leaving) -> None:
     """An intake that gets a partition back and loses it again before it was placed commits nothing old for it."""
     first, second = world.intakes
     for partition in range(2):
         world._write(Random(partition), partition, world.clock.now)
     await turn(world)
-    await first.assign(set(), graceful=True)
-    await second.assign({0, 1}, graceful=True)
+    await first.assign(set(), leaving)
+    await second.assign({0, 1})
     await turn(world, members=(1,), milliseconds=60_000)
     for member, partitions in ((second, {1}), (first, {0}), (first, set()), (second, {0, 1})):
-        await member.assign(partitions, graceful=True)
+        await member.assign(partitions)
     await world.drain()
     world.check()

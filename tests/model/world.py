@@ -234,7 +234,7 @@ class World:
         owners = [random.randrange(2) for _ in range(self.broker.partitions[topic])]
         for at, member in enumerate(members):
             partitions = {p for p, owner in enumerate(owners) if owner == at}
-            await member.assign(partitions, graceful=random.random() < 0.5)
+            await member.assign(partitions, random.choice(("in time", "too late")))
 
     async def die(self, random: Random) -> None:
         """A worker ends without a word."""
