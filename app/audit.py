@@ -148,7 +148,7 @@ class _Audit:
         for group in await self._store.open_buckets(epoch):
             for part in segments(group.buckets, epoch.windows, epoch.rebuild):
                 if epoch.rebuild is None or part.start >= epoch.rebuild.closed:
-                    name = storm_name(group.meta, part.start).encode()
+                    name = storm_name(group.meta, part.start, epoch.windows.gap).encode()
                     result[name] = sum(bucket.alerts for bucket in part.buckets)
         return result
 

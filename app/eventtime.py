@@ -32,37 +32,43 @@ class Progress:
             self.reached = polled
 
 
-QUIET = 30_000
-"""Marks come every second while anybody reads; if none moved for so long (ms), everything was silent."""
+QUIET = 120_000
+"""Marks come every second while anybody reads; if none came for so long (ms), everything was silent."""
 
 
 class Horizon:
     """The minimum of all marks; a cell that stands still while others go on is left out after `stall_limit`.
 
-    Only time in which marks moved counts towards the limit: silence says nothing about any one of them.
+    Only time in which marks came counts towards the limit: silence says nothing about any one of them. Nor does it
+    speak against a cell that it is more than a slice ahead of the last: intake holds it there.
     One observer's view: a new observer waits the limit again.
     """
 
-    def __init__(self, stall_limit: int) -> None:
+    def __init__(self, stall_limit: int, ahead: int) -> None:
         self._stall_limit = stall_limit
+        self._ahead = ahead
         self._seen: dict[Cell, tuple[int | None, int]] = {}
+        self._beat: int | None = None
         self._moved: int | None = None
         self._moving = 0
         self.stalled: frozenset[Cell] = frozenset()
         """Cells that the last observation left out."""
 
-    def observe(self, marks: Mapping[Cell, int], keyed: int, alerts: int, now: int) -> int | None:
+    def observe(self, marks: Mapping[Cell, int], keyed: int, alerts: int, now: int, beat: int = 0) -> int | None:
         """The horizon at wall-clock time `now`, or None while a cell that counts has no mark yet.
 
-        `keyed` and `alerts` are the numbers of partitions: cells are all pairs of them.
+        `keyed` and `alerts` are the numbers of partitions: cells are all pairs of them. `beat` changes whenever marks
+        came, although they may say what they said before.
         """
         cells = [(k, a) for k in range(keyed) for a in range(alerts)]
+        last = min((marks[cell] for cell in cells if cell in marks), default=0)
         changed = [cell for cell in cells if cell not in self._seen or self._seen[cell][0] != marks.get(cell)]
-        if changed:
+        if changed or beat != self._beat:
             if self._moved is not None and now - self._moved <= QUIET:
                 self._moving += now - self._moved
-            self._moved = now
-        for cell in changed:
+            self._moved, self._beat = now, beat
+        held = [cell for cell in cells if cell in marks and marks[cell] > last + self._ahead]
+        for cell in changed + held:
             self._seen[cell] = (marks.get(cell), self._moving)
         self.stalled = frozenset(c for c in cells if self._moving - self._seen[c][1] > self._stall_limit)
         values = [marks.get(cell) for cell in cells if cell not in self.stalled]

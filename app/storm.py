@@ -119,11 +119,14 @@ def overflow_meta(meta: GroupMeta) -> GroupMeta:
     return msgspec.structs.replace(meta, labels={OVERFLOW_LABEL: "true"})
 
 
-def storm_name(meta: GroupMeta, start: int) -> str:
-    """Deterministic resource name of the storm of a group whose first bucket is `start`: a DNS label of at most 57."""
-    digest = hashlib.blake2b(
-        _identity(meta.route, meta.labels, meta.silenced) + start.to_bytes(8, "big", signed=True), digest_size=8
-    ).hexdigest()
+def storm_name(meta: GroupMeta, start: int, gap: int) -> str:
+    """Deterministic resource name of the storm of a group whose first bucket is `gap` long from `start` on (ms).
+
+    A DNS label of at most 57 characters. With the bucket's length, for under other windows another storm's bucket may
+    begin at the same time.
+    """
+    bucket = start.to_bytes(8, "big", signed=True) + gap.to_bytes(8, "big")
+    digest = hashlib.blake2b(_identity(meta.route, meta.labels, meta.silenced) + bucket, digest_size=8).hexdigest()
     text = meta.labels.get("alertname") or "-".join(f"{k}-{v}" for k, v in sorted(meta.labels.items()))
     slug = _SLUG.sub("-", text[:200].lower()).strip("-")[:40].strip("-") or "storm"
     return f"{slug}-{digest}"
@@ -182,7 +185,9 @@ def cut(text: str, size: int) -> str:
     return raw[: size - 3].decode(errors="ignore") + "…"
 
 
-def fold_storm(meta: GroupMeta, segment: Segment, details: Iterable[Detail], max_resources: int) -> StormMetadata:
+def fold_storm(
+    meta: GroupMeta, segment: Segment, details: Iterable[Detail], gap: int, max_resources: int
+) -> StormMetadata:
     """Folds a final segment, with a detail per bucket in order of time, into the storm."""
     ordered = list(details)
     members: dict[bytes, Member] = {}
@@ -200,7 +205,7 @@ def fold_storm(meta: GroupMeta, segment: Segment, details: Iterable[Detail], max
     resources = bounded((Affected(resource, alerts) for resource, alerts in affected.items()), max_resources)
     worst = min(ordered, key=lambda detail: detail.rank)
     return StormMetadata(
-        name=storm_name(meta, segment.start),
+        name=storm_name(meta, segment.start, gap),
         namespace=meta.namespace,
         storm_class=classify(meta, len(firing), len({m.resource for m in firing if m.resource is not None})),
         route=meta.route,

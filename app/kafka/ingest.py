@@ -334,9 +334,10 @@ class _Listener(ConsumerRebalanceListener):
         self._ingest = ingest
 
     async def on_partitions_revoked(self, revoked: list[TopicPartition]) -> None:
-        self._ingest.rewind()
+        # First the batch in hand, then nothing of this assignment any more.
         if revoked:
             await self._ingest.settle(self._ingest._settings.session_timeout / 3)
+        self._ingest.rewind()
 
     async def on_partitions_assigned(self, assigned: list[TopicPartition]) -> None:
         self._ingest.rewind()

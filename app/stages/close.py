@@ -39,8 +39,8 @@ class Close(Loop):
         self._config = config
         self._store = store
         self._producer = Producer(settings, self.name)
-        self._horizon = Horizon(config.stall_limit)
         self._epoch: Epoch | None = None
+        self._horizon = self._observer()
         self._token = secrets.token_hex(8)
         self.clock: Clock | None = None
 
@@ -60,14 +60,16 @@ class Close(Loop):
         """Returns whether anything was claimed."""
         if self._epoch is None:
             self._epoch = await self._store.epoch()
-            self._horizon = Horizon(self._config.stall_limit)
+            self._horizon = self._observer()
             if self._epoch is None:
                 # Fold or intake opens one as soon as it has partitions.
                 return False
         epoch = self._epoch
-        marks, alerts_partitions, _ = await self._store.marks(epoch)
+        marked = await self._store.marks(epoch)
         now = time.time_ns() // 1_000_000
-        seen = self._horizon.observe(marks, epoch.partitions, alerts_partitions, now) if alerts_partitions else None
+        seen = None
+        if marked.alerts_partitions:
+            seen = self._horizon.observe(marked.cells, epoch.partitions, marked.alerts_partitions, now, marked.beat)
         claimed_at = time.monotonic()
         clock, claimed = await self._store.claim(
             epoch, seen, most=MOST, token=self._token, lease=round(self._settings.lease * 1000)
@@ -117,7 +119,9 @@ class Close(Loop):
         wanted = [(group.group, bucket.start) for group, part in final for bucket in part.buckets]
         details = iter(await self._store.details(epoch, wanted))
         return [
-            fold_storm(group.meta, part, [next(details) for _ in part.buckets], self._config.max_resources)
+            fold_storm(
+                group.meta, part, [next(details) for _ in part.buckets], epoch.windows.gap, self._config.max_resources
+            )
             for group, part in final
         ]
 
@@ -135,6 +139,10 @@ class Close(Loop):
             record = Outgoing(key, msgspec.json.encode(from_metadata(storm)))
             outgoing.setdefault(zlib.crc32(key) % partitions, []).append(record)
         await self._producer.send(topic, outgoing)
+
+    def _observer(self) -> Horizon:
+        windows = self._epoch.windows if self._epoch else self._config.windows
+        return Horizon(self._config.stall_limit, windows.slice)
 
     def _tell(self, clock: Clock, now: int) -> None:
         self.clock = clock

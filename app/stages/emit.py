@@ -51,6 +51,12 @@ class Emit:
 
     async def process(self, batch: Batch) -> None:
         """Writes a poll's storms, a few at a time, and commits when all are written or parked."""
+        await self._process(batch)
+        if batch.generation != self.ingest.generation:
+            # The assignment went while this was under way: whoever has the partitions next may get further.
+            self._done = {}
+
+    async def _process(self, batch: Batch) -> None:
         pending = [record for records in batch.records.values() for record in records]
         width = self._sink.concurrency
         for at in range(0, len(pending), width):

@@ -65,13 +65,13 @@ async def change_windows(store: Store, epoch: Epoch, windows: Windows) -> bool:
     return changed
 
 
-def closed_until(epoch: Epoch, clock: Clock | None) -> int | None:
+def closed_until(epoch: Epoch, clock: Clock) -> int | None:
     """C: start of the bucket that holds min(W, first bucket of the oldest open group).
 
     Every storm that begins before it is closed and published. None while there is no horizon and never was.
     """
     before = None if epoch.rebuild is None else epoch.rebuild.closed
-    if clock is None or clock.horizon is None:
+    if clock.horizon is None:
         return before
     reached = epoch.windows.bucket(clock.horizon - epoch.windows.grace)
     if clock.first_open is not None:

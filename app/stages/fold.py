@@ -53,19 +53,21 @@ class Fold:
         self._merger.windows = state.epoch.windows
         self._positions = {p: at for p, at in state.positions.items() if p in partitions}
         self._origins = {cell: origin for cell, origin in state.origins.items() if cell[0] in partitions}
-        self._closed = closed_until(state.epoch, None)
+        self._closed = closed_until(state.epoch, await self._store.clock(state.epoch))
         metrics.EPOCH.set(state.epoch.number)
         return {p: Start(at.offset, at.timestamp) for p, at in self._positions.items()}
 
     async def process(self, batch: Batch) -> None:
         """Folds a poll; waits while Redis is away or full, as long as the batch is current."""
         epoch = self._epoch
-        if not self.ingest.current(batch) or epoch is None:
-            return
-        if batch.records:
-            await self._fold(batch, epoch)
-        if time.monotonic() - self._committed >= COMMIT_EVERY:
-            await self._commit()
+        if self.ingest.current(batch) and epoch is not None:
+            if batch.records:
+                await self._fold(batch, epoch)
+            if time.monotonic() - self._committed >= COMMIT_EVERY:
+                await self._commit()
+        if batch.generation != self.ingest.generation:
+            # The assignment went while this was under way: whoever has the partitions next may get further.
+            self._positions = {}
 
     async def leave(self) -> None:
         """Commits the positions, and forgets them: whoever has the partitions next may get further."""

@@ -79,8 +79,13 @@ class Intake:
 
     async def process(self, batch: Batch) -> None:
         """Sends a poll's alerts, then commits and marks if it is time to."""
-        if not self.ingest.current(batch):
-            return
+        if self.ingest.current(batch):
+            await self._process(batch)
+        if batch.generation != self.ingest.generation:
+            # The assignment went while this was under way: whoever has the partitions next may get further.
+            self._forget()
+
+    async def _process(self, batch: Batch) -> None:
         assert self._epoch is not None
         try:
             read = await self._send(batch, self._epoch)
@@ -95,6 +100,9 @@ class Intake:
     async def leave(self) -> None:
         """Commits what was delivered, and forgets it: whoever has the partitions next may get further."""
         await self._commit()
+        self._forget()
+
+    def _forget(self) -> None:
         self._progress, self._position = {}, {}
 
     async def stop(self) -> None:
@@ -159,7 +167,8 @@ class Intake:
         metrics.ALERTS_DEAD.labels(topic).inc()
         log.warning("dead letter", origin=origin, reason=reason)
 
-    async def _commit(self) -> bool:
+    async def _commit(self) -> set[int]:
+        """Commits what was delivered of the partitions that are still this member's; returns those."""
         assigned = self.ingest.assigned()
         notes = {
             partition: (offset, self._note(partition, timestamp).encode())
@@ -167,10 +176,10 @@ class Intake:
             if partition in assigned
         }
         if not notes or not await self.ingest.commit(notes):
-            return not notes
+            return set()
         with suppress(Retry):
             await self._store.keep_intake(notes)
-        return True
+        return set(notes)
 
     def _note(self, partition: int, timestamp: int) -> Note:
         return Note(e=self._progress[partition].reached, b=self._base.get(partition, 0), t=timestamp)
@@ -179,10 +188,11 @@ class Intake:
         for partition in self._progress.keys() - self._position.keys():
             # Nothing was read of it yet, and nothing committed: its end is its beginning.
             self._position[partition] = (await self.ingest.begin(partition), -1)
-        if not await self._commit():
+        committed = await self._commit()
+        if not committed:
             return
         self._marked = time.monotonic()
-        reached = {p: state.reached for p, state in self._progress.items() if state.reached is not None}
+        reached = {p: at.reached for p, at in self._progress.items() if p in committed and at.reached is not None}
         if reached:
             marks = Marks(partitions=await self._producer.partitions(self.ingest.topic), progress=reached)
             value = encode_marks(marks)

@@ -183,6 +183,9 @@ for _, mark in ipairs(new_marks) do
     redis.call('HSET', marks, mark[1], mark[2])
   end
 end
+if #new_marks > 0 then
+  redis.call('HINCRBY', marks, 'b', 1)
+end
 if alerts_partitions > tonumber(redis.call('HGET', marks, 'n') or '0') then
   redis.call('HSET', marks, 'n', alerts_partitions)
 end

@@ -27,7 +27,7 @@ class EpochKeys:
     @property
     def marks(self) -> str:
         """hash, no TTL: `<keyed partition>:<alerts partition>` → event time reached (ms); `n` → partitions of `alerts`;
-        `h` → the horizon (ms)."""
+        `h` → the horizon (ms); `b` → number of calls that brought marks."""
         return self.base + "mark"
 
     @property

@@ -118,6 +118,17 @@ class Clock:
 
 
 @dataclass(frozen=True, slots=True)
+class Marked:
+    """The newest marks in Redis."""
+
+    cells: dict[Cell, int]
+    alerts_partitions: int
+    """Partitions of `alerts`, as marks tell; 0 before the first."""
+    beat: int
+    """Changes whenever marks came."""
+
+
+@dataclass(frozen=True, slots=True)
 class Claimed:
     """A leased group."""
 
@@ -176,6 +187,9 @@ async def sorted_errors() -> AsyncIterator[None]:
     except (ConnectionError, TimeoutError, BusyLoadingError, OSError) as error:
         raise Retry(f"Redis is away: {error}") from error
     except RedisError as error:
+        if "OOM command not allowed" in str(error):
+            # Redis before 7 wraps it as an error of the script.
+            raise Full(f"Redis is full: {error}") from error
         raise Retry(f"Redis answers: {error}") from error
 
 
@@ -196,16 +210,22 @@ class Store:
         )
 
     async def load(self) -> State | None:
-        """Epoch, positions and origins of this moment, or None if Redis holds no epoch."""
+        """Epoch, positions and origins of this moment, or None if Redis holds no epoch.
+
+        Raises `StaleEpoch` if another one was opened meanwhile.
+        """
         async with sorted_errors():
             fields: dict[bytes, bytes] = await self.redis.hgetall(self.keys.epoch)
             if b"number" not in fields:
                 return None
             epoch = _epoch(fields)
             names = self.keys.of(epoch.number)
-            positions, origins = (
-                await self.redis.pipeline(transaction=True).hgetall(names.positions).hgetall(names.origins).execute()
-            )
+            # No transaction: a full Redis refuses even one that only reads. Positions come first: if they move
+            # meanwhile, the next fold call is refused, and all is loaded again.
+            pipeline = self.redis.pipeline(transaction=False).hgetall(names.positions).hgetall(names.origins)
+            positions, origins = await pipeline.execute()
+        if not positions:
+            raise StaleEpoch
         return State(epoch, _positions(positions), {_cell(k): _origin(v) for k, v in origins.items()})
 
     async def epoch(self) -> Epoch | None:
@@ -266,13 +286,13 @@ class Store:
                 await self.redis.hset(self.keys.of(epoch.number).positions, mapping=positions)
 
     async def sweep(self, current: int) -> int:
-        """Deletes what other epochs than `current` left behind; returns the number of keys."""
-        root, keep = self.keys.root, self.keys.of(current).base.encode()
+        """Deletes what epochs before `current` left behind; returns the number of keys."""
+        root = self.keys.root.encode()
         swept = 0
         async with sorted_errors():
             doomed: list[bytes] = []
-            async for key in self.redis.scan_iter(match=f"{root}[0-9]*", count=1000):
-                if not key.startswith(keep):
+            async for key in self.redis.scan_iter(match=root + b"[0-9]*", count=1000):
+                if int(key[len(root) :].split(b":")[0]) < current:
                     doomed.append(key)
                 if len(doomed) >= 500:
                     swept += await self.redis.unlink(*doomed)
@@ -337,13 +357,15 @@ class Store:
         return _clock(rest), [_claimed(*item) for item in rest[3:]]
 
     async def details(self, epoch: Epoch, wanted: Sequence[tuple[str, int]]) -> list[Detail]:
-        """What the buckets (group, start) hold, in that order."""
+        """What the buckets (group, start) hold, in that order. Raises `Retry` if one is gone: the lease was lost."""
         prefix = self.keys.of(epoch.number).bucket
         async with sorted_errors():
             pipeline = self.redis.pipeline(transaction=False)
             for group, start in wanted:
                 pipeline.hgetall(f"{prefix}{group}:{start}")
             found = await pipeline.execute()
+        if not all(found):
+            raise Retry("buckets were settled by another closer")
         return [_detail(start, fields) for (_, start), fields in zip(wanted, found, strict=True)]
 
     async def settle(self, epoch: Epoch, token: str, settlements: Iterable[Settlement]) -> list[bool]:
@@ -365,21 +387,22 @@ class Store:
             raise StaleEpoch
         return [bool(settled) for settled in rest]
 
-    async def marks(self, epoch: Epoch) -> tuple[dict[Cell, int], int, int | None]:
-        """Newest marks, the number of partitions of `alerts`, and the horizon."""
+    async def marks(self, epoch: Epoch) -> Marked:
+        """The newest marks."""
         async with sorted_errors():
             fields: dict[bytes, bytes] = await self.redis.hgetall(self.keys.of(epoch.number).marks)
-        partitions = int(fields.pop(b"n", b"0"))
-        horizon = fields.pop(b"h", None)
-        cells = {_cell(name): int(value) for name, value in fields.items()}
-        return cells, partitions, None if horizon is None else int(horizon)
+        partitions, beat = (int(fields.pop(name, b"0")) for name in (b"n", b"b"))
+        fields.pop(b"h", None)
+        return Marked({_cell(name): int(value) for name, value in fields.items()}, partitions, beat)
 
     async def clock(self, epoch: Epoch) -> Clock:
         """Where event time stands."""
         names = self.keys.of(epoch.number)
         async with sorted_errors():
             horizon, count, first = await (
-                self.redis.pipeline(transaction=True)
+                # The horizon first, and no transaction, for a full Redis refuses one: what closes meanwhile can only
+                # make the oldest open group a later one than it was at that horizon.
+                self.redis.pipeline(transaction=False)
                 .hget(names.marks, "h")
                 .zcard(names.open)
                 .zrange(names.open, 0, 0, withscores=True)

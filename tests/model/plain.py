@@ -169,7 +169,7 @@ def storm(part: Part[Alert], windows: Windows) -> StormMetadata:
     storms |= len({one.resource for one in firing if one.resource}) >= meta.storm_resources
     whole = content(alerts)
     return StormMetadata(
-        name=storm_name(meta, part.start),
+        name=storm_name(meta, part.start, windows.gap),
         namespace=meta.namespace,
         storm_class="Silenced" if meta.silenced else "Storm" if storms else "Isolated",
         route=meta.route,

@@ -71,9 +71,12 @@ def test_stamps_by_hand() -> None:
     assert progress.reached == 6_000
 
 
+AHEAD = 300_000
+
+
 def test_horizon_is_the_minimum() -> None:
     """Over every pair of keyed and alerts partition."""
-    horizon = Horizon(LIMIT)
+    horizon = Horizon(LIMIT, AHEAD)
     marks = {(0, 0): 30, (0, 1): 20, (1, 0): 40, (1, 1): 25}
     assert horizon.observe(marks, 2, 2, now=0) == 20
     assert horizon.stalled == frozenset()
@@ -81,18 +84,18 @@ def test_horizon_is_the_minimum() -> None:
 
 def test_cells_beyond_the_partitions_do_not_count() -> None:
     """A mark for a partition that the topic does not have says nothing."""
-    assert Horizon(LIMIT).observe({(0, 0): 30, (0, 1): 5, (3, 0): 5}, 1, 1, now=0) == 30
+    assert Horizon(LIMIT, AHEAD).observe({(0, 0): 30, (0, 1): 5, (3, 0): 5}, 1, 1, now=0) == 30
 
 
 def test_nothing_known() -> None:
     """Without partitions or marks there is no horizon."""
-    assert Horizon(LIMIT).observe({}, 0, 0, now=0) is None
-    assert Horizon(LIMIT).observe({}, 2, 2, now=0) is None
+    assert Horizon(LIMIT, AHEAD).observe({}, 0, 0, now=0) is None
+    assert Horizon(LIMIT, AHEAD).observe({}, 2, 2, now=0) is None
 
 
 def test_a_missing_mark_holds() -> None:
     """A partition that nobody has read holds the horizon, until the limit has passed while others go on."""
-    horizon = Horizon(LIMIT)
+    horizon = Horizon(LIMIT, AHEAD)
     for now in range(0, LIMIT + 1, MARK):
         assert horizon.observe({(0, 0): now}, 1, 2, now=now) is None
     assert horizon.observe({(0, 0): LIMIT + MARK}, 1, 2, now=LIMIT + MARK) == LIMIT + MARK
@@ -103,7 +106,7 @@ def test_a_missing_mark_holds() -> None:
 
 def test_one_that_stands_still_is_left_out() -> None:
     """After the limit, while others go on; when it moves again it counts again."""
-    horizon = Horizon(LIMIT)
+    horizon = Horizon(LIMIT, AHEAD)
     for now in range(0, LIMIT + 1, MARK):
         assert horizon.observe({(0, 0): now, (0, 1): 5}, 1, 2, now=now) == min(now, 5)
     now = LIMIT + MARK
@@ -115,7 +118,7 @@ def test_one_that_stands_still_is_left_out() -> None:
 
 def test_all_silent() -> None:
     """If nothing moves, nothing is left out, for as long as it lasts: the horizon stands still."""
-    horizon = Horizon(LIMIT)
+    horizon = Horizon(LIMIT, AHEAD)
     marks = {(0, 0): 50, (0, 1): 5}
     for now in range(0, 5 * LIMIT, 10 * MARK):
         assert horizon.observe(marks, 1, 2, now=now) == 5
@@ -124,7 +127,7 @@ def test_all_silent() -> None:
 
 def test_the_first_to_speak_after_a_long_silence_does_not_leave_out_the_others() -> None:
     """After an outage of everything, partitions come back one by one: the others have the whole limit to follow."""
-    horizon = Horizon(LIMIT)
+    horizon = Horizon(LIMIT, AHEAD)
     for now in range(0, 3 * LIMIT, 10 * MARK):
         assert horizon.observe({(0, 0): 50, (0, 1): 5}, 1, 2, now=now) == 5
     back = 3 * LIMIT
@@ -138,7 +141,7 @@ def test_the_first_to_speak_after_a_long_silence_does_not_leave_out_the_others()
 
 def test_silence_does_not_count_towards_the_limit() -> None:
     """Ten minutes alone, half an hour of silence, then the rest of the limit alone: only then it is left out."""
-    horizon = Horizon(LIMIT)
+    horizon = Horizon(LIMIT, AHEAD)
     minute = 60_000
     for now in range(0, 10 * minute, MARK):
         assert horizon.observe({(0, 0): now, (0, 1): 5}, 1, 2, now=now) == min(now, 5)
@@ -157,7 +160,7 @@ def test_silence_does_not_count_towards_the_limit() -> None:
 )
 def test_without_a_stall_it_never_goes_back(moves: list[tuple[int, int, int, int]]) -> None:
     """While marks rise and nobody is left out, what is observed rises too, and is a mark that stands."""
-    horizon = Horizon(LIMIT)
+    horizon = Horizon(LIMIT, AHEAD)
     marks: dict[tuple[int, int], int] = {}
     now, last = 0, -1
     for keyed, alerts, rise, step in moves:
@@ -169,3 +172,23 @@ def test_without_a_stall_it_never_goes_back(moves: list[tuple[int, int, int, int
             assert seen == min(marks.values())
             assert seen >= last
             last = seen
+
+
+def test_held_ones_do_not_stall() -> None:
+    """Intake holds who is more than a slice ahead; that alone must not leave it out, and the one behind still is."""
+    horizon = Horizon(LIMIT, AHEAD)
+    for beat in range(LIMIT // MARK + 1):
+        marks = {(0, 0): min(beat * MARK, AHEAD + MARK), (0, 1): 5}
+        assert horizon.observe(marks, 1, 2, beat * MARK, beat) == min(beat * MARK, 5)
+    now = LIMIT + MARK
+    assert horizon.observe({(0, 0): AHEAD + MARK, (0, 1): 5}, 1, 2, now, -1) == AHEAD + MARK
+    assert horizon.stalled == {(0, 1)}
+
+
+def test_one_after_the_other_stalls() -> None:
+    """A partition that is left out makes nobody look far ahead: the next one that stands still is left out too."""
+    horizon = Horizon(LIMIT, AHEAD)
+    end, stops = 4 * LIMIT, 2 * LIMIT
+    for beat, now in enumerate(range(0, end, MARK)):
+        horizon.observe({(0, 0): now, (0, 1): 5, (0, 2): min(now, stops)}, 1, 3, now, beat)
+    assert horizon.stalled == {(0, 1), (0, 2)}

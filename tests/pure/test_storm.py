@@ -17,6 +17,8 @@ from app.window import Bucket, Windows, segments
 from tests.model import plain, strategies
 from tests.support.storms import AWKWARD, manifest
 
+GAP = 60_000
+
 EXACT = settings(deadline=None, max_examples=200, print_blob=True)
 
 texts = st.one_of(st.text(max_size=40), st.sampled_from(AWKWARD))
@@ -139,7 +141,7 @@ class TestIdentity:
     @given(metas, st.integers(0, 2**53))
     def test_name(self, meta: GroupMeta, start: int) -> None:
         """A DNS-1123 label of at most 57 characters."""
-        name = storm.storm_name(meta, start)
+        name = storm.storm_name(meta, start, GAP)
         assert re.fullmatch(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?", name, re.ASCII)
         assert len(name) <= 57
         assert re.fullmatch(r".{1,40}-[0-9a-f]{16}", name)
@@ -150,13 +152,13 @@ class TestIdentity:
         """Same name exactly when route, group labels, class and first bucket are the same; the rest may change."""
         keys = [(meta.route, meta.labels, meta.silenced) for meta, _ in two]
         groups = [storm.group_id(*key) for key in keys]
-        names = [storm.storm_name(meta, start) for meta, start in two]
+        names = [storm.storm_name(meta, start, GAP) for meta, start in two]
         same = keys[0] == keys[1]
         assert (groups[0] == groups[1]) == same
         assert (names[0] == names[1]) == (same and two[0][1] == two[1][1])
         assert all(len(group) == 20 for group in groups)
         other = msgspec.structs.replace(two[0][0], namespace="x", storm_alerts=99)
-        assert storm.storm_name(other, two[0][1]) == names[0]
+        assert storm.storm_name(other, two[0][1], GAP) == names[0]
 
     @EXACT
     @given(metas, st.randoms(use_true_random=False))
@@ -165,7 +167,7 @@ class TestIdentity:
         items = list(meta.labels.items())
         random.shuffle(items)
         other = msgspec.structs.replace(meta, labels=dict(items))
-        assert storm.storm_name(other, 0) == storm.storm_name(meta, 0)
+        assert storm.storm_name(other, 0, GAP) == storm.storm_name(meta, 0, GAP)
         assert storm.pattern(other.labels) == storm.pattern(meta.labels)
 
     @pytest.mark.parametrize(
@@ -183,7 +185,7 @@ class TestIdentity:
     def test_slug(self, labels: dict[str, str], slug: str) -> None:
         """People recognise the pattern in the name."""
         meta = GroupMeta("default", labels, "storms", False, 10, 5)
-        assert storm.storm_name(meta, 0)[:-17] == slug
+        assert storm.storm_name(meta, 0, GAP)[:-17] == slug
 
     @pytest.mark.parametrize(
         ("labels", "pattern"),
@@ -318,7 +320,7 @@ class TestFold:
             buckets = [Bucket(start, c.alerts, c.first, c.last) for (g, start), c in held.items() if g == group]
             for part in segments(buckets, windows):
                 details = [_detail(held[group, bucket.start]) for bucket in part.buckets]
-                one = storm.fold_storm(meta, part, details, 1_000)
+                one = storm.fold_storm(meta, part, details, windows.gap, 1_000)
                 found[one.name] = one
         assert found == plain.storms(alerts, windows)
 
@@ -379,7 +381,7 @@ class TestFold:
         buckets = [Bucket(start, c.alerts, c.first, c.last) for (_, start), c in held.items()]
         (part,) = segments(buckets, windows)
         details = [_detail(held[alerts[0].group, b.start])._replace(truncated=truncated) for b in part.buckets]
-        return storm.fold_storm(alerts[0].meta, part, details, max_resources)
+        return storm.fold_storm(alerts[0].meta, part, details, windows.gap, max_resources)
 
 
 def _detail(content: plain.Content) -> Detail:

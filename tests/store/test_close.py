@@ -49,7 +49,6 @@ class TestClaim:
             assert clock == Clock(stands, 0, None)
         assert await Folder(store)([]) == Clock(NOW + 9, 0, None)
         assert await store.clock(EPOCH) == Clock(NOW + 9, 0, None)
-        assert (await store.marks(EPOCH))[2] == NOW + 9
 
     async def test_due_at_the_watermark(self, store: Store) -> None:
         """A group is leased from the moment at which the watermark, not the horizon, reaches its due."""

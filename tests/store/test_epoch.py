@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from redis.asyncio import Redis
 
-from app.store.redis import Epoch, Move, Position, StaleEpoch, Store
+from app.store.redis import Epoch, Marked, Move, Position, StaleEpoch, Store
 from app.window import Rebuild, Windows
 from tests.model import plain
 from tests.store.actions import EPOCH, LIMITS, NOW, WINDOWS, Folder, alert, contents, everything, merged, start
@@ -58,7 +58,7 @@ async def test_the_next_begins_empty(store: Store) -> None:
     state = await store.load()
     assert state is not None
     assert (state.epoch, state.positions, state.origins) == (new, {0: Position(5, -1)}, {})
-    assert (await store.marks(new), await contents(store, new)) == (({}, 0, None), {})
+    assert (await store.marks(new), await contents(store, new)) == (Marked({}, 0, 0), {})
     with pytest.raises(StaleEpoch):
         await fold([alert(2, 3)])
     with pytest.raises(StaleEpoch):
@@ -94,7 +94,8 @@ class TestContinue:
         assert state is not None
         assert (state.epoch, state.positions) == (self.NEW, {0: Position(4, NOW), 1: Position(2, NOW)})
         assert state.origins == {(0, 1): (3, 2)}
-        assert await store.marks(self.NEW) == ({(0, 0): NOW}, 2, NOW)
+        assert await store.marks(self.NEW) == Marked({(0, 0): NOW}, 2, 1)
+        assert (await store.clock(self.NEW)).horizon == NOW
         await store.fold(self.NEW, [Move(0, 4, 5, NOW)], merged([alert(1, 3)], self.NEW.windows), LIMITS)
 
     async def test_before_anything_was_folded(self, store: Store) -> None:

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from app.errors import Retry
 from app.keyed import GroupMeta
 from app.merge import Floor, Merger
-from app.store.redis import BehindHorizon, Clock, Epoch, Limits, Move, Moved, StaleEpoch, Store
+from app.store.redis import BehindHorizon, Clock, Epoch, Limits, Marked, Move, Moved, StaleEpoch, Store
 from app.storm import group_id, overflow_meta
 from tests.model import plain, strategies
 from tests.model.logs import Sent, log
@@ -262,7 +262,8 @@ class TestMarks:
             batch = merged([])
             batch.marks, batch.alerts_partitions = dict(marks), partitions
             await store.fold(EPOCH, [Move(0, at, at + 1, NOW)], batch, LIMITS)
-        assert await store.marks(EPOCH) == ({(0, 0): 5, (0, 1): 9, (0, 2): 1}, 3, None)
+        assert await store.marks(EPOCH) == Marked({(0, 0): 5, (0, 1): 9, (0, 2): 1}, 3, 2)
+        assert (await store.clock(EPOCH)).horizon is None
 
     async def test_real_times(self, store: Store) -> None:
         """Milliseconds of today and of the year 9999 come back as they were."""
@@ -270,13 +271,12 @@ class TestMarks:
         batch = merged([])
         batch.marks = {(0, 0): NOW + 1, (1, 11): 253_402_300_799_999}
         await store.fold(EPOCH, [Move(0, 0, 1, NOW)], batch, LIMITS)
-        cells, _, _ = await store.marks(EPOCH)
-        assert cells == batch.marks
+        assert (await store.marks(EPOCH)).cells == batch.marks
 
     async def test_before_any(self, store: Store) -> None:
         """Nothing marked, nothing known."""
         await start(store)
-        assert await store.marks(EPOCH) == ({}, 0, None)
+        assert await store.marks(EPOCH) == Marked({}, 0, 0)
 
 
 class TestLimits:

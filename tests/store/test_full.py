@@ -61,7 +61,7 @@ async def test_closing_empties_a_full_redis(store: Store, redis: Redis) -> None:
         assert await store.settle(EPOCH, "me", [rest]) == [True]
         _, (mine,) = await store.claim(EPOCH, NOW + 99, most=9, token="me", lease=1_000)
         assert await store.settle(EPOCH, "me", [Settlement(mine.group, mine.buckets, 0, 0)]) == [True]
-        assert (await store.marks(EPOCH))[2] == NOW + 99
+        assert (await store.clock(EPOCH)).horizon == NOW + 99
     assert await contents(store) == {}
 
 

@@ -178,7 +178,7 @@ def _model(config: Config, stamped: Iterable[tuple[int, Body, bool]]) -> dict[st
             # Of two at the same millisecond, the resolution counts as the newer one.
             resolved = {b.fingerprint for at, b, resolved in inside if resolved and at == newest[b.fingerprint]}
             resources = Counter(body.resource for _, body, _ in inside if body.resource)
-            result[storm_name(meta, part.start)] = Essence(
+            result[storm_name(meta, part.start, config.windows.gap)] = Essence(
                 len(inside), len(newest), len(resolved),
                 frozenset((str(msgspec.msgpack.decode(r, type=Resource)), n) for r, n in resources.items()),
                 inside[0][0], inside[-1][0], part.reason,
