@@ -40,9 +40,14 @@ Examples:
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for manifests; else `storms` in the folder of the data.",
 )
-@click.option("--kafka-port", type=Port, help="By default 9092, or another one where that is taken.")
-@click.option("--redis-port", type=Port, help="By default 6379, likewise.")
-@click.option("--http-port", type=Port, help="For health and metrics; by default 8080, likewise.")
+@click.option("--kafka-port", type=Port, metavar="PORT", help="By default 9092, or any other where that is taken.")
+@click.option("--redis-port", type=Port, metavar="PORT", help="By default 6379, likewise.")
+@click.option(
+    "--http-port",
+    type=Port,
+    metavar="PORT",
+    help="For health and metrics; else STORMFOLD_HTTP, by default 8080, likewise.",
+)
 def command(
     config: Path | None,
     folder: Path | None,
@@ -61,13 +66,21 @@ def command(
             with stack.running():
                 settings = stack.settings(
                     sink=f"directory:{(output or folder / 'storms').absolute()}",
-                    http=f"127.0.0.1:{http_port or port_or_any(8080) or 0}",
+                    http=_http(environment, http_port),
                 )
                 log_to(folder / "worker.log", settings.log_level)
                 run(_serve(settings, meaning, folder))
         except KeyboardInterrupt:
             # It is how this command is meant to end.
             _say(f"Stopped. The data stays in {folder}")
+
+
+def _http(environment: Settings, port: int | None) -> str:
+    """Where to serve health: what was asked for, else the usual place, or any where that is taken."""
+    if port:
+        return f"127.0.0.1:{port}"
+    usual = environment.http == Settings.model_fields["http"].default
+    return "127.0.0.1:0" if usual and port_or_any(environment.http_address[1]) is None else environment.http
 
 
 async def _serve(settings: Settings, config: Config, folder: Path) -> None:
@@ -111,7 +124,7 @@ stormfold is up until Ctrl-C; what is in it stays.
 
   Kafka     {settings.kafka}, topic {settings.alerts_topic}
   Redis     {settings.redis}
-  health    http://127.0.0.1:{worker.web.port}/readyz
+  health    http://{settings.http.rpartition(":")[0]}:{worker.web.port}/readyz
   storms    {settings.sink.removeprefix("directory:")}
   logs      {folder / "worker.log"}
 

@@ -128,6 +128,7 @@ class Demo:
             self.view.say("All is told; the last storms close once they have been quiet")
             await self._until(lambda: self._drained(worker), DRAIN_SECONDS, worker, "the storms to close")
             seconds = time.monotonic() - self._began
+            self.view.show(self._pulse(worker))
             self.view.say("Proving the books")
             books = await audit(self.settings, self.config, worker.store)
             await self._until(lambda: len(self._storms) >= books.names, READY_SECONDS, worker, "the storms to be read")

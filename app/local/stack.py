@@ -35,7 +35,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """All of them mean: clean up and go."""
 MARK = ".stormfold"
 """File that says that a folder is stormfold's, and is locked while it is used."""
-_KEPT = ("data_dir", "http", "log_format", "log_level")
+_KEPT = ("data_dir", "log_level")
 """Settings that the local stack takes from the environment; all others speak of other servers."""
 
 
