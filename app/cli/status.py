@@ -1,24 +1,84 @@
-"""`stormfold status`: how far each stage is, what is open, how Redis does, and what the worker says of itself."""
+"""`stormfold status`: how far each stage is, what is open, how Redis does, and what a worker here says of itself."""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
 import click
+import msgspec
+from yarl import URL
 
-from app.cli.output import Output, emit_document, emit_table, output_option, safe
+from app.cli.output import Output, emit_document, output_option, safe
+from app.config import duration
 from app.errors import StormfoldError
-from app.kafka.committed import read_committed
-from app.kafka.tail import Tail, open_tail
+from app.kafka.client import open_admin
+from app.kafka.committed import Committed, Note, read_committed
+from app.kafka.tail import open_tail
+from app.kafka.topics import partition_counts
 from app.settings import Settings
-from app.stages.intake import intake_positions
+from app.stages.watch import POLICY
 from app.store.client import connect
-from app.store.redis import Store
+from app.store.redis import Clock, Memory, State, Store
+from app.storm import timestamp
 
-WORKER_TIMEOUT = 2.0
-"""Seconds to wait for a worker's own word."""
+ANSWER_SECONDS = 15.0
+"""Longest to wait for Kafka or Redis: a server that takes connections and says nothing is told from a slow one."""
+WORKER_SECONDS = 2.0
+"""Longest to wait for a worker on this machine."""
+SHOWN = 8
+"""Of the partitions of a stage that are behind, most of them first."""
+STAGES = ("intake", "fold", "emit")
+"""Those that read a topic."""
+KEEP = "keep it for longer than the longest outage; `stormfold audit` says what is missing"
+FORGET = "if the topic was created anew, stop the workers and run `stormfold topics --forget`"
+
+_T = TypeVar("_T")
+
+
+class Trouble(msgspec.Struct):
+    """Something that is wrong, and what to do about it."""
+
+    part: str
+    trouble: str
+    advice: str | None = None
+    since: str | None = None
+
+
+class Worker(msgspec.Struct):
+    """What a worker says at `/readyz`."""
+
+    ready: bool
+    troubles: list[Trouble]
+
+
+class Extent(NamedTuple):
+    """The offsets of a partition."""
+
+    begin: int
+    end: int
+
+
+@dataclass
+class InKafka:
+    """What Kafka says."""
+
+    topics: dict[str, dict[int, Extent]] = field(default_factory=dict)
+    """By stage; without those whose topic is missing."""
+    committed: dict[str, Committed] = field(default_factory=dict)
+
+
+@dataclass
+class InRedis:
+    """What Redis says."""
+
+    memory: Memory
+    state: State | None
+    clock: Clock | None
+    intake: dict[int, int]
+    """What intake had committed."""
 
 
 @click.command(
@@ -27,13 +87,14 @@ Examples:
   stormfold status
   stormfold status -o json | jq '.lag[] | select(.records > 0)'
 
-Exits with 1 if Kafka or Redis can't be asked, or a worker that answers at STORMFOLD_HTTP is in trouble."""
+Exits with 1 if something is wrong: Kafka or Redis does not answer, a topic is missing, records were lost, a partition
+is not read, Redis may throw keys away, or the worker that answers at STORMFOLD_HTTP is not ready. Lag is not wrong."""
 )
 @output_option
 @click.pass_context
 def command(ctx: click.Context, output: Output) -> None:
-    """Show lag per stage and partition, horizon, open groups, Redis memory, and the worker's health."""
-    status = asyncio.run(_status(Settings()))
+    """Show lag per stage and partition, horizon, open groups, Redis memory, and the sink."""
+    status = asyncio.run(look(Settings()))
     if output == "table":
         _print(status)
     else:
@@ -41,89 +102,139 @@ def command(ctx: click.Context, output: Output) -> None:
     ctx.exit(1 if status["troubles"] else 0)
 
 
-async def _status(settings: Settings) -> dict[str, Any]:
-    """Part by part: one that can't be asked is named in `troubles`, the others are shown all the same."""
-    troubles: list[dict[str, Any]] = []
+async def look(settings: Settings) -> dict[str, Any]:
+    """The status as plain data. What does not answer is among the `troubles`, the rest is there all the same."""
+    troubles: list[Trouble] = []
 
-    async def ask(part: str, question: Callable[[], Awaitable[Any]], otherwise: Any) -> Any:
+    async def ask(part: str, question: Awaitable[_T]) -> _T | None:
         try:
-            return await question()
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await question
+        except TimeoutError:
+            troubles.append(Trouble(part, f"no answer within {ANSWER_SECONDS:.0f} s"))
         except StormfoldError as error:
-            troubles.append({"part": part, "trouble": str(error), "advice": getattr(error, "advice", None)})
-            return otherwise
+            troubles.append(Trouble(part, str(error), getattr(error, "advice", None)))
+        return None
 
     async with connect(settings) as redis:
         store = Store(redis, settings.redis_prefix)
-        epoch = await ask("redis", lambda: _epoch(store), {})
-        memory = await ask("redis", lambda: _memory(store), {}) if epoch else {}
-        lag = await ask("kafka", lambda: _lag(settings, store), [])
+        kafka, kept, worker = await asyncio.gather(
+            ask("kafka", _kafka(settings, troubles)), ask("redis", _redis(store)), _worker(settings)
+        )
+    lag = _lag(settings, kafka or InKafka(), kept, troubles)
+    if kept is not None and (kept.memory.evicted or (kept.memory.maximum and kept.memory.policy != POLICY)):
+        why = f"it may throw keys away: policy {kept.memory.policy}, {kept.memory.evicted} evicted"
+        troubles.append(Trouble("redis", why, f"set maxmemory-policy {POLICY}"))
+    if worker is not None:
+        troubles += [msgspec.structs.replace(trouble, part=f"worker: {trouble.part}") for trouble in worker.troubles]
     return {
         "lag": lag,
-        "epoch": epoch,
-        "redis": {"url": settings.redis_url_safe, **memory},
+        "epoch": {} if kept is None else _epoch(kept),
+        "closed_until": None if kafka is None else _closed(kafka),
+        "redis": {"url": settings.redis_url_safe} | ({} if kept is None else _memory(kept.memory)),
         "sink": settings.sink,
-        "worker": await _worker(settings, troubles),
-        "troubles": troubles,
+        "worker": {"address": settings.http, "answers": worker is not None, "ready": worker and worker.ready},
+        "troubles": msgspec.to_builtins(troubles),
     }
 
 
-async def _lag(settings: Settings, store: Store) -> list[dict[str, Any]]:
+async def _kafka(settings: Settings, troubles: list[Trouble]) -> InKafka:
+    found = InKafka()
+    async with open_admin(settings) as admin:
+        present = await partition_counts(admin)
     async with open_tail(settings) as tail:
-        emitted = await read_committed(settings, settings.consumer_group("emit"), settings.storms_topic)
-        try:
-            read = {p: offset for p, (offset, _) in (await intake_positions(settings, store)).items()}
-            state = await store.load()
-        except StormfoldError:
-            # Redis knows how far fold is; without it Kafka's commits are the next best.
-            read = await _committed(settings, "intake", settings.alerts_topic)
-            folded = await _committed(settings, "fold", settings.keyed_topic)
-        else:
-            folded = {p: at.offset for p, at in state.positions.items()} if state else {}
-        written = {p: offset for p, (offset, _) in emitted.items()}
-        return [
-            *await _stage(tail, "intake", settings.alerts_topic, read),
-            *await _stage(tail, "fold", settings.keyed_topic, folded),
-            *await _stage(tail, "emit", settings.storms_topic, written),
-        ]
+        for stage, topic in _topics(settings).items():
+            if topic not in present:
+                troubles.append(Trouble("kafka", f"topic {topic} is missing", "run `stormfold topics --create`"))
+                continue
+            begins, ends = await tail.begins(topic), await tail.ends(topic)
+            found.topics[stage] = {partition: Extent(begins[partition], end) for partition, end in ends.items()}
+            found.committed[stage] = await read_committed(settings, settings.consumer_group(stage), topic)
+    return found
 
 
-async def _committed(settings: Settings, stage: str, topic: str) -> dict[int, int]:
-    found = await read_committed(settings, settings.consumer_group(stage), topic)
-    return {partition: offset for partition, (offset, _) in found.items()}
+async def _redis(store: Store) -> InRedis:
+    state = await store.load()
+    return InRedis(
+        memory=await store.memory(),
+        state=state,
+        clock=None if state is None else await store.clock(state.epoch),
+        intake={partition: offset for partition, (offset, _) in (await store.kept_intake()).items()},
+    )
 
 
-async def _stage(tail: Tail, stage: str, topic: str, reached: Mapping[int, int]) -> list[dict[str, Any]]:
-    begins, ends = await tail.begins(topic), await tail.ends(topic)
-    return [
-        {
-            "stage": stage,
-            "topic": topic,
-            "partition": partition,
-            "position": reached.get(partition),
-            "end": end,
-            "records": max(0, end - reached.get(partition, begins[partition])),
-        }
-        for partition, end in sorted(ends.items())
-    ]
+async def _worker(settings: Settings) -> Worker | None:
+    """What the worker at `STORMFOLD_HTTP` says; None if none answers there, or something else does."""
+    host, port = settings.http_address
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    if port == 0:
+        return None
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(WORKER_SECONDS)) as session,
+            session.get(URL.build(scheme="http", host=here, port=port, path="/readyz")) as answer,
+        ):
+            return msgspec.json.decode(await answer.read(), type=Worker)
+    except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError):
+        return None
 
 
-async def _epoch(store: Store) -> dict[str, Any]:
-    epoch = await store.epoch()
-    if epoch is None:
+def _topics(settings: Settings) -> dict[str, str]:
+    return dict(zip(STAGES, (settings.alerts_topic, settings.keyed_topic, settings.storms_topic), strict=True))
+
+
+def _lag(settings: Settings, kafka: InKafka, redis: InRedis | None, troubles: list[Trouble]) -> list[dict[str, Any]]:
+    rows = []
+    for stage, extents in kafka.topics.items():
+        topic = _topics(settings)[stage]
+        positions = {partition: offset for partition, (offset, _) in kafka.committed[stage].items()}
+        if stage == "intake" and redis is not None:
+            positions = redis.intake | positions
+        if stage == "fold" and redis is not None and redis.state is not None:
+            positions = {partition: at.offset for partition, at in redis.state.positions.items()}
+            # Others came later; an epoch keeps to those that it began with.
+            extents = {partition: extent for partition, extent in extents.items() if partition in positions}
+        for partition, (begin, end) in sorted(extents.items()):
+            position = positions.get(partition)
+            rows.append(
+                {
+                    "stage": stage, "topic": topic, "partition": partition, "begin": begin, "end": end,
+                    "position": position, "records": max(0, end - max(begin, position or 0)),
+                }
+            )  # fmt: skip
+            place = f"{topic}-{partition}"
+            if position is not None and position > end:
+                why = f"{place} ends at {end}, before the position {position}: it is not read"
+                troubles.append(Trouble(stage, why, FORGET))
+            elif position is not None and position < begin:
+                why = f"{place}: retention took {begin - position:,} records before they were read"
+                troubles.append(Trouble(stage, why, KEEP))
+    return rows
+
+
+def _epoch(redis: InRedis) -> dict[str, Any]:
+    if redis.state is None or redis.clock is None:
         return {"number": None}
-    clock = await store.clock(epoch)
-    now = time.time()
+    epoch, clock, now = redis.state.epoch, redis.clock, time.time()
     return {
         "number": epoch.number,
-        "horizon": clock.horizon,
+        "partitions": epoch.partitions,
+        "windows": {name: duration(getattr(epoch.windows, name)) for name in ("gap", "grace", "slice")},
+        "horizon": None if clock.horizon is None else timestamp(clock.horizon),
         "horizon_delay_seconds": None if clock.horizon is None else round(now - clock.horizon / 1000, 1),
         "open_groups": clock.open_groups,
-        "oldest_open_seconds": None if clock.first_open is None else round(now - clock.first_open / 1000, 1),
+        "oldest_open": None if clock.first_open is None else timestamp(clock.first_open),
     }
 
 
-async def _memory(store: Store) -> dict[str, Any]:
-    memory = await store.memory()
+def _closed(kafka: InKafka) -> str | None:
+    """The newest C in a commit of fold: from there on a rebuild makes storms."""
+    notes: list[Note] = [note for _, note in kafka.committed.get("fold", {}).values()]
+    newest = max((note.c for note in notes if note.c is not None), default=None)
+    return None if newest is None else timestamp(newest)
+
+
+def _memory(memory: Memory) -> dict[str, Any]:
     return {
         "used_bytes": memory.used,
         "max_bytes": memory.maximum,
@@ -134,64 +245,55 @@ async def _memory(store: Store) -> dict[str, Any]:
     }
 
 
-async def _worker(settings: Settings, troubles: list[dict[str, Any]]) -> dict[str, Any]:
-    host, port = settings.http_address
-    host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-    address = f"http://{host}:{port}/readyz"
-    try:
-        async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(WORKER_TIMEOUT)) as session,
-            session.get(address) as answer,
-        ):
-            said: dict[str, Any] = await answer.json()
-            troubles += [{**trouble, "part": f"worker: {trouble['part']}"} for trouble in said["troubles"]]
-    except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError):
-        # Workers elsewhere are no trouble: none has to run on this machine.
-        return {"address": address, "answers": False}
-    return {"address": address, "answers": True, "ready": said["ready"]}
-
-
 def _print(status: Mapping[str, Any]) -> None:
-    behind = [row for row in status["lag"] if row["records"]]
-    for stage in dict.fromkeys(row["stage"] for row in status["lag"]):
-        records = sum(row["records"] for row in behind if row["stage"] == stage)
-        click.echo(f"{stage:8} {f'{records:,} records behind' if records else 'caught up'}")
-    if behind:
-        click.echo()
-        emit_table(behind, ("stage", "topic", "partition", "position", "end", "records"))
-        click.echo()
-    click.echo(f"epoch    {_epoch_text(status['epoch'])}")
-    click.echo(f"redis    {_memory_text(status['redis'])}")
-    click.echo(f"sink     {status['sink']}")
-    worker = status["worker"]
-    click.echo(f"worker   {_worker_text(worker)} ({worker['address']})")
+    for heading, text in [*_stages(status["lag"]), *_lines(status)]:
+        click.echo(f"{heading:<9}{safe(text)}")
     for trouble in status["troubles"]:
-        click.secho(f"{trouble['part']}: {safe(trouble['trouble'])}", fg="red")
+        since = f" (since {trouble['since']})" if trouble["since"] else ""
+        click.echo(f"{trouble['part']}: {safe(trouble['trouble'])}{since}", err=True)
         if trouble["advice"]:
-            click.echo(f"  -> {safe(trouble['advice'])}")
+            click.echo(f"  -> {safe(trouble['advice'])}", err=True)
 
 
-def _epoch_text(epoch: Mapping[str, Any]) -> str:
-    if epoch.get("number") is None:
-        return "none yet" if epoch else "unknown"
-    delay = epoch["horizon_delay_seconds"]
-    horizon = "no horizon yet" if delay is None else f"horizon {delay:,} s behind now"
-    oldest = epoch["oldest_open_seconds"]
-    since = "" if oldest is None else f", the oldest for {oldest:,} s"
-    return f"{epoch['number']}, {horizon}, {epoch['open_groups']:,} open groups{since}"
+def _stages(lag: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    for stage in dict.fromkeys(row["stage"] for row in lag):
+        behind = sorted(
+            (row for row in lag if row["stage"] == stage and row["records"]), key=lambda row: -row["records"]
+        )
+        if not behind:
+            yield stage, "caught up"
+            continue
+        places = [f"{row['partition']}: {row['records']:,}" for row in behind[:SHOWN]]
+        more = [f"and {len(behind) - SHOWN} more"] if behind[SHOWN:] else []
+        total = sum(row["records"] for row in behind)
+        yield stage, f"{total:,} records behind in {behind[0]['topic']}, by partition {', '.join(places + more)}"
 
 
-def _memory_text(redis: Mapping[str, Any]) -> str:
-    if "used_bytes" not in redis:
-        return f"{redis['url']}: unknown"
-    most = f" of {redis['max_bytes'] / 2**20:,.0f}" if redis["max_bytes"] else ", no limit,"
-    return (
-        f"{redis['url']}: {redis['used_bytes'] / 2**20:,.0f}{most} MiB used, {redis['policy']},"
-        f" fragmentation {redis['fragmentation_ratio']}"
-    )
-
-
-def _worker_text(worker: Mapping[str, Any]) -> str:
-    if not worker["answers"]:
-        return "none answers on this machine"
-    return "ready" if worker["ready"] else "not ready"
+def _lines(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    epoch, redis, worker = status["epoch"], status["redis"], status["worker"]
+    if not epoch:
+        yield "epoch", "unknown"
+    elif epoch["number"] is None:
+        yield "epoch", "none yet: no worker has begun"
+    else:
+        windows = ", ".join(f"{name} {length}" for name, length in epoch["windows"].items())
+        yield "epoch", f"{epoch['number']}: {windows}, {epoch['partitions']} partitions"
+        if epoch["horizon"]:
+            yield "horizon", f"{epoch['horizon']}, {epoch['horizon_delay_seconds']:,} s behind the clock"
+        else:
+            yield "horizon", "none yet: not every partition of alerts has been read"
+        oldest = f", the oldest from {epoch['oldest_open']}" if epoch["oldest_open"] else ""
+        yield "open", f"{epoch['open_groups']:,} groups{oldest}"
+    if status["closed_until"]:
+        yield "closed", f"every storm that begins before {status['closed_until']}"
+    memory = "unknown"
+    if "policy" in redis:
+        most = f" of {redis['max_bytes'] / 2**20:,.0f}" if redis["max_bytes"] else ", no limit,"
+        memory = (
+            f"{redis['used_bytes'] / 2**20:,.1f}{most} MiB used, {redis['policy']},"
+            f" fragmentation {redis['fragmentation_ratio']}"
+        )
+    yield "redis", f"{redis['url']}: {memory}"
+    yield "sink", status["sink"]
+    says = "none answers" if not worker["answers"] else "ready" if worker["ready"] else "not ready"
+    yield "worker", f"{worker['address']}: {says}"
