@@ -26,10 +26,10 @@ class Progress:
             self.reached = time
         return time, False
 
-    def read_to_end(self, polled: int) -> None:
-        """A poll at wall-clock time `polled` showed that the partition has nothing more."""
-        if self.reached is None or polled > self.reached:
-            self.reached = polled
+    def come_to(self, time: int) -> None:
+        """Event time has come to `time`: a poll then showed that the partition has nothing more, or the horizon did."""
+        if self.reached is None or time > self.reached:
+            self.reached = time
 
 
 QUIET = 120_000
@@ -61,7 +61,7 @@ class Horizon:
         came, although they may say what they said before.
         """
         cells = [(k, a) for k in range(keyed) for a in range(alerts)]
-        last = min((marks[cell] for cell in cells if cell in marks), default=0)
+        last = min((marks[cell] for cell in cells if cell in marks and cell not in self.stalled), default=0)
         changed = [cell for cell in cells if cell not in self._seen or self._seen[cell][0] != marks.get(cell)]
         if changed or beat != self._beat:
             if self._moved is not None and now - self._moved <= QUIET:

@@ -60,6 +60,9 @@ class _Boot(BootStrategy):
 class _App(faust.App):
     BootStrategy = _Boot
 
+    def _create_directories(self) -> None:
+        """Tables would need folders; there are none, and the working directory may be read-only."""
+
 
 class Worker:
     """One worker with some or all stages."""

@@ -51,7 +51,7 @@ def verdict(books: Books) -> str:
         still = f", {books.open:,} in groups still open" if books.open else ""
         return (
             f"The books balance: {books.alerts:,} alerts = {books.storms:,} in {books.names:,} storms"
-            f" + {books.dead:,} dead letters{still}."
+            f" + {books.dead:,} dead {'letter' if books.dead == 1 else 'letters'}{still}."
         )
     what = "missing" if books.difference > 0 else "too many"
     trimmed = f" Retention has taken {books.trimmed:,} records of alerts." if books.trimmed else ""

@@ -138,9 +138,13 @@ class Ingest(Service):
         self._paused = wanted
 
     async def commit(self, offsets: Mapping[int, tuple[int, str]]) -> bool:
-        """Commits next offsets with metadata; False if the group has moved on or the broker is away."""
-        if not offsets:
-            return True
+        """Commits next offsets with metadata; False if the group has moved on or the broker is away.
+
+        Refused from an assignment or a rewind on until all is placed again: what a stage knows is of before, and
+        somebody else may have got further since.
+        """
+        if self._unplaced:
+            return False
         try:
             await self.consumer.commit(
                 {TopicPartition(self.topic, p): OffsetAndMetadata(o, m) for p, (o, m) in offsets.items()}
@@ -167,7 +171,9 @@ class Ingest(Service):
         while not self.should_stop:
             try:
                 if self._unplaced and self.consumer.assignment():
-                    await self._place_all()
+                    # Not while a batch is in hand: what it still does would be taken for a part of what comes.
+                    async with self.busy:
+                        await self._place_all()
                 await self._poll_once()
             except StormfoldError as error:
                 self._trouble(error)

@@ -75,6 +75,8 @@ async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
         enable_auto_commit=False,
         isolation_level="read_committed",
         max_partition_fetch_bytes=8 * 1024 * 1024,
+        # Who reads what is there now need not wait for more.
+        fetch_max_wait_ms=50,
     )
     try:
         await consumer.start()

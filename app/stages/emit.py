@@ -51,12 +51,6 @@ class Emit:
 
     async def process(self, batch: Batch) -> None:
         """Writes a poll's storms, a few at a time, and commits when all are written or parked."""
-        await self._process(batch)
-        if batch.generation != self.ingest.generation:
-            # The assignment went while this was under way: whoever has the partitions next may get further.
-            self._done = {}
-
-    async def _process(self, batch: Batch) -> None:
         pending = [record for records in batch.records.values() for record in records]
         width = self._sink.concurrency
         for at in range(0, len(pending), width):
@@ -68,14 +62,10 @@ class Emit:
         for partition, records in batch.records.items():
             self._done[partition] = records[-1].offset + 1
         if batch.records:
-            await self._commit()
+            await self.leave()
 
     async def leave(self) -> None:
-        """Commits what was written, and forgets it: whoever has the partitions next may get further."""
-        await self._commit()
-        self._done = {}
-
-    async def _commit(self) -> None:
+        """Commits what was written."""
         assigned = self.ingest.assigned()
         await self.ingest.commit({p: (offset, "") for p, offset in self._done.items() if p in assigned})
 

@@ -60,21 +60,14 @@ class Fold:
     async def process(self, batch: Batch) -> None:
         """Folds a poll; waits while Redis is away or full, as long as the batch is current."""
         epoch = self._epoch
-        if self.ingest.current(batch) and epoch is not None:
-            if batch.records:
-                await self._fold(batch, epoch)
-            if time.monotonic() - self._committed >= COMMIT_EVERY:
-                await self._commit()
-        if batch.generation != self.ingest.generation:
-            # The assignment went while this was under way: whoever has the partitions next may get further.
-            self._positions = {}
+        if not self.ingest.current(batch) or epoch is None:
+            return
+        if batch.records:
+            await self._fold(batch, epoch)
+        if time.monotonic() - self._committed >= COMMIT_EVERY:
+            await self.leave()
 
     async def leave(self) -> None:
-        """Commits the positions, and forgets them: whoever has the partitions next may get further."""
-        await self._commit()
-        self._positions = {}
-
-    async def _commit(self) -> None:
         """Commits the positions, with C."""
         if self._epoch is None:
             return

@@ -64,6 +64,7 @@ class Intake:
         self._epoch = state.epoch
         committed = await intake_positions(self._settings, self._store)
         starts = {}
+        self._horizon = (await self._store.clock(state.epoch)).horizon
         self._progress, self._position, self._base = {}, {}, {}
         for partition in partitions:
             if partition in committed:
@@ -75,17 +76,13 @@ class Intake:
             else:
                 starts[partition] = Start(None)
                 self._progress[partition] = Progress()
+        self._catch_up()
         return starts
 
     async def process(self, batch: Batch) -> None:
         """Sends a poll's alerts, then commits and marks if it is time to."""
-        if self.ingest.current(batch):
-            await self._process(batch)
-        if batch.generation != self.ingest.generation:
-            # The assignment went while this was under way: whoever has the partitions next may get further.
-            self._forget()
-
-    async def _process(self, batch: Batch) -> None:
+        if not self.ingest.current(batch):
+            return
         assert self._epoch is not None
         try:
             read = await self._send(batch, self._epoch)
@@ -98,12 +95,8 @@ class Intake:
             self.ingest.rewind()
 
     async def leave(self) -> None:
-        """Commits what was delivered, and forgets it: whoever has the partitions next may get further."""
+        """Commits what was delivered."""
         await self._commit()
-        self._forget()
-
-    def _forget(self) -> None:
-        self._progress, self._position = {}, {}
 
     async def stop(self) -> None:
         """Ends the connections."""
@@ -142,7 +135,7 @@ class Intake:
         for partition, records in batch.records.items():
             self._position[partition] = (records[-1].offset + 1, records[-1].timestamp)
         for partition, end in batch.ends.items():
-            self._progress[partition].read_to_end(end.polled)
+            self._progress[partition].come_to(end.polled)
             offset, timestamp = self._position.get(partition, (0, -1))
             self._position[partition] = (max(offset, end.offset), timestamp)
         metrics.ALERTS_READ.inc(alerts)
@@ -212,8 +205,20 @@ class Intake:
                 self._horizon = (await self._store.clock(now)).horizon
         except Retry as error:
             log.debug("horizon unknown", error=str(error))
+        self._catch_up()
         base = self._horizon if self._horizon is not None else min(reached.values(), default=0)
         self.ingest.hold({p for p, time in reached.items() if time > base + epoch.windows.slice})
+
+    def _catch_up(self) -> None:
+        """A partition that was left out of the horizon for a stall has come as far as the horizon: what it brings from
+        before counts there, as late. Said here, it is in the log; said by fold, a rebuild would not know of it."""
+        assert self._epoch is not None
+        passed = [] if self._horizon is None else [self._horizon]
+        if self._epoch.rebuild is not None:
+            # All before C is closed, wherever the new epoch's horizon stands yet.
+            passed.append(self._epoch.rebuild.closed + self._epoch.windows.grace)
+        for progress in self._progress.values() if passed else ():
+            progress.come_to(max(passed))
 
 
 async def intake_positions(settings: Settings, store: Store) -> Committed:

@@ -206,7 +206,7 @@ class Ingest:
         self._held = partitions
 
     async def commit(self, offsets: Mapping[int, tuple[int, str]]) -> bool:
-        if self.fenced or self._leaving == "too late":
+        if self.fenced or self._unplaced or self._leaving == "too late":
             return False
         committed = self._broker.commits[self.group]
         for partition in offsets.keys() & committed.keys():

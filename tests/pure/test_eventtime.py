@@ -29,7 +29,7 @@ def test_progress(read: list[tuple[str, int]], grace: int, steps: list[int]) -> 
         now += step
         before = progress.reached
         if what == "end":
-            progress.read_to_end(min(time, now))
+            progress.come_to(min(time, now))
         else:
             stamp, late = progress.stamp(time, now, grace)
             wanted = now if time < 0 else min(time, now)
@@ -65,9 +65,9 @@ def test_stamps_by_hand() -> None:
     assert progress.stamp(989, 5_000, 10) == (1_000, True)
     assert progress.stamp(9_000, 5_000, 10) == (5_000, False)
     assert progress.stamp(-1, 5_001, 10) == (5_001, False)
-    progress.read_to_end(6_000)
+    progress.come_to(6_000)
     assert progress.stamp(5_500, 7_000, 10) == (6_000, True)
-    progress.read_to_end(5_000)
+    progress.come_to(5_000)
     assert progress.reached == 6_000
 
 
