@@ -179,6 +179,8 @@ class Ingest:
         self.stage = stage
         stage.ingest = self
         self.partitions: set[int] = set()
+        self.unreadable: set[int] = set()
+        """Partitions that have no leader, or are refused."""
         self._broker = broker
         self._settings = Settings()
         self._unplaced = True
@@ -248,7 +250,7 @@ class Ingest:
             assert self._positions.keys() == self.partitions
             self._unplaced, self._held = False, set()
         records, ends = {}, {}
-        for partition in self.partitions - self._held:
+        for partition in self.partitions - self._held - self.unreadable:
             found = self._broker.read(self.topic, partition, self._positions[partition], most)
             if found:
                 records[partition] = found

@@ -7,6 +7,7 @@ from redis.asyncio import Redis
 
 from app.config import Config
 from app.kafka.committed import Note
+from app.store.redis import Epoch
 from app.window import Windows
 from tests.model.broker import Leaving
 from tests.model.world import World
@@ -46,12 +47,16 @@ async def stalled(world: World) -> None:
     world.intakes[1] = world._reborn(world.intakes[1], world._intake())
 
 
+async def epoch(world: World) -> Epoch:
+    """The epoch that stands."""
+    found = await world._store().epoch()
+    assert found is not None
+    return found
+
+
 async def horizon(world: World) -> int:
     """Where the horizon stands."""
-    store = world._store()
-    epoch = await store.epoch()
-    assert epoch is not None
-    found = (await store.clock(epoch)).horizon
+    found = (await world._store().clock(await epoch(world))).horizon
     assert found is not None
     return found
 
@@ -71,6 +76,39 @@ async def test_a_wipe_after_a_stall(world: World, turns: int) -> None:
     for _ in range(turns):
         await turn(world)
     await world.wipe(Random(0))
+    await world.drain()
+    world.check_books()
+
+
+async def test_a_wipe_before_it_comes_back(world: World) -> None:
+    """What comes after a stall and a wipe joins no storm that was published, though such a one went on after C."""
+    await stalled(world)
+    begin = (world.clock.now // DEFAULT.slice + 1) * DEFAULT.slice
+    world.put(1, world.clock.now, {"labels": {"alertname": "Published"}})
+    for now in range(world.clock.now + 10_000, begin + 200_000, 10_000):
+        world.put(0, now, {"labels": {"alertname": "Open"}})
+        if begin - 30_000 <= now <= begin + 60_000:
+            world.put(0, now, {"labels": {"alertname": "Published"}})
+        await turn(world, members=(0,))
+    assert (await world._store().clock(await epoch(world))).first_open == begin
+    await world.wipe(Random(0))
+    await world.drain()
+    world.check_books()
+
+
+async def test_a_partition_that_nobody_can_read(world: World) -> None:
+    """Its intake lives and is asked every turn: after the limit the others go on at full speed without it."""
+    for _ in range(10):
+        for partition in range(2):
+            world._write(Random(partition), partition, world.clock.now)
+        await turn(world)
+    world.intakes[1].unreadable = {1}
+    for step in range(300):
+        for partition in range(2):
+            world._write(Random(step), partition, world.clock.now)
+        await turn(world)
+    assert await horizon(world) > world.clock.now - DEFAULT.slice
+    world.intakes[1].unreadable = set()
     await world.drain()
     world.check_books()
 

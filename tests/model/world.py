@@ -153,12 +153,15 @@ class World:
 
     def _write(self, random: Random, partition: int, timestamp: int) -> None:
         if random.random() < 0.03:
-            value = b'{"labels":1}'
             self.poison += 1
+            self.broker.append(self.settings.alerts_topic, partition, Outgoing(None, b'{"labels":1}'), timestamp)
         else:
-            alerts = [_alert(random) for _ in range(random.choice((1, 1, 1, 2, 5)))]
-            value = msgspec.json.encode(alerts if len(alerts) > 1 else alerts[0])
-            self.sent += len(alerts)
+            self.put(partition, timestamp, *(_alert(random) for _ in range(random.choice((1, 1, 1, 2, 5)))))
+
+    def put(self, partition: int, timestamp: int, *alerts: dict[str, Any]) -> None:
+        """One record with these alerts."""
+        self.sent += len(alerts)
+        value = msgspec.json.encode(alerts if len(alerts) > 1 else alerts[0])
         self.broker.append(self.settings.alerts_topic, partition, Outgoing(None, value), timestamp)
 
     async def wait(self, random: Random) -> None:
