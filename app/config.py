@@ -381,7 +381,7 @@ class SilencePart(Part):
 class SeverityPart(Part):
     label: Text = _DEFAULT.severity_label
     """Label that holds the severity."""
-    order: Annotated[Texts, Field(min_length=1)] = _DEFAULT.severities
+    order: Annotated[Texts, Field(min_length=1, max_length=256)] = _DEFAULT.severities
     """Values of that label, highest first; any other value, and none, counts as the last."""
 
 

@@ -142,10 +142,14 @@ class Worker:
         log.info("worker started", stages=self.settings.stages)
 
     async def stop(self) -> None:
-        """Stops the ingest first, so that agents end with nothing in hand."""
-        await asyncio.gather(*(stage.ingest.stop() for stage in self.stages))
-        await self.app.stop()
-        await asyncio.gather(*(stage.stop() for stage in self.stages))
-        await self.redis.aclose()
-        await self.web.stop()
+        """Stops the ingest first, so that agents end with nothing in hand. One that fails keeps none from stopping."""
+        for stopping in (
+            [stage.ingest.stop() for stage in self.stages],
+            [self.app.stop()],
+            [stage.stop() for stage in self.stages],
+            [self.redis.aclose(), self.web.stop()],
+        ):
+            for result in await asyncio.gather(*stopping, return_exceptions=True):
+                if isinstance(result, BaseException):
+                    log.error("did not stop cleanly", exc_info=result)
         log.info("worker stopped")

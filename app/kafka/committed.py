@@ -1,7 +1,7 @@
 """What a consumer group has committed, with the metadata that the consumer drops: event time and C live there.
 
 Intake commits `{"e": event time reached, "b": base of origins, "t": timestamp of the last record}`, fold
-`{"c": C, "n": number of the epoch, "t": …}`.
+`{"c": C, "h": horizon, "n": number of the epoch, "t": …}`.
 """
 
 import asyncio
@@ -29,6 +29,8 @@ class Note(msgspec.Struct, frozen=True, omit_defaults=True):
     """Intake: event time reached in this partition of `alerts`."""
     c: int | None = None
     """Fold: C; every storm that begins before it is closed and published."""
+    h: int | None = None
+    """Fold: the horizon. It outlives Redis, so that intake stamps nothing before it."""
     n: int = 0
     """Fold: number of the epoch."""
     b: int = 0

@@ -145,6 +145,8 @@ class Ingest(Service):
         """
         if self._unplaced:
             return False
+        if not offsets:
+            return True
         try:
             await self.consumer.commit(
                 {TopicPartition(self.topic, p): OffsetAndMetadata(o, m) for p, (o, m) in offsets.items()}
@@ -159,11 +161,13 @@ class Ingest(Service):
     async def on_stop(self) -> None:
         """Lets the batch in hand be finished, then leaves the group."""
         self._turned.set()
-        await self.settle(5.0)
-        if self.consumer is not None:
-            # Right after a rebalance aiokafka can lose the cancellation that it waits for; a second one gets through.
-            # Without Kafka it cancels a fetch of its own that waits to be tried again, and lets that through.
-            await asyncio.wait({asyncio.ensure_future(self.consumer.stop())}, timeout=STOP_SECONDS)
+        try:
+            await self.settle(5.0)
+        finally:
+            if self.consumer is not None:
+                # Right after a rebalance aiokafka can lose the cancellation that it waits for; without Kafka it
+                # cancels a fetch of its own that waits to be tried again, and lets that through.
+                await asyncio.wait({asyncio.ensure_future(self.consumer.stop())}, timeout=STOP_SECONDS)
 
     @Service.task
     async def _poll(self) -> None:

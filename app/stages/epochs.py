@@ -79,6 +79,12 @@ def closed_until(epoch: Epoch, clock: Clock) -> int | None:
     return reached if before is None else max(before, reached)
 
 
+async def newest_horizon(settings: Settings, clock: Clock) -> int | None:
+    """The latest horizon that Redis has or a commit of fold carries: what was final at it is closed for good."""
+    committed = await read_committed(settings, settings.consumer_group("fold"), settings.keyed_topic)
+    return max(filter(None, (clock.horizon, *(note.h for _, note in committed.values()))), default=None)
+
+
 async def _unusable(
     state: State, store: Store, consumer: AIOKafkaConsumer, settings: Settings, committed: Committed
 ) -> str | None:

@@ -14,7 +14,7 @@ from app.kafka.committed import Note
 from app.kafka.ingest import Batch, Ingest, Start
 from app.merge import Floor, Merged, Merger, Origin
 from app.settings import Settings
-from app.stages.epochs import closed_until, ensure_epoch
+from app.stages.epochs import closed_until, ensure_epoch, newest_horizon
 from app.stages.watch import Watch
 from app.store.redis import BehindHorizon, Clock, Epoch, Full, Move, Moved, Position, StaleEpoch, Store
 
@@ -42,6 +42,7 @@ class Fold:
         self._positions: dict[int, Position] = {}
         self._origins: dict[Cell, Origin] = {}
         self._closed: int | None = None
+        self._horizon: int | None = None
         self._committed = 0.0
         self.ingest: Ingest
 
@@ -53,7 +54,9 @@ class Fold:
         self._merger.windows = state.epoch.windows
         self._positions = {p: at for p, at in state.positions.items() if p in partitions}
         self._origins = {cell: origin for cell, origin in state.origins.items() if cell[0] in partitions}
-        self._closed = closed_until(state.epoch, await self._store.clock(state.epoch))
+        clock = await self._store.clock(state.epoch)
+        self._closed = closed_until(state.epoch, clock)
+        self._horizon = await newest_horizon(self._settings, clock)
         metrics.EPOCH.set(state.epoch.number)
         return {p: Start(at.offset, at.timestamp) for p, at in self._positions.items()}
 
@@ -72,11 +75,11 @@ class Fold:
         if self._epoch is None:
             return
         self._committed = time.monotonic()
-        number, closed = self._epoch.number, self._closed
+        number, closed, horizon = self._epoch.number, self._closed, self._horizon
         assigned = self.ingest.assigned()
         await self.ingest.commit(
             {
-                partition: (at.offset, Note(c=closed, n=number, t=at.timestamp).encode())
+                partition: (at.offset, Note(c=closed, h=horizon, n=number, t=at.timestamp).encode())
                 for partition, at in self._positions.items()
                 if partition in assigned
             }
@@ -119,6 +122,7 @@ class Fold:
 
     def _folded(self, clock: Clock, epoch: Epoch) -> None:
         self._closed = closed_until(epoch, clock)
+        self._horizon = max(filter(None, (self._horizon, clock.horizon)), default=None)
         self._health.well(self.name)
 
     def _count(self, merged: Merged) -> None:

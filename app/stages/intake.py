@@ -24,7 +24,7 @@ from app.kafka.producer import Outgoing, Producer
 from app.keyed import Marks, encode_alert, encode_marks
 from app.series import SeriesReader
 from app.settings import Settings
-from app.stages.epochs import ensure_epoch
+from app.stages.epochs import ensure_epoch, newest_horizon
 from app.store.redis import Epoch, Store
 
 log = structlog.get_logger(__name__)
@@ -51,6 +51,8 @@ class Intake:
         self._producer = Producer(settings, self.name)
         self._epoch: Epoch | None = None
         self._horizon: int | None = None
+        self._passed: int | None = None
+        """The latest horizon there ever was."""
         self._progress: dict[int, Progress] = {}
         self._position: dict[int, tuple[int, int]] = {}
         self._base: dict[int, int] = {}
@@ -64,7 +66,8 @@ class Intake:
         self._epoch = state.epoch
         committed = await intake_positions(self._settings, self._store)
         starts = {}
-        self._horizon = (await self._store.clock(state.epoch)).horizon
+        clock = await self._store.clock(state.epoch)
+        self._horizon, self._passed = clock.horizon, await newest_horizon(self._settings, clock)
         self._progress, self._position, self._base = {}, {}, {}
         for partition in partitions:
             if partition in committed:
@@ -76,7 +79,6 @@ class Intake:
             else:
                 starts[partition] = Start(None)
                 self._progress[partition] = Progress()
-        self._catch_up()
         return starts
 
     async def process(self, batch: Batch) -> None:
@@ -112,6 +114,9 @@ class Intake:
             # A copy: were it not delivered, a commit on the way out must not say that event time had come so far.
             progress = moved[partition] = replace(self._progress[partition])
             base = self._base.get(partition, 0)
+            if self._passed is not None:
+                # Behind it only after a stall: what comes then is late. Said by fold, a rebuild would not know of it.
+                progress.come_to(self._passed)
             for record in records:
                 stamp, late = progress.stamp(record.timestamp, now, epoch.windows.grace)
                 try:
@@ -205,20 +210,9 @@ class Intake:
                 self._horizon = (await self._store.clock(now)).horizon
         except Retry as error:
             log.debug("horizon unknown", error=str(error))
-        self._catch_up()
+        self._passed = max(filter(None, (self._passed, self._horizon)), default=None)
         base = self._horizon if self._horizon is not None else min(reached.values(), default=0)
         self.ingest.hold({p for p, time in reached.items() if time > base + epoch.windows.slice})
-
-    def _catch_up(self) -> None:
-        """A partition that was left out of the horizon for a stall has come as far as the horizon: what it brings from
-        before counts there, as late. Said here, it is in the log; said by fold, a rebuild would not know of it."""
-        assert self._epoch is not None
-        passed = [] if self._horizon is None else [self._horizon]
-        if self._epoch.rebuild is not None:
-            # All before C is closed, wherever the new epoch's horizon stands yet.
-            passed.append(self._epoch.rebuild.closed + self._epoch.windows.grace)
-        for progress in self._progress.values() if passed else ():
-            progress.come_to(max(passed))
 
 
 async def intake_positions(settings: Settings, store: Store) -> Committed:

@@ -27,11 +27,17 @@ if not horizon then
   return result
 end
 
+-- What this closer leased before and did not settle, because it could not deliver, is its own to try again.
+local function leased(key)
+  return redis.call('SET', key, token, 'NX', 'PX', lease)
+    or (redis.call('GET', key) == token and redis.call('PEXPIRE', key, lease))
+end
+
 local from, taken = 0, 0
 repeat
   local groups = redis.call('ZRANGEBYSCORE', due, '-inf', horizon - grace, 'LIMIT', from, PAGE)
   for _, group in ipairs(groups) do
-    if taken < most and redis.call('SET', lease_prefix .. group, token, 'NX', 'PX', lease) then
+    if taken < most and leased(lease_prefix .. group) then
       local starts, meta = {}, ''
       local fields = redis.call('HGETALL', group_prefix .. group)
       for i = 1, #fields, 2 do
