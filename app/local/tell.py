@@ -1,0 +1,49 @@
+"""Tells the demo's incident to the Kafka of the environment, in real time: `python -m app.local.tell`."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Sequence
+from itertools import groupby
+
+from app.errors import StormfoldError
+from app.kafka.producer import Outgoing, Producer
+from app.local.incident import Told, incident
+from app.settings import Settings
+
+MOMENT = 0.05
+"""Seconds; what is told within them is sent together."""
+
+
+async def tell(settings: Settings, records: Sequence[Told]) -> None:
+    """Publishes each record at its time. Raises `Retry` or `Stop`."""
+    producer = Producer(settings, "incident")
+    began = time.monotonic()
+    try:
+        for moment, together in groupby(records, key=lambda told: int(told.at / MOMENT)):
+            await asyncio.sleep(max(0.0, began + moment * MOMENT - time.monotonic()))
+            await asyncio.gather(
+                *(
+                    producer.send_keyed(settings.alerts_topic, Outgoing(None, told.value), told.headers)
+                    for told in together
+                )
+            )
+    finally:
+        await producer.stop()
+
+
+def main() -> None:
+    """Tells it once."""
+    settings = Settings()
+    records = incident(seed=1, start=round(time.time() * 1000))
+    alerts = sum(told.alerts for told in records)
+    print(f"telling an incident of {alerts:,} alerts to {settings.alerts_topic}, {records[-1].at:.0f} s", flush=True)
+    asyncio.run(tell(settings, records))
+    print("told; the storms close once they have been quiet")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except StormfoldError as error:
+        sys.exit(f"stormfold: {error}")

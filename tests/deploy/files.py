@@ -1,0 +1,98 @@
+"""What is deployed: the files, and the real programs that read them."""
+
+import json
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import pytest
+import yaml
+
+from app.cli import command
+from app.local.process import cache_dir
+from app.settings import PREFIX, Settings
+from tests.support import apiserver
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = ROOT / "docker-compose.yml"
+DOCKERFILE = ROOT / "Dockerfile"
+K8S = ROOT / "k8s"
+OVERLAYS = sorted(path.parent for path in (K8S / "overlays").glob("*/kustomization.yaml"))
+
+KUSTOMIZE = "v5.8.2"
+FOREIGN = {
+    "github.com/prometheus-operator/prometheus-operator@v0.85.0": (
+        "example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml",
+        "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",
+        "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml",
+    ),
+    "github.com/kedacore/keda/v2@v2.21.0": (
+        "config/crd/bases/keda.sh_scaledobjects.yaml",
+        "config/crd/bases/keda.sh_triggerauthentications.yaml",
+    ),
+}
+"""Go modules, and where in them their definitions are."""
+
+Manifest = dict[str, Any]
+
+
+class Programs(NamedTuple):
+    """Built from their Go modules, once."""
+
+    compose: Path
+    kustomize: Path
+
+
+def programs() -> Programs:
+    """Builds what is not cached. Raises `CannotBuild`."""
+    version = (ROOT / "tests" / "deploy" / "compose" / "go.mod").read_text().split("compose-go/v2 ")[1].split()[0]
+    compose = cache_dir() / "compose" / version / "compose"
+    kustomize = cache_dir() / "kustomize" / KUSTOMIZE / "kustomize"
+    apiserver._built(compose, "go", "-C", str(Path(__file__).parent / "compose"), "install", "-trimpath", ".")
+    apiserver._built(kustomize, "go", "install", "-trimpath", f"sigs.k8s.io/kustomize/kustomize/v5@{KUSTOMIZE}")
+    return Programs(compose, kustomize)
+
+
+def foreign_definitions() -> Iterator[Manifest]:
+    """The CRDs of the Prometheus operator and of KEDA."""
+    for module, files in FOREIGN.items():
+        said = subprocess.run(["go", "mod", "download", "-json", module], capture_output=True, check=True)
+        folder = Path(json.loads(said.stdout)["Dir"])
+        for file in files:
+            yield yaml.safe_load((folder / file).read_text())
+
+
+def built(kustomize: Path, folder: Path) -> list[Manifest]:
+    """What `kubectl apply -k FOLDER` would apply."""
+    said = subprocess.run([kustomize, "build", folder], capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
+    assert not said.stderr, said.stderr
+    return list(yaml.safe_load_all(said.stdout))
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[Settings]:
+    """The settings of a process with these variables, besides what is not ours. Files named need not exist here."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        yield Settings()
+
+
+def ours(variables: Mapping[str, str]) -> dict[str, str]:
+    """Those of stormfold."""
+    return {name: value for name, value in variables.items() if name.startswith(PREFIX)}
+
+
+def parse(arguments: Iterable[str]) -> str:
+    """The sub-command that `stormfold ARGUMENTS` would run. Raises `click.UsageError` for one that it refuses."""
+    name, *rest = arguments
+    with click.Context(command) as context:
+        found = command.get_command(context, name)
+        if found is None:
+            raise click.UsageError(f"no such command: {name}")
+        found.make_context(name, rest, parent=context)
+    return name

@@ -1,0 +1,128 @@
+"""The Dockerfile: linted, and in step with the project."""
+
+import ast
+import asyncio
+import re
+import subprocess
+import sys
+from importlib.metadata import requires
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from app.health import Health
+from app.web.server import Web
+from tests.deploy.files import DOCKERFILE, ROOT, environment, parse
+
+TEXT = DOCKERFILE.read_text()
+FINAL = TEXT.rpartition("\nFROM ")[2]
+ARCHITECTURES = "x86_64-manylinux_2_28", "aarch64-manylinux_2_28"
+
+
+def test_lint() -> None:
+    """hadolint has nothing to say."""
+    said = subprocess.run(
+        [Path(sys.executable).parent / "hadolint", DOCKERFILE], capture_output=True, text=True, check=False
+    )
+    assert said.returncode == 0 and not said.stdout, said.stdout
+
+
+def test_context() -> None:
+    """Everything that is copied exists and passes .dockerignore, which lets nothing else pass."""
+    copied = {name for line in re.findall(r"^COPY (?!--from)(.*) \S+$", TEXT, re.MULTILINE) for name in line.split()}
+    assert all((ROOT / name).exists() for name in copied)
+    rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    assert rules[0] == "*"
+    assert {rule[1:] for rule in rules if rule.startswith("!")} == copied
+
+
+def test_python_is_the_tested_one() -> None:
+    """The image runs on the Python that the tests run on."""
+    found = re.search(r"^ARG PYTHON=python:(\d+)\.(\d+)\.\d+-slim-", TEXT, re.MULTILINE)
+    ci = re.search(r"Needs Python (\d+)\.(\d+)", (ROOT / ".ci" / "run").read_text())
+    assert found and ci and found.groups() == ci.groups()
+
+
+def test_version() -> None:
+    """The label says the project's version."""
+    version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert version and f"ARG VERSION={version[1]}\n" in FINAL
+    assert 'org.opencontainers.image.version="${VERSION}"' in FINAL
+
+
+def test_build_backend() -> None:
+    """What is taken from the developers' lock to build the wheel is the backend and all it needs."""
+    found = re.search(r"/\^\(([a-z|-]+)\)==/", TEXT)
+    assert found
+    needed, waiting = set[str](), ["hatchling"]
+    while waiting:
+        needed.add(name := waiting.pop())
+        for line in requires(name) or ():
+            requirement = Requirement(line)
+            if (
+                not requirement.marker or requirement.marker.evaluate({"extra": ""})
+            ) and requirement.name not in needed:
+                waiting.append(requirement.name)
+    assert set(found[1].split("|")) == needed
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_no_compiler_is_needed(architecture: str, tmp_path: Path) -> None:
+    """Every dependency has a wheel, save Faust on ARM: its own installation falls back to pure Python."""
+    lock = tmp_path / "requirements.txt"
+    lines = (ROOT / "requirements.lock").read_text()
+    if architecture.startswith("aarch64"):
+        lines = re.sub(r"^faust-streaming==.*\n(    .*\n)*", "", lines, flags=re.MULTILINE)
+    lock.write_text(lines)
+    found = re.search(r"python:(\d+\.\d+)", TEXT)
+    assert found
+    said = subprocess.run(
+        [
+            *(sys.executable, "-m", "uv", "pip", "install", "--dry-run", "--quiet", "--no-deps", "--require-hashes"),
+            *("--only-binary", ":all:", "--python-version", found[1], "--python-platform", architecture),
+            *("--target", tmp_path / "target", "--requirement", lock),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == 0, said.stderr
+
+
+def test_runs_as_nobody() -> None:
+    """The user is a number other than root's, so that Kubernetes can tell; signals reach the worker itself."""
+    assert re.search(r"^USER 65532:65532$", FINAL, re.MULTILINE)
+    assert 'ENTRYPOINT ["stormfold"]' in FINAL
+    command = re.search(r"^CMD (\[.*\])$", FINAL, re.MULTILINE)
+    assert command and parse(ast.literal_eval(command[1])) == "worker"
+
+
+def test_variables() -> None:
+    """What the image sets is known, and listens on the port that is exposed and checked."""
+    variables = dict(re.findall(r"(STORMFOLD_\w+)=(\S+)", FINAL))
+    with environment(variables) as settings:
+        assert settings.http_address == ("0.0.0.0", int(re.findall(r"^EXPOSE (\d+)$", FINAL, re.MULTILINE)[0]))
+        assert f"http://127.0.0.1:{settings.http_address[1]}/healthz" in FINAL
+
+
+async def test_health_check() -> None:
+    """The check of the image fails where a part of the worker is dead, and where there is no worker."""
+    found = re.search(r"^HEALTHCHECK .*\\\n +CMD (\[.*\])$", FINAL, re.MULTILINE)
+    assert found
+    *_, code = ast.literal_eval(found[1])
+    health = Health()
+    health.alive("fold")
+    web = Web(("127.0.0.1", 0), health, list)
+    await web.start()
+    here = code.replace(":8080/", f":{web.port}/")
+
+    async def check() -> int:
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", here, stderr=asyncio.subprocess.DEVNULL)
+        return await process.wait()
+
+    assert await check() == 0
+    health.patience = -1.0
+    assert await check() != 0
+    await web.stop()
+    assert await check() != 0
