@@ -52,7 +52,7 @@ def command(wanted: str, limit: int, watch: bool, output: Output) -> None:
 async def newest(
     tail: Tail, topic: str, limit: int, name: Callable[[ConsumerRecord], str | None]
 ) -> list[ConsumerRecord]:
-    """The `limit` newest records with different names, newest first; None leaves a record out.
+    """Records of different names, newest first: at least the `limit` newest; a name of None leaves a record out.
 
     Reads each partition from near its end, and again from further back while that can bring a newer one.
     """
@@ -66,15 +66,15 @@ async def newest(
             key = name(record)
             if key is not None and (key not in found or found[key].timestamp <= record.timestamp):
                 found[key] = record
-        result = sorted(found.values(), key=lambda record: (record.timestamp, record.offset), reverse=True)[:limit]
+        result = sorted(found.values(), key=lambda record: (record.timestamp, record.offset), reverse=True)
         not_seen = [time for partition, time in first.items() if ends[partition] - begins[partition] > depth]
-        if not not_seen or (len(result) == limit and result[-1].timestamp >= max(not_seen)):
+        if not not_seen or (len(result) >= limit and result[limit - 1].timestamp >= max(not_seen)):
             return result
         depth *= 4
 
 
 async def _list(settings: Settings, wanted: str, limit: int, output: Output) -> None:
-    manifests = sorted(await _recent(settings, wanted, limit), key=_last_seen, reverse=True)
+    manifests = await _recent(settings, wanted, limit)
     if output != "table":
         emit_document({"apiVersion": "v1", "kind": "List", "items": manifests}, output)
         return
@@ -87,7 +87,7 @@ async def _list(settings: Settings, wanted: str, limit: int, output: Output) -> 
 async def _watch(settings: Settings, wanted: str, limit: int, output: Output) -> None:
     async with open_tail(settings) as tail:
         ends = await tail.ends(settings.storms_topic)
-    manifests = sorted(await _recent(settings, wanted, limit), key=_last_seen)
+    manifests = (await _recent(settings, wanted, limit))[::-1]
     if output == "table":
         click.echo(_line({column: column.upper() for column in COLUMNS}))
     for manifest in manifests:
@@ -108,7 +108,9 @@ async def _recent(settings: Settings, wanted: str, limit: int) -> list[dict[str,
 
     async with open_tail(settings) as tail:
         records = await newest(tail, settings.storms_topic, limit, name)
-    return [msgspec.json.decode(record.value) for record in records]
+    # After an outage many come at once, in no order.
+    manifests = [msgspec.json.decode(record.value) for record in records]
+    return sorted(manifests, key=lambda manifest: str(manifest["spec"]["lastSeen"]), reverse=True)[:limit]
 
 
 def _manifest(record: ConsumerRecord, wanted: str) -> dict[str, Any] | None:
@@ -119,10 +121,6 @@ def _manifest(record: ConsumerRecord, wanted: str) -> dict[str, Any] | None:
     except (msgspec.MsgspecError, KeyError, TypeError, ValueError, AttributeError):
         return None
     return manifest if fits else None
-
-
-def _last_seen(manifest: Mapping[str, Any]) -> str:
-    return str(manifest["spec"]["lastSeen"])
 
 
 def _tell(manifest: Mapping[str, Any], output: Output) -> None:
