@@ -29,6 +29,8 @@ POLL_MS = 250
 """Longest wait for records: also how often an idle partition's end is seen, so the finest step of event time."""
 MAX_POLL_INTERVAL_MS = 86_400_000
 """A stage may wait for Redis or the API server as long as it takes: health tells of it, leaving helps nobody."""
+REQUEST_TIMEOUT_MS = 30_000
+"""A frozen broker is given up before health takes the stage for dead."""
 STOP_SECONDS = 3.0
 """Longest that leaving the group may take."""
 BACKOFF = 1.0
@@ -208,6 +210,7 @@ class Ingest(Service):
                 fetch_max_wait_ms=POLL_MS,
                 max_partition_fetch_bytes=4 * 1024 * 1024,
                 metadata_max_age_ms=30_000,
+                request_timeout_ms=REQUEST_TIMEOUT_MS,
             )
             try:
                 # Asked before anybody joins: a broker that creates topics by itself would create it wrongly.

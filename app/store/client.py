@@ -9,7 +9,7 @@ from redis.backoff import ExponentialBackoff
 
 from app.settings import Settings
 
-TIMEOUT = 10.0
+TIMEOUT = 5.0
 """Seconds for a reply or a connection; a script that was resent after it is told from a new one by its positions."""
 
 
@@ -28,7 +28,7 @@ def connect(settings: Settings) -> Redis:
         socket_timeout=TIMEOUT,
         socket_connect_timeout=TIMEOUT,
         health_check_interval=30,
-        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=2),
+        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=1),
         **{name: value for name, value in options.items() if value is not None},
     )
 
