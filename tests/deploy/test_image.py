@@ -2,9 +2,12 @@
 
 import ast
 import asyncio
+import os
 import re
+import shutil
 import subprocess
 import sys
+import venv
 from importlib.metadata import requires
 from pathlib import Path
 
@@ -126,3 +129,41 @@ async def test_health_check() -> None:
     assert await check() != 0
     await web.stop()
     assert await check() != 0
+
+
+def test_build_steps(tmp_path: Path) -> None:
+    """The steps of the build, run here, install stormfold whole: from hashed files, without pip, with its scripts."""
+    build = TEXT.partition("\nFROM ")[2].rpartition("\nFROM ")[0]
+    steps = re.findall(r"^(?:RUN|COPY) (?:.*\\\n)*.*$", build, re.MULTILINE)
+    prefix, work = tmp_path / "opt", tmp_path / "build"
+    here = {"/opt/stormfold": str(prefix), "/storms": str(tmp_path / "storms"), "-o 65532 -g 65532 ": ""}
+    venv.create(tmp_path / "base", with_pip=True)
+    work.mkdir()
+    for step in steps:
+        kind, text = step.split(None, 1)
+        if kind == "COPY":
+            for name in text.split()[:-1]:
+                source = ROOT / name
+                if source.is_dir():
+                    shutil.copytree(source, work / name, ignore=shutil.ignore_patterns("__pycache__"))
+                else:
+                    shutil.copy(source, work)
+            continue
+        for there, value in here.items():
+            text = text.replace(there, value)
+        said = subprocess.run(
+            ["sh", "-euc", text],
+            cwd=work,
+            env=os.environ | {"PATH": f"{tmp_path / 'base' / 'bin'}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert said.returncode == 0, said.stdout[-2000:] + said.stderr[-2000:]
+    said = subprocess.run([prefix / "bin" / "stormfold", "--version"], capture_output=True, text=True, check=True)
+    version = re.search(r"^ARG VERSION=(.*)$", FINAL, re.MULTILINE)
+    assert version and said.stdout == f"stormfold {version[1]}\n"
+    (package,) = prefix.glob("lib/python*/site-packages/app")
+    tracked = subprocess.run(["git", "ls-files", "app"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert [name for name in tracked.split() if not (package.parent / name).exists()] == []
+    assert not list(prefix.glob("bin/pip*"))
