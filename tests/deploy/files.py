@@ -21,6 +21,8 @@ COMPOSE = ROOT / "docker-compose.yml"
 DOCKERFILE = ROOT / "Dockerfile"
 K8S = ROOT / "k8s"
 OVERLAYS = sorted(path.parent for path in (K8S / "overlays").glob("*/kustomization.yaml"))
+ALONE = [K8S, K8S / "base", *(path for path in OVERLAYS if path.name != "monitoring")]
+"""Those that are a whole deployment."""
 
 KUSTOMIZE = "v5.8.2"
 FOREIGN = {

@@ -17,12 +17,17 @@ from app.kafka.topics import PARTITIONS
 from app.local.process import free_port
 from app.settings import STAGES, Settings
 from app.web.server import Web
-from tests.deploy.files import K8S, OVERLAYS, ROOT, Manifest, Programs, built, environment, ours, parse
+from tests.deploy.files import ALONE, K8S, OVERLAYS, ROOT, Manifest, Programs, built, environment, ours, parse
 from tests.pipeline.test_sigterm import STOP_SECONDS
 from tests.support.apiserver import ApiServer
 
-ALONE = [K8S, K8S / "base", *(path for path in OVERLAYS if path.name != "monitoring")]
-"""Those that are a whole deployment."""
+CREDENTIALS = {
+    "STORMFOLD_KAFKA_SASL_USERNAME": "stormfold",
+    "STORMFOLD_KAFKA_SASL_PASSWORD": "secret",
+    "STORMFOLD_REDIS_USERNAME": "stormfold",
+    "STORMFOLD_REDIS_PASSWORD": "secret",
+}
+"""What the Secret has that the overlay `managed` wants."""
 
 
 def ident(path: Path) -> str:
@@ -67,17 +72,24 @@ def pods(manifests: list[Manifest]) -> Iterator[tuple[str, dict[str, Any], dict[
         yield one["metadata"]["name"], template["metadata"]["labels"], template["spec"]
 
 
-def variables(pod: dict[str, Any], manifests: list[Manifest]) -> dict[str, str]:
-    """The environment of the worker."""
+def variables(pod: dict[str, Any], manifests: list[Manifest], folder: Path | None = None) -> dict[str, str]:
+    """The environment of the worker; files of Secrets that it names are made in `folder`."""
     (container,) = pod["containers"]
     maps = {one["metadata"]["name"]: one["data"] for one in of("ConfigMap", manifests)}
     found: dict[str, str] = {}
     for source in container["envFrom"]:
         if "configMapRef" in source:
             found |= maps[source["configMapRef"]["name"]]
-        else:
-            assert source["secretRef"]["optional"]
-    return found | {entry["name"]: entry["value"] for entry in container["env"]}
+        elif not source["secretRef"]["optional"]:
+            found |= CREDENTIALS
+    found |= {entry["name"]: entry["value"] for entry in container["env"]}
+    secrets = {one["name"] for one in pod["volumes"] if "secret" in one}
+    mounts = tuple(f"{one['mountPath']}/" for one in container["volumeMounts"] if one["name"] in secrets)
+    for name, value in found.items():
+        if mounts and folder and value.startswith(mounts):
+            (folder / Path(value).name).touch()
+            found[name] = str(folder / Path(value).name)
+    return found
 
 
 def dry_run(server: ApiServer, manifest: Manifest) -> Any:
@@ -143,11 +155,11 @@ def test_paths_that_others_name() -> None:
         assert (K8S / name).resolve() == K8S / "base" / "common" / name
 
 
-def test_variables(deployment: list[Manifest]) -> None:
+def test_variables(deployment: list[Manifest], tmp_path: Path) -> None:
     """The workers know every variable, and the configuration they mount is one they take."""
     stages = Counter[str]()
     for _, _, pod in pods(deployment):
-        found = variables(pod, deployment)
+        found = variables(pod, deployment, tmp_path)
         assert found == ours(found)
         with environment(found) as settings:
             stages.update(settings.stage_names)
@@ -218,13 +230,25 @@ async def test_probes(tools: Programs) -> None:
         await web.stop()
 
 
-def test_least_rights(deployment: list[Manifest]) -> None:
+def test_least_rights(deployment: list[Manifest], tmp_path: Path) -> None:
     """Only who writes storms has a token, and it is for roles in this namespace alone."""
     for _, _, pod in pods(deployment):
-        with environment(variables(pod, deployment)) as settings:
+        with environment(variables(pod, deployment, tmp_path)) as settings:
             assert pod.get("automountServiceAccountToken", True) == ("emit" in settings.stage_names)
     assert not of("ClusterRole", deployment) and not of("ClusterRoleBinding", deployment)
     assert not of("Secret", deployment)
+
+
+def test_no_secret_is_here(tools: Programs, tmp_path: Path) -> None:
+    """Where credentials are wanted they come from a Secret that is not among the manifests; TLS is on for both."""
+    manifests = built(tools.kustomize, K8S / "overlays" / "managed")
+    ((_, _, pod),) = pods(manifests)
+    assert not any(CREDENTIALS.keys() & one["data"].keys() for one in of("ConfigMap", manifests))
+    text = (K8S / "overlays" / "managed" / "kustomization.yaml").read_text()
+    assert all(name in text for name in CREDENTIALS)
+    with environment(variables(pod, manifests, tmp_path)) as settings:
+        assert settings.kafka_security_protocol == "SASL_SSL" and settings.redis.startswith("rediss://")
+        assert settings.kafka_ssl_cafile and settings.redis_ssl_cafile
 
 
 def test_network_policy(deployment: list[Manifest]) -> None:

@@ -1,0 +1,89 @@
+"""What the how-to pages tell people to type works, and what they name is there."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.deploy.files import ALONE, COMPOSE, K8S, OVERLAYS, ROOT, Programs, built, parse
+
+PAGES = [ROOT / "docs" / "how-to" / name for name in ("deploy.md", "local-stack.md")]
+
+
+@pytest.fixture(params=PAGES, ids=lambda path: path.name)
+def page(request: pytest.FixtureRequest) -> Path:
+    """One of the pages."""
+    path: Path = request.param
+    return path
+
+
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: Path, kind: str = "") -> list[str]:
+    """Code of one kind; without one: what is typed."""
+    return [code for found, code in FENCED.findall(page.read_text()) if found == kind]
+
+
+def typed(page: Path) -> list[list[str]]:
+    """Every command line, in words."""
+    lines = "".join(blocks(page)).replace("\\\n", " ").splitlines()
+    inline = re.findall(r"`(\w+ [^`]+)`", FENCED.sub("", page.read_text()))
+    return [shlex.split(line, comments=True) for line in [*lines, *inline]]
+
+
+def test_links(page: Path) -> None:
+    """Links lead to pages that exist."""
+    for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        assert (page.parent / link).exists(), link
+
+
+def test_stormfold_commands(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every stormfold command exists with these options, inside a container too."""
+    monkeypatch.chdir(tmp_path)
+    Path("stormfold.yaml").touch()
+    found = [words[words.index("stormfold") + 1 :] for words in typed(page) if "stormfold" in words]
+    commands = [words for words in found if words]
+    assert commands
+    for words in commands:
+        parse(words)
+
+
+def test_compose_commands() -> None:
+    """Services and profiles that are named exist."""
+    compose = yaml.safe_load(COMPOSE.read_text())
+    profiles = {profile for service in compose["services"].values() for profile in service.get("profiles", [])}
+    text = PAGES[1].read_text()
+    assert set(re.findall(r"--profile (\S+)", text)) == profiles
+    named = re.findall(r"docker compose (?:exec|run --detach|restart|rm --stop --force) ([\w-]+)", text)
+    assert named and set(named) <= compose["services"].keys()
+
+
+def test_files_are_there(page: Path) -> None:
+    """Files and folders that are named exist; every variant is named."""
+    text = page.read_text()
+    for name in re.findall(r"`(k8s/[\w./-]*|\.env)`", text):
+        assert (ROOT / name).exists(), name
+    if page == PAGES[0]:
+        assert set(re.findall(r"`((?:base|overlays)[\w/-]*)` \|", text)) == {
+            str(path.relative_to(K8S)) for path in [K8S / "base", *OVERLAYS]
+        }
+
+
+@pytest.mark.parametrize("variant", [path for path in ALONE if path != K8S], ids=lambda path: path.name)
+def test_own_folder(tools: Programs, tmp_path: Path, variant: Path) -> None:
+    """The page's kustomization works on top of every variant, and what it says arrives."""
+    (text,) = blocks(PAGES[0], "yaml")
+    # A checkout lies in the folder, as on the page.
+    shutil.copytree(K8S, tmp_path / "stormfold" / "k8s", symlinks=True)
+    (tmp_path / "kustomization.yaml").write_text(text.replace("k8s/overlays/keda", str(variant.relative_to(ROOT))))
+    (tmp_path / "stormfold.yaml").write_text("windows: {gap: 2m}\n")
+    manifests = built(tools.kustomize, tmp_path)
+    text = yaml.safe_dump_all(manifests)
+    assert "image: registry.example.com/stormfold:0.1.0" in text and "image: stormfold:" not in text
+    assert "STORMFOLD_KAFKA: kafka-1.example.com:9092,kafka-2.example.com:9092" in text
+    (config,) = (one["data"] for one in manifests if "stormfold.yaml" in one.get("data", {}))
+    assert config == {"stormfold.yaml": "windows: {gap: 2m}\n"}
