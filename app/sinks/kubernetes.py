@@ -78,7 +78,8 @@ class _ListMetadata(msgspec.Struct):
 
 
 class _Page(msgspec.Struct):
-    items: list[_Item]
+    items: list[_Item] | None
+    """The API server says null of a list with nothing in it."""
     metadata: _ListMetadata
 
 
@@ -174,7 +175,7 @@ class KubernetesSink:
                 page = msgspec.json.decode(answer.body, type=_Page)
             except msgspec.DecodeError as error:
                 raise Retry(f"{self._configuration.host} answered with another thing than a list: {error}") from error
-            for item in page.items:
+            for item in page.items or ():
                 metadata = item.metadata
                 seen = metadata.labels.get(LAST_SEEN_LABEL, "")
                 if seen.isdecimal() and KEEP_ANNOTATION not in metadata.annotations and not metadata.deletion_timestamp:

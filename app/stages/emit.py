@@ -50,19 +50,22 @@ class Emit:
         return {p: Start(committed[p][0] if p in committed else None) for p in partitions}
 
     async def process(self, batch: Batch) -> None:
-        """Writes a poll's storms, a few at a time, and commits when all are written or parked."""
-        pending = [record for records in batch.records.values() for record in records]
-        width = self._sink.concurrency
-        for at in range(0, len(pending), width):
-            if not self.ingest.current(batch):
-                return
-            results = await asyncio.gather(*(self._write(batch, record) for record in pending[at : at + width]))
-            if not all(results):
-                return
+        """Writes a poll's storms, partitions side by side and each in order; commits when all are written or parked."""
+        room = asyncio.Semaphore(self._sink.concurrency)
+        if not all(await asyncio.gather(*(self._write_all(batch, r, room) for r in batch.records.values()))):
+            return
         for partition, records in batch.records.items():
             self._done[partition] = records[-1].offset + 1
         if batch.records:
             await self.leave()
+
+    async def _write_all(self, batch: Batch, records: list[ConsumerRecord], room: asyncio.Semaphore) -> bool:
+        """Writes storms one after the other; False if the batch is no longer current."""
+        for record in records:
+            async with room:
+                if not await self._write(batch, record):
+                    return False
+        return True
 
     async def leave(self) -> None:
         """Commits what was written."""
