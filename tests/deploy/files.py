@@ -25,13 +25,14 @@ ALONE = [K8S, K8S / "base", *(path for path in OVERLAYS if path.name != "monitor
 """Those that are a whole deployment."""
 
 KUSTOMIZE = "v5.8.2"
-FOREIGN = {
+KEDA = "github.com/kedacore/keda/v2@v2.21.0"
+DEFINITIONS = {
     "github.com/prometheus-operator/prometheus-operator@v0.85.0": (
         "example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml",
         "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",
         "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml",
     ),
-    "github.com/kedacore/keda/v2@v2.21.0": (
+    KEDA: (
         "config/crd/bases/keda.sh_scaledobjects.yaml",
         "config/crd/bases/keda.sh_triggerauthentications.yaml",
     ),
@@ -58,13 +59,17 @@ def programs() -> Programs:
     return Programs(compose, kustomize)
 
 
+def module(name: str) -> Path:
+    """The files of a Go module, as its project publishes them."""
+    said = subprocess.run(["go", "mod", "download", "-json", name], capture_output=True, check=True)
+    return Path(json.loads(said.stdout)["Dir"])
+
+
 def foreign_definitions() -> Iterator[Manifest]:
     """The CRDs of the Prometheus operator and of KEDA."""
-    for module, files in FOREIGN.items():
-        said = subprocess.run(["go", "mod", "download", "-json", module], capture_output=True, check=True)
-        folder = Path(json.loads(said.stdout)["Dir"])
+    for name, files in DEFINITIONS.items():
         for file in files:
-            yield yaml.safe_load((folder / file).read_text())
+            yield yaml.safe_load((module(name) / file).read_text())
 
 
 def built(kustomize: Path, folder: Path) -> list[Manifest]:

@@ -17,7 +17,20 @@ from app.kafka.topics import PARTITIONS
 from app.local.process import free_port
 from app.settings import STAGES, Settings
 from app.web.server import Web
-from tests.deploy.files import ALONE, K8S, OVERLAYS, ROOT, Manifest, Programs, built, environment, ours, parse
+from tests.deploy.files import (
+    ALONE,
+    K8S,
+    KEDA,
+    OVERLAYS,
+    ROOT,
+    Manifest,
+    Programs,
+    built,
+    environment,
+    module,
+    ours,
+    parse,
+)
 from tests.pipeline.test_sigterm import STOP_SECONDS
 from tests.support.apiserver import ApiServer
 
@@ -284,6 +297,9 @@ def test_scaling(tools: Programs, overlay: str) -> None:
     """Workers are scaled by the lag of what they read, never beyond its partitions, and by nobody else."""
     manifests = built(tools.kustomize, K8S / "overlays" / overlay)
     settings = Settings()
+    # What a trigger says KEDA's definition leaves open; its source does not.
+    source = (module(KEDA) / "pkg" / "scalers" / "kafka_scaler.go").read_text()
+    known = set(re.findall(r'keda:"name=(\w+),', source))
     topics = {"intake": settings.alerts_topic, "fold": settings.keyed_topic, "emit": settings.storms_topic}
     deployments = {one["metadata"]["name"]: one for one in of("Deployment", manifests)}
     for scaled in of("ScaledObject", manifests):
@@ -298,5 +314,6 @@ def test_scaling(tools: Programs, overlay: str) -> None:
         assert [trigger["topic"] for trigger in triggers] == [topics[stage] for stage in read]
         assert [trigger["consumerGroup"] for trigger in triggers] == [settings.consumer_group(stage) for stage in read]
         assert all(trigger["bootstrapServersFromEnv"] in found for trigger in triggers)
+        assert {key.removesuffix("FromEnv") for trigger in triggers for key in trigger} <= known
     # Closing reads no topic.
     assert {name: one["spec"]["replicas"] for name, one in deployments.items()} in ({}, {"stormfold-close": 2})
