@@ -113,7 +113,7 @@ class Scene:
     async def kept(self) -> set[str]:
         """The last parts of the names of the keys in Redis."""
         async with Redis.from_url(self.settings.redis, decode_responses=True) as redis:
-            return {key.rpartition(":")[2] for key in await redis.keys(f"{self.settings.redis_prefix}:*")}
+            return {str(key).rpartition(":")[2] for key in await redis.keys(f"{self.settings.redis_prefix}:*")}
 
     async def unwritten(self) -> int:
         """Records in `storms` that emit has not committed."""
