@@ -168,7 +168,7 @@ async def test_pipeline(stack: Stack, services: dict[str, Any], cluster: ApiServ
     try:
         async with aiohttp.ClientSession() as client:
             for port in ports:
-                await until(partial(_healthy, client, port), 60, what=f"healthy at {port}")
+                await until(partial(_ready, client, port), 60, what=f"ready at {port}")
         said = stack.run(services["producer"], sys.executable, *services["producer"]["entrypoint"][1:])
         assert re.search(r"telling an incident of [\d,]+ alerts to alerts", said)
 
@@ -188,10 +188,10 @@ async def test_pipeline(stack: Stack, services: dict[str, Any], cluster: ApiServ
         assert [worker.wait(30) for worker in workers] == [0, 0]
 
 
-async def _healthy(client: aiohttp.ClientSession, port: int) -> bool:
-    """What the image's health check asks."""
+async def _ready(client: aiohttp.ClientSession, port: int) -> bool:
+    """Whether a worker can do its work; an emitter, that it may write."""
     try:
-        async with client.get(f"http://{HOST}:{port}/healthz") as answer:
+        async with client.get(f"http://{HOST}:{port}/readyz") as answer:
             return answer.status == 200
     except aiohttp.ClientConnectionError:
         return False
