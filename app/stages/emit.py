@@ -38,6 +38,8 @@ class Emit:
         self._producer = Producer(settings, self.name)
         self._started = False
         self._done: dict[int, int] = {}
+        self._waiting: set[int] = set()
+        """Partitions whose next storm can't be written: what goes well elsewhere does not make the stage ready."""
         self.ingest: Ingest
 
     async def place(self, _consumer: AIOKafkaConsumer, partitions: set[int]) -> dict[int, Start]:
@@ -85,6 +87,7 @@ class Emit:
             try:
                 await self._try(record)
             except StormfoldError as error:
+                self._waiting.add(record.partition)
                 if self._health.ill(self.name, str(error), getattr(error, "advice", None)):
                     log.warning("cannot write", error=str(error), advice=getattr(error, "advice", None))
                 metrics.SINK_ERRORS.labels("stop" if isinstance(error, Stop) else "retry").inc()
@@ -92,8 +95,11 @@ class Emit:
                 await self.ingest.sleep_current(batch, asked or wait)
                 wait = min(wait * 2, BACKOFF_MOST)
             else:
-                self._health.well(self.name)
+                self._waiting.discard(record.partition)
+                if not self._waiting:
+                    self._health.well(self.name)
                 return True
+        self._waiting.discard(record.partition)
         return False
 
     async def _try(self, record: ConsumerRecord) -> None:

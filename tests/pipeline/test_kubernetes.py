@@ -110,6 +110,10 @@ class Scene:
         found = re.search(rf'^stormfold_storms_written_total{{outcome="{outcome}"}} (\S+)$', answer[1], re.MULTILINE)
         return int(float(found[1])) if found else 0
 
+    async def wrote_more(self, than: int) -> bool:
+        """Whether the worker created more storms than so many."""
+        return await self.written("created") > than
+
     async def kept(self) -> set[str]:
         """The last parts of the names of the keys in Redis."""
         async with Redis.from_url(self.settings.redis, decode_responses=True) as redis:
@@ -416,7 +420,7 @@ async def test_namespace_missing(team: Scene) -> None:
     await team.happen("Meanwhile")
     delete_team(team.server)
     await team.endure(says, advice)
-    assert await team.written("created") > len(before)
+    await until(lambda: team.wrote_more(len(before)), what="what goes elsewhere is written")
     # What is written elsewhere does not make it ready, or it would be news again that it is not.
     assert team.workers.logs().count("cannot write") == 1
     worker.kill()
