@@ -13,7 +13,7 @@ demo: $(BIN)/.project  ## the whole pipeline on this machine, told an incident
 	@$(BIN)/stormfold demo
 
 test: $(BIN)/.project  ## all tests, against servers they start
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 lint: $(BIN)/.project  ## style, types, import layers
 	@$(BIN)/ruff check

@@ -28,9 +28,10 @@ def pytest_configure() -> None:
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[EmbeddedKafka]:
     """The broker of this run. A test that stops it starts it again."""
+    # Only the process that runs the others has a terminal to tell of a download on.
     terminal = pytestconfig.pluginmanager.get_plugin("terminalreporter")
-    assert terminal
-    broker = EmbeddedKafka(tmp_path_factory.mktemp("kafka"), on_progress=terminal.write_line)
+    tell = terminal.write_line if terminal else print
+    broker = EmbeddedKafka(tmp_path_factory.mktemp("kafka"), on_progress=tell)
     broker.start()
     yield broker
     broker.stop()
