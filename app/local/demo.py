@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import NamedTuple, Protocol, Self
 
 from prometheus_client import Counter
@@ -13,9 +12,9 @@ from app import metrics
 from app.audit import Books, audit
 from app.config import Config
 from app.errors import Stop
-from app.kafka.producer import Outgoing, Producer
 from app.local.incident import Told
 from app.local.stack import beside, follow_storms, working
+from app.local.tell import tell
 from app.settings import Settings
 from app.storm import StormMetadata, pattern
 from app.worker import Worker
@@ -124,7 +123,7 @@ class Demo:
         ):
             await self._until(lambda: _ready(worker), READY_SECONDS, worker, "the worker to begin")
             self._began = time.monotonic()
-            await self._tell()
+            await tell(self.settings, self.records, self._count)
             self.view.say("All is told; the last storms close once they have been quiet")
             await self._until(lambda: self._drained(worker), DRAIN_SECONDS, worker, "the storms to close")
             seconds = time.monotonic() - self._began
@@ -134,23 +133,8 @@ class Demo:
             await self._until(lambda: len(self._storms) >= books.names, READY_SECONDS, worker, "the storms to be read")
             return Outcome(books, tuple(self._storms.values()), _written(), seconds)
 
-    async def _tell(self) -> None:
-        """Publishes each record at its time, those of a moment together."""
-        assert self._began is not None
-        producer = Producer(self.settings, "demo")
-        try:
-            for moment, records in groupby(self.records, key=lambda told: int(told.at / 0.05)):
-                await asyncio.sleep(max(0.0, self._began + moment * 0.05 - time.monotonic()))
-                now = list(records)
-                await asyncio.gather(
-                    *(
-                        producer.send_keyed(self.settings.alerts_topic, Outgoing(None, told.value), told.headers)
-                        for told in now
-                    )
-                )
-                self._told += sum(told.alerts for told in now)
-        finally:
-            await producer.stop()
+    def _count(self, told: Told) -> None:
+        self._told += told.alerts
 
     def _see(self, storm: StormMetadata) -> None:
         self._storms[storm.name] = storm

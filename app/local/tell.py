@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 
 from app.errors import StormfoldError
@@ -15,12 +15,13 @@ MOMENT = 0.05
 """Seconds; what is told within them is sent together."""
 
 
-async def tell(settings: Settings, records: Sequence[Told]) -> None:
-    """Publishes each record at its time. Raises `Retry` or `Stop`."""
+async def tell(settings: Settings, records: Sequence[Told], on_told: Callable[[Told], None] = lambda _: None) -> None:
+    """Publishes each record at its time, calls `on_told` with each that is there. Raises `Retry` or `Stop`."""
     producer = Producer(settings, "incident")
     began = time.monotonic()
     try:
-        for moment, together in groupby(records, key=lambda told: int(told.at / MOMENT)):
+        for moment, found in groupby(records, key=lambda told: int(told.at / MOMENT)):
+            together = list(found)
             await asyncio.sleep(max(0.0, began + moment * MOMENT - time.monotonic()))
             await asyncio.gather(
                 *(
@@ -28,6 +29,8 @@ async def tell(settings: Settings, records: Sequence[Told]) -> None:
                     for told in together
                 )
             )
+            for told in together:
+                on_told(told)
     finally:
         await producer.stop()
 
