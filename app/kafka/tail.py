@@ -11,6 +11,11 @@ from app.kafka.client import client_options, explain
 from app.kafka.topics import partitions_of
 from app.settings import Settings
 
+REQUEST_TIMEOUT_MS = 10_000
+"""A person waits for the answer."""
+STOP_SECONDS = 3.0
+"""Longest that taking leave of the broker may take."""
+
 
 class Tail:
     """Asks for offsets and records; commits nothing. Raises `Stop` for a topic that does not exist."""
@@ -40,9 +45,13 @@ class Tail:
         async with _consumer(self._settings) as consumer:
             tps = _assign(consumer, topic, starts)
             while left := [tp for tp in tps if follow or await consumer.position(tp) < ends[tp.partition]]:
-                for records in (await consumer.getmany(*left, timeout_ms=1000, max_records=5000)).values():
+                polled = await consumer.getmany(*left, timeout_ms=1000, max_records=5000)
+                for records in polled.values():
                     for record in records:
                         yield record
+                if not polled and not follow:
+                    # A broker that is gone looks like one that has nothing to say; a question tells them apart.
+                    await consumer.end_offsets(left)
 
     async def first_from(self, topic: str, partition: int, offset: int) -> ConsumerRecord:
         """The first record at `offset` or after it; waits for one if there is none."""
@@ -77,6 +86,7 @@ async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
         max_partition_fetch_bytes=8 * 1024 * 1024,
         # Who reads what is there now need not wait for more.
         fetch_max_wait_ms=50,
+        request_timeout_ms=REQUEST_TIMEOUT_MS,
     )
     try:
         await consumer.start()
@@ -84,7 +94,8 @@ async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
         await asyncio.sleep(0)
         yield consumer
     finally:
-        await consumer.stop()
+        # Without Kafka it can wait for ever.
+        await asyncio.wait({asyncio.ensure_future(consumer.stop())}, timeout=STOP_SECONDS)
 
 
 def _assign(consumer: AIOKafkaConsumer, topic: str, starts: dict[int, int]) -> list[TopicPartition]:
