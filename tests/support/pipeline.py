@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from app.audit import Books, audit
 from app.config import Config, load
 from app.kafka.client import client_options
 from app.kafka.tail import open_tail
-from app.keyed import ALERT, HEAD, RESOLVED, Body, GroupMeta
+from app.keyed import ALERT, HEAD, LATE, RESOLVED, Body, GroupMeta
 from app.series import SeriesReader
 from app.settings import PREFIX, Settings
 from app.store.client import connect
@@ -142,38 +142,57 @@ def batch_model(config: Config, alerts: Iterable[tuple[int, dict[str, Any]]]) ->
     for time, plain in alerts:
         ((keyed, resolved),) = reader.understand(record(plain), (), time)
         stamped.append((time, msgspec.msgpack.decode(keyed.body_at(time), type=Body), resolved))
-    return _model(config, stamped)
+    return model(config, stamped)
 
 
 async def keyed_model(settings: Settings, config: Config) -> dict[str, Essence]:
     """Storms by name, as the log of the keyed topic decides them: each origin once, at the time it was stamped with."""
+    return model(config, [found.stamped async for found in keyed_alerts(settings)])
+
+
+class Keyed(NamedTuple):
+    """One alert of the keyed topic."""
+
+    stamped: "Stamped"
+    late: bool
+    origin: tuple[int, int, int]
+    """Where it came from: partition of `alerts`, offset, index in the record."""
+
+
+Stamped = tuple[int, Body, bool]
+"""Event time, what is the same for the series, whether it is a resolution."""
+
+
+async def keyed_alerts(settings: Settings) -> AsyncIterator[Keyed]:
+    """The alerts of the keyed topic that count: of each origin the first, in the order of the log."""
     newest: dict[tuple[int, int], tuple[int, int]] = {}
-    stamped = []
-    for keyed in await read_topic(settings, settings.keyed_topic):
-        if keyed.value[0] == ALERT:
+    bodies: dict[bytes, Body] = {}
+    async with open_tail(settings) as tail:
+        async for keyed in tail.read(settings.keyed_topic):
+            if keyed.value[0] != ALERT:
+                continue
             _, flags, time, partition, offset, index = HEAD.unpack_from(keyed.value)
             cell = (keyed.partition, partition)
             if newest.get(cell, (-1, -1)) < (offset, index):
                 newest[cell] = (offset, index)
-                body = msgspec.msgpack.decode(keyed.value[HEAD.size :], type=Body)
-                stamped.append((time, body, bool(flags & RESOLVED)))
-    return _model(config, sorted(stamped, key=lambda entry: entry[0]))
+                raw = keyed.value[HEAD.size :]
+                if (body := bodies.get(raw)) is None:
+                    body = bodies[raw] = msgspec.msgpack.decode(raw, type=Body)
+                yield Keyed((time, body, bool(flags & RESOLVED)), bool(flags & LATE), (partition, offset, index))
 
 
-def _model(config: Config, stamped: Iterable[tuple[int, Body, bool]]) -> dict[str, Essence]:
-    groups: dict[bytes, list[tuple[int, Body, bool]]] = defaultdict(list)
+def model(config: Config, stamped: Iterable[Stamped]) -> dict[str, Essence]:
+    """Storms by name, of alerts in any order across event times."""
+    groups: dict[bytes, defaultdict[int, list[Stamped]]] = {}
     for entry in stamped:
-        groups[entry[1].meta].append(entry)
+        groups.setdefault(entry[1].meta, defaultdict(list))[config.windows.bucket(entry[0])].append(entry)
     result = {}
     for packed, found in groups.items():
         meta = msgspec.msgpack.decode(packed, type=GroupMeta)
-        times: dict[int, list[int]] = defaultdict(list)
-        for time, _, _ in found:
-            times[config.windows.bucket(time)].append(time)
+        times = {start: [time for time, _, _ in entries] for start, entries in found.items()}
         buckets = [Bucket(start, len(at), min(at), max(at)) for start, at in times.items()]
         for part in segments(buckets, config.windows):
-            starts = {bucket.start for bucket in part.buckets}
-            inside = [entry for entry in found if config.windows.bucket(entry[0]) in starts]
+            inside = sorted((e for bucket in part.buckets for e in found[bucket.start]), key=lambda entry: entry[0])
             newest = {body.fingerprint: at for at, body, _ in inside}
             # Of two at the same millisecond, the resolution counts as the newer one.
             resolved = {b.fingerprint for at, b, resolved in inside if resolved and at == newest[b.fingerprint]}

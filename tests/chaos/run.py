@@ -1,0 +1,183 @@
+"""Runs load and faults against each other, judges what came out, and makes the table of docs/reliability.md.
+
+`python -m tests.chaos.run --seed 7 --minutes 30`: the same seed gives the same schedule and the same load.
+"""
+
+import argparse
+import asyncio
+import logging
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from app.config import loads
+from tests.chaos.faults import FAULTS
+from tests.chaos.load import load
+from tests.chaos.truth import Verdict, judge, manifests
+from tests.chaos.watch import Watch
+from tests.chaos.world import PARTITIONS, WINDOWS, WORKERS, World, world
+from tests.support.servers import until
+
+RATE = 3_000
+"""Alerts a second."""
+RECOVERY = 120.0
+"""Seconds after which a pipeline that has not recovered never will."""
+
+
+class Strike(NamedTuple):
+    """One fault at one moment."""
+
+    fault: str
+    after: float
+    """Seconds after the turn's beginning."""
+    seconds: float
+    """How long it lasts."""
+    seed: int
+    """Decides whom it hits."""
+
+
+class Turn(NamedTuple):
+    """One fault, or two at once, after a rest."""
+
+    rest: float
+    strikes: tuple[Strike, ...]
+
+
+class Outcome(NamedTuple):
+    """What a turn did."""
+
+    faults: tuple[str, ...]
+    begin: int
+    """Wall-clock time (ms) of its beginning, and of the recovery."""
+    end: int
+    under_way: int
+    """Alerts that were unread when it began, or came until the recovery."""
+    stop: float
+    """Seconds of the longest span without progress."""
+    recovery: float
+    """Seconds from the end of the last fault until all was as before."""
+
+
+@dataclass
+class Report:
+    """A whole run."""
+
+    seed: int
+    outcomes: list[Outcome] = field(default_factory=list)
+    verdict: Verdict | None = None
+
+
+def schedule(seed: int, names: Sequence[str]) -> Iterator[Turn]:
+    """Each fault alone, in an order that is drawn, then pairs of faults about different parts, for ever."""
+    rng = random.Random(f"schedule {seed}")
+    alone = rng.sample(names, len(names))
+    for name in alone:
+        yield _turn(rng, name)
+    while True:
+        first = rng.choice(names)
+        others = [name for name in names if FAULTS[name].part != FAULTS[first].part]
+        yield _turn(rng, first, *(rng.sample(others, 1) if others else ()))
+
+
+def _turn(rng: random.Random, *names: str) -> Turn:
+    strikes = tuple(
+        Strike(name, rng.uniform(0, 2) * number, rng.uniform(*FAULTS[name].seconds), rng.randrange(2**32))
+        for number, name in enumerate(names)
+    )
+    return Turn(rng.uniform(2, 5), strikes)
+
+
+async def run(seed: int, turns: Iterable[Turn], folder: Path, rate: int = RATE, minutes: float | None = None) -> Report:
+    """Takes turns until the minutes are over or there are no more; then lets it all drain and judges."""
+    planned = load(seed, rate, loads(WINDOWS, "windows").windows, PARTITIONS)
+    report = Report(seed)
+    async with world(folder, planned) as place:
+        watch = Watch(place)
+        tasks = [asyncio.create_task(place.producer.run()), asyncio.create_task(watch.run())]
+        try:
+            for slot in place.slots[:WORKERS]:
+                place.start(slot)
+            await until(lambda: watch.looks and watch.looks[-1].ready, 60, "all workers are ready")
+            ends = time.monotonic() + minutes * 60 if minutes else None
+            for turn in turns:
+                if ends and time.monotonic() > ends:
+                    break
+                report.outcomes.append(await _take(turn, place, watch, rate))
+            place.producer.stopped.set()
+            await tasks[0]
+            await until(
+                lambda: watch.looks[-1].open == watch.looks[-1].unwritten == 0, 120, "all is closed and written"
+            )
+            report.verdict = await judge(place, manifests(place.sink))
+        except BaseException:
+            tell(f"seed {seed} failed; logs in {folder}")
+            raise
+        finally:
+            for task in tasks:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+    return report
+
+
+async def _take(turn: Turn, place: World, watch: Watch, rate: int) -> Outcome:
+    await asyncio.sleep(turn.rest)
+    before, sent = watch.before(), place.producer.sent
+    begin, began = time.time_ns() // 1_000_000, time.monotonic()
+    await asyncio.gather(*(_strike(strike, place) for strike in turn.strikes))
+    mended = time.monotonic()
+    at = await watch.recovered(before, mended, rate, RECOVERY)
+    outcome = Outcome(
+        tuple(strike.fault for strike in turn.strikes), begin, time.time_ns() // 1_000_000,
+        before.unread + place.producer.sent - sent, watch.longest_stop(began, at), at - mended,
+    )  # fmt: skip
+    tell(f"{' + '.join(outcome.faults)}: {outcome.under_way:,} alerts under way, stopped for {outcome.stop:.1f} s, "
+         f"recovered {outcome.recovery:.1f} s after {mended - began:.1f} s")  # fmt: skip
+    return outcome
+
+
+async def _strike(strike: Strike, place: World) -> None:
+    await asyncio.sleep(strike.after)
+    tell(f"  {strike.fault} for {strike.seconds:.1f} s")
+    async with FAULTS[strike.fault].act(place, random.Random(strike.seed)):
+        await asyncio.sleep(strike.seconds)
+
+
+def tell(text: str) -> None:
+    """A line for whoever watches."""
+    print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.run", description=__doc__)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10_000))
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--faults", help=f"some of {','.join(FAULTS)}", default=",".join(FAULTS))
+    parser.add_argument("--rate", type=int, default=RATE, help="alerts a second")
+    parser.add_argument("--turns", type=int, help="stop after so many")
+    options = parser.parse_args()
+    names = options.faults.split(",")
+    # That the broker is away is no news here.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    tell(f"seed {options.seed}")
+    folder = Path(tempfile.mkdtemp(prefix="stormfold-chaos-"))
+    turns = islice(schedule(options.seed, names), options.turns)
+    report = asyncio.run(run(options.seed, turns, folder, options.rate, options.minutes))
+    assert report.verdict
+    tell(f"{report.verdict.books} late={report.verdict.late} storms={report.verdict.storms} "
+         f"written={report.verdict.written}")  # fmt: skip
+    for wrong in report.verdict.wrong[:50]:
+        tell(f"WRONG: {wrong}")
+    sys.exit(bool(report.verdict.wrong))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Toxiproxy between a worker and a server: cuts connections, slows them, swallows what they say.
+
+Built from its Go module once and kept in the user's cache.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import aiohttp
+
+from app.local.process import HOST, ServerProcess, cache_dir, free_port
+from tests.support.apiserver import _built
+
+VERSION = "v2.12.0"
+
+
+class Toxiproxy(ServerProcess):
+    """The process that all proxies are in. Raises `CannotBuild` if it can't be built here."""
+
+    name = "toxiproxy"
+    ready = b"Starting Toxiproxy HTTP server"
+
+    def prepare(self) -> Sequence[str]:
+        """Builds it first where it is missing."""
+        program = cache_dir() / "toxiproxy" / VERSION / "server"
+        _built(program, "go", "install", "-trimpath", f"github.com/Shopify/toxiproxy/v2/cmd/server@{VERSION}")
+        return [str(program), "-host", HOST, "-port", str(self.port)]
+
+
+class Proxy:
+    """One way to one server, from a port of its own. Toxiproxy must run from `open` on."""
+
+    def __init__(self, toxiproxy: Toxiproxy, name: str) -> None:
+        self._toxiproxy = toxiproxy
+        self._name = name
+        self.address = f"{HOST}:{free_port()}"
+
+    async def open(self, upstream: str) -> None:
+        """Begins to pass connections on to `upstream`."""
+        await self._ask("POST", "", {"name": self._name, "listen": self.address, "upstream": upstream})
+
+    async def point(self, upstream: str) -> None:
+        """Passes connections on to another server from now on; those that stand are cut."""
+        await self._ask("POST", f"/{self._name}", {"upstream": upstream})
+
+    async def cut(self) -> None:
+        """Ends all connections and refuses new ones."""
+        await self._ask("POST", f"/{self._name}", {"enabled": False})
+
+    async def mend(self) -> None:
+        """Passes connections on again, with nothing added."""
+        for toxic in await self._ask("GET", f"/{self._name}/toxics"):
+            await self._ask("DELETE", f"/{self._name}/toxics/{toxic['name']}")
+        await self._ask("POST", f"/{self._name}", {"enabled": True})
+
+    async def poison(self, kind: str, stream: str = "downstream", **attributes: int) -> None:
+        """Adds one of Toxiproxy's toxics to what comes from the server, or with `upstream` to what goes there."""
+        await self._ask("POST", f"/{self._name}/toxics", {"type": kind, "stream": stream, "attributes": attributes})
+
+    async def _ask(self, method: str, path: str, body: Any = None) -> Any:
+        url = f"http://{self._toxiproxy.address}/proxies{path}"
+        async with aiohttp.ClientSession() as session, session.request(method, url, json=body) as answer:
+            text = await answer.text()
+            assert answer.status < 300, f"{method} {path}: {answer.status} {text}"
+            return await answer.json(content_type=None) if text else None

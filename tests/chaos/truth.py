@@ -1,0 +1,186 @@
+"""What must hold when the dust has settled, whatever was broken meanwhile."""
+
+import time
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import yaml
+
+from app.alert import Poison
+from app.audit import Books
+from app.kafka.tail import open_tail
+from app.series import SeriesReader
+from app.storm import StormMetadata, to_metadata
+from tests.chaos.world import World
+from tests.support.pipeline import Essence, Stamped, books, essence, keyed_alerts, model, read_topic
+
+
+class Wrong(NamedTuple):
+    """Something that must not be."""
+
+    what: str
+    begin: int
+    """When the alerts that it is about happened (ms)."""
+    end: int
+    lost: int = 0
+    """Alerts."""
+    double: int = 0
+
+
+@dataclass
+class Verdict:
+    """What was found."""
+
+    books: Books
+    alerts: int
+    """In `alerts`, understood."""
+    late: int
+    storms: int
+    """Published, by name."""
+    written: int
+    """Names in the sink."""
+    wrong: list[Wrong] = field(default_factory=list)
+
+
+class Read(NamedTuple):
+    """What `alerts` holds of one partition, by offset (from 0)."""
+
+    times: "array[int]"
+    alerts: "array[int]"
+
+
+async def judge(world: World, written: Iterable[dict[str, Any]]) -> Verdict:
+    """Compares what came out with the log; `written` are the manifests in the sink. Everything must be drained."""
+    wrong: list[Wrong] = []
+    balance = await books(world.settings, world.folder / "stormfold.yaml", wait=0)
+    if not balance.balanced or balance.open:
+        wrong.append(_now(f"the books do not balance: {balance}", max(0, balance.difference), -balance.difference))
+    read = await _read(world)
+    stamped, late = await _keyed(world, read, wrong)
+    published = await _published(world, wrong)
+    expected = model(world.config, stamped)
+    for name in expected.keys() | published.keys():
+        wrong += _compare(name, expected.get(name), published.get(name))
+    wanted = {name for name, storm in published.items() if storm.storm_class in world.config.publish}
+    found = {manifest["metadata"]["name"]: manifest for manifest in written}
+    for name in wanted | found.keys():
+        if name not in wanted:
+            wrong.append(_now(f"{name} is in the sink, and was not published"))
+        elif name not in found:
+            wrong.append(_about(published[name], "is not in the sink", lost=published[name].alert_count))
+        elif not _same(to_metadata(found[name]), published[name]):
+            wrong.append(_about(published[name], "is another one in the sink"))
+    alerts = sum(sum(part.alerts) for part in read.values())
+    return Verdict(balance, alerts, late, len(published), len(found), wrong)
+
+
+def manifests(folder: Path) -> Iterator[dict[str, Any]]:
+    """Those that a directory holds."""
+    for path in folder.glob("*.yaml"):
+        yield yaml.load(path.read_bytes(), yaml.CSafeLoader)
+
+
+async def _read(world: World) -> dict[int, Read]:
+    reader = SeriesReader(world.config)
+    result: defaultdict[int, Read] = defaultdict(lambda: Read(array("q"), array("q")))
+    async with open_tail(world.settings) as tail:
+        async for found in tail.read(world.settings.alerts_topic):
+            part = result[found.partition]
+            assert found.offset == len(part.times), "the log has a hole"
+            try:
+                count = len(reader.understand(found.value, found.headers, found.timestamp))
+            except Poison:
+                count = 0
+            part.times.append(found.timestamp)
+            part.alerts.append(count)
+    return result
+
+
+async def _keyed(world: World, read: dict[int, Read], wrong: list[Wrong]) -> tuple[list[Stamped], int]:
+    """The alerts that count, after comparing them with `alerts`: each is there once, at its time unless it was late."""
+    stamped, late = [], 0
+    seen = {partition: array("q", bytes(8 * len(part.times))) for partition, part in read.items()}
+    tardy = world.producer.tardy
+    async for found in keyed_alerts(world.settings):
+        time_stamped = found.stamped[0]
+        partition, offset, _ = found.origin
+        sent = read[partition].times[offset]
+        seen[partition][offset] += 1
+        late += found.late
+        if (found.late or time_stamped != sent) and (partition, offset) not in tardy:
+            wrong.append(Wrong(f"{found.origin} was sent at {sent}, counts at {time_stamped}", sent, time_stamped))
+        stamped.append(found.stamped)
+    for partition, part in read.items():
+        for offset, (time_sent, wanted, got) in enumerate(zip(part.times, part.alerts, seen[partition], strict=True)):
+            if wanted != got:
+                what = f"{got} of {wanted} alerts of {partition}-{offset} in the keyed topic"
+                wrong.append(Wrong(what, time_sent, time_sent, max(0, wanted - got), max(0, got - wanted)))
+    return stamped, late
+
+
+async def _published(world: World, wrong: list[Wrong]) -> dict[str, StormMetadata]:
+    """The newest of each name. One that comes again says the same again, if neither was cut short for want of room."""
+    result: dict[str, StormMetadata] = {}
+    for found in await read_topic(world.settings, world.settings.storms_topic):
+        storm = to_metadata(msgspec.json.decode(found.value))
+        before = result.setdefault(storm.name, storm)
+        if not _same(before, storm):
+            wrong.append(_about(storm, "comes again and says something else"))
+        result[storm.name] = storm
+    return result
+
+
+def _same(one: StormMetadata, other: StormMetadata) -> bool:
+    if one.truncated or other.truncated:
+        return (one.alert_count, one.first_seen, one.last_seen) == (
+            other.alert_count,
+            other.first_seen,
+            other.last_seen,
+        )
+    return one == other
+
+
+def _compare(name: str, expected: Essence | None, published: StormMetadata | None) -> Iterator[Wrong]:
+    if published is None:
+        assert expected is not None
+        yield Wrong(f"{name} is missing", expected.first, expected.last, lost=expected.alerts)
+    elif expected is None:
+        yield _about(published, "should not be", double=published.alert_count)
+    elif published.alert_count != expected.alerts:
+        missing = expected.alerts - published.alert_count
+        yield _about(published, f"should have {expected.alerts} alerts", max(0, missing), max(0, -missing))
+    elif not _agrees(published, expected):
+        yield _about(published, f"says {_cut(essence(published))}, should say {_cut(expected)}")
+
+
+def _agrees(published: StormMetadata, expected: Essence) -> bool:
+    said = essence(published)
+    if not published.truncated:
+        return said == expected
+    # Its list, and where Redis was nearly full its distinct counts, are lower bounds.
+    most = dict(expected.resources)
+    return (
+        said._replace(distinct=0, resolved=0, resources=frozenset())
+        == expected._replace(distinct=0, resolved=0, resources=frozenset())
+        and said.distinct <= expected.distinct
+        and all(alerts <= most.get(resource, 0) for resource, alerts in said.resources)
+    )
+
+
+def _cut(said: Essence) -> Essence:
+    return said._replace(resources=frozenset(sorted(said.resources)[:5]))
+
+
+def _about(storm: StormMetadata, what: str, lost: int = 0, double: int = 0) -> Wrong:
+    text = f"{storm.name} ({storm.alert_count} alerts) {what}"
+    return Wrong(text, storm.first_seen, storm.last_seen, lost, double)
+
+
+def _now(what: str, lost: int = 0, double: int = 0) -> Wrong:
+    now = time.time_ns() // 1_000_000
+    return Wrong(what, now, now, lost, double)

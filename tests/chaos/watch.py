@@ -1,0 +1,155 @@
+"""Looks at a running pipeline from outside, twice a second: how far it is behind, whether it moves, what it holds."""
+
+import asyncio
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import pairwise
+from typing import NamedTuple
+
+import aiohttp
+
+from app.errors import StormfoldError
+from app.kafka.committed import read_committed
+from app.kafka.tail import Tail, open_tail
+from app.store.client import connect
+from app.store.redis import Store
+from tests.chaos.world import World, descriptors, resident
+from tests.support.servers import until
+
+EVERY = 0.4
+"""Seconds between two looks: the finest that a stop is measured."""
+PATIENCE = 3.0
+"""Longest that a look may take: longer than that nobody answers."""
+FRESH = 20
+"""Looks through one connection: topics may get partitions."""
+BASE = 6
+"""Looks that say how it was before."""
+
+
+class Look(NamedTuple):
+    """One look that succeeded."""
+
+    at: float
+    """Monotonic time (s)."""
+    unread: int
+    """Records that intake and fold have not done yet."""
+    unwritten: int
+    """Storms that emit has not done yet."""
+    open: int
+    """Groups with something not yet closed."""
+    folded: int
+    """Σ of the positions of the keyed topic, never falling: what is folded again is no progress."""
+    behind: float
+    """Seconds between now and the horizon."""
+    ready: bool
+    """Whether every worker says that it is."""
+
+
+class Held(NamedTuple):
+    """What one worker holds."""
+
+    at: float
+    pid: int
+    resident: int
+    """Bytes."""
+    descriptors: int
+
+
+class Watch:
+    """Keeps its looks."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.looks: list[Look] = []
+        self.held: list[Held] = []
+        self._folded = 0
+        self.moved: list[float] = []
+        """Moments (monotonic, s) at which fold was seen to have got further."""
+
+    async def run(self) -> None:
+        """Looks for ever."""
+        while True:
+            with suppress(StormfoldError, TimeoutError, OSError):
+                async with asyncio.timeout(PATIENCE) as limit, open_tail(self._world.settings) as tail:
+                    for _ in range(FRESH):
+                        await self._look(tail)
+                        limit.reschedule(asyncio.get_running_loop().time() + EVERY + PATIENCE)
+                        await asyncio.sleep(EVERY)
+            await asyncio.sleep(EVERY)
+
+    def before(self) -> Look:
+        """How it has been lately."""
+        last = self.looks[-BASE:]
+        assert last, "nothing has been seen yet"
+        return last[-1]._replace(
+            unread=round(statistics.median(look.unread for look in last)),
+            behind=statistics.median(look.behind for look in last),
+        )
+
+    async def recovered(self, before: Look, since: float, slack: int, seconds: float) -> float:
+        """Waits until all is as it was before, `slack` records more allowed; returns the moment that was so."""
+
+        def well() -> float:
+            if not self.looks or self.looks[-1].at <= since:
+                return 0.0
+            look = self.looks[-1]
+            caught_up = look.unread <= before.unread + slack and look.behind <= before.behind + 2.0
+            return look.at if look.ready and caught_up and look.unwritten <= before.unwritten + 20 else 0.0
+
+        found: float = await until(well, seconds, "the pipeline is as it was before")
+        return found
+
+    def longest_stop(self, begin: float, end: float) -> float:
+        """Seconds of the longest span without progress that touches the time between."""
+        last = max((at for at in self.moved if at <= begin), default=begin)
+        moments = [last, *(at for at in self.moved if begin < at <= end), end]
+        return max(later - earlier for earlier, later in pairwise(moments))
+
+    async def _look(self, tail: Tail) -> None:
+        world = self._world
+        self.held += self._hold()
+        settings = world.settings
+        async with connect(settings) as redis:
+            store = Store(redis, settings.redis_prefix)
+            state = await store.load()
+            if state is None:
+                return
+            clock = await store.clock(state.epoch)
+        folded = {p: at.offset for p, at in state.positions.items()}
+        if sum(folded.values()) > self._folded:
+            self._folded = sum(folded.values())
+            self.moved.append(time.monotonic())
+        if clock.horizon is None:
+            return
+        unread = await self._unread(tail, settings.keyed_topic, folded)
+        unread += await self._uncommitted(tail, "intake", settings.alerts_topic)
+        unwritten = await self._uncommitted(tail, "emit", settings.storms_topic)
+        behind = time.time() - clock.horizon / 1000
+        ready = all(await asyncio.gather(*(self._ready(slot.http) for slot in world.staffed)))
+        self.looks.append(Look(time.monotonic(), unread, unwritten, clock.open_groups, self._folded, behind, ready))
+
+    async def _unread(self, tail: Tail, topic: str, reached: dict[int, int]) -> int:
+        return sum(max(0, end - reached.get(p, 0)) for p, end in (await tail.ends(topic)).items())
+
+    async def _uncommitted(self, tail: Tail, stage: str, topic: str) -> int:
+        settings = self._world.settings
+        committed = await read_committed(settings, settings.consumer_group(stage), topic)
+        return await self._unread(tail, topic, {p: offset for p, (offset, _) in committed.items()})
+
+    async def _ready(self, http: str) -> bool:
+        with suppress(aiohttp.ClientError, TimeoutError):
+            timeout = aiohttp.ClientTimeout(total=1.0)
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as session,
+                session.get(f"http://{http}/readyz") as answer,
+            ):
+                return answer.status == 200
+        return False
+
+    def _hold(self) -> Iterator[Held]:
+        for slot in self._world.staffed:
+            assert slot.process is not None
+            with suppress(OSError):
+                yield Held(time.monotonic(), slot.process.pid, resident(slot.process), descriptors(slot.process))
