@@ -10,7 +10,6 @@ from aiokafka import ConsumerRecord
 
 from app.alert import Poison
 from app.config import Config
-from app.errors import Retry
 from app.kafka.committed import read_committed
 from app.kafka.tail import Tail, open_tail
 from app.series import SeriesReader
@@ -41,6 +40,8 @@ class Books:
     """Records that the worker had not taken up when the wait was over: the books can't balance before."""
     trimmed: int
     """Records that retention has taken from `alerts`: the storms of those are counted, the alerts no longer are."""
+    foreign: int
+    """Records in `storms` that no closer wrote: they count for nothing."""
 
     @property
     def difference(self) -> int:
@@ -123,8 +124,12 @@ class _Audit:
             if partition.isdigit() and int(offset) >= begins.get(int(partition), 0):
                 dead.add(origin)
         storms: dict[bytes, int] = {}
+        foreign = 0
         async for record in self._tail.read(settings.storms_topic):
-            storms[record.key] = _alert_count(record)
+            if (count := _alert_count(record)) is None:
+                foreign += 1
+            else:
+                storms[record.key] = count
         return Books(
             alerts=alerts,
             storms=sum(storms.values()),
@@ -134,6 +139,7 @@ class _Audit:
             names=len(storms),
             unread=unread,
             trimmed=sum(begins.values()),
+            foreign=foreign,
         )
 
     async def _folded(self) -> dict[int, int]:
@@ -157,8 +163,8 @@ def _behind(reached: Mapping[int, int], ends: Mapping[int, int]) -> int:
     return sum(max(0, end - reached.get(partition, 0)) for partition, end in ends.items())
 
 
-def _alert_count(record: ConsumerRecord) -> int:
+def _alert_count(record: ConsumerRecord) -> int | None:
     try:
         return int(msgspec.json.decode(record.value)["spec"]["alertCount"])
-    except (msgspec.MsgspecError, KeyError, TypeError) as error:
-        raise Retry(f"{record.topic}-{record.partition}-{record.offset} is not a storm") from error
+    except (msgspec.MsgspecError, KeyError, TypeError, ValueError):
+        return None

@@ -45,17 +45,18 @@ def command(ctx: click.Context, config: Path | None, wait: float, output: Output
 
 def verdict(books: Books) -> str:
     """The books in one sentence."""
+    foreign = f" {books.foreign:,} records in storms are not ours." if books.foreign else ""
     if books.unread:
         return f"Not known yet: {books.unread:,} records have not been taken up; see `stormfold status`."
     if books.balanced:
         still = f", {books.open:,} in groups still open" if books.open else ""
         return (
             f"The books balance: {books.alerts:,} alerts = {books.storms:,} in {books.names:,} storms"
-            f" + {books.dead:,} dead {'letter' if books.dead == 1 else 'letters'}{still}."
+            f" + {books.dead:,} dead {'letter' if books.dead == 1 else 'letters'}{still}.{foreign}"
         )
     what = "missing" if books.difference > 0 else "too many"
     trimmed = f" Retention has taken {books.trimmed:,} records of alerts." if books.trimmed else ""
-    return f"The books do not balance: {abs(books.difference):,} alerts {what}.{trimmed}"
+    return f"The books do not balance: {abs(books.difference):,} alerts {what}.{trimmed}{foreign}"
 
 
 async def _audit(settings: Settings, config: Path | None, wait: float) -> Books:

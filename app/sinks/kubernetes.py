@@ -257,6 +257,8 @@ def sort_error(status: int, body: bytes, headers: Mapping[str, str], grant: str 
     if status == 403:
         if any(cause.reason == "NamespaceTerminating" for cause in said.causes):
             return Stop(message, advice="Wait until the namespace is gone, then create it again.")
+        if "exceeded quota" in said.message:
+            return Stop(message, advice="Raise the namespace's ResourceQuota, or keep fewer storms (`max_storms`).")
         return Stop(message, advice=grant)
     if status == 404 and said.details and said.details.kind == "namespaces":
         return Stop(message, advice="Create the namespace (k8s/rbac.yaml creates `storms`).")

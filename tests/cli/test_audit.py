@@ -1,38 +1,22 @@
 """The audit as a command, and one line for what users get wrong."""
 
-import asyncio
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 from app.settings import Settings
+from tests.support.cli import stormfold
 from tests.support.pipeline import Sent, Workers, alert, drained, publish, record
-from tests.support.servers import environment
 
 NOW = 1_780_000_000_000
 FLOOD = [Sent(NOW + n * 10, record(alert("Flood", pod=f"pod-{n}")), n % 3) for n in range(60)]
 GARBAGE = Sent(NOW, b"\x1b[2Jnot an alert", 1)
 
 
-async def stormfold(settings: Settings, *words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs the command against the test's servers, without a terminal."""
-    return await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-c", "from app.cli import main; main()", *words],
-        env=os.environ | environment(settings),
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
 async def test_audit(topics: Settings, tmp_path: Path) -> None:
     """Exit 1 while alerts have not been taken up, 0 when the books balance."""
     await publish(topics, [*FLOOD, GARBAGE])
+    # What somebody else wrote there counts for nothing, and hides nothing.
+    await publish(topics.model_copy(update={"alerts_topic": topics.storms_topic}), [Sent(NOW, b"{}", key=b"k")])
     early = await stormfold(topics, "audit", "--wait", "0")
     assert early.returncode == 1 and "not been taken up" in early.stderr
     with Workers(topics, tmp_path) as workers:
@@ -42,6 +26,7 @@ async def test_audit(topics: Settings, tmp_path: Path) -> None:
     books = json.loads(proven.stdout)[0]
     assert proven.returncode == 0 and books["balanced"]
     assert (books["alerts"], books["storms"], books["dead"]) == (61, 60, 1)
+    assert books["foreign"] == 1
 
 
 async def test_one_line_for_what_users_get_wrong(topics: Settings) -> None:

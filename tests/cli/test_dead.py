@@ -10,7 +10,7 @@ from aiokafka import ConsumerRecord
 
 from app.kafka.producer import Outgoing, Producer
 from app.settings import Settings
-from tests.cli.test_audit import stormfold
+from tests.support.cli import stormfold
 from tests.support.pipeline import Sent, Workers, alert, drained, publish, read_topic, record
 from tests.support.servers import until
 from tests.support.storms import manifest

@@ -18,7 +18,7 @@ from app.local.process import free_port
 from app.local.redis import EmbeddedRedis
 from app.settings import Settings
 from app.store.client import connect
-from tests.cli.test_audit import stormfold
+from tests.support.cli import stormfold
 from tests.support.pipeline import Sent, Workers, alert, drained, publish, record
 from tests.support.servers import until
 

@@ -14,7 +14,7 @@ import yaml
 from app.kafka.producer import Outgoing, Producer
 from app.settings import Settings
 from app.storm import timestamp
-from tests.cli.test_audit import stormfold
+from tests.support.cli import stormfold
 from tests.support.servers import environment
 from tests.support.storms import manifest
 

@@ -52,16 +52,18 @@ def test_sorted(code: int, body: bytes, expected: type[Exception]) -> None:
 
 def test_details() -> None:
     """What is missing is said: permission, the definition, the namespace."""
-    forbidden, text, namespace, ending = (
+    forbidden, text, namespace, ending, quota = (
         sort_error(403, status("Forbidden"), {}, "Bind it."),
         sort_error(404, b"404 page not found\n", {}),
         sort_error(404, status("NotFound", kind="namespaces"), {}),
         sort_error(403, status("Forbidden", causes=[{"reason": "NamespaceTerminating"}]), {}, "Bind it."),
+        sort_error(403, status("Forbidden", 'alertstorms "a" is forbidden: exceeded quota: few'), {}, "Bind it."),
     )
     assert isinstance(forbidden, Stop) and forbidden.advice == "Bind it."
     assert isinstance(text, Stop) and "crd.yaml" in str(text.advice)
     assert isinstance(namespace, Stop) and "namespace" in str(namespace.advice)
     assert isinstance(ending, Stop) and "Bind" not in str(ending.advice)
+    assert isinstance(quota, Stop) and "ResourceQuota" in str(quota.advice)
 
 
 @pytest.mark.parametrize(("header", "after"), [("7", 7.0), ("", None), ("soon", None), ("-1", None), ("²", None)])
