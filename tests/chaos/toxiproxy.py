@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 
 from app.local.process import HOST, ServerProcess, cache_dir, free_port
-from tests.support.apiserver import _built
+from tests.support.gobuild import build
 
 VERSION = "v2.12.0"
 
@@ -23,7 +23,7 @@ class Toxiproxy(ServerProcess):
     def prepare(self) -> Sequence[str]:
         """Builds it first where it is missing."""
         program = cache_dir() / "toxiproxy" / VERSION / "server"
-        _built(program, "go", "install", "-trimpath", f"github.com/Shopify/toxiproxy/v2/cmd/server@{VERSION}")
+        build(program, f"github.com/Shopify/toxiproxy/v2/cmd/server@{VERSION}")
         return [str(program), "-host", HOST, "-port", str(self.port)]
 
 

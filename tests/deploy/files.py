@@ -14,7 +14,7 @@ import yaml
 from app.cli import command
 from app.local.process import cache_dir
 from app.settings import PREFIX, Settings
-from tests.support import apiserver
+from tests.support.gobuild import build
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -51,12 +51,12 @@ class Programs(NamedTuple):
 
 def programs() -> Programs:
     """Builds what is not cached. Raises `CannotBuild`."""
-    version = (ROOT / "tests" / "deploy" / "compose" / "go.mod").read_text().split("compose-go/v2 ")[1].split()[0]
-    compose = cache_dir() / "compose" / version / "compose"
-    kustomize = cache_dir() / "kustomize" / KUSTOMIZE / "kustomize"
-    apiserver._built(compose, "go", "-C", str(Path(__file__).parent / "compose"), "install", "-trimpath", ".")
-    apiserver._built(kustomize, "go", "install", "-trimpath", f"sigs.k8s.io/kustomize/kustomize/v5@{KUSTOMIZE}")
-    return Programs(compose, kustomize)
+    folder = ROOT / "tests" / "deploy" / "compose"
+    version = (folder / "go.mod").read_text().split("compose-go/v2 ")[1].split()[0]
+    return Programs(
+        build(cache_dir() / "compose" / version / "compose", ".", module=folder),
+        build(cache_dir() / "kustomize" / KUSTOMIZE / "kustomize", f"sigs.k8s.io/kustomize/kustomize/v5@{KUSTOMIZE}"),
+    )
 
 
 def module(name: str) -> Path:

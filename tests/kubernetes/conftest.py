@@ -1,26 +1,18 @@
 """The API server that these tests share."""
 
-import os
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from tests.support.apiserver import ApiServer, CannotBuild, binaries
+from tests.support import gobuild
+from tests.support.apiserver import ApiServer, binaries
 
 
 @pytest.fixture(scope="session")
 def built(request: pytest.FixtureRequest) -> None:
     """Builds the API server where it is not cached; its absence is a skip on a developer's machine only."""
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled() if capture else nullcontext():
-        try:
-            binaries()
-        except CannotBuild as error:
-            if os.environ.get("CI"):
-                pytest.fail(str(error))
-            pytest.skip(str(error))
+    gobuild.built(request.config, binaries)
 
 
 @pytest.fixture(scope="session")

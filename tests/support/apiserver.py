@@ -4,13 +4,10 @@
 """
 
 import base64
-import fcntl
 import http.client
 import json
-import os
 import re
 import secrets
-import shutil
 import signal
 import socket
 import ssl
@@ -24,6 +21,9 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import yaml
+
+from app.local.process import cache_dir
+from tests.support.gobuild import CannotBuild, build
 
 KINE = "v0.17.5"
 ADMIN = "admin"
@@ -50,10 +50,6 @@ _PATHS = {
 }
 
 
-class CannotBuild(Exception):
-    """What building needs is not on this machine."""
-
-
 class Binaries(NamedTuple):
     apiserver: Path
     kine: Path
@@ -63,53 +59,14 @@ def binaries() -> Binaries:
     """The cached programs, built first where they are missing; raises `CannotBuild`."""
     found = re.search(r"\bk8s\.io/kubernetes (v\S+)", (_MODULE / "go.mod").read_text())
     assert found, "go.mod names the version"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stormfold"
-    apiserver = cache / "kube-apiserver" / found[1] / "kube-apiserver"
-    kine = cache / "kine" / KINE / "kine"
-    _built(kine, "go", "install", "-trimpath", f"github.com/k3s-io/kine@{KINE}")
-    _built(apiserver, "go", "install", "-trimpath", "-ldflags=-s -w", "k8s.io/kubernetes/cmd/kube-apiserver")
-    return Binaries(apiserver, kine)
-
-
-def _built(program: Path, *command: str) -> None:
-    """Builds into a folder beside the program's, then moves it into place: it is there whole or not at all."""
-    program.parent.mkdir(parents=True, exist_ok=True)
-    with (program.parent / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if program.exists():
-            return
-        for tool in ("go", "cc"):
-            if shutil.which(tool) is None:
-                raise CannotBuild(f"{tool} is needed to build {program.name}")
-        folder = program.parent / "new"
-        folder.mkdir(exist_ok=True)
-        log = program.parent / "build.log"
-        name = f"{program.name} {program.parent.name}"
-        started = time.monotonic()
-        with log.open("w") as output:
-            build = subprocess.Popen(
-                command,
-                cwd=_MODULE,
-                # kine's SQLite is C.
-                env=os.environ | {"GOBIN": str(folder), "CGO_ENABLED": "1"},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-            try:
-                while build.poll() is None:
-                    seconds = time.monotonic() - started
-                    print(f"building {name}, once, a few minutes: {seconds:.0f} s", file=sys.stderr, flush=True)
-                    try:
-                        build.wait(timeout=20)
-                    except subprocess.TimeoutExpired:
-                        continue
-            finally:
-                build.kill()
-                build.wait()
-        if build.returncode != 0:
-            raise RuntimeError(f"building {name} failed:\n{log.read_text()[-4000:]}")
-        (folder / program.name).replace(program)
-        folder.rmdir()
+    cache = cache_dir()
+    return Binaries(
+        build(
+            cache / "kube-apiserver" / found[1] / "kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver",
+            module=_MODULE,
+        ),
+        build(cache / "kine" / KINE / "kine", f"github.com/k3s-io/kine@{KINE}"),
+    )  # fmt: skip
 
 
 class Answer(NamedTuple):

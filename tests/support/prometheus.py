@@ -1,0 +1,145 @@
+"""A real Prometheus and promtool, built from their Go module once and kept in the user's cache.
+
+`python -m tests.support.prometheus` only builds.
+"""
+
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiohttp
+import yaml
+
+from app.local.process import ServerProcess, cache_dir
+from tests.support.gobuild import CannotBuild, build
+
+VERSION = "3.16.0"
+"""Of the image in .env as well; the Go module's is 0.316.0."""
+
+
+class Programs(NamedTuple):
+    prometheus: Path
+    promtool: Path
+
+
+class Sample(NamedTuple):
+    """One series of an answer at one time."""
+
+    labels: dict[str, str]
+    value: float
+
+
+def programs() -> Programs:
+    """The cached programs, built first where they are missing. Raises `CannotBuild`."""
+    major, minor, patch = VERSION.split(".")
+    module = f"v0.{major}{int(minor):02}.{patch}"
+    folder = cache_dir() / "prometheus" / VERSION
+    # Targets are files and fixed addresses only: leaving out what asks clouds for them halves the time.
+    return Programs(
+        *(
+            build(folder / name, f"github.com/prometheus/prometheus/cmd/{name}@{module}", "-tags=remove_all_sd")
+            for name in Programs._fields
+        )
+    )
+
+
+def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Runs `promtool ARGUMENTS`; what it printed is in `stdout`, errors as well. Raises `CannotBuild`."""
+    return subprocess.run(
+        [programs().promtool, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+
+
+class Prometheus(ServerProcess):
+    """A server that scrapes `targets` (`host:port` of each job) every `interval`, and evaluates `rules` as often.
+
+    Raises `CannotBuild` if it can't be built here.
+    """
+
+    name = "prometheus"
+    ready = b"Server is ready to receive web requests"
+
+    def __init__(
+        self,
+        data_dir: Path,
+        targets: Mapping[str, Sequence[str]],
+        rules: Sequence[Path] = (),
+        interval: str = "250ms",
+    ) -> None:
+        super().__init__(data_dir)
+        self._targets = targets
+        self._rules = rules
+        self._interval = interval
+
+    def prepare(self) -> Sequence[str]:
+        """Builds it first where it is missing."""
+        self._configure()
+        return [
+            str(programs().prometheus),
+            f"--config.file={self._config_path}",
+            f"--storage.tsdb.path={self.data_dir / 'data'}",
+            f"--web.listen-address={self.address}",
+            "--web.enable-lifecycle",
+        ]
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://{self.address}"
+
+    async def scrape(self, targets: Mapping[str, Sequence[str]]) -> None:
+        """Scrapes these targets from now on, instead of those before."""
+        self._targets = targets
+        self._configure()
+        async with aiohttp.ClientSession() as session, session.post(f"{self.url}/-/reload") as answer:
+            assert answer.status == 200, await answer.text()
+
+    async def query(self, expression: str) -> list[Sample]:
+        """What the expression, a vector or a scalar, is now."""
+        data = await self.ask("query", query=expression)
+        if data["resultType"] == "scalar":
+            return [Sample({}, float(data["result"][1]))]
+        assert data["resultType"] == "vector", data["resultType"]
+        return [Sample(one["metric"], float(one["value"][1])) for one in data["result"]]
+
+    async def value(self, expression: str) -> float | None:
+        """The value of an expression that has one series at most; None without one."""
+        found = await self.query(expression)
+        assert len(found) <= 1, found
+        return found[0].value if found else None
+
+    async def ask(self, what: str, **parameters: str) -> Any:
+        """The data of an answer of `/api/v1/WHAT`."""
+        url = f"{self.url}/api/v1/{what}"
+        async with aiohttp.ClientSession() as session, session.get(url, params=parameters) as answer:
+            body = await answer.json()
+        assert body["status"] == "success", body
+        return body["data"]
+
+    @property
+    def _config_path(self) -> Path:
+        return self.data_dir / "prometheus.yml"
+
+    def _configure(self) -> None:
+        config = {
+            "global": {
+                "scrape_interval": self._interval,
+                "scrape_timeout": self._interval,
+                "evaluation_interval": self._interval,
+            },
+            "rule_files": [str(path.absolute()) for path in self._rules],
+            "scrape_configs": [
+                {"job_name": job, "static_configs": [{"targets": list(addresses)}]}
+                for job, addresses in self._targets.items()
+            ],
+        }
+        self._config_path.write_text(yaml.safe_dump(config))
+
+
+if __name__ == "__main__":
+    try:
+        print(*programs(), sep="\n")
+    except CannotBuild as error:
+        sys.exit(str(error))
