@@ -82,6 +82,7 @@ class Prometheus(ServerProcess):
             f"--storage.tsdb.path={self.data_dir / 'data'}",
             f"--web.listen-address={self.address}",
             "--web.enable-lifecycle",
+            "--scrape.discovery-reload-interval=100ms",
         ]
 
     @property
