@@ -1,21 +1,18 @@
 """The whole pipeline into a real API server, with the rights that k8s/rbac.yaml grants, on its good and bad days."""
 
 import asyncio
-import http.client
 import json
 import re
-import ssl
 import subprocess
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-import yaml
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from redis.asyncio import Redis
 
@@ -27,6 +24,16 @@ from app.settings import Settings
 from app.storm import to_metadata
 from tests.kubernetes.conftest import built as built
 from tests.support.apiserver import STORMS, WORKER, ApiServer
+from tests.support.outages import (
+    RBAC_GROUP,
+    away,
+    create_namespace,
+    delete_namespace,
+    failing,
+    forbidden,
+    saturated,
+    storeless,
+)
 from tests.support.pipeline import (
     Essence,
     Sent,
@@ -52,11 +59,6 @@ TEAM_ROUTE = """
 routes:
   - {name: team, match: 'alertname=~"Many[A-Za-z]+0"', namespace: team}
 """
-NAMESPACES = "/api/v1/namespaces"
-RBAC_GROUP = "rbac.authorization.k8s.io"
-WRITER_BINDING = f"/apis/{RBAC_GROUP}/v1/namespaces/storms/rolebindings/stormfold-writer"
-PRIORITIES = "/apis/flowcontrol.apiserver.k8s.io/v1"
-WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
 PARTITIONS = range(3)
 STEADY_SECONDS = 2.0
 """How long the worker has to go on saying that it is not ready."""
@@ -259,118 +261,6 @@ def team(scene: Scene) -> Iterator[Scene]:
         assert server.request("DELETE", f"/apis/{RBAC_GROUP}/v1/{kind.lower()}s/anywhere").status == 200
 
 
-def create_team(server: ApiServer) -> None:
-    """Creates the namespace `team`."""
-    server.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team"}})
-
-
-def delete_team(server: ApiServer) -> None:
-    """Deletes it, and does what a controller would do then. What is in it stays, and shows when it is there again."""
-    assert server.request("DELETE", f"{NAMESPACES}/team").status == 200
-    namespace = server.request("GET", f"{NAMESPACES}/team").body
-    namespace["spec"]["finalizers"] = []
-    assert server.request("PUT", f"{NAMESPACES}/team/finalize", namespace).status == 200
-    assert server.request("GET", f"{NAMESPACES}/team").status == 404
-
-
-@contextmanager
-def away(server: ApiServer) -> Iterator[None]:
-    """Killed."""
-    server.kill()
-    try:
-        yield
-    finally:
-        server.start()
-
-
-@contextmanager
-def storeless(server: ApiServer) -> Iterator[None]:
-    """The store behind it is killed: requests hang, or fail with 5xx."""
-    server.kill_store()
-    try:
-        yield
-    finally:
-        server.start_store()
-        server.wait_ready()
-
-
-@contextmanager
-def forbidden(server: ApiServer) -> Iterator[None]:
-    """The worker has lost its role: 403."""
-    assert server.request("DELETE", WRITER_BINDING).status == 200
-    try:
-        yield
-    finally:
-        server.install()
-
-
-@contextmanager
-def unfinished(server: ApiServer) -> Iterator[None]:
-    """The worker's service account is creating a storm, and never done."""
-    token = yaml.safe_load(server.kubeconfig(WORKER).read_text())["users"][0]["user"]["token"]
-    host = server.address.removeprefix("https://")
-    tls = ssl.create_default_context(cafile=server.certificates)
-    with closing(http.client.HTTPSConnection(host, context=tls)) as connection:
-        connection.putrequest("POST", STORMS)
-        for header in {
-            "Authorization": f"Bearer {token}",
-            "Content-Type": "application/json",
-            "Content-Length": "9",
-        }.items():
-            connection.putheader(*header)
-        connection.endheaders(b"{")
-        yield
-
-
-@contextmanager
-def saturated(server: ApiServer) -> Iterator[None]:
-    """The API server lets the worker create one storm at a time, and one that never ends is under way: 429."""
-    api = "flowcontrol.apiserver.k8s.io/v1"
-    limit = {"nominalConcurrencyShares": 0, "borrowingLimitPercent": 0, "limitResponse": {"type": "Reject"}}
-    rule = {"verbs": ["create"], "apiGroups": ["stormfold.dev"], "resources": ["alertstorms"], "namespaces": ["*"]}
-    worker = {"kind": "ServiceAccount", "serviceAccount": {"name": "stormfold", "namespace": "storms"}}
-    level = {"type": "Limited", "limited": limit}
-    schema = {
-        "priorityLevelConfiguration": {"name": "few"},
-        "matchingPrecedence": 10,
-        "rules": [{"subjects": [worker], "resourceRules": [rule]}],
-    }
-    made = (
-        ("prioritylevelconfigurations", "PriorityLevelConfiguration", level),
-        ("flowschemas", "FlowSchema", schema),
-    )
-    for path, kind, spec in made:
-        body = {"apiVersion": api, "kind": kind, "metadata": {"name": "few"}, "spec": spec}
-        assert server.request("POST", f"{PRIORITIES}/{path}", body).status == 201
-    try:
-        with unfinished(server):
-            yield
-    finally:
-        for path, _, _ in reversed(made):
-            assert server.request("DELETE", f"{PRIORITIES}/{path}/few").status == 200
-
-
-@contextmanager
-def failing(server: ApiServer) -> Iterator[None]:
-    """An admission webhook for storms that nobody answers: 500."""
-    rule = {
-        "operations": ["CREATE"],
-        "apiGroups": ["stormfold.dev"],
-        "apiVersions": ["*"],
-        "resources": ["alertstorms"],
-    }
-    webhook = {
-        "name": "gone.example.com", "failurePolicy": "Fail", "sideEffects": "None", "timeoutSeconds": 1,
-        "admissionReviewVersions": ["v1"], "clientConfig": {"url": "https://127.0.0.1:9/"}, "rules": [rule],
-    }  # fmt: skip
-    body = {"metadata": {"name": "gone"}, "webhooks": [webhook]}
-    assert server.request("POST", WEBHOOKS, body).status == 201
-    try:
-        yield
-    finally:
-        assert server.request("DELETE", f"{WEBHOOKS}/gone").status == 200
-
-
 async def rewind(settings: Settings) -> None:
     """Has emit begin again; nobody else may be in its group."""
     consumer = AIOKafkaConsumer(
@@ -415,17 +305,17 @@ async def test_namespace_missing(team: Scene) -> None:
     worker = await team.start()
     await team.endure(says, advice)
     assert await team.written("created") == 0
-    create_team(team.server)
+    create_namespace(team.server, "team")
     before = await team.proven()
     await team.happen("Meanwhile")
-    delete_team(team.server)
+    delete_namespace(team.server, "team")
     await team.endure(says, advice)
     await until(lambda: team.wrote_more(len(before)), what="what goes elsewhere is written")
     # What is written elsewhere does not make it ready, or it would be news again that it is not.
     assert team.workers.logs().count("cannot write") == 1
     worker.kill()
     await team.start()
-    create_team(team.server)
+    create_namespace(team.server, "team")
     after = await team.proven()
     assert before.items() < after.items()
     assert await team.written("exists") > 0

@@ -1,0 +1,129 @@
+"""Outages of an API server, each undone on leaving: gone, without its store, refusing, overloaded, failing."""
+
+import http.client
+import ssl
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import yaml
+
+from tests.support.apiserver import STORMS, WORKER, ApiServer
+
+NAMESPACES = "/api/v1/namespaces"
+RBAC_GROUP = "rbac.authorization.k8s.io"
+WRITER_BINDING = f"/apis/{RBAC_GROUP}/v1/namespaces/storms/rolebindings/stormfold-writer"
+PRIORITIES = "/apis/flowcontrol.apiserver.k8s.io/v1"
+WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
+
+
+def create_namespace(server: ApiServer, name: str) -> None:
+    """Creates a namespace."""
+    server.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+
+
+def delete_namespace(server: ApiServer, name: str) -> None:
+    """Deletes it, and does what a controller would do then. What is in it stays, and shows when it is there again."""
+    path = f"{NAMESPACES}/{name}"
+    assert server.request("DELETE", path).status == 200
+    namespace = server.request("GET", path).body
+    namespace["spec"]["finalizers"] = []
+    assert server.request("PUT", f"{path}/finalize", namespace).status == 200
+    assert server.request("GET", path).status == 404
+
+
+@contextmanager
+def away(server: ApiServer) -> Iterator[None]:
+    """Killed."""
+    server.kill()
+    try:
+        yield
+    finally:
+        server.start()
+
+
+@contextmanager
+def storeless(server: ApiServer) -> Iterator[None]:
+    """The store behind it is killed: requests hang, or fail with 5xx."""
+    server.kill_store()
+    try:
+        yield
+    finally:
+        server.start_store()
+        server.wait_ready()
+
+
+@contextmanager
+def forbidden(server: ApiServer) -> Iterator[None]:
+    """The worker has lost its role: 403."""
+    assert server.request("DELETE", WRITER_BINDING).status == 200
+    try:
+        yield
+    finally:
+        server.install()
+
+
+@contextmanager
+def unfinished(server: ApiServer) -> Iterator[None]:
+    """The worker's service account is creating a storm, and never done."""
+    token = yaml.safe_load(server.kubeconfig(WORKER).read_text())["users"][0]["user"]["token"]
+    host = server.address.removeprefix("https://")
+    tls = ssl.create_default_context(cafile=server.certificates)
+    with closing(http.client.HTTPSConnection(host, context=tls)) as connection:
+        connection.putrequest("POST", STORMS)
+        for header in {
+            "Authorization": f"Bearer {token}",
+            "Content-Type": "application/json",
+            "Content-Length": "9",
+        }.items():
+            connection.putheader(*header)
+        connection.endheaders(b"{")
+        yield
+
+
+@contextmanager
+def saturated(server: ApiServer) -> Iterator[None]:
+    """The API server lets the worker create one storm at a time, and one that never ends is under way: 429."""
+    api = "flowcontrol.apiserver.k8s.io/v1"
+    limit = {"nominalConcurrencyShares": 0, "borrowingLimitPercent": 0, "limitResponse": {"type": "Reject"}}
+    rule = {"verbs": ["create"], "apiGroups": ["stormfold.dev"], "resources": ["alertstorms"], "namespaces": ["*"]}
+    worker = {"kind": "ServiceAccount", "serviceAccount": {"name": "stormfold", "namespace": "storms"}}
+    level = {"type": "Limited", "limited": limit}
+    schema = {
+        "priorityLevelConfiguration": {"name": "few"},
+        "matchingPrecedence": 10,
+        "rules": [{"subjects": [worker], "resourceRules": [rule]}],
+    }
+    made = (
+        ("prioritylevelconfigurations", "PriorityLevelConfiguration", level),
+        ("flowschemas", "FlowSchema", schema),
+    )
+    for path, kind, spec in made:
+        body = {"apiVersion": api, "kind": kind, "metadata": {"name": "few"}, "spec": spec}
+        assert server.request("POST", f"{PRIORITIES}/{path}", body).status == 201
+    try:
+        with unfinished(server):
+            yield
+    finally:
+        for path, _, _ in reversed(made):
+            assert server.request("DELETE", f"{PRIORITIES}/{path}/few").status == 200
+
+
+@contextmanager
+def failing(server: ApiServer) -> Iterator[None]:
+    """An admission webhook for storms that nobody answers: 500."""
+    rule = {
+        "operations": ["CREATE"],
+        "apiGroups": ["stormfold.dev"],
+        "apiVersions": ["*"],
+        "resources": ["alertstorms"],
+    }
+    webhook = {
+        "name": "gone.example.com", "failurePolicy": "Fail", "sideEffects": "None", "timeoutSeconds": 1,
+        "admissionReviewVersions": ["v1"], "clientConfig": {"url": "https://127.0.0.1:9/"}, "rules": [rule],
+    }  # fmt: skip
+    body = {"metadata": {"name": "gone"}, "webhooks": [webhook]}
+    assert server.request("POST", WEBHOOKS, body).status == 201
+    try:
+        yield
+    finally:
+        assert server.request("DELETE", f"{WEBHOOKS}/gone").status == 200
