@@ -1,15 +1,32 @@
-"""The faults: each breaks something real, and on leaving puts it right again."""
+"""The faults: each breaks something real when it is entered, and puts it right again when it is left."""
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
+from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
+from aiokafka.admin import NewPartitions
 from redis.asyncio import Redis
 
-from tests.chaos.world import World
+from app.kafka.client import open_admin
+from app.kafka.topics import partition_counts
+from tests.chaos.toxiproxy import Proxy
+from tests.chaos.world import SESSION, Slot, World
+from tests.support.apiserver import ApiServer
+from tests.support.outages import (
+    away,
+    create_namespace,
+    delete_namespace,
+    failing,
+    forbidden,
+    saturated,
+    storeless,
+)
+from tests.support.servers import until
 
 Broken = AbstractAsyncContextManager[None]
 
@@ -24,15 +41,77 @@ class Fault(NamedTuple):
     seconds: tuple[float, float]
     """How long it lasts, from and to."""
     act: Callable[[World, Random], Broken]
-    """Entered to break, left to mend."""
+    sweeping: bool = False
+    """It spares no worker. So it is tried first and alone, and after that one worker lives as long as the run."""
+
+
+# Workers
 
 
 @asynccontextmanager
 async def worker_killed(world: World, rng: Random) -> AsyncIterator[None]:
-    slot = rng.choice(world.staffed)
+    slot = rng.choice(world.expendable)
     await world.end(slot, signal.SIGKILL)
     yield
     world.start(slot)
+
+
+@asynccontextmanager
+async def workers_killed(world: World, _: Random) -> AsyncIterator[None]:
+    slots = world.staffed
+    for slot in slots:
+        await world.end(slot, signal.SIGKILL)
+    yield
+    for slot in slots:
+        world.start(slot)
+
+
+@asynccontextmanager
+async def workers_rolled(world: World, _: Random) -> AsyncIterator[None]:
+    for slot in world.staffed:
+        await world.end(slot, signal.SIGTERM)
+        world.start(slot)
+        await until(slot.ready, 60, "the new worker is ready")
+    yield
+
+
+@asynccontextmanager
+async def worker_frozen(world: World, rng: Random) -> AsyncIterator[None]:
+    process = rng.choice(world.staffed).process
+    assert process is not None
+    process.send_signal(signal.SIGSTOP)
+    yield
+    process.send_signal(signal.SIGCONT)
+
+
+@asynccontextmanager
+async def worker_added(world: World, _: Random) -> AsyncIterator[None]:
+    (slot,) = (slot for slot in world.slots if not slot.running)
+    world.start(slot)
+    await until(slot.ready, 60, "the new worker is ready")
+    yield
+    await world.end(slot, signal.SIGTERM)
+
+
+# Redis
+
+
+@asynccontextmanager
+async def redis_killed(world: World, _: Random) -> AsyncIterator[None]:
+    await asyncio.to_thread(world.redis.kill)
+    yield
+    await asyncio.to_thread(world.redis.start)
+
+
+@asynccontextmanager
+async def redis_truncated(world: World, rng: Random) -> AsyncIterator[None]:
+    await asyncio.to_thread(world.redis.kill)
+    # Before version 7 it is a single file; since then the newest of several that end so is the one in use.
+    log = max(world.redis.data_dir.rglob("*.aof"), key=lambda path: (path.stat().st_mtime, "incr" in path.name))
+    size = log.stat().st_size
+    os.truncate(log, size - min(size // 2, rng.randrange(2_000_000)))
+    yield
+    await asyncio.to_thread(world.redis.start)
 
 
 @asynccontextmanager
@@ -43,14 +122,245 @@ async def redis_flushed(world: World, _: Random) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
+async def redis_paused(world: World, rng: Random) -> AsyncIterator[None]:
+    async with Redis.from_url(world.redis.url) as redis:
+        await redis.client_pause(rng.randint(1_000, 8_000))
+    yield
+
+
+@asynccontextmanager
+async def redis_asleep(world: World, rng: Random) -> AsyncIterator[None]:
+    async with Redis.from_url(world.redis.url, socket_timeout=60) as redis:
+        await redis.execute_command("DEBUG", "SLEEP", f"{rng.uniform(1.0, 8.0):.1f}")  # type: ignore[no-untyped-call]
+    yield
+
+
+@asynccontextmanager
+async def redis_full(world: World, _: Random) -> AsyncIterator[None]:
+    async with Redis.from_url(world.redis.url) as redis:
+        await redis.config_set("maxmemory", "1mb")
+    yield
+    async with Redis.from_url(world.redis.url) as redis:
+        await redis.config_set("maxmemory", "512mb")
+
+
+@asynccontextmanager
+async def redis_forgot_scripts(world: World, _: Random) -> AsyncIterator[None]:
+    async with Redis.from_url(world.redis.url) as redis:
+        await redis.script_flush()
+    yield
+
+
+@asynccontextmanager
+async def redis_failed_over(world: World, rng: Random) -> AsyncIterator[None]:
+    old = world.redis
+    await world.another_redis()
+    async with Redis.from_url(world.redis.url) as redis:
+        await redis.replicaof(*old.address.split(":"))
+        await until(lambda: _in_step(redis), 30, "the replica has all")
+        # What is written from here on is gone with the old one.
+        await redis.replicaof("NO", "ONE")
+    await asyncio.sleep(rng.uniform(0.2, 2.0))
+    await asyncio.to_thread(old.kill)
+    await world.lead_to_redis()
+    yield
+
+
+async def _in_step(redis: Redis) -> bool:
+    return (await redis.info("replication")).get("master_link_status") == "up"
+
+
+# Kafka
+
+
+@asynccontextmanager
 async def kafka_killed(world: World, _: Random) -> AsyncIterator[None]:
     await asyncio.to_thread(world.kafka.kill)
     yield
     await asyncio.to_thread(world.kafka.start)
 
 
+@asynccontextmanager
+async def kafka_frozen(world: World, _: Random) -> AsyncIterator[None]:
+    os.kill(world.kafka.pid, signal.SIGSTOP)
+    yield
+    os.kill(world.kafka.pid, signal.SIGCONT)
+
+
+def _partition_added(kind: str) -> Callable[[World, Random], Broken]:
+    @asynccontextmanager
+    async def added(world: World, _: Random) -> AsyncIterator[None]:
+        topic = getattr(world.settings, kind)
+        async with open_admin(world.settings) as admin:
+            count = 1 + (await partition_counts(admin))[topic]
+            await admin.create_partitions({topic: NewPartitions(count)})
+        if kind == "alerts_topic":
+            world.producer.partitions = count
+        yield
+
+    return added
+
+
+# The network between workers and servers
+
+
+def _hit(world: World, rng: Random, way: Callable[[Slot], Proxy]) -> list[Proxy]:
+    """The ways of one worker, or of all."""
+    return [way(slot) for slot in rng.choice(([rng.choice(world.staffed)], world.staffed))]
+
+
+def _cut(way: Callable[[Slot], Proxy]) -> Callable[[World, Random], Broken]:
+    @asynccontextmanager
+    async def cut(world: World, rng: Random) -> AsyncIterator[None]:
+        proxies = _hit(world, rng, way)
+        await asyncio.gather(*(proxy.cut() for proxy in proxies))
+        yield
+        await asyncio.gather(*(proxy.mend() for proxy in proxies))
+
+    return cut
+
+
+def _poisoned(way: Callable[[Slot], Proxy], kind: str, **attributes: int) -> Callable[[World, Random], Broken]:
+    @asynccontextmanager
+    async def poisoned(world: World, rng: Random) -> AsyncIterator[None]:
+        stream = rng.choice(("upstream", "downstream"))
+        proxies = _hit(world, rng, way)
+        await asyncio.gather(*(proxy.poison(kind, stream, **attributes) for proxy in proxies))
+        yield
+        await asyncio.gather(*(proxy.mend() for proxy in proxies))
+
+    return poisoned
+
+
+def _kafka(slot: Slot) -> Proxy:
+    return slot.kafka
+
+
+def _redis(slot: Slot) -> Proxy:
+    return slot.redis
+
+
+# Producers
+
+
+@asynccontextmanager
+async def clocks_skewed(world: World, rng: Random) -> AsyncIterator[None]:
+    grace = world.config.windows.grace
+    skew = world.producer.skew
+    for partition in range(world.producer.partitions):
+        skew[partition] = rng.choice((0, -grace * 3 // 4, grace * 3 // 4, -3 * grace, 10 * grace))
+    yield
+    skew.clear()
+
+
+# Sinks
+
+
+@asynccontextmanager
+async def disk_full(world: World, _: Random) -> AsyncIterator[None]:
+    filler = world.sink / ".filler"
+    await asyncio.to_thread(_fill, filler)
+    yield
+    filler.unlink()
+
+
+def _fill(filler: Path) -> None:
+    with filler.open("wb") as file:
+        free = os.statvfs(filler.parent)
+        os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
+
+
+def _outage(broken: Callable[[ApiServer], AbstractContextManager[None]]) -> Callable[[World, Random], Broken]:
+    @asynccontextmanager
+    async def outage(world: World, _: Random) -> AsyncIterator[None]:
+        context = broken(world.cluster.server)
+        await asyncio.to_thread(context.__enter__)
+        yield
+        await asyncio.to_thread(context.__exit__, None, None, None)
+
+    return outage
+
+
+@asynccontextmanager
+async def api_cut(world: World, _: Random) -> AsyncIterator[None]:
+    await world.cluster.way.cut()
+    yield
+    await world.cluster.way.mend()
+
+
+@asynccontextmanager
+async def namespace_deleted(world: World, _: Random) -> AsyncIterator[None]:
+    await asyncio.to_thread(delete_namespace, world.cluster.server, "storms")
+    yield
+    await asyncio.to_thread(create_namespace, world.cluster.server, "storms")
+
+
+@asynccontextmanager
+async def definition_removed(world: World, _: Random) -> AsyncIterator[None]:
+    cluster = world.cluster
+    # All storms go with their definition: nobody may write one between counting them and that.
+    await cluster.way.cut()
+    cluster.gone |= await asyncio.to_thread(cluster.server.storms)
+    await asyncio.to_thread(cluster.server.uninstall)
+    await cluster.way.mend()
+    yield
+    await asyncio.to_thread(cluster.server.install)
+
+
+CLUSTER = "cluster"
+"""Part of the faults that need one."""
+DISK = "disk"
+"""Part of the faults that need one of their own."""
 FAULTS = {
-    "worker-killed": Fault("workers", "kill -9 of a worker, a new one later", (0, 3), worker_killed),
-    "redis-flushed": Fault("redis", "FLUSHALL", (0, 0), redis_flushed),
-    "kafka-killed": Fault("kafka", "kill -9 of the broker, started again", (0, 3), kafka_killed),
+    "all-workers-killed": Fault("workers", "kill -9 of every worker at once", (0, 3), workers_killed, sweeping=True),
+    "workers-rolled": Fault("workers", "SIGTERM to one worker after the other", (0, 0), workers_rolled, sweeping=True),
+    "worker-killed": Fault("workers", "kill -9 of a worker", (0, 3), worker_killed),
+    "worker-zombie": Fault(
+        "workers", "SIGSTOP of a worker, SIGCONT after its session", (SESSION + 1, SESSION + 5), worker_frozen
+    ),
+    "worker-nap": Fault(
+        "workers", "SIGSTOP of a worker, SIGCONT within its session", (SESSION / 2, SESSION - 0.5), worker_frozen
+    ),
+    "worker-added": Fault("workers", "a worker added, and removed again", (2, 5), worker_added),
+    "redis-killed": Fault("redis", "kill -9 of Redis, back from its append-only file", (0, 8), redis_killed),
+    "redis-truncated": Fault("redis", "the same, the end of that file lost", (0, 3), redis_truncated),
+    "redis-flushed": Fault("redis", "`FLUSHALL`", (0, 0), redis_flushed),
+    "redis-paused": Fault("redis", "`CLIENT PAUSE`", (0, 0), redis_paused),
+    "redis-asleep": Fault("redis", "`DEBUG SLEEP`", (0, 0), redis_asleep),
+    "redis-full": Fault("redis", "`maxmemory` shrunk below what is used", (3, 8), redis_full),
+    "redis-scripts": Fault("redis", "`SCRIPT FLUSH`", (0, 0), redis_forgot_scripts),
+    "redis-failover": Fault("redis", "failover to a replica without the last writes", (0, 0), redis_failed_over),
+    "kafka-killed": Fault("kafka", "kill -9 of the broker, and with it of every coordinator", (0, 5), kafka_killed),
+    "kafka-frozen": Fault("kafka", "SIGSTOP of the broker", (3, 12), kafka_frozen),
+    "alerts-partition": Fault("kafka", "a partition more for `alerts`", (0, 0), _partition_added("alerts_topic")),
+    "keyed-partition": Fault(
+        "kafka", "a partition more for `alerts-by-fingerprint`", (0, 0), _partition_added("keyed_topic")
+    ),
+    "storms-partition": Fault("kafka", "a partition more for `storms`", (0, 0), _partition_added("storms_topic")),
+    "kafka-cut": Fault("kafka-link", "Kafka's connections cut", (1, 10), _cut(_kafka)),
+    "kafka-mute": Fault("kafka-link", "Kafka's connections swallow everything", (2, 10), _poisoned(_kafka, "timeout")),
+    "kafka-reset": Fault(
+        "kafka-link", "Kafka's connections reset after a moment", (2, 8), _poisoned(_kafka, "reset_peer", timeout=300)
+    ),
+    "kafka-slow": Fault(
+        "kafka-link", "Kafka's connections slow", (4, 10), _poisoned(_kafka, "latency", latency=500, jitter=400)
+    ),
+    "redis-cut": Fault("redis-link", "Redis' connections cut", (1, 10), _cut(_redis)),
+    "redis-mute": Fault("redis-link", "Redis' connections swallow everything", (2, 10), _poisoned(_redis, "timeout")),
+    "redis-reset": Fault(
+        "redis-link", "Redis' connections reset after a moment", (2, 8), _poisoned(_redis, "reset_peer", timeout=300)
+    ),
+    "redis-slow": Fault(
+        "redis-link", "Redis' connections slow", (4, 10), _poisoned(_redis, "latency", latency=500, jitter=400)
+    ),
+    "clocks-skewed": Fault("producers", "producers' clocks wrong, within the grace and beyond", (4, 8), clocks_skewed),
+    "disk-full": Fault(DISK, "disk of the directory sink full", (3, 10), disk_full),
+    "api-killed": Fault(CLUSTER, "kill -9 of the API server", (0, 10), _outage(away)),
+    "api-storeless": Fault(CLUSTER, "kill -9 of the API server's store", (2, 10), _outage(storeless)),
+    "api-429": Fault(CLUSTER, "the API server answers 429", (3, 10), _outage(saturated)),
+    "api-500": Fault(CLUSTER, "the API server answers 500", (3, 10), _outage(failing)),
+    "api-cut": Fault(CLUSTER, "the API server's connections cut", (2, 10), api_cut),
+    "rbac-revoked": Fault(CLUSTER, "the worker's role unbound, and bound again", (3, 10), _outage(forbidden)),
+    "namespace-deleted": Fault(CLUSTER, "the namespace deleted and created anew", (3, 10), namespace_deleted),
+    "crd-removed": Fault(CLUSTER, "the definition removed and restored", (3, 10), definition_removed),
 }

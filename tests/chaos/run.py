@@ -10,19 +10,19 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import combinations, islice
 from pathlib import Path
 from typing import NamedTuple
 
 from app.config import loads
-from tests.chaos.faults import FAULTS
+from tests.chaos.faults import CLUSTER, DISK, FAULTS
 from tests.chaos.load import load
-from tests.chaos.truth import Verdict, judge, manifests
+from tests.chaos.truth import Verdict, judge
 from tests.chaos.watch import Watch
-from tests.chaos.world import PARTITIONS, WINDOWS, WORKERS, World, world
+from tests.chaos.world import PARTITIONS, WINDOWS, World, world
 from tests.support.servers import until
 
 RATE = 3_000
@@ -77,13 +77,14 @@ class Report:
 def schedule(seed: int, names: Sequence[str]) -> Iterator[Turn]:
     """Each fault alone, in an order that is drawn, then pairs of faults about different parts, for ever."""
     rng = random.Random(f"schedule {seed}")
-    alone = rng.sample(names, len(names))
-    for name in alone:
+    for name in sorted(rng.sample(names, len(names)), key=lambda name: not FAULTS[name].sweeping):
         yield _turn(rng, name)
-    while True:
-        first = rng.choice(names)
-        others = [name for name in names if FAULTS[name].part != FAULTS[first].part]
-        yield _turn(rng, first, *(rng.sample(others, 1) if others else ()))
+    pairs = [
+        (one, other) for one, other in combinations(names, 2)
+        if FAULTS[one].part != FAULTS[other].part and not FAULTS[one].sweeping and not FAULTS[other].sweeping
+    ]  # fmt: skip
+    while pairs:
+        yield _turn(rng, *rng.sample(rng.choice(pairs), 2))
 
 
 def _turn(rng: random.Random, *names: str) -> Turn:
@@ -94,19 +95,21 @@ def _turn(rng: random.Random, *names: str) -> Turn:
     return Turn(rng.uniform(2, 5), strikes)
 
 
-async def run(seed: int, turns: Iterable[Turn], folder: Path, rate: int = RATE, minutes: float | None = None) -> Report:
-    """Takes turns until the minutes are over or there are no more; then lets it all drain and judges."""
+async def run(
+    seed: int, names: Sequence[str], folder: Path, *, rate: int = RATE, minutes: float | None = None
+) -> Report:
+    """Takes turns for so many minutes, or else until each fault has had its own; lets it all drain, and judges."""
     planned = load(seed, rate, loads(WINDOWS, "windows").windows, PARTITIONS)
+    turns = schedule(seed, names)
+    parts = {FAULTS[name].part for name in names}
     report = Report(seed)
-    async with world(folder, planned) as place:
+    async with world(folder, planned, disk=DISK in parts, cluster=CLUSTER in parts) as place:
         watch = Watch(place)
         tasks = [asyncio.create_task(place.producer.run()), asyncio.create_task(watch.run())]
         try:
-            for slot in place.slots[:WORKERS]:
-                place.start(slot)
             await until(lambda: watch.looks and watch.looks[-1].ready, 60, "all workers are ready")
             ends = time.monotonic() + minutes * 60 if minutes else None
-            for turn in turns:
+            for turn in turns if minutes else islice(turns, len(names)):
                 if ends and time.monotonic() > ends:
                     break
                 report.outcomes.append(await _take(turn, place, watch, rate))
@@ -115,7 +118,7 @@ async def run(seed: int, turns: Iterable[Turn], folder: Path, rate: int = RATE, 
             await until(
                 lambda: watch.looks[-1].open == watch.looks[-1].unwritten == 0, 120, "all is closed and written"
             )
-            report.verdict = await judge(place, manifests(place.sink))
+            report.verdict = await judge(place)
         except BaseException:
             tell(f"seed {seed} failed; logs in {folder}")
             raise
@@ -159,18 +162,16 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.run", description=__doc__)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10_000))
-    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--minutes", type=float, help="without it each fault has one turn")
     parser.add_argument("--faults", help=f"some of {','.join(FAULTS)}", default=",".join(FAULTS))
     parser.add_argument("--rate", type=int, default=RATE, help="alerts a second")
-    parser.add_argument("--turns", type=int, help="stop after so many")
     options = parser.parse_args()
     names = options.faults.split(",")
     # That the broker is away is no news here.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     tell(f"seed {options.seed}")
     folder = Path(tempfile.mkdtemp(prefix="stormfold-chaos-"))
-    turns = islice(schedule(options.seed, names), options.turns)
-    report = asyncio.run(run(options.seed, turns, folder, options.rate, options.minutes))
+    report = asyncio.run(run(options.seed, names, folder, rate=options.rate, minutes=options.minutes))
     assert report.verdict
     tell(f"{report.verdict.books} late={report.verdict.late} storms={report.verdict.storms} "
          f"written={report.verdict.written}")  # fmt: skip

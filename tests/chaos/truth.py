@@ -3,7 +3,7 @@
 import time
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,8 +42,8 @@ class Verdict:
     late: int
     storms: int
     """Published, by name."""
-    written: int
-    """Names in the sink."""
+    written: dict[str, int]
+    """Names in each sink."""
     wrong: list[Wrong] = field(default_factory=list)
 
 
@@ -54,10 +54,10 @@ class Read(NamedTuple):
     alerts: "array[int]"
 
 
-async def judge(world: World, written: Iterable[dict[str, Any]]) -> Verdict:
-    """Compares what came out with the log; `written` are the manifests in the sink. Everything must be drained."""
-    wrong: list[Wrong] = []
-    balance = await books(world.settings, world.folder / "stormfold.yaml", wait=0)
+async def judge(world: World) -> Verdict:
+    """Compares what came out with the log. Everything must be drained."""
+    wrong = [_now(complaint) for complaint in world.complaints]
+    balance = await books(world.settings, world.config_file)
     if not balance.balanced or balance.open:
         wrong.append(_now(f"the books do not balance: {balance}", max(0, balance.difference), -balance.difference))
     read = await _read(world)
@@ -66,21 +66,27 @@ async def judge(world: World, written: Iterable[dict[str, Any]]) -> Verdict:
     expected = model(world.config, stamped)
     for name in expected.keys() | published.keys():
         wrong += _compare(name, expected.get(name), published.get(name))
-    wanted = {name for name, storm in published.items() if storm.storm_class in world.config.publish}
-    found = {manifest["metadata"]["name"]: manifest for manifest in written}
-    for name in wanted | found.keys():
-        if name not in wanted:
-            wrong.append(_now(f"{name} is in the sink, and was not published"))
-        elif name not in found:
-            wrong.append(_about(published[name], "is not in the sink", lost=published[name].alert_count))
-        elif not _same(to_metadata(found[name]), published[name]):
-            wrong.append(_about(published[name], "is another one in the sink"))
+    wanted = {name: storm for name, storm in published.items() if storm.storm_class in world.config.publish}
+    sinks = {"the folder": {to_metadata(found).name: found for found in _manifests(world.sink)}}
+    if world.others:
+        sinks["the cluster"] = world.others.gone | world.others.server.storms()
+    for sink, found in sinks.items():
+        wrong += _compare_sink(sink, wanted, found)
     alerts = sum(sum(part.alerts) for part in read.values())
-    return Verdict(balance, alerts, late, len(published), len(found), wrong)
+    return Verdict(balance, alerts, late, len(published), {sink: len(found) for sink, found in sinks.items()}, wrong)
 
 
-def manifests(folder: Path) -> Iterator[dict[str, Any]]:
-    """Those that a directory holds."""
+def _compare_sink(sink: str, wanted: dict[str, StormMetadata], found: dict[str, dict[str, Any]]) -> Iterator[Wrong]:
+    for name in wanted.keys() | found.keys():
+        if name not in wanted:
+            yield _now(f"{name} is in {sink}, and was not published")
+        elif name not in found:
+            yield _about(wanted[name], f"is not in {sink}", lost=wanted[name].alert_count)
+        elif not _same(to_metadata(found[name]), wanted[name]):
+            yield _about(wanted[name], f"is another one in {sink}")
+
+
+def _manifests(folder: Path) -> Iterator[dict[str, Any]]:
     for path in folder.glob("*.yaml"):
         yield yaml.load(path.read_bytes(), yaml.CSafeLoader)
 

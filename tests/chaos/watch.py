@@ -8,14 +8,13 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import NamedTuple
 
-import aiohttp
-
 from app.errors import StormfoldError
 from app.kafka.committed import read_committed
 from app.kafka.tail import Tail, open_tail
+from app.settings import Settings
 from app.store.client import connect
 from app.store.redis import Store
-from tests.chaos.world import World, descriptors, resident
+from tests.chaos.world import World
 from tests.support.servers import until
 
 EVERY = 0.4
@@ -124,32 +123,22 @@ class Watch:
         if clock.horizon is None:
             return
         unread = await self._unread(tail, settings.keyed_topic, folded)
-        unread += await self._uncommitted(tail, "intake", settings.alerts_topic)
-        unwritten = await self._uncommitted(tail, "emit", settings.storms_topic)
+        unread += await self._uncommitted(tail, settings, "intake", settings.alerts_topic)
+        emitting = [settings, *([world.others.settings] if world.others else [])]
+        unwritten = sum([await self._uncommitted(tail, each, "emit", each.storms_topic) for each in emitting])
         behind = time.time() - clock.horizon / 1000
-        ready = all(await asyncio.gather(*(self._ready(slot.http) for slot in world.staffed)))
+        ready = all(await asyncio.gather(*(slot.ready() for slot in world.everybody)))
         self.looks.append(Look(time.monotonic(), unread, unwritten, clock.open_groups, self._folded, behind, ready))
 
     async def _unread(self, tail: Tail, topic: str, reached: dict[int, int]) -> int:
         return sum(max(0, end - reached.get(p, 0)) for p, end in (await tail.ends(topic)).items())
 
-    async def _uncommitted(self, tail: Tail, stage: str, topic: str) -> int:
-        settings = self._world.settings
+    async def _uncommitted(self, tail: Tail, settings: Settings, stage: str, topic: str) -> int:
         committed = await read_committed(settings, settings.consumer_group(stage), topic)
         return await self._unread(tail, topic, {p: offset for p, (offset, _) in committed.items()})
 
-    async def _ready(self, http: str) -> bool:
-        with suppress(aiohttp.ClientError, TimeoutError):
-            timeout = aiohttp.ClientTimeout(total=1.0)
-            async with (
-                aiohttp.ClientSession(timeout=timeout) as session,
-                session.get(f"http://{http}/readyz") as answer,
-            ):
-                return answer.status == 200
-        return False
-
     def _hold(self) -> Iterator[Held]:
-        for slot in self._world.staffed:
+        for slot in self._world.everybody:
             assert slot.process is not None
             with suppress(OSError):
-                yield Held(time.monotonic(), slot.process.pid, resident(slot.process), descriptors(slot.process))
+                yield Held(time.monotonic(), slot.process.pid, slot.resident(), slot.descriptors())

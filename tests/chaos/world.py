@@ -1,29 +1,30 @@
-"""Real servers, workers that reach each of them through a proxy of their own, and a producer that never rests."""
+"""Real servers, and workers that reach each of them by a way of their own, which can be cut."""
 
 import asyncio
 import os
 import signal
 import subprocess
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+import aiohttp
+import yaml
 
-from app.config import Config, load
-from app.kafka.client import client_options, open_admin
+from app.config import load
+from app.kafka.client import open_admin
 from app.kafka.topics import create, topics
 from app.local.kafka import EmbeddedKafka
-from app.local.process import HOST, free_port
+from app.local.process import HOST, ServerProcess, free_port
 from app.local.redis import EmbeddedRedis, find_servers
 from app.settings import Settings
 from tests.chaos.load import Planned
+from tests.chaos.producer import LiveLoad
 from tests.chaos.toxiproxy import Proxy, Toxiproxy
+from tests.support.apiserver import WORKER, ApiServer
 from tests.support.pipeline import Workers
 
 WINDOWS = "windows: {gap: 3s, grace: 2s, slice: 12s}\nmax_storms: 1000000\n"
@@ -33,9 +34,9 @@ SESSION = 4.0
 """Seconds after which the broker takes a worker for dead."""
 WORKERS = 3
 """At work all the time; one slot more is for a worker that comes and goes."""
-NEWS_MS = 500
-"""Longest that records wait for the broker before the producer stops to make new ones."""
-PAUSE = 0.02
+STOP_SECONDS = 20.0
+"""Longest that a worker may take to stop, on a machine with other things to do."""
+SINK_MB = 512
 
 
 class Redis(EmbeddedRedis):
@@ -43,17 +44,18 @@ class Redis(EmbeddedRedis):
 
     def prepare(self) -> list[str]:
         """Before version 7 that needs no leave."""
-        asked = ["--enable-debug-command", "local"] if find_servers()[0].version >= (7,) else []
-        return [*super().prepare(), *asked]
+        leave = ["--enable-debug-command", "local"] if find_servers()[0].version >= (7,) else []
+        return [*super().prepare(), *leave]
 
 
 @dataclass
 class Slot:
     """A place for a worker: its ways to the servers, and the process that is there now."""
 
-    number: int
     kafka: Proxy
     redis: Proxy
+    extra: dict[str, str] = field(default_factory=dict)
+    """Settings of workers here."""
     process: subprocess.Popen[bytes] | None = None
     http: str = ""
 
@@ -62,167 +64,191 @@ class Slot:
         """Whether somebody is there."""
         return self.process is not None and self.process.poll() is None
 
+    async def ready(self) -> bool:
+        """Whether the worker there says that it is."""
+        with suppress(aiohttp.ClientError, TimeoutError):
+            timeout = aiohttp.ClientTimeout(total=1.0)
+            async with aiohttp.ClientSession(timeout=timeout) as session:
+                return (await session.get(f"http://{self.http}/readyz")).status == 200
+        return False
+
+    def resident(self) -> int:
+        """Bytes of memory that the worker holds."""
+        assert self.process is not None
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def descriptors(self) -> int:
+        """Files and sockets that the worker has open."""
+        assert self.process is not None
+        return sum(1 for _ in Path(f"/proc/{self.process.pid}/fd").iterdir())
+
 
 @dataclass
+class Cluster:
+    """An API server, and a worker that does nothing but write the storms there a second time."""
+
+    server: ApiServer
+    way: Proxy
+    emitter: Slot
+    settings: Settings
+    """With the emitter's own consumer group."""
+    gone: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Storms that were there when their definition was removed, by name."""
+
+
 class World:
     """All of it. Faults change it and put it right again."""
 
-    folder: Path
     kafka: EmbeddedKafka
     redis: EmbeddedRedis
-    toxiproxy: Toxiproxy
-    slots: list[Slot]
-    workers: Workers
     settings: Settings
     """How the run itself reaches Kafka and Redis, past the proxies."""
-    config: Config
-    sink: Path
-    producer: "LiveLoad"
-    upstream: dict[str, str] = field(default_factory=dict)
+    slots: list[Slot]
+    producer: LiveLoad
+    others: Cluster | None = None
+    """The cluster, where there is one."""
+
+    def __init__(self, folder: Path, stack: AsyncExitStack) -> None:
+        self.folder = folder
+        self.config_file = folder / "stormfold.yaml"
+        self.config_file.write_text(WINDOWS)
+        self.config = load(self.config_file)
+        self.sink = folder / "storms"
+        self.sink.mkdir()
+        self.complaints: list[str] = []
+        """What went wrong besides alerts and storms."""
+        self._stack = stack
+        self._workers: Workers
+
+    @property
+    def cluster(self) -> Cluster:
+        """The cluster; there has to be one."""
+        assert self.others is not None
+        return self.others
 
     @property
     def staffed(self) -> list[Slot]:
         """The slots with a worker in them."""
         return [slot for slot in self.slots if slot.running]
 
+    @property
+    def expendable(self) -> list[Slot]:
+        """Those of them whose worker may be killed: the first is watched for as long as it lives."""
+        return self.staffed[1:]
+
+    @property
+    def everybody(self) -> list[Slot]:
+        """Every worker that runs, of whatever sort."""
+        return [*self.staffed, *([self.others.emitter] if self.others else [])]
+
+    async def open(self, planned: Iterator[Planned], *, disk: bool, cluster: bool) -> None:
+        """Starts the servers; with a disk of its own for the sink, with a cluster."""
+        if disk:
+            await self._mount()
+        toxiproxy = Toxiproxy(self.folder / "toxiproxy")
+        await self.run(toxiproxy)
+        ways = [(Proxy(toxiproxy, f"kafka-{n}"), Proxy(toxiproxy, f"redis-{n}")) for n in range(WORKERS + 2)]
+        self.kafka, listeners = broker(self.folder / "kafka", [kafka.address for kafka, _ in ways])
+        await asyncio.gather(self.run(self.kafka), self.another_redis())
+        for (kafka, redis), listener in zip(ways, listeners, strict=True):
+            await kafka.open(listener)
+            await redis.open(self.redis.address)
+        slots = [Slot(*way) for way in ways]
+        self.slots = slots[:-1]
+        self.settings = Settings(
+            kafka=self.kafka.bootstrap, redis=self.redis.url, sink=f"directory:{self.sink}", http=f"{HOST}:0",
+            session_timeout=SESSION, delivery_timeout=5, lease=15,
+        )  # fmt: skip
+        async with open_admin(self.settings) as admin:
+            await create(admin, topics(self.settings, PARTITIONS, past=True))
+        self.producer = LiveLoad(self.settings, planned, PARTITIONS, self.config.windows.grace)
+        self._workers = self._stack.enter_context(Workers(self.settings, self.folder, self.config_file))
+        if cluster:
+            await self._open_cluster(toxiproxy, slots[-1])
+        for slot in self.slots[:WORKERS]:
+            self.start(slot)
+
     def start(self, slot: Slot) -> None:
         """Puts a new worker there."""
         slot.http = f"{HOST}:{free_port()}"
-        slot.process = self.workers.start(
-            kafka=slot.kafka.address, redis=f"redis://{slot.redis.address}/0", http=slot.http,
-            sink=f"directory:{self.sink}",
-        )  # fmt: skip
+        slot.process = self._workers.start(
+            kafka=slot.kafka.address, redis=f"redis://{slot.redis.address}/0", http=slot.http, **slot.extra
+        )
 
     async def end(self, slot: Slot, sign: signal.Signals) -> None:
         """Ends the worker there, and waits until it is gone."""
         assert slot.process is not None
         slot.process.send_signal(sign)
-        await asyncio.to_thread(slot.process.wait, 30)
+        asked = time.monotonic()
+        code = await asyncio.to_thread(slot.process.wait, 60)
+        took = time.monotonic() - asked
+        if sign == signal.SIGTERM and (code or took > STOP_SECONDS):
+            self.complaints.append(f"worker {slot.process.pid} took {took:.0f} s to stop, with exit code {code}")
 
+    async def run(self, server: ServerProcess) -> None:
+        """Starts a server, which is killed in the end."""
+        self._stack.push_async_callback(asyncio.to_thread, server.kill)
+        await asyncio.to_thread(server.start)
 
-class LiveLoad:
-    """Publishes what is planned as its time comes, each record with the timestamp of its moment.
+    async def another_redis(self) -> None:
+        """Starts a Redis; that one is `redis` from now on."""
+        redis = Redis(self.folder / f"redis-{time.time_ns()}")
+        await self.run(redis)
+        self.redis = redis
 
-    While the broker is away nothing new happens: producers that go on for minutes would only make everything late.
-    """
+    async def lead_to_redis(self) -> None:
+        """All ways to Redis lead to `redis` from now on."""
+        await asyncio.gather(*(slot.redis.point(self.redis.address) for slot in [*self.slots, *self.everybody]))
+        self.settings = self.settings.model_copy(update={"redis": self.redis.url})
 
-    def __init__(self, settings: Settings, planned: Iterator[Planned], grace: int) -> None:
-        self._settings = settings
-        self._planned = planned
-        self._grace = grace
-        self._waiting: deque[tuple[int, asyncio.Future[Any]]] = deque()
-        self.sent = 0
-        """Alerts given to the producer so far."""
-        self.skew: dict[int, int] = {}
-        """Milliseconds that the clock is wrong by of whoever publishes to a partition."""
-        self.tardy: set[tuple[int, int]] = set()
-        """(partition, offset) of records that were acknowledged more than the grace after their timestamp, or before
-        it: their time is decided by when they came."""
-        self.stopped = asyncio.Event()
+    async def _mount(self) -> None:
+        made = await asyncio.create_subprocess_exec(
+            "mount", "-t", "tmpfs", "-o", f"size={SINK_MB}m", "stormfold-chaos", str(self.sink)
+        )
+        assert await made.wait() == 0, "only root can mount"
+        self._stack.callback(subprocess.run, ["umount", "--lazy", str(self.sink)], check=True)
 
-    async def run(self) -> None:
-        """Goes on until it is stopped; returns when all is acknowledged."""
-        begin = _now()
-        async with AIOKafkaProducer(
-            **client_options(self._settings), acks="all", enable_idempotence=True, linger_ms=10,
-            max_batch_size=500_000, max_request_size=5_000_000, request_timeout_ms=120_000, compression_type="lz4",
-        ) as producer:  # fmt: skip
-            for planned in self._planned:
-                early = begin + planned.at - (now := _now())
-                if early > 0:
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(self.stopped.wait(), max(PAUSE, early / 1000))
-                if self.stopped.is_set():
-                    break
-                if self._waiting and now - self._waiting[0][0] > NEWS_MS:
-                    await self._acknowledged()
-                begin += max(0, _now() - begin - planned.at - NEWS_MS)
-                await self._send(producer, planned, begin + planned.at)
-            await producer.flush()
-
-    async def _send(self, producer: AIOKafkaProducer, planned: Planned, at: int) -> None:
-        stamp = at + self.skew.get(planned.partition, 0)
-        future = await producer.send(
-            self._settings.alerts_topic, planned.value, partition=planned.partition, timestamp_ms=stamp,
-            key=b"" if planned.value is None else None,
-        )  # fmt: skip
-        self._waiting.append((at, future))
-        future.add_done_callback(lambda done: self._done(done, stamp))
-        self.sent += max(1, len(planned.alerts))
-
-    def _done(self, future: asyncio.Future[Any], stamp: int) -> None:
-        while self._waiting and self._waiting[0][1].done():
-            self._waiting.popleft()
-        if not future.cancelled() and future.exception() is None and not 0 <= _now() - stamp <= self._grace:
-            self.tardy.add((future.result().partition, future.result().offset))
-
-    async def _acknowledged(self) -> None:
-        for _, future in list(self._waiting):
-            with suppress(KafkaError):
-                await future
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000
+    async def _open_cluster(self, toxiproxy: Toxiproxy, slot: Slot) -> None:
+        server = ApiServer(self.folder / "cluster")
+        self._stack.callback(server.kill)
+        await asyncio.to_thread(server.start)
+        await asyncio.to_thread(server.install)
+        way = Proxy(toxiproxy, "api")
+        await way.open(server.address.removeprefix("https://"))
+        access = yaml.safe_load(server.kubeconfig(WORKER).read_text())
+        access["clusters"][0]["cluster"]["server"] = f"https://{way.address}"
+        kubeconfig = self.folder / "kubeconfig"
+        kubeconfig.write_text(yaml.safe_dump(access))
+        slot.extra = {
+            "stages": "emit", "group_prefix": "cluster", "sink": "kubernetes", "kubeconfig": str(kubeconfig)
+        }  # fmt: skip
+        self.others = Cluster(server, way, slot, self.settings.model_copy(update={"group_prefix": "cluster"}))
+        self.start(slot)
 
 
 @asynccontextmanager
-async def world(folder: Path, planned: Iterator[Planned]) -> AsyncIterator[World]:
+async def world(folder: Path, planned: Iterator[Planned], *, disk: bool, cluster: bool) -> AsyncIterator[World]:
     """Everything is started, in a folder that exists; nothing has been published. All is stopped at the end."""
-    config = folder / "stormfold.yaml"
-    config.write_text(WINDOWS)
-    sink = folder / "storms"
     async with AsyncExitStack() as stack:
-        toxiproxy = Toxiproxy(folder / "toxiproxy")
-        redis = Redis(folder / "redis")
-        stack.push_async_callback(asyncio.to_thread, toxiproxy.stop)
-        await asyncio.to_thread(toxiproxy.start)
-        slots = [Slot(n, Proxy(toxiproxy, f"kafka-{n}"), Proxy(toxiproxy, f"redis-{n}")) for n in range(WORKERS + 1)]
-        kafka, listeners = broker(folder / "kafka", [slot.kafka.address for slot in slots])
-        stack.push_async_callback(asyncio.to_thread, kafka.kill)
-        stack.push_async_callback(asyncio.to_thread, redis.kill)
-        await asyncio.gather(asyncio.to_thread(kafka.start), asyncio.to_thread(redis.start))
-        for slot, listener in zip(slots, listeners, strict=True):
-            await slot.kafka.open(listener)
-            await slot.redis.open(redis.address)
-        settings = Settings(
-            kafka=kafka.bootstrap, redis=redis.url, http=f"{HOST}:0", session_timeout=SESSION, delivery_timeout=5,
-            lease=15,
-        )  # fmt: skip
-        async with open_admin(settings) as admin:
-            await create(admin, topics(settings, PARTITIONS, past=True))
-        with Workers(settings, folder, config) as workers:
-            read = load(config)
-            yield World(
-                folder, kafka, redis, toxiproxy, slots, workers, settings, read, sink,
-                LiveLoad(settings, planned, read.windows.grace),
-            )  # fmt: skip
+        place = World(folder, stack)
+        await place.open(planned, disk=disk, cluster=cluster)
+        yield place
 
 
-def broker(folder: Path, ways: list[str]) -> tuple[EmbeddedKafka, list[str]]:
+def broker(folder: Path, ways: Sequence[str]) -> tuple[EmbeddedKafka, list[str]]:
     """A broker, not started, that can be reached by each of these ways; and the listeners behind them, in order."""
     own, controller, *others = (free_port() for _ in range(2 + len(ways)))
     listeners = {f"W{number}": f"{HOST}:{port}" for number, port in enumerate(others)}
-    names = ["PLAINTEXT", *listeners]
-    listens = {"PLAINTEXT": f"{HOST}:{own}", **listeners, "CONTROLLER": f"{HOST}:{controller}"}
-    told = {"PLAINTEXT": f"{HOST}:{own}", **dict(zip(listeners, ways, strict=True))}
+    direct = {"PLAINTEXT": f"{HOST}:{own}"}
+    listens = {**direct, **listeners, "CONTROLLER": f"{HOST}:{controller}"}
+    told = {**direct, **dict(zip(listeners, ways, strict=True))}
     properties = {
         "listeners": ",".join(f"{name}://{address}" for name, address in listens.items()),
         "advertised.listeners": ",".join(f"{name}://{address}" for name, address in told.items()),
         "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in listens),
-        "inter.broker.listener.name": names[0],
+        "inter.broker.listener.name": "PLAINTEXT",
         "controller.quorum.voters": f"1@{HOST}:{controller}",
         "group.min.session.timeout.ms": "1000",
     }
     return EmbeddedKafka(folder, own, properties=properties), list(listeners.values())
-
-
-def descriptors(process: subprocess.Popen[bytes]) -> int:
-    """Files and sockets that a process has open."""
-    return sum(1 for _ in Path(f"/proc/{process.pid}/fd").iterdir())
-
-
-def resident(process: subprocess.Popen[bytes]) -> int:
-    """Bytes of memory that a process holds."""
-    pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,95 @@
+"""A producer that never rests: publishes what is planned as its time comes."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from app.kafka.client import client_options
+from app.settings import Settings
+from tests.chaos.load import Planned
+
+NEWS_MS = 500
+"""Longest that records wait for the broker before no new ones are made."""
+PAUSE = 0.02
+"""Seconds of the shortest rest."""
+
+
+class LiveLoad:
+    """Each record gets the timestamp of its moment.
+
+    While the broker is away nothing new happens: producers that go on for minutes would only make everything late.
+    """
+
+    def __init__(self, settings: Settings, planned: Iterator[Planned], partitions: int, grace: int) -> None:
+        self._settings = settings
+        self._planned = planned
+        self._planned_for = partitions
+        self._grace = grace
+        self._waiting: deque[tuple[int, asyncio.Future[Any]]] = deque()
+        self.partitions = partitions
+        """Of the topic. Those beyond the ones planned for get their share too."""
+        self.sent = 0
+        """Alerts given to the producer so far."""
+        self.skew: dict[int, int] = {}
+        """Milliseconds that the clock is wrong by of whoever publishes to a partition."""
+        self.tardy: set[tuple[int, int]] = set()
+        """(partition, offset) of records that were acknowledged more than the grace after their timestamp, or before
+        it: when they count is decided by when they came."""
+        self.stopped = asyncio.Event()
+
+    async def run(self) -> None:
+        """Goes on until it is stopped; returns when all is acknowledged."""
+        begin = _now()
+        async with AIOKafkaProducer(
+            **client_options(self._settings), acks="all", enable_idempotence=True, linger_ms=10,
+            max_batch_size=500_000, max_request_size=5_000_000, request_timeout_ms=120_000, compression_type="lz4",
+            metadata_max_age_ms=1_000,
+        ) as producer:  # fmt: skip
+            for planned in self._planned:
+                early = begin + planned.at - _now()
+                if early > 0:
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self.stopped.wait(), max(PAUSE, early / 1000))
+                if self.stopped.is_set():
+                    break
+                if self._waiting and _now() - self._waiting[0][0] > NEWS_MS:
+                    await self._acknowledged()
+                begin += max(0, _now() - begin - planned.at - NEWS_MS)
+                await self._send(producer, planned, begin + planned.at)
+            await producer.flush()
+
+    async def _send(self, producer: AIOKafkaProducer, planned: Planned, at: int) -> None:
+        topic = self._settings.alerts_topic
+        partition = planned.partition
+        if self.partitions > self._planned_for:
+            added = self.sent % self.partitions
+            known = await producer.partitions_for(topic)
+            partition = added if added >= self._planned_for and added in known else partition
+        stamp = at + self.skew.get(partition, 0)
+        future = await producer.send(
+            topic, planned.value, partition=partition, timestamp_ms=stamp, key=b"" if planned.value is None else None
+        )
+        self._waiting.append((at, future))
+        future.add_done_callback(lambda done: self._done(done, stamp))
+        self.sent += max(1, len(planned.alerts))
+
+    def _done(self, future: asyncio.Future[Any], stamp: int) -> None:
+        while self._waiting and self._waiting[0][1].done():
+            self._waiting.popleft()
+        if not future.cancelled() and future.exception() is None and not 0 <= _now() - stamp <= self._grace:
+            self.tardy.add((future.result().partition, future.result().offset))
+
+    async def _acknowledged(self) -> None:
+        for _, future in list(self._waiting):
+            with suppress(KafkaError):
+                await future
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
