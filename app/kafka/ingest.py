@@ -31,6 +31,8 @@ MAX_POLL_INTERVAL_MS = 86_400_000
 """A stage may wait for Redis or the API server as long as it takes: health tells of it, leaving helps nobody."""
 REQUEST_TIMEOUT_MS = 30_000
 """A frozen broker is given up before health takes the stage for dead."""
+METADATA_MAX_AGE_MS = 5_000
+"""How long an added partition can stay unknown: below the default grace, or what it gets first would be late."""
 STOP_SECONDS = 3.0
 """Longest that leaving the group may take."""
 BACKOFF = 1.0
@@ -209,7 +211,7 @@ class Ingest(Service):
                 max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
                 fetch_max_wait_ms=POLL_MS,
                 max_partition_fetch_bytes=4 * 1024 * 1024,
-                metadata_max_age_ms=30_000,
+                metadata_max_age_ms=METADATA_MAX_AGE_MS,
                 request_timeout_ms=REQUEST_TIMEOUT_MS,
             )
             try:

@@ -192,7 +192,9 @@ class Intake:
         self._marked = time.monotonic()
         reached = {p: at.reached for p, at in self._progress.items() if p in committed and at.reached is not None}
         if reached:
-            marks = Marks(partitions=await self._producer.partitions(self.ingest.topic), progress=reached)
+            # The producer may not know yet of a partition that was added: it would not count for the horizon.
+            partitions = max(await self._producer.partitions(self.ingest.topic), 1 + max(reached))
+            marks = Marks(partitions=partitions, progress=reached)
             value = encode_marks(marks)
             await self._producer.send(
                 self._settings.keyed_topic, {p: [Outgoing(None, value)] for p in range(epoch.partitions)}

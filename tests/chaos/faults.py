@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from aiokafka.admin import NewPartitions
 from redis.asyncio import Redis
 
 from app.kafka.client import open_admin
+from app.kafka.committed import read_committed
 from app.kafka.topics import partition_counts
 from tests.chaos.toxiproxy import Proxy
 from tests.chaos.world import SESSION, Slot, World
@@ -187,18 +189,37 @@ async def kafka_frozen(world: World, _: Random) -> AsyncIterator[None]:
     os.kill(world.kafka.pid, signal.SIGCONT)
 
 
-def _partition_added(kind: str) -> Callable[[World, Random], Broken]:
-    @asynccontextmanager
-    async def added(world: World, _: Random) -> AsyncIterator[None]:
-        topic = getattr(world.settings, kind)
-        async with open_admin(world.settings) as admin:
-            count = 1 + (await partition_counts(admin))[topic]
-            await admin.create_partitions({topic: NewPartitions(count)})
-        if kind == "alerts_topic":
-            world.producer.partitions = count
-        yield
+async def _add_partition(world: World, topic: str) -> int:
+    async with open_admin(world.settings) as admin:
+        count = (await partition_counts(admin))[topic]
+        await admin.create_partitions({topic: NewPartitions(count + 1)})
+    return count
 
-    return added
+
+@asynccontextmanager
+async def alerts_partition_added(world: World, _: Random) -> AsyncIterator[None]:
+    settings = world.settings
+    added = await _add_partition(world, settings.alerts_topic)
+    world.producer.partitions = added + 1
+    yield
+
+    async def read() -> bool:
+        return added in await read_committed(settings, settings.consumer_group("intake"), settings.alerts_topic)
+
+    await until(read, 60, "the new partition is read")
+    world.producer.known[added] = time.time_ns() // 1_000_000
+
+
+@asynccontextmanager
+async def keyed_partition_added(world: World, _: Random) -> AsyncIterator[None]:
+    await _add_partition(world, world.settings.keyed_topic)
+    yield
+
+
+@asynccontextmanager
+async def storms_partition_added(world: World, _: Random) -> AsyncIterator[None]:
+    await _add_partition(world, world.settings.storms_topic)
+    yield
 
 
 # The network between workers and servers
@@ -332,11 +353,9 @@ FAULTS = {
     "redis-failover": Fault("redis", "failover to a replica without the last writes", (0, 0), redis_failed_over),
     "kafka-killed": Fault("kafka", "kill -9 of the broker, and with it of every coordinator", (0, 5), kafka_killed),
     "kafka-frozen": Fault("kafka", "SIGSTOP of the broker", (3, 12), kafka_frozen),
-    "alerts-partition": Fault("kafka", "a partition more for `alerts`", (0, 0), _partition_added("alerts_topic")),
-    "keyed-partition": Fault(
-        "kafka", "a partition more for `alerts-by-fingerprint`", (0, 0), _partition_added("keyed_topic")
-    ),
-    "storms-partition": Fault("kafka", "a partition more for `storms`", (0, 0), _partition_added("storms_topic")),
+    "alerts-partition": Fault("kafka", "a partition more for `alerts`", (0, 0), alerts_partition_added),
+    "keyed-partition": Fault("kafka", "a partition more for `alerts-by-fingerprint`", (0, 0), keyed_partition_added),
+    "storms-partition": Fault("kafka", "a partition more for `storms`", (0, 0), storms_partition_added),
     "kafka-cut": Fault("kafka-link", "Kafka's connections cut", (1, 10), _cut(_kafka)),
     "kafka-mute": Fault("kafka-link", "Kafka's connections swallow everything", (2, 10), _poisoned(_kafka, "timeout")),
     "kafka-reset": Fault(

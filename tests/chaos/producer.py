@@ -41,6 +41,8 @@ class LiveLoad:
         self.tardy: set[tuple[int, int]] = set()
         """(partition, offset) of records that were acknowledged more than the grace after their timestamp, or before
         it: when they count is decided by when they came."""
+        self.known: dict[int, int] = {}
+        """Added partitions → the moment (ms) from which on they are read: what they got before may be late."""
         self.stopped = asyncio.Event()
 
     async def run(self) -> None:

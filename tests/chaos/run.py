@@ -27,6 +27,7 @@ from tests.support.servers import until
 
 RATE = 3_000
 """Alerts a second."""
+WRONG_SHOWN = 20
 RECOVERY = 120.0
 """Seconds after which a pipeline that has not recovered never will."""
 
@@ -175,8 +176,10 @@ def main() -> None:
     assert report.verdict
     tell(f"{report.verdict.books} late={report.verdict.late} storms={report.verdict.storms} "
          f"written={report.verdict.written}")  # fmt: skip
-    for wrong in report.verdict.wrong[:50]:
+    for wrong in report.verdict.wrong[:WRONG_SHOWN]:
         tell(f"WRONG: {wrong}")
+    if len(report.verdict.wrong) > WRONG_SHOWN:
+        tell(f"{len(report.verdict.wrong) - WRONG_SHOWN} more are wrong")
     sys.exit(bool(report.verdict.wrong))
 
 

@@ -111,14 +111,15 @@ async def _keyed(world: World, read: dict[int, Read], wrong: list[Wrong]) -> tup
     """The alerts that count, after comparing them with `alerts`: each is there once, at its time unless it was late."""
     stamped, late = [], 0
     seen = {partition: array("q", bytes(8 * len(part.times))) for partition, part in read.items()}
-    tardy = world.producer.tardy
+    tardy, known = world.producer.tardy, world.producer.known
     async for found in keyed_alerts(world.settings):
         time_stamped = found.stamped[0]
         partition, offset, _ = found.origin
         sent = read[partition].times[offset]
         seen[partition][offset] += 1
         late += found.late
-        if (found.late or time_stamped != sent) and (partition, offset) not in tardy:
+        excused = (partition, offset) in tardy or sent < known.get(partition, 0)
+        if (found.late or time_stamped != sent) and not excused:
             wrong.append(Wrong(f"{found.origin} was sent at {sent}, counts at {time_stamped}", sent, time_stamped))
         stamped.append(found.stamped)
     for partition, part in read.items():
