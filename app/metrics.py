@@ -1,9 +1,79 @@
-"""The metrics, declared in one place: name, kind, labels, what they mean."""
+"""The metrics, declared in one place: name, kind, labels, what they mean.
+
+Nothing is told that is not known: a gauge of what another server says is gone when that has not said it for a while,
+and ages are reckoned when they are read. A counter's labels are there before it first counts, where they are known: an
+increase from nothing is none to Prometheus.
+"""
+
+import platform
+import time
+from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from app import __version__
+
+FRESH_SECONDS = 10.0
+"""How long a value is told that nobody has confirmed: several rounds of whoever sets it."""
+
+_READERS = ("intake", "fold", "emit")
+"""Stages that read a topic."""
+_CLASSES = ("Storm", "Isolated", "Silenced")
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 REGISTRY = CollectorRegistry(auto_describe=True)
+
+
+class Fresh(Collector):
+    """A gauge without labels, told for `FRESH_SECONDS` from when it was set."""
+
+    def __init__(self, name: str, documentation: str) -> None:
+        self._name, self._documentation = name, documentation
+        self._value, self._set_at = 0.0, float("-inf")
+        REGISTRY.register(self)
+
+    def set(self, value: float) -> None:
+        """It is so now."""
+        self._value, self._set_at = value, time.monotonic()
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """One value, or none."""
+        known = time.monotonic() - self._set_at < FRESH_SECONDS
+        yield GaugeMetricFamily(self._name, self._documentation, value=self._value if known else None)
+
+
+class Age(Collector):
+    """A gauge without labels: seconds since a moment, told from when the first one is known."""
+
+    def __init__(self, name: str, documentation: str) -> None:
+        self._name, self._documentation = name, documentation
+        self._since: int | None = None
+        REGISTRY.register(self)
+
+    def since(self, moment: int) -> None:
+        """It counts from this moment (epoch ms)."""
+        self._since = moment
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """One value, or none."""
+        age = None if self._since is None else time.time() - self._since / 1000
+        yield GaugeMetricFamily(self._name, self._documentation, value=age)
+
+
+def _counter(name: str, documentation: str, label: str, *values: str) -> Counter:
+    """A counter with one label, whose values are known."""
+    counter = Counter(name, documentation, [label], registry=REGISTRY)
+    for value in values:
+        counter.labels(value)
+    return counter
+
+
+BUILD = Gauge("stormfold_build_info", "1: the version that runs", ["version", "python"], registry=REGISTRY)
+BUILD.labels(__version__, platform.python_version()).set(1)
+READY = Gauge("stormfold_ready", "1 while the worker can do its work", registry=REGISTRY)
+TROUBLE = Gauge("stormfold_trouble", "1 for each part that can't do its work", ["part"], registry=REGISTRY)
 
 ALERTS_READ = Counter("stormfold_alerts_read", "Alerts understood by intake", registry=REGISTRY)
 ALERTS_LATE = Counter("stormfold_alerts_late", "Alerts that came more than the grace behind", registry=REGISTRY)
@@ -15,27 +85,41 @@ ALERTS_CLAMPED = Counter("stormfold_batches_behind", "Batches with alerts before
 KEYED_UNKNOWN = Counter(
     "stormfold_keyed_unknown", "Records of the keyed topic that nobody here wrote", registry=REGISTRY
 )
-REWINDS = Counter(
-    "stormfold_rewinds", "Times that a stage went back to its stored positions", ["stage"], registry=REGISTRY
+ASSIGNMENTS = _counter(
+    "stormfold_assignments", "Times that a stage was given partitions, at its start as well", "stage", *_READERS
 )
-EPOCH = Gauge("stormfold_epoch", "Number of the epoch that stands", registry=REGISTRY)
-STORMS_CLOSED = Counter("stormfold_storms_closed", "Storms published, by class", ["storm_class"], registry=REGISTRY)
-ALERTS_CLOSED = Counter("stormfold_alerts_closed", "Alerts in published storms", ["storm_class"], registry=REGISTRY)
+REWINDS = _counter("stormfold_rewinds", "Times that a stage went back to its stored positions", "stage", *_READERS)
+EPOCH = Fresh("stormfold_epoch", "Number of the epoch that stands")
+EPOCHS_OPENED = _counter(
+    "stormfold_epochs_opened", "Epochs opened: the first, to rebuild what Redis lost, for other windows", "why",
+    "first", "rebuild", "windows",
+)  # fmt: skip
+STORMS_CLOSED = _counter("stormfold_storms_closed", "Storms published, by class", "storm_class", *_CLASSES)
+ALERTS_CLOSED = _counter("stormfold_alerts_closed", "Alerts in published storms", "storm_class", *_CLASSES)
 STORMS_DROPPED = Counter(
     "stormfold_storms_dropped", "Storms of a rebuild that were published before", registry=REGISTRY
 )
 SETTLE_REFUSED = Counter(
     "stormfold_settle_refused", "Groups left alone by settle: lease lost or changed", registry=REGISTRY
 )
-STORMS_WRITTEN = Counter("stormfold_storms_written", "Storms handed to the sink", ["outcome"], registry=REGISTRY)
-SINK_ERRORS = Counter("stormfold_sink_errors", "Failed writes to the sink", ["kind"], registry=REGISTRY)
+STORMS_WRITTEN = _counter(
+    "stormfold_storms_written", "Storms handed to the sink", "outcome", "created", "exists", "parked"
+)
+SINK_ERRORS = _counter(
+    "stormfold_sink_errors", "Failed writes to the sink, all tried again; with stop a person must act", "kind",
+    "retry", "stop",
+)  # fmt: skip
 STORMS_RETAINED = Counter("stormfold_resources_deleted", "Resources deleted by retention", registry=REGISTRY)
-LAG = Gauge("stormfold_lag_records", "Records not yet read", ["stage", "partition"], registry=REGISTRY)
+LAG = Gauge("stormfold_lag_records", "Records not yet acted upon", ["stage", "partition"], registry=REGISTRY)
+POSITION = Gauge("stormfold_position", "Offset that a stage goes on from", ["stage", "partition"], registry=REGISTRY)
+EVENT_AGE = Gauge(
+    "stormfold_event_age_seconds", "Now less the event time that a stage has come to", ["stage", "partition"],
+    registry=REGISTRY,
+)  # fmt: skip
 LOST = Gauge("stormfold_lost_records", "Records that retention took unread", ["stage", "partition"], registry=REGISTRY)
-EVENT_AGE = Gauge("stormfold_event_age_seconds", "Now less the newest event time folded", registry=REGISTRY)
-HORIZON_DELAY = Gauge("stormfold_horizon_delay_seconds", "Now less the horizon", registry=REGISTRY)
-STALLED = Gauge("stormfold_stalled_partitions", "Cells left out of the horizon: no progress", registry=REGISTRY)
-OPEN_GROUPS = Gauge("stormfold_open_groups", "Groups with something not yet closed", registry=REGISTRY)
+HORIZON_DELAY = Age("stormfold_horizon_delay_seconds", "Now less the horizon")
+STALLED = Fresh("stormfold_stalled_partitions", "Cells left out of the horizon: no progress")
+OPEN_GROUPS = Fresh("stormfold_open_groups", "Groups with something not yet closed")
 BATCH_ALERTS = Histogram(
     "stormfold_batch_alerts", "Alerts in a poll", ["stage"], buckets=(1, 10, 100, 1000, 5000, 20000), registry=REGISTRY
 )
@@ -48,8 +132,12 @@ WRITE_DELAY = Histogram(
     "stormfold_published_to_written_seconds", "From a storm's record to its resource",
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 120, 600), registry=REGISTRY,
 )  # fmt: skip
-REDIS_USED = Gauge("stormfold_redis_used_bytes", "Memory that Redis uses", registry=REGISTRY)
-REDIS_MAX = Gauge("stormfold_redis_max_bytes", "Memory that Redis may use; 0 without a limit", registry=REGISTRY)
-REDIS_FRAGMENTATION = Gauge("stormfold_redis_fragmentation_ratio", "Resident over used memory", registry=REGISTRY)
-REDIS_EVICTED = Gauge("stormfold_redis_evicted_keys", "Keys that Redis threw away; must be 0", registry=REGISTRY)
+OVER_TO_WRITTEN = Histogram(
+    "stormfold_over_to_written_seconds", "From when a storm is over, and grace, to its resource",
+    buckets=(0.5, 1, 2, 3, 5, 10, 30, 60, 120, 600, 3600), registry=REGISTRY,
+)  # fmt: skip
+REDIS_USED = Fresh("stormfold_redis_used_bytes", "Memory that Redis uses")
+REDIS_MAX = Fresh("stormfold_redis_max_bytes", "Memory that Redis may use; 0 without a limit")
+REDIS_FRAGMENTATION = Fresh("stormfold_redis_fragmentation_ratio", "Resident over used memory")
+REDIS_EVICTED = Fresh("stormfold_redis_evicted_keys", "Keys that Redis threw away; must be 0")
 REDIS_REFUSED = Counter("stormfold_redis_refused", "Fold calls that a full Redis refused", registry=REGISTRY)

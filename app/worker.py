@@ -111,6 +111,7 @@ class Worker:
                 async with stage.ingest.busy:
                     try:
                         await stage.process(batch)
+                        stage.ingest.finish(batch)
                     except Exception as error:
                         # A defect of ours. An agent that raises would be gone; going back loses nothing.
                         log.exception("stage failed", stage=stage.name)

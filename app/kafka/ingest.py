@@ -17,6 +17,7 @@ from aiokafka.errors import CommitFailedError, IllegalGenerationError, KafkaErro
 from aiokafka.structs import OffsetAndMetadata
 from mode import Service
 
+from app import metrics
 from app.errors import Stop, StormfoldError
 from app.health import Health
 from app.kafka.client import broker_error, client_options, explain
@@ -35,6 +36,8 @@ METADATA_MAX_AGE_MS = 5_000
 """How long an added partition can stay unknown: below the default grace, or what it gets first would be late."""
 STOP_SECONDS = 3.0
 """Longest that leaving the group may take."""
+MEASURE_SECONDS = 1.0
+"""Seconds between two looks at the ends of partitions."""
 BACKOFF = 1.0
 """Seconds between two tries to place an assignment or to reach the broker."""
 
@@ -90,8 +93,13 @@ class Ingest(Service):
         """Partitions that the epoch does not know: nothing of ours is in them."""
         self.lost: dict[int, int] = {}
         """Records that retention took before they were read, by partition."""
-        self.lag: dict[int, int] = {}
-        """Records between the position and the end, by assigned partition, as of the last poll."""
+        self.read: set[int] = set()
+        """Partitions that were polled, as of the last poll."""
+        self.done: dict[int, int] = {}
+        """Where the stage goes on, by assigned partition: next offset of what it has not acted upon."""
+        self.reached: dict[int, int] = {}
+        """Event time (ms) that the stage has come to, by assigned partition; the stage tells."""
+        self._ends: dict[int, int] = {}
         self._place = place
         self._put = put
         self._leave = leave
@@ -103,12 +111,30 @@ class Ingest(Service):
         self._paused: set[int] = set()
         self.consumer: AIOKafkaConsumer = None
 
+    @property
+    def lag(self) -> dict[int, int]:
+        """Records that the stage has not acted upon, by assigned partition; absent while Kafka does not tell the end.
+
+        It grows also while the stage waits for a server and polls nothing.
+        """
+        return {p: max(0, self._ends[p] - at) for p, at in self.done.items() if p in self._ends}
+
+    def finish(self, batch: Batch) -> None:
+        """The stage has acted upon the batch; nothing if that is no longer current."""
+        if self.current(batch):
+            self.done |= {partition: records[-1].offset + 1 for partition, records in batch.records.items()}
+            self.done |= {partition: end.offset for partition, end in batch.ends.items()}
+
     def current(self, batch: Batch) -> bool:
         """Whether the batch may still be acted upon."""
         return batch.generation == self.generation and not self._unplaced and not self.should_stop
 
     def rewind(self) -> None:
         """Has every assigned partition placed again; what was polled so far is dropped."""
+        metrics.REWINDS.labels(self.name).inc()
+        self._turn()
+
+    def _turn(self) -> None:
         self.generation += 1
         self._unplaced = True
         self._turned.set()
@@ -240,7 +266,7 @@ class Ingest(Service):
         records = {tp.partition: found for tp, found in polled.items() if found}
         for partition in self._expected.keys() & records.keys():
             self._compare(partition, records)
-        ends = await self._ends()
+        ends = await self._read_ends()
         if generation == self.generation:
             kept = {p: found for p, found in records.items() if found and p not in self.refused}
             await self._put(Batch(generation, kept, ends))
@@ -252,18 +278,47 @@ class Ingest(Service):
             # More members than partitions: this one stands by.
             self._health.well(self.name)
 
-    async def _ends(self) -> dict[int, End]:
-        ends, lag = {}, {}
+    async def _read_ends(self) -> dict[int, End]:
+        ends, read = {}, set()
         for tp in self.consumer.assignment():
             position = await self.consumer.position(tp)
             end, polled = self.consumer.highwater(tp), self.consumer.last_poll_timestamp(tp)
             if end is None or polled is None:
                 continue
-            lag[tp.partition] = max(0, end - position)
+            read.add(tp.partition)
+            self._ends[tp.partition] = max(end, self._ends.get(tp.partition, 0))
             if position >= end and tp.partition not in self._unread:
                 ends[tp.partition] = End(polled, position)
-        self.lag = lag
+        self.read = read
         return ends
+
+    @Service.task
+    async def _measure(self) -> None:
+        """Asks for the ends of partitions apart from polling: that waits when the stage does."""
+        while not self.should_stop:
+            await self.sleep(MEASURE_SECONDS)
+            try:
+                await self._measure_once()
+            except Exception as error:
+                # Polling tells of what it can be. Unknown is truer than what the lag was.
+                self._ends = {}
+                log.debug("lag is unknown", stage=self.name, error=str(error))
+
+    async def _measure_once(self) -> None:
+        generation = self.generation
+        tps = self._tps(self.assigned() - self.foreign)
+        if not tps:
+            return
+        ends = await self.consumer.end_offsets(tps)
+        done = {}
+        # As long as it can't be said where the stage begins, it stands at its last commit.
+        for tp in [tp for tp in tps if tp.partition not in self.done]:
+            committed = await self.consumer.committed(tp)
+            done[tp.partition] = await self.begin(tp.partition) if committed is None else committed
+        if generation == self.generation:
+            self._ends = {tp.partition: end for tp, end in ends.items()}
+            # Those placed meanwhile know better.
+            self.done = done | self.done
 
     async def _place_all(self) -> None:
         generation = self.generation
@@ -273,7 +328,7 @@ class Ingest(Service):
         ends = await self.consumer.end_offsets(self._tps(partitions))
         if generation != self.generation or partitions != self.assigned():
             return
-        self.refused, self.foreign, self._expected = {}, set(), {}
+        self.refused, self.foreign, self._expected, done = {}, set(), {}, {}
         for tp in self._tps(partitions):
             start = starts.get(tp.partition)
             if start is None:
@@ -281,6 +336,7 @@ class Ingest(Service):
                 log.warning("partition is not read: the epoch has fewer", topic=self.topic, partition=tp.partition)
                 continue
             offset = begins[tp] if start.offset is None else start.offset
+            done[tp.partition] = max(offset, begins[tp])
             if offset > ends[tp]:
                 self._refuse(tp.partition, f"it ends at {ends[tp]}, before the position {offset}")
             elif offset < begins[tp]:
@@ -294,6 +350,7 @@ class Ingest(Service):
                 offset -= 1
             if tp.partition not in self._unread:
                 self.consumer.seek(tp, offset)
+        self.done, self._ends = done, {tp.partition: end for tp, end in ends.items()}
         self._unplaced = False
         self._paused = set(partitions)
         self.hold(set())
@@ -352,8 +409,10 @@ class _Listener(ConsumerRebalanceListener):
         # First the batch in hand, then nothing of this assignment any more.
         if revoked:
             await self._ingest.settle(self._ingest._settings.session_timeout / 3)
-        self._ingest.rewind()
+        self._ingest._turn()
+        self._ingest.done, self._ingest.reached = {}, {}
 
     async def on_partitions_assigned(self, assigned: list[TopicPartition]) -> None:
-        self._ingest.rewind()
+        metrics.ASSIGNMENTS.labels(self._ingest.name).inc()
+        self._ingest._turn()
         self._ingest.consumer.pause(*assigned)

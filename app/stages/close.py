@@ -74,7 +74,7 @@ class Close(Loop):
         clock, claimed = await self._store.claim(
             epoch, seen, most=MOST, token=self._token, lease=round(self._settings.lease * 1000)
         )
-        self._tell(clock, now)
+        self._tell(clock)
         if clock.open_groups == 0 and epoch.windows != self._config.windows:
             await change_windows(self._store, epoch, self._config.windows)
             self._epoch = None
@@ -144,9 +144,9 @@ class Close(Loop):
         windows = self._epoch.windows if self._epoch else self._config.windows
         return Horizon(self._config.stall_limit, windows.slice)
 
-    def _tell(self, clock: Clock, now: int) -> None:
+    def _tell(self, clock: Clock) -> None:
         self.clock = clock
         metrics.OPEN_GROUPS.set(clock.open_groups)
         metrics.STALLED.set(len(self._horizon.stalled))
         if clock.horizon is not None:
-            metrics.HORIZON_DELAY.set((now - clock.horizon) / 1000)
+            metrics.HORIZON_DELAY.since(clock.horizon)

@@ -2,6 +2,9 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
 
 import msgspec
 import structlog
@@ -15,7 +18,9 @@ from app.kafka.committed import read_committed
 from app.kafka.ingest import Batch, Ingest, Start
 from app.kafka.producer import Outgoing, Producer
 from app.settings import Settings
-from app.sinks import Sink
+from app.sinks import Outcome, Sink
+from app.storm import to_metadata
+from app.window import first_due
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +45,7 @@ class Emit:
         self._done: dict[int, int] = {}
         self._waiting: set[int] = set()
         """Partitions whose next storm can't be written: what goes well elsewhere does not make the stage ready."""
+        metrics.ALERTS_DEAD.labels(settings.storms_dead_topic)
         self.ingest: Ingest
 
     async def place(self, _consumer: AIOKafkaConsumer, partitions: set[int]) -> dict[int, Start]:
@@ -112,7 +118,19 @@ class Emit:
             await self._park(record, str(reason))
             return
         metrics.STORMS_WRITTEN.labels(outcome.value).inc()
-        metrics.WRITE_DELAY.observe(max(0.0, time.time() - record.timestamp / 1000))
+        self._tell_delay(outcome, manifest, record.timestamp)
+
+    def _tell_delay(self, outcome: Outcome, manifest: Mapping[str, Any], published: int) -> None:
+        now = time.time()
+        metrics.WRITE_DELAY.observe(max(0.0, now - published / 1000))
+        if outcome is not Outcome.CREATED:
+            return
+        # What somebody else wrote into the topic may lack something.
+        with suppress(msgspec.MsgspecError, LookupError, TypeError, ValueError):
+            storm = to_metadata(manifest)
+            windows = self._config.windows
+            over = first_due(windows.bucket(storm.first_seen), storm.last_seen, windows) + windows.grace
+            metrics.OVER_TO_WRITTEN.observe(max(0.0, now - over / 1000))
 
     def _manifest(self, record: ConsumerRecord) -> dict[str, dict[str, str]]:
         try:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from app import metrics
 from app.errors import Retry
 from app.kafka.committed import Committed, read_committed
 from app.kafka.topics import partitions_of
@@ -38,6 +39,7 @@ async def ensure_epoch(store: Store, consumer: AIOKafkaConsumer, settings: Setti
     epoch = Epoch(number, windows, len(partitions), rebuild)
     opened = await store.open_epoch(before, epoch, {p: Position(o, -1) for p, o in starts.items()})
     if opened:
+        metrics.EPOCHS_OPENED.labels("first" if number == 1 else "rebuild").inc()
         log.warning("opened an epoch", epoch=number, closed=closed, starts=starts)
         await store.sweep(number)
     state = await store.load()
@@ -60,6 +62,7 @@ async def change_windows(store: Store, epoch: Epoch, windows: Windows) -> bool:
     new = replace(epoch, number=epoch.number + 1, windows=windows)
     changed = await store.continue_epoch(epoch, new)
     if changed:
+        metrics.EPOCHS_OPENED.labels("windows").inc()
         log.warning("opened an epoch with other windows", epoch=new.number, windows=windows)
         await store.sweep(new.number)
     return changed

@@ -1,6 +1,7 @@
 """Fold: keyed alerts into Redis, one script call per poll; the position moves with the aggregate or not at all."""
 
 import time
+from collections.abc import Mapping
 
 import structlog
 from aiokafka import AIOKafkaConsumer
@@ -48,7 +49,6 @@ class Fold:
 
     async def place(self, consumer: AIOKafkaConsumer, partitions: set[int]) -> dict[int, Start]:
         """Continues from the positions in Redis."""
-        metrics.REWINDS.labels(self.name).inc()
         state = await ensure_epoch(self._store, consumer, self._settings, self._config.windows)
         self._epoch = state.epoch
         self._merger.windows = state.epoch.windows
@@ -57,7 +57,8 @@ class Fold:
         clock = await self._store.clock(state.epoch)
         self._closed = closed_until(state.epoch, clock)
         self._horizon = await newest_horizon(self._settings, clock)
-        metrics.EPOCH.set(state.epoch.number)
+        self.ingest.reached = {}
+        self._reach((await self._store.marks(state.epoch)).cells)
         return {p: Start(at.offset, at.timestamp) for p, at in self._positions.items()}
 
     async def process(self, batch: Batch) -> None:
@@ -116,6 +117,7 @@ class Fold:
                 metrics.FOLD_SECONDS.observe(time.perf_counter() - started)
                 self._positions |= {move.partition: Position(move.end, move.timestamp) for move in moves}
                 self._origins |= merged.origins
+                self._reach(merged.marks)
                 self._folded(clock, epoch)
                 self._count(merged)
                 return
@@ -123,7 +125,12 @@ class Fold:
     def _folded(self, clock: Clock, epoch: Epoch) -> None:
         self._closed = closed_until(epoch, clock)
         self._horizon = max(filter(None, (self._horizon, clock.horizon)), default=None)
+        metrics.EPOCH.set(epoch.number)
         self._health.well(self.name)
+
+    def _reach(self, marks: Mapping[Cell, int]) -> None:
+        for (partition, _), reached in marks.items():
+            self.ingest.reached[partition] = max(reached, self.ingest.reached.get(partition, reached))
 
     def _count(self, merged: Merged) -> None:
         metrics.ALERTS_FOLDED.inc(merged.alerts)
@@ -134,5 +141,3 @@ class Fold:
         if merged.unknown:
             metrics.KEYED_UNKNOWN.inc(merged.unknown)
             log.warning("records of the keyed topic that stormfold did not write", records=merged.unknown)
-        if merged.newest is not None:
-            metrics.EVENT_AGE.set(time.time() - merged.newest / 1000)

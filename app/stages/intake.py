@@ -57,11 +57,11 @@ class Intake:
         self._position: dict[int, tuple[int, int]] = {}
         self._base: dict[int, int] = {}
         self._marked = 0.0
+        metrics.ALERTS_DEAD.labels(settings.dead_topic)
         self.ingest: Ingest
 
     async def place(self, consumer: AIOKafkaConsumer, partitions: set[int]) -> dict[int, Start]:
         """Continues from the commits, which carry the event time reached."""
-        metrics.REWINDS.labels(self.name).inc()
         state = await ensure_epoch(self._store, consumer, self._settings, self._config.windows)
         self._epoch = state.epoch
         committed = await intake_positions(self._settings, self._store)
@@ -79,6 +79,7 @@ class Intake:
             else:
                 starts[partition] = Start(None)
                 self._progress[partition] = Progress()
+        self.ingest.reached = self._reached()
         return starts
 
     async def process(self, batch: Batch) -> None:
@@ -143,6 +144,7 @@ class Intake:
             self._progress[partition].come_to(end.polled)
             offset, timestamp = self._position.get(partition, (0, -1))
             self._position[partition] = (max(offset, end.offset), timestamp)
+        self.ingest.reached = self._reached()
         metrics.ALERTS_READ.inc(alerts)
         metrics.ALERTS_LATE.inc(late_alerts)
         if alerts:
@@ -179,6 +181,9 @@ class Intake:
             await self._store.keep_intake(notes)
         return set(notes)
 
+    def _reached(self) -> dict[int, int]:
+        return {partition: at.reached for partition, at in self._progress.items() if at.reached is not None}
+
     def _note(self, partition: int, timestamp: int) -> Note:
         return Note(e=self._progress[partition].reached, b=self._base.get(partition, 0), t=timestamp)
 
@@ -190,7 +195,7 @@ class Intake:
         if not committed:
             return
         self._marked = time.monotonic()
-        reached = {p: at.reached for p, at in self._progress.items() if p in committed and at.reached is not None}
+        reached = {partition: at for partition, at in self._reached().items() if partition in committed}
         if reached:
             # The producer may not know yet of a partition that was added: it would not count for the horizon.
             partitions = max(await self._producer.partitions(self.ingest.topic), 1 + max(reached))

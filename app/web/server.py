@@ -1,5 +1,6 @@
 """The worker's HTTP server: depends on neither Kafka nor Redis, so that it can say that they are away."""
 
+import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -83,13 +84,20 @@ class Web:
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         # Partitions come and go with rebalances: those of other workers must not stand here with their last value.
-        metrics.LAG.clear()
+        by_partition = (metrics.LAG, metrics.POSITION, metrics.EVENT_AGE)
+        for gauge in (*by_partition, metrics.TROUBLE):
+            gauge.clear()
+        now = time.time()
         for feed in self._feeds():
-            mine = feed.assigned()
-            for partition, records in feed.lag.items():
-                if partition in mine:
-                    metrics.LAG.labels(feed.name, partition).set(records)
+            ages = {partition: now - reached / 1000 for partition, reached in feed.reached.items()}
+            for gauge, values in zip(by_partition, (feed.lag, feed.done, ages), strict=True):
+                for partition in values.keys() & feed.assigned():
+                    gauge.labels(feed.name, partition).set(values[partition])
             # What was lost stays lost, whoever reads the partition now.
             for partition, records in feed.lost.items():
                 metrics.LOST.labels(feed.name, partition).set(records)
+        troubles = self._state.troubles()
+        metrics.READY.set(not troubles)
+        for trouble in troubles:
+            metrics.TROUBLE.labels(trouble.part).set(1)
         return await self._expose(request)

@@ -22,9 +22,20 @@ class Feed(Protocol):
     def refused(self) -> Mapping[int, str]:
         """Partitions that are not read, and why."""
 
+    read: set[int]
+    """Partitions that were polled."""
+
+    @property
+    def done(self) -> Mapping[int, int]:
+        """Where the stage goes on, by partition: an offset."""
+
+    @property
+    def reached(self) -> Mapping[int, int]:
+        """Event time (ms) that the stage has come to, by partition."""
+
     @property
     def lag(self) -> Mapping[int, int]:
-        """Records not yet read, by partition."""
+        """Records that the stage has not acted upon, by partition."""
 
     @property
     def lost(self) -> Mapping[int, int]:
@@ -88,7 +99,7 @@ class State:
         unread = mine - feed.foreign - feed.refused.keys()
         if feed.name not in self._health.parts or (not mine and feed.generation <= 1):
             why = "it is joining its consumer group"
-        elif unread and not unread & feed.lag.keys():
+        elif unread and not unread & feed.read:
             why = "it has not read any of its partitions yet"
         elif feed.refused:
             places = ", ".join(f"{partition}: {why}" for partition, why in sorted(feed.refused.items()))

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.metrics_core import Metric
 
 from app import metrics
 
@@ -12,28 +13,33 @@ INTRODUCTION = """\
 # Metrics
 
 A worker answers `/metrics` at `STORMFOLD_HTTP`, in Prometheus' text format or OpenMetrics, as asked for. Counts begin
-with the process; lag is that of the partitions which the worker has at the moment of the scrape.
+with the process. What has labels `stage` and `partition` is told of the partitions that the worker has at the moment of
+the scrape: lag is the records between the stage's position and the end of the partition, which the worker asks Kafka
+for every second, whatever the stage waits for. A gauge that nothing is known of is absent: what Redis said is told
+for ten seconds.
 
 | metric | kind | labels | meaning |
 | --- | --- | --- | --- |
 """
 
 
-def declared() -> Iterator[MetricWrapperBase]:
-    """Every metric, in the order of their declarations."""
-    return (metric for metric in vars(metrics).values() if isinstance(metric, MetricWrapperBase))
+def declared() -> Iterator[tuple[Metric, tuple[str, ...]]]:
+    """Every metric and its labels, in the order of their declarations."""
+    for metric in vars(metrics).values():
+        if isinstance(metric, MetricWrapperBase | metrics.Fresh | metrics.Age):
+            (family,) = metric.describe() if isinstance(metric, MetricWrapperBase) else metric.collect()
+            yield family, getattr(metric, "_labelnames", ())
 
 
 def page() -> str:
     """The page as it has to be."""
-    return INTRODUCTION + "".join(map(_row, declared()))
+    return INTRODUCTION + "".join(_row(*metric) for metric in declared())
 
 
-def _row(metric: MetricWrapperBase) -> str:
-    (family,) = metric.describe()
+def _row(family: Metric, labels: tuple[str, ...]) -> str:
     name = f"{family.name}_total" if family.type == "counter" else family.name
-    labels = ", ".join(f"`{label}`" for label in metric._labelnames)
-    return f"| `{name}` | {family.type} | {labels} | {family.documentation} |\n"
+    quoted = ", ".join(f"`{label}`" for label in labels)
+    return f"| `{name}` | {family.type} | {quoted} | {family.documentation} |\n"
 
 
 if __name__ == "__main__":

@@ -18,6 +18,9 @@ class Reading:
     mine: set[int] = field(default_factory=set)
     foreign: set[int] = field(default_factory=set)
     refused: dict[int, str] = field(default_factory=dict)
+    read: set[int] = field(default_factory=set)
+    done: dict[int, int] = field(default_factory=dict)
+    reached: dict[int, int] = field(default_factory=dict)
     lag: dict[int, int] = field(default_factory=dict)
     lost: dict[int, int] = field(default_factory=dict)
 
@@ -35,8 +38,8 @@ def judged(reading: Reading) -> list[str]:
 @pytest.mark.parametrize(
     "reading",
     [
-        Reading("fold", mine={0, 1}, lag={0: 0, 1: 5_000_000}),
-        Reading("fold", mine={0, 1}, lag={1: 0}),
+        Reading("fold", mine={0, 1}, read={0, 1}, lag={0: 0, 1: 5_000_000}),
+        Reading("fold", mine={0, 1}, read={1}),
         Reading("fold", mine=set()),
         Reading("fold", mine={7}, foreign={7}),
     ],
@@ -53,8 +56,8 @@ def test_ready(reading: Reading) -> None:
         (Reading("fold", generation=0), "it is joining its consumer group"),
         (Reading("fold", generation=1), "it is joining its consumer group"),
         (Reading("fold", mine={0, 1}), "it has not read any of its partitions yet"),
-        (Reading("fold", mine={0, 1}, lag={2: 0}), "it has not read any of its partitions yet"),
-        (Reading("fold", mine={0, 1}, lag={1: 0}, refused={0: "no"}), "partitions are not read: 0: no"),
+        (Reading("fold", mine={0, 1}, read={2}), "it has not read any of its partitions yet"),
+        (Reading("fold", mine={0, 1}, read={1}, refused={0: "no"}), "partitions are not read: 0: no"),
         (Reading("fold", mine={0}, refused={0: "no"}), "partitions are not read: 0: no"),
     ],
 )

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -147,7 +148,8 @@ async def test_partitions_that_go(topics: Settings) -> None:
                 return bool(mine and others) and not mine & others and len(mine | others) == 3
 
             await until(shared, what="the partitions are shared")
-            assert await ready(first) and await ready(second)
+            for worker in (first, second):
+                await until(partial(ready, worker), what="each reads its own")
 
 
 async def test_more_workers_than_partitions(topics: Settings) -> None:
