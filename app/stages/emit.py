@@ -39,6 +39,7 @@ class Emit:
         self._settings = settings
         self._config = config
         self._sink = sink
+        self._room = asyncio.Semaphore(sink.concurrency)
         self._health = health
         self._producer = Producer(settings, self.name)
         self._started = False
@@ -59,20 +60,18 @@ class Emit:
 
     async def process(self, batch: Batch) -> None:
         """Writes a poll's storms, partitions side by side and each in order; commits when all are written or parked."""
-        room = asyncio.Semaphore(self._sink.concurrency)
-        if not all(await asyncio.gather(*(self._write_all(batch, r, room) for r in batch.records.values()))):
+        if not all(await asyncio.gather(*(self._write_all(batch, found) for found in batch.records.values()))):
             return
         for partition, records in batch.records.items():
             self._done[partition] = records[-1].offset + 1
         if batch.records:
             await self.leave()
 
-    async def _write_all(self, batch: Batch, records: list[ConsumerRecord], room: asyncio.Semaphore) -> bool:
+    async def _write_all(self, batch: Batch, records: list[ConsumerRecord]) -> bool:
         """Writes storms one after the other; False if the batch is no longer current."""
         for record in records:
-            async with room:
-                if not await self._write(batch, record):
-                    return False
+            if not await self._write(batch, record):
+                return False
         return True
 
     async def leave(self) -> None:
@@ -91,7 +90,9 @@ class Emit:
         wait = BACKOFF_FIRST
         while self.ingest.current(batch):
             try:
-                await self._try(record)
+                # A partition that waits to try again takes no room from those that get on.
+                async with self._room:
+                    await self._try(record)
             except StormfoldError as error:
                 self._waiting.add(record.partition)
                 if self._health.ill(self.name, str(error), getattr(error, "advice", None)):
