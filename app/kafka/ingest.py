@@ -57,7 +57,8 @@ class End(NamedTuple):
     """A partition has been read to its end."""
 
     polled: int
-    """Wall-clock time (ms) of the poll that showed it."""
+    """Wall-clock time (ms) as of which that was so: the fetch that showed it was not sent before. Its answer may have
+    been under way for long, or have waited for a frozen worker."""
     offset: int
     """The end: behind the last record if a transaction's marker follows it."""
 
@@ -108,6 +109,8 @@ class Ingest(Service):
         self._unplaced = False
         self._turned = asyncio.Event()
         self._expected: dict[int, tuple[int, int]] = {}
+        self._answers: dict[int, tuple[int | None, int]] = {}
+        """When the last two fetches of a partition were answered (ms)."""
         self._paused: set[int] = set()
         self.consumer: AIOKafkaConsumer = None
 
@@ -287,8 +290,9 @@ class Ingest(Service):
                 continue
             read.add(tp.partition)
             self._ends[tp.partition] = max(end, self._ends.get(tp.partition, 0))
-            if position >= end and tp.partition not in self._unread:
-                ends[tp.partition] = End(polled, position)
+            asked = self._asked(tp.partition, polled)
+            if position >= end and asked is not None and tp.partition not in self._unread:
+                ends[tp.partition] = End(asked, position)
         self.read = read
         return ends
 
@@ -319,6 +323,13 @@ class Ingest(Service):
             self._ends = {tp.partition: end for tp, end in ends.items()}
             # Those placed meanwhile know better.
             self.done = done | self.done
+
+    def _asked(self, partition: int, answered: int) -> int | None:
+        """When the answer before came: aiokafka asks again only after that. None while there has been only one."""
+        before, last = self._answers.get(partition, (None, None))
+        if answered != last:
+            before, _ = self._answers[partition] = last, answered
+        return before
 
     async def _place_all(self) -> None:
         generation = self.generation

@@ -253,6 +253,14 @@ def _poisoned(way: Callable[[Slot], Proxy], kind: str, **attributes: int) -> Cal
     return poisoned
 
 
+@asynccontextmanager
+async def answers_late(world: World, _: Random) -> AsyncIterator[None]:
+    proxies = [slot.kafka for slot in world.staffed]
+    await asyncio.gather(*(proxy.poison("latency", latency=world.config.windows.grace + 500) for proxy in proxies))
+    yield
+    await asyncio.gather(*(proxy.mend() for proxy in proxies))
+
+
 def _kafka(slot: Slot) -> Proxy:
     return slot.kafka
 
@@ -364,6 +372,7 @@ FAULTS = {
     "kafka-slow": Fault(
         "kafka-link", "Kafka's connections slow", (4, 10), _poisoned(_kafka, "latency", latency=500, jitter=400)
     ),
+    "kafka-late": Fault("kafka-link", "Kafka's answers come later than the grace allows", (5, 8), answers_late),
     "redis-cut": Fault("redis-link", "Redis' connections cut", (1, 10), _cut(_redis)),
     "redis-mute": Fault("redis-link", "Redis' connections swallow everything", (2, 10), _poisoned(_redis, "timeout")),
     "redis-reset": Fault(

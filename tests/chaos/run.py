@@ -76,7 +76,10 @@ class Report:
 
 
 def schedule(seed: int, names: Sequence[str]) -> Iterator[Turn]:
-    """Each fault alone, in an order that is drawn, then pairs of faults about different parts, for ever."""
+    """Each fault alone, in an order that is drawn, then pairs of faults about different parts, for ever.
+
+    Where there are no pairs, single faults.
+    """
     rng = random.Random(f"schedule {seed}")
     for name in sorted(rng.sample(names, len(names)), key=lambda name: not FAULTS[name].sweeping):
         yield _turn(rng, name)
@@ -84,8 +87,8 @@ def schedule(seed: int, names: Sequence[str]) -> Iterator[Turn]:
         (one, other) for one, other in combinations(names, 2)
         if FAULTS[one].part != FAULTS[other].part and not FAULTS[one].sweeping and not FAULTS[other].sweeping
     ]  # fmt: skip
-    while pairs:
-        yield _turn(rng, *rng.sample(rng.choice(pairs), 2))
+    while True:
+        yield _turn(rng, *(rng.sample(rng.choice(pairs), 2) if pairs else rng.sample(names, 1)))
 
 
 def _turn(rng: random.Random, *names: str) -> Turn:
