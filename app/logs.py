@@ -17,6 +17,7 @@ from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from app.settings import Settings
+from app.text import visible
 
 HIDDEN = "***"
 QUIET = ("aiohttp", "aiokafka", "asyncio", "faust", "kubernetes", "mode", "urllib3")
@@ -26,7 +27,6 @@ REPEAT_SECONDS = 60.0
 
 _IN_URL = re.compile(r"(?<=://)[^\s/?#@]*:[^\s@]*(?=@)")
 _SECRET_NAME = re.compile(r"password|passwd|secret|token|authorization", re.IGNORECASE)
-_UNPRINTABLE = re.compile(r"[^\n -~]")
 
 
 def configure(
@@ -153,8 +153,8 @@ class _Redact:
 
 def _printable(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """Nothing of an alert can act on the terminal."""
-    return {name: _escaped(value) if isinstance(value, str) else value for name, value in event.items()}
+    return {name: _lines(value) if isinstance(value, str) else value for name, value in event.items()}
 
 
-def _escaped(text: str) -> str:
-    return _UNPRINTABLE.sub(lambda found: found[0] if found[0].isprintable() else repr(found[0])[1:-1], text)
+def _lines(text: str) -> str:
+    return "\n".join(map(visible, text.split("\n")))

@@ -7,8 +7,8 @@ from importlib import import_module
 
 import click
 
-from app.cli.output import safe
 from app.errors import Stop, StormfoldError
+from app.text import visible
 
 COMMANDS = {
     "demo": "Tell an incident on this machine and show its storms forming.",
@@ -79,7 +79,7 @@ def _tell(error: StormfoldError) -> int:
     from app.settings import SettingsError
 
     click.secho("stormfold:", err=True, nl=False, bold=True)
-    click.echo(f" {safe(str(error))}", err=True)
+    click.echo(f" {visible(str(error))}", err=True)
     if isinstance(error, Stop) and error.advice:
-        click.echo(f"  -> {safe(error.advice)}", err=True)
+        click.echo(f"  -> {visible(error.advice)}", err=True)
     return EXIT_USAGE if isinstance(error, ConfigError | SettingsError) else 1

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from app.alert import Incoming, Poison, Resource
-from app.cli.output import Output, emit_document, emit_table, output_option, safe
+from app.cli.output import Output, emit_document, emit_table, output_option
 from app.cli.publish import read
 from app.config import ALL_LABELS, Config, ConfigError, document, duration, load, timestamp
 from app.errors import DeadLetter
@@ -17,6 +17,7 @@ from app.keyed import GroupMeta
 from app.routing import Route, Silence
 from app.series import SeriesReader
 from app.storm import pattern
+from app.text import visible
 
 
 @click.command(
@@ -45,7 +46,7 @@ def command(ctx: click.Context, file: Path, alert: str | None, output: Output) -
     except ConfigError as error:
         if output == "table":
             for problem in error.problems:
-                click.echo(safe(problem), err=True)
+                click.echo(visible(problem), err=True)
         else:
             emit_document({"valid": False, "problems": error.problems}, output)
         ctx.exit(1)

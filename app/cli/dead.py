@@ -9,13 +9,14 @@ from typing import Any
 import click
 from aiokafka import ConsumerRecord
 
-from app.cli.output import Output, emit, output_option, safe
+from app.cli.output import Output, emit, output_option
 from app.cli.storms import newest
 from app.errors import Stop
 from app.kafka.producer import Outgoing, Producer
 from app.kafka.tail import Tail, open_tail
 from app.settings import Settings
 from app.storm import timestamp
+from app.text import visible
 
 REASON, ORIGIN, CUT = "stormfold-reason", "stormfold-origin", "stormfold-cut"
 REDRIVEN = "stormfold-redriven"
@@ -95,7 +96,7 @@ def redrive(origins: Sequence[str], everything: bool, again: bool, yes: bool) ->
     chosen = [letter for origin, letter in letters.items() if everything or origin in origins]
     gone = [letter for letter in chosen if letter.size is None]
     for letter in gone:
-        click.echo(f"{safe(letter.origin)} was too large to be kept; it can't be published from here.", err=True)
+        click.echo(f"{visible(letter.origin)} was too large to be kept; it can't be published from here.", err=True)
     done = [letter for letter in chosen if letter.size is not None and letter.redriven and not again]
     if done:
         click.echo(f"{len(done):,} were published again before; --again publishes them once more.", err=True)
@@ -161,7 +162,7 @@ async def _show(settings: Settings, origin: str) -> None:
         raise Stop(f"{origin} was too large to be kept", "it is in its own topic as long as that keeps it")
     value = found.value or b""
     if sys.stdout.isatty():
-        click.echo("\n".join(safe(line) for line in value.decode(errors="backslashreplace").split("\n")))
+        click.echo("\n".join(visible(line) for line in value.decode(errors="backslashreplace").split("\n")))
     else:
         click.get_binary_stream("stdout").write(value)
 

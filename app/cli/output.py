@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from app.text import visible
+
 Output = Literal["table", "json", "yaml"]
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -30,15 +32,6 @@ def output_option(function: _F) -> _F:
         show_default=True,
         help="Form of the output.",
     )(function)
-
-
-def safe(text: str) -> str:
-    """The text with everything that a terminal might act on (controls, bidirectional marks, …) as visible escapes."""
-    return text if text.isprintable() else "".join(map(_visible, text))
-
-
-def _visible(character: str) -> str:
-    return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
 def emit(rows: Sequence[Mapping[str, Any]], columns: Collection[str], output: Output) -> None:
@@ -97,4 +90,4 @@ def _cell(value: Any) -> str:
         case list() | tuple():
             return ", ".join(map(_cell, value))
         case _:
-            return safe(str(value))
+            return visible(str(value))

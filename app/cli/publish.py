@@ -18,13 +18,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 from app.alert import Poison
-from app.cli.output import safe
 from app.errors import Stop
 from app.formats import parse
 from app.kafka.client import open_admin
 from app.kafka.producer import Outgoing, Producer
 from app.kafka.topics import partition_counts
 from app.settings import Settings
+from app.text import visible
 
 MAX_ALERTS = 500
 """In a record that is made from a longer list."""
@@ -84,7 +84,7 @@ def command(file: BinaryIO, force: bool) -> None:
 
         alerts, strange = _look(records("Looking"))
         for line, reason in strange[:SHOWN]:
-            click.echo(f"{name}:{line}: not understood: {safe(reason)}", err=True)
+            click.echo(f"{name}:{line}: not understood: {visible(reason)}", err=True)
         if strange[SHOWN:]:
             click.echo(f"and {len(strange) - SHOWN:,} more", err=True)
         if strange and not force:

@@ -11,7 +11,7 @@ import click
 import msgspec
 from yarl import URL
 
-from app.cli.output import Output, emit_document, output_option, safe
+from app.cli.output import Output, emit_document, output_option
 from app.config import duration
 from app.errors import StormfoldError
 from app.kafka.client import open_admin
@@ -23,6 +23,7 @@ from app.stages.watch import POLICY
 from app.store.client import connect
 from app.store.redis import Clock, Memory, State, Store
 from app.storm import timestamp
+from app.text import visible
 
 ANSWER_SECONDS = 15.0
 """Longest to wait for Kafka or Redis: a server that takes connections and says nothing is told from a slow one."""
@@ -247,12 +248,12 @@ def _memory(memory: Memory) -> dict[str, Any]:
 
 def _print(status: Mapping[str, Any]) -> None:
     for heading, text in [*_stages(status["lag"]), *_lines(status)]:
-        click.echo(f"{heading:<9}{safe(text)}")
+        click.echo(f"{heading:<9}{visible(text)}")
     for trouble in status["troubles"]:
         since = f" (since {trouble['since']})" if trouble["since"] else ""
-        click.echo(f"{trouble['part']}: {safe(trouble['trouble'])}{since}", err=True)
+        click.echo(f"{trouble['part']}: {visible(trouble['trouble'])}{since}", err=True)
         if trouble["advice"]:
-            click.echo(f"  -> {safe(trouble['advice'])}", err=True)
+            click.echo(f"  -> {visible(trouble['advice'])}", err=True)
 
 
 def _stages(lag: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:

@@ -8,10 +8,11 @@ import click
 import msgspec
 from aiokafka import ConsumerRecord
 
-from app.cli.output import Output, emit, emit_document, output_option, safe
+from app.cli.output import Output, emit, emit_document, output_option
 from app.kafka.tail import Tail, open_tail
 from app.settings import Settings
 from app.storm import StormClass, StormMetadata, timestamp, to_metadata
+from app.text import visible
 
 COLUMNS = {
     "last seen": 24, "namespace": 12, "name": 57, "class": 8, "severity": 8, "alerts": 7, "resources": 9,
@@ -134,7 +135,7 @@ def _tell(manifest: Mapping[str, Any], output: Output) -> None:
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    return "  ".join(f"{safe(str(row[column])):{width or ''}}" for column, width in COLUMNS.items()).rstrip()
+    return "  ".join(f"{visible(str(row[column])):{width or ''}}" for column, width in COLUMNS.items()).rstrip()
 
 
 def _row(storm: StormMetadata) -> dict[str, Any]:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from app.cli.output import safe
 from app.config import Config, duration, load
 from app.health import Health
 from app.local.stack import Stack, beside, follow_storms, interruptible, log_to, own_folder, port_or_any, run, working
 from app.settings import Settings, variable
 from app.storm import StormMetadata
+from app.text import visible
 from app.worker import Worker
 
 LOOK_EVERY = 1.0
@@ -100,14 +100,14 @@ async def _watch(health: Health) -> None:
         now = {name: part.trouble for name, part in health.troubles().items()}
         for name in now.keys() | before.keys():
             if now.get(name) != before.get(name):
-                _say(f"{time.strftime('%H:%M:%S')}  {name}: {safe(now.get(name) or 'well again')}")
+                _say(f"{time.strftime('%H:%M:%S')}  {name}: {visible(now.get(name) or 'well again')}")
         before = now
 
 
 def _storm(storm: StormMetadata) -> None:
     resources = f"{storm.resource_count:,} resource{'' if storm.resource_count == 1 else 's'}"
     _say(
-        f"{time.strftime('%H:%M:%S')}  {storm.storm_class:8}  {safe(storm.severity):8}  {safe(storm.pattern)},"
+        f"{time.strftime('%H:%M:%S')}  {storm.storm_class:8}  {visible(storm.severity):8}  {visible(storm.pattern)},"
         f" {storm.alert_count:,} alerts, {resources}"
     )
 

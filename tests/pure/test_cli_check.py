@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app import cli
-from app.cli.output import emit_document, emit_table, safe
+from app.cli.output import emit_document, emit_table
 from app.config import Config, document
 from app.errors import Retry, Stop
 from app.settings import Settings
+from app.text import visible
 
 CONFIG = """
 routes:
@@ -230,9 +231,9 @@ def test_a_reader_that_leaves_early_is_no_error(config: str) -> None:
 @given(ANYTHING)
 def test_safe_text_cannot_act_on_a_terminal(text: str) -> None:
     """Nothing but printable characters is left, and what was printable stays as it is."""
-    assert safe(text).isprintable()
-    assert safe(safe(text)) == safe(text)
-    assert not text.isprintable() or safe(text) == text
+    assert visible(text).isprintable()
+    assert visible(visible(text)) == visible(text)
+    assert not text.isprintable() or visible(text) == text
 
 
 @given(st.lists(st.fixed_dictionaries({"a": ANYTHING, "b": st.integers() | st.booleans() | st.none()}), min_size=1))

@@ -1,0 +1,10 @@
+"""Text from outside, so that nothing in it can act on a terminal or mislead who reads it."""
+
+
+def visible(text: str) -> str:
+    """The text with all that does not print (controls, bidirectional marks, odd spaces, …) as escapes."""
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
