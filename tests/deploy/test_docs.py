@@ -1,4 +1,4 @@
-"""What the how-to pages tell people to type works, and what they name is there."""
+"""What the pages on running it tell people to type works, and what they name is there."""
 
 import re
 import shlex
@@ -10,7 +10,7 @@ import yaml
 
 from tests.deploy.files import ALONE, COMPOSE, K8S, OVERLAYS, ROOT, Programs, built, parse
 
-PAGES = [ROOT / "docs" / "how-to" / name for name in ("deploy.md", "local-stack.md")]
+PAGES = [ROOT / "docs" / name for name in ("how-to/deploy.md", "how-to/local-stack.md", "operations/runbook.md")]
 
 
 @pytest.fixture(params=PAGES, ids=lambda path: path.name)

@@ -31,6 +31,7 @@ from tests.deploy.files import (
     ours,
     parse,
 )
+from tests.monitoring.rules import JOB
 from tests.pipeline.test_sigterm import STOP_SECONDS
 from tests.support.apiserver import ApiServer
 
@@ -133,7 +134,13 @@ def test_accepted(installed: ApiServer, manifests: list[Manifest]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overlay", "kind"), [("stages", "Deployment"), ("keda", "ScaledObject"), ("monitoring", "PodMonitor")]
+    ("overlay", "kind"),
+    [
+        ("stages", "Deployment"),
+        ("keda", "ScaledObject"),
+        ("monitoring", "PodMonitor"),
+        ("monitoring", "PrometheusRule"),
+    ],
 )
 def test_unknown_fields_are_refused(installed: ApiServer, tools: Programs, overlay: str, kind: str) -> None:
     """A misspelt field would be found, in what Kubernetes defines and in what operators define."""
@@ -283,11 +290,12 @@ def test_network_policy(deployment: list[Manifest]) -> None:
 
 
 def test_monitored(tools: Programs) -> None:
-    """The monitor finds the pods of every variant."""
+    """The monitor finds the pods of every variant, under the job's name that the rules have."""
     (monitor,) = of("PodMonitor", built(tools.kustomize, K8S / "overlays" / "monitoring"))
     for folder in ALONE:
         for _, labels, pod in pods(built(tools.kustomize, folder)):
             assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
+            assert labels[monitor["spec"]["jobLabel"]] == JOB
             assert monitor["metadata"]["namespace"] == "storms"
             assert pod["containers"][0]["ports"][0]["name"] == monitor["spec"]["podMetricsEndpoints"][0]["port"]
 

@@ -31,6 +31,13 @@ def declared() -> Iterator[tuple[Metric, tuple[str, ...]]]:
             yield family, getattr(metric, "_labelnames", ())
 
 
+def names() -> Iterator[str]:
+    """The names under which Prometheus knows them."""
+    endings = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
+    for family, _ in declared():
+        yield from (f"{family.name}{ending}" for ending in endings.get(family.type, ("",)))
+
+
 def page() -> str:
     """The page as it has to be."""
     return INTRODUCTION + "".join(_row(*metric) for metric in declared())

@@ -1,0 +1,37 @@
+"""The alerting rules, and the PrometheusRule made from them: `python -m tests.monitoring.rules` writes it."""
+
+from typing import Any
+
+import yaml
+
+from tests.deploy.files import K8S
+
+RULES = K8S / "monitoring" / "rules.yaml"
+RESOURCE = K8S / "overlays" / "monitoring" / "prometheus-rule.yaml"
+JOB = "stormfold"
+"""Of the workers in Prometheus, whoever configures it."""
+_HEAD = """\
+# Made from k8s/monitoring/rules.yaml: python -m tests.monitoring.rules
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: stormfold
+spec:
+"""
+
+
+def rules() -> dict[str, Any]:
+    """What Prometheus reads."""
+    found: dict[str, Any] = yaml.safe_load(RULES.read_text())
+    return found
+
+
+def resource() -> str:
+    """The same for the Prometheus operator, as the file has to be."""
+    # Without the comment at its head: it speaks of that file.
+    lines = RULES.read_text().splitlines(keepends=True)
+    return _HEAD + "".join(f"  {line}" if line.strip() else line for line in lines if not line.startswith("#"))
+
+
+if __name__ == "__main__":
+    RESOURCE.write_text(resource())
