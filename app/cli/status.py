@@ -3,8 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import aiohttp
 import click
@@ -15,13 +14,12 @@ from app.cli.output import Output, emit_document, output_option
 from app.config import duration
 from app.errors import StormfoldError
 from app.kafka.client import open_admin
-from app.kafka.committed import Committed, Note, read_committed
 from app.kafka.tail import open_tail
-from app.kafka.topics import partition_counts
 from app.settings import Settings
 from app.stages.watch import POLICY
+from app.status.ask import STAGES, InKafka, InRedis, Place, ask_kafka, ask_redis, closed_until, places, topic_of
 from app.store.client import connect
-from app.store.redis import Clock, Memory, State, Store
+from app.store.redis import Memory, Store
 from app.storm import timestamp
 from app.text import visible
 
@@ -31,8 +29,6 @@ WORKER_SECONDS = 2.0
 """Longest to wait for a worker on this machine."""
 SHOWN = 8
 """Of the partitions of a stage that are behind, most of them first."""
-STAGES = ("intake", "fold", "emit")
-"""Those that read a topic."""
 KEEP = "keep it for longer than the longest outage; `stormfold audit` says what is missing"
 FORGET = "if the topic was created anew, stop the workers and run `stormfold topics --forget`"
 
@@ -53,33 +49,6 @@ class Worker(msgspec.Struct):
 
     ready: bool
     troubles: list[Trouble]
-
-
-class Extent(NamedTuple):
-    """The offsets of a partition."""
-
-    begin: int
-    end: int
-
-
-@dataclass
-class InKafka:
-    """What Kafka says."""
-
-    topics: dict[str, dict[int, Extent]] = field(default_factory=dict)
-    """By stage; without those whose topic is missing."""
-    committed: dict[str, Committed] = field(default_factory=dict)
-
-
-@dataclass
-class InRedis:
-    """What Redis says."""
-
-    memory: Memory
-    state: State | None
-    clock: Clock | None
-    intake: dict[int, int]
-    """What intake had committed."""
 
 
 @click.command(
@@ -120,18 +89,19 @@ async def look(settings: Settings) -> dict[str, Any]:
     async with connect(settings) as redis:
         store = Store(redis, settings.redis_prefix)
         kafka, kept, worker = await asyncio.gather(
-            ask("kafka", _kafka(settings, troubles)), ask("redis", _redis(store)), _worker(settings)
+            ask("kafka", _kafka(settings, troubles)), ask("redis", ask_redis(store)), _worker(settings)
         )
-    lag = _lag(settings, kafka or InKafka(), kept, troubles)
+    lag = _lag([] if kafka is None else list(places(settings, kafka, kept)), troubles)
     if kept is not None and (kept.memory.evicted or (kept.memory.maximum and kept.memory.policy != POLICY)):
         why = f"it may throw keys away: policy {kept.memory.policy}, {kept.memory.evicted} evicted"
         troubles.append(Trouble("redis", why, f"set maxmemory-policy {POLICY}"))
     if worker is not None:
         troubles += [msgspec.structs.replace(trouble, part=f"worker: {trouble.part}") for trouble in worker.troubles]
+    closed = None if kafka is None else closed_until(kafka)
     return {
         "lag": lag,
         "epoch": {} if kept is None else _epoch(kept),
-        "closed_until": None if kafka is None else _closed(kafka),
+        "closed_until": None if closed is None else timestamp(closed),
         "redis": {"url": settings.redis_url_safe} | ({} if kept is None else _memory(kept.memory)),
         "sink": settings.sink,
         "worker": {"address": settings.http, "answers": worker is not None, "ready": worker and worker.ready},
@@ -140,28 +110,11 @@ async def look(settings: Settings) -> dict[str, Any]:
 
 
 async def _kafka(settings: Settings, troubles: list[Trouble]) -> InKafka:
-    found = InKafka()
-    async with open_admin(settings) as admin:
-        present = await partition_counts(admin)
-    async with open_tail(settings) as tail:
-        for stage, topic in _topics(settings).items():
-            if topic not in present:
-                troubles.append(Trouble("kafka", f"topic {topic} is missing", "run `stormfold topics --create`"))
-                continue
-            begins, ends = await tail.begins(topic), await tail.ends(topic)
-            found.topics[stage] = {partition: Extent(begins[partition], end) for partition, end in ends.items()}
-            found.committed[stage] = await read_committed(settings, settings.consumer_group(stage), topic)
+    async with open_admin(settings) as admin, open_tail(settings) as tail:
+        found = await ask_kafka(settings, admin, tail)
+    missing = [topic_of(settings, stage) for stage in STAGES if stage not in found.topics]
+    troubles += [Trouble("kafka", f"topic {topic} is missing", "run `stormfold topics --create`") for topic in missing]
     return found
-
-
-async def _redis(store: Store) -> InRedis:
-    state = await store.load()
-    return InRedis(
-        memory=await store.memory(),
-        state=state,
-        clock=None if state is None else await store.clock(state.epoch),
-        intake={partition: offset for partition, (offset, _) in (await store.kept_intake()).items()},
-    )
 
 
 async def _worker(settings: Settings) -> Worker | None:
@@ -180,36 +133,23 @@ async def _worker(settings: Settings) -> Worker | None:
         return None
 
 
-def _topics(settings: Settings) -> dict[str, str]:
-    return dict(zip(STAGES, (settings.alerts_topic, settings.keyed_topic, settings.storms_topic), strict=True))
-
-
-def _lag(settings: Settings, kafka: InKafka, redis: InRedis | None, troubles: list[Trouble]) -> list[dict[str, Any]]:
+def _lag(found: Sequence[Place], troubles: list[Trouble]) -> list[dict[str, Any]]:
     rows = []
-    for stage, extents in kafka.topics.items():
-        topic = _topics(settings)[stage]
-        positions = {partition: offset for partition, (offset, _) in kafka.committed[stage].items()}
-        if stage == "intake" and redis is not None:
-            positions = redis.intake | positions
-        if stage == "fold" and redis is not None and redis.state is not None:
-            positions = {partition: at.offset for partition, at in redis.state.positions.items()}
-            # Others came later; an epoch keeps to those that it began with.
-            extents = {partition: extent for partition, extent in extents.items() if partition in positions}
-        for partition, (begin, end) in sorted(extents.items()):
-            position = positions.get(partition)
-            rows.append(
-                {
-                    "stage": stage, "topic": topic, "partition": partition, "begin": begin, "end": end,
-                    "position": position, "records": max(0, end - max(begin, position or 0)),
-                }
-            )  # fmt: skip
-            place = f"{topic}-{partition}"
-            if position is not None and position > end:
-                why = f"{place} ends at {end}, before the position {position}: it is not read"
-                troubles.append(Trouble(stage, why, FORGET))
-            elif position is not None and position < begin:
-                why = f"{place}: retention took {begin - position:,} records before they were read"
-                troubles.append(Trouble(stage, why, KEEP))
+    for place in found:
+        (begin, end), position = place.extent, place.position
+        rows.append(
+            {
+                "stage": place.stage, "topic": place.topic, "partition": place.partition, "begin": begin, "end": end,
+                "position": position, "records": place.behind,
+            }
+        )  # fmt: skip
+        where = f"{place.topic}-{place.partition}"
+        if position is not None and position > end:
+            why = f"{where} ends at {end}, before the position {position}: it is not read"
+            troubles.append(Trouble(place.stage, why, FORGET))
+        elif position is not None and position < begin:
+            why = f"{where}: retention took {begin - position:,} records before they were read"
+            troubles.append(Trouble(place.stage, why, KEEP))
     return rows
 
 
@@ -226,13 +166,6 @@ def _epoch(redis: InRedis) -> dict[str, Any]:
         "open_groups": clock.open_groups,
         "oldest_open": None if clock.first_open is None else timestamp(clock.first_open),
     }
-
-
-def _closed(kafka: InKafka) -> str | None:
-    """The newest C in a commit of fold: from there on a rebuild makes storms."""
-    notes: list[Note] = [note for _, note in kafka.committed.get("fold", {}).values()]
-    newest = max((note.c for note in notes if note.c is not None), default=None)
-    return None if newest is None else timestamp(newest)
 
 
 def _memory(memory: Memory) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import asyncio
 import time
 
 import msgspec
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import (
     GroupCoordinatorNotAvailableError,
     GroupLoadInProgressError,
@@ -58,15 +59,20 @@ Committed = dict[int, tuple[int, Note]]
 async def read_committed(settings: Settings, group: str, topic: str) -> Committed:
     """Reads a group's offsets of a topic. Raises `Retry` or `Stop`."""
     async with open_admin(settings) as admin:
-        until = time.monotonic() + COORDINATOR_WAIT
-        while True:
-            try:
-                found = await admin.list_consumer_group_offsets(group)
-                break
-            except _COORDINATOR:
-                if time.monotonic() > until:
-                    raise
-                await asyncio.sleep(0.2)
+        return await committed_offsets(admin, group, topic)
+
+
+async def committed_offsets(admin: AIOKafkaAdminClient, group: str, topic: str) -> Committed:
+    """The same from a client that is there."""
+    until = time.monotonic() + COORDINATOR_WAIT
+    while True:
+        try:
+            found = await admin.list_consumer_group_offsets(group)
+            break
+        except _COORDINATOR:
+            if time.monotonic() > until:
+                raise
+            await asyncio.sleep(0.2)
     return {
         tp.partition: (value.offset, Note.decode(value.metadata))
         for tp, value in found.items()
