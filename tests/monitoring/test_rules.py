@@ -75,6 +75,8 @@ def test_runbook() -> None:
     for name, rule in ALERTS.items():
         assert rule["annotations"]["runbook_url"] == f"{RUNBOOK.relative_to(ROOT)}#{name.lower()}"
         assert rule["labels"]["severity"] in ("info", "warning", "critical")
+        named = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["description"]))
+        assert named <= set(re.findall(r"(\w+)=", CASES[name].labels)), name
         for part in ("Means", "Look", "Do"):
             assert re.search(rf"^\*\*{part}\.\*\* ", sections[name], re.MULTILINE), (name, part)
 

@@ -1,0 +1,150 @@
+"""The Prometheus of the compose file: its command, its files, and a real worker that it scrapes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from app.local.process import HOST, free_port
+from app.settings import Settings
+from tests.deploy.conftest import services as services
+from tests.deploy.conftest import tools as tools
+from tests.deploy.files import K8S, ROOT
+from tests.kubernetes.conftest import built as built
+from tests.monitoring.rules import JOB, RULES
+from tests.monitoring.test_rules import ALERTS
+from tests.support import gobuild
+from tests.support.pipeline import Sent, Workers, alert, drained, publish, record
+from tests.support.prometheus import VERSION, Prometheus, programs, promtool
+from tests.support.servers import until
+from tests.web.metrics_page import names
+
+CONFIG = K8S / "monitoring" / "prometheus.yml"
+
+
+class ComposePrometheus(Prometheus):
+    """With the command of the compose file."""
+
+    options: Sequence[str] = ()
+
+    def prepare(self) -> Sequence[str]:
+        """The same, but for folders and the port."""
+        here = {"/etc/prometheus": str(CONFIG.parent), "/prometheus": str(self.data_dir / "data")}
+        options = [self._here(option, here) for option in self.options]
+        return [str(programs().prometheus), *options, f"--web.listen-address={self.address}"]
+
+    @staticmethod
+    def _here(option: str, here: dict[str, str]) -> str:
+        name, _, value = option.partition("=")
+        for theirs, ours in here.items():
+            if value.startswith(theirs):
+                value = ours + value.removeprefix(theirs)
+                break
+        return f"{name}={value}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prometheus_built(request: pytest.FixtureRequest) -> None:
+    """Builds Prometheus where it is not cached."""
+    gobuild.built(request.config, programs)
+
+
+async def test_compose_command(services: dict[str, Any], tmp_path: Path) -> None:
+    """It takes the command, the configuration and the rules of the compose file."""
+    service = services["prometheus"]
+    assert service["image"] == f"prom/prometheus:v{VERSION}"
+    said = promtool("check", "config", "--lint=all", "--lint-fatal", CONFIG)
+    assert said.returncode == 0, said.stdout
+    prometheus = ComposePrometheus(tmp_path, {})
+    prometheus.options = service["command"]
+    await asyncio.to_thread(prometheus.start)
+    try:
+        groups = (await prometheus.ask("rules"))["groups"]
+        assert {rule["name"] for group in groups for rule in group["rules"]} == ALERTS.keys()
+        (config,) = (await prometheus.ask("status/config")).values()
+        assert yaml.safe_load(config)["scrape_configs"][0]["job_name"] == JOB
+    finally:
+        await asyncio.to_thread(prometheus.stop)
+
+
+def test_compose_files(services: dict[str, Any]) -> None:
+    """What the command reads is mounted there; what it writes survives."""
+    mounts = {mount["target"]: mount for mount in services["prometheus"]["volumes"]}
+    options = dict(option.split("=") for option in services["prometheus"]["command"])
+    config = mounts[options["--config.file"]]
+    assert ROOT / config["source"] == CONFIG
+    for name in yaml.safe_load(CONFIG.read_text())["rule_files"]:
+        target = str(Path(config["target"]).with_name(name))
+        assert ROOT / mounts[target]["source"] == CONFIG.with_name(name)
+    assert mounts[options["--storage.tsdb.path"]]["type"] == "volume"
+
+
+def test_compose_targets(services: dict[str, Any]) -> None:
+    """Each target is a service, at the port that it listens on."""
+    listens = {"kafka-exporter": 9308, "redis-exporter": 9121, "worker": 8080, "emit": 8080}
+    found: dict[str, int] = {}
+    for job in yaml.safe_load(CONFIG.read_text())["scrape_configs"]:
+        for static in job.get("static_configs", []):
+            found |= {host: int(port) for host, _, port in (target.partition(":") for target in static["targets"])}
+        for dns in job.get("dns_sd_configs", []):
+            found |= dict.fromkeys(dns["names"], dns["port"])
+    assert found == listens
+    assert found.keys() <= services.keys()
+    assert Settings().http_address[1] == listens["worker"]
+
+
+@pytest.fixture
+async def watched(topics: Settings, tmp_path: Path) -> AsyncIterator[Prometheus]:
+    """Prometheus with the rules, scraping a worker that has folded something."""
+    port = free_port()
+    with Workers(topics, tmp_path) as workers:
+        workers.start(http=f"{HOST}:{port}")
+        await publish(topics, [Sent(1_780_000_000_000 + n, record(alert(pod=f"p-{n}")), n % 3) for n in range(50)])
+        assert (await drained(topics)).balanced
+        prometheus = Prometheus(tmp_path / "prometheus", {JOB: [f"{HOST}:{port}"]}, [RULES])
+        await asyncio.to_thread(prometheus.start)
+        try:
+            await until(lambda: prometheus.value("stormfold_ready == 1"), what="it is scraped")
+            yield prometheus
+        finally:
+            await asyncio.to_thread(prometheus.stop)
+
+
+async def test_worker_is_scraped(watched: Prometheus) -> None:
+    """Every metric that is declared arrives, but for signs of trouble; values of labels are few."""
+
+    async def silent() -> bool:
+        told = {sample.labels["__name__"] for sample in await watched.query(f'{{job="{JOB}"}}')}
+        return set(names()) - told == {"stormfold_trouble", "stormfold_lost_records"}
+
+    await until(silent, what="every metric arrives")
+    values = {label: set(await watched.ask(f"label/{label}/values")) for label in await watched.ask("labels")}
+    others = ("__name__", "le", "version", "python", "topic")
+    few = {label: found for label, found in values.items() if label not in others}
+    assert few == {
+        "instance": few["instance"],
+        "job": {JOB},
+        "kind": {"retry", "stop"},
+        "outcome": {"created", "exists", "parked"},
+        "partition": {"0", "1", "2"},
+        "stage": {"intake", "fold", "emit"},
+        "storm_class": {"Storm", "Isolated", "Silenced"},
+        "why": {"first", "rebuild", "windows"},
+    }
+    assert len(values["topic"]) == 2
+
+
+async def test_rules_on_a_healthy_worker(watched: Prometheus) -> None:
+    """Every rule is evaluated without an error, and none of them finds anything."""
+
+    async def evaluated() -> bool:
+        rules = [rule for group in (await watched.ask("rules"))["groups"] for rule in group["rules"]]
+        assert not [rule["lastError"] for rule in rules if rule.get("lastError")]
+        return len(rules) == len(ALERTS) and all(rule["health"] == "ok" for rule in rules)
+
+    await until(evaluated, what="every rule is evaluated")
+    await until(lambda: watched.value("count_over_time(up[2s]) >= 4"), what="it is scraped some more times")
+    assert await watched.query("ALERTS") == []
