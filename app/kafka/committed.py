@@ -1,7 +1,7 @@
 """What a consumer group has committed, with the metadata that the consumer drops: event time and C live there.
 
 Intake commits `{"e": event time reached, "b": base of origins, "t": timestamp of the last record}`, fold
-`{"c": C, "h": horizon, "n": number of the epoch, "t": …}`.
+`{"c": C, "h": horizon, "n": number of the epoch, "k": its keyed partitions, "t": …}`.
 """
 
 import asyncio
@@ -34,6 +34,8 @@ class Note(msgspec.Struct, frozen=True, omit_defaults=True):
     """Fold: the horizon. It outlives Redis, so that intake stamps nothing before it."""
     n: int = 0
     """Fold: number of the epoch."""
+    k: int = 0
+    """Fold: how many keyed partitions that has. It outlives Redis: a series must stay in its partition."""
     b: int = 0
     """Intake: added to offsets in origins, so that they ascend although `alerts` was created anew."""
     t: int = -1

@@ -30,7 +30,7 @@ async def ensure_epoch(store: Store, consumer: AIOKafkaConsumer, settings: Setti
         if why is None:
             return await _with_windows(state, store, windows)
         log.warning("the epoch in Redis can't be continued", epoch=state.epoch.number, why=why)
-    partitions = await partitions_of(settings, settings.keyed_topic)
+    partitions = await _keyed_partitions(settings, committed)
     before = state.epoch.number if state else None
     number = 1 + max([before or 0, *(note.n for _, note in committed.values())])
     closed = _newest_closed(committed)
@@ -46,6 +46,14 @@ async def ensure_epoch(store: Store, consumer: AIOKafkaConsumer, settings: Setti
     if state is None:
         raise Retry("the epoch just opened is gone")
     return state
+
+
+async def _keyed_partitions(settings: Settings, committed: Committed) -> range:
+    """As many as the epoch before had, also if the topic has got more since: what was sent once and is sent again would
+    be in another one then, and counted twice."""
+    there = await partitions_of(settings, settings.keyed_topic)
+    _, before = max(((note.n, note.k) for _, note in committed.values()), default=(0, 0))
+    return there[:before] if before else there
 
 
 async def _with_windows(state: State, store: Store, windows: Windows) -> State:

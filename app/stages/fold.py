@@ -76,11 +76,14 @@ class Fold:
         if self._epoch is None:
             return
         self._committed = time.monotonic()
-        number, closed, horizon = self._epoch.number, self._closed, self._horizon
+        epoch, closed, horizon = self._epoch, self._closed, self._horizon
         assigned = self.ingest.assigned()
         await self.ingest.commit(
             {
-                partition: (at.offset, Note(c=closed, h=horizon, n=number, t=at.timestamp).encode())
+                partition: (
+                    at.offset,
+                    Note(c=closed, h=horizon, n=epoch.number, k=epoch.partitions, t=at.timestamp).encode(),
+                )
                 for partition, at in self._positions.items()
                 if partition in assigned
             }

@@ -212,7 +212,9 @@ class Intake:
             now = await self._store.epoch()
             if now is not None:
                 if now.partitions != epoch.partitions:
-                    raise Retry("another epoch has another number of partitions")
+                    # All that was sent is committed, so nothing is sent again to other partitions.
+                    self.ingest.rewind()
+                    return
                 self._epoch = now
                 self._horizon = (await self._store.clock(now)).horizon
         except Retry as error:
