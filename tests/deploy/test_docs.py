@@ -10,10 +10,12 @@ import yaml
 
 from tests.deploy.files import ALONE, COMPOSE, K8S, OVERLAYS, ROOT, Programs, built, parse
 
-PAGES = [ROOT / "docs" / name for name in ("how-to/deploy.md", "how-to/local-stack.md", "operations/runbook.md")]
+DEPLOY = ROOT / "docs" / "how-to" / "deploy.md"
+STACK = ROOT / "docs" / "how-to" / "local-stack.md"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-@pytest.fixture(params=PAGES, ids=lambda path: path.name)
+@pytest.fixture(params=PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def page(request: pytest.FixtureRequest) -> Path:
     """One of the pages."""
     path: Path = request.param
@@ -35,19 +37,28 @@ def typed(page: Path) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in [*lines, *inline]]
 
 
+def anchors(page: Path) -> set[str]:
+    """Names of a page's sections, as links have them."""
+    titles = re.findall(r"^#+ (.+)$", FENCED.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 def test_links(page: Path) -> None:
-    """Links lead to pages that exist."""
-    for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
-        assert (page.parent / link).exists(), link
+    """Links lead to pages that exist, and to sections that they have."""
+    for link, section in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)", page.read_text()):
+        target = page.parent / link if link else page
+        assert target.exists(), link
+        assert not section or section in anchors(target), f"{link}#{section}"
 
 
 def test_stormfold_commands(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every stormfold command exists with these options, inside a container too."""
     monkeypatch.chdir(tmp_path)
-    Path("stormfold.yaml").touch()
+    for name in ("stormfold.yaml", "alerts.json"):
+        Path(name).touch()
     found = [words[words.index("stormfold") + 1 :] for words in typed(page) if "stormfold" in words]
-    commands = [words for words in found if words]
-    assert commands
+    commands = [words for words in found if words and words != ["--help"]]
+    assert commands or page not in (DEPLOY, STACK)
     for words in commands:
         parse(words)
 
@@ -56,7 +67,7 @@ def test_compose_commands() -> None:
     """Services and profiles that are named exist."""
     compose = yaml.safe_load(COMPOSE.read_text())
     profiles = {profile for service in compose["services"].values() for profile in service.get("profiles", [])}
-    text = PAGES[1].read_text()
+    text = STACK.read_text()
     assert set(re.findall(r"--profile (\S+)", text)) == profiles
     named = re.findall(r"docker compose (?:exec|run --detach|restart|rm --stop --force) ([\w-]+)", text)
     assert named and set(named) <= compose["services"].keys()
@@ -67,7 +78,7 @@ def test_files_are_there(page: Path) -> None:
     text = page.read_text()
     for name in re.findall(r"`(k8s/[\w./-]*|\.env)`", text):
         assert (ROOT / name).exists(), name
-    if page == PAGES[0]:
+    if page == DEPLOY:
         assert set(re.findall(r"`((?:base|overlays)[\w/-]*)` \|", text)) == {
             str(path.relative_to(K8S)) for path in [K8S / "base", *OVERLAYS]
         }
@@ -76,7 +87,7 @@ def test_files_are_there(page: Path) -> None:
 @pytest.mark.parametrize("variant", [path for path in ALONE if path != K8S], ids=lambda path: path.name)
 def test_own_folder(tools: Programs, tmp_path: Path, variant: Path) -> None:
     """The page's kustomization works on top of every variant, and what it says arrives."""
-    (text,) = blocks(PAGES[0], "yaml")
+    (text,) = blocks(DEPLOY, "yaml")
     # A checkout lies in the folder, as on the page.
     shutil.copytree(K8S, tmp_path / "stormfold" / "k8s", symlinks=True)
     (tmp_path / "kustomization.yaml").write_text(text.replace("k8s/overlays/keda", str(variant.relative_to(ROOT))))
