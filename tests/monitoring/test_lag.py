@@ -15,9 +15,11 @@ from app import metrics
 from app.kafka.client import client_options
 from app.kafka.committed import read_committed
 from app.kafka.tail import open_tail
+from app.local.kafka import EmbeddedKafka
 from app.local.redis import EmbeddedRedis
 from app.settings import Settings
 from app.worker import Worker
+from tests.support import consumer_groups
 from tests.support.pipeline import Sent, alert, drained, publish, record
 from tests.support.servers import until
 from tests.web.test_web import get, ready, working
@@ -114,8 +116,11 @@ async def test_idle(topics: Settings) -> None:
             await asyncio.sleep(0.1)
 
 
-async def test_stuck(topics: Settings, own_redis: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While fold waits for a frozen Redis its lag grows as Kafka says; what only Redis knows is not told."""
+async def test_stuck(
+    topics: Settings, kafka: EmbeddedKafka, own_redis: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While fold waits for a frozen Redis its lag grows as Kafka says, and as Kafka's own tool does; what only Redis
+    knows is not told."""
     monkeypatch.setattr(metrics, "FRESH_SECONDS", 2.0)
     async with working(topics.model_copy(update={"stages": "fold,close"})) as worker:
         await until(lambda: ready(worker), what="it is ready")
@@ -128,6 +133,8 @@ async def test_stuck(topics: Settings, own_redis: EmbeddedRedis, monkeypatch: py
             assert {partition: n for (_, partition), n in (await lags(worker)).items()} == {0: 400, 1: 0, 2: 100}
             await write(topics, topics.keyed_topic, {1: 250})
             await until(lambda: agreed(worker, 750), what="it tells of more")
+            told_by_kafka = await asyncio.to_thread(consumer_groups.lag, kafka, topics.consumer_group("fold"))
+            assert told_by_kafka == {partition: n for (_, partition), n in (await lags(worker)).items()}
             assert sorted((await told(worker, "stormfold_position")).values()) == [0, 3, 40]
 
             async def unknown() -> bool:

@@ -34,12 +34,12 @@ class Sample(NamedTuple):
 def programs() -> Programs:
     """The cached programs, built first where they are missing. Raises `CannotBuild`."""
     major, minor, patch = VERSION.split(".")
-    module = f"v0.{major}{int(minor):02}.{patch}"
+    module = f"github.com/prometheus/prometheus/cmd/{{}}@v0.{major}{int(minor):02}.{patch}"
     folder = cache_dir() / "prometheus" / f"{VERSION}-dns"
     # Leaving out what asks clouds for targets halves the time; the compose file's Prometheus asks the DNS.
     return Programs(
         *(
-            build(folder / name, f"github.com/prometheus/prometheus/cmd/{name}@{module}", "-tags=remove_all_sd,enable_dns_sd")
+            build(folder / name, module.format(name), "-tags=remove_all_sd,enable_dns_sd")
             for name in Programs._fields
         )
     )

