@@ -8,3 +8,8 @@ def visible(text: str) -> str:
 
 def _escaped(character: str) -> str:
     return character if character.isprintable() else character.encode("unicode_escape").decode()
+
+
+def spelled(text: str) -> str:
+    """The text with the bytes that were not UTF-8 (decoded by `surrogateescape`) as escapes, so that it can be sent."""
+    return text if text.isascii() else text.encode(errors="surrogateescape").decode(errors="backslashreplace")

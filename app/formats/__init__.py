@@ -11,6 +11,7 @@ from app.alert import Incoming, Poison, decode, read_each
 from app.formats import alertmanager, cloudevents, kubernetes_event
 from app.formats.cloudevents import Wrapping
 from app.formats.plain import Alert, incoming
+from app.text import spelled
 
 
 class _Record(Alert, gc=False):
@@ -28,11 +29,14 @@ _values = msgspec.json.Decoder(list[Raw])
 
 
 def parse(value: bytes | None, headers: Sequence[tuple[str, bytes | None]], now: int) -> list[Incoming]:
-    """The alerts of a record, at least one; `now` is its timestamp (ms).
+    """The alerts of a record, at least one; `now` is its timestamp (ms). Header names are decoded by `surrogateescape`.
 
     Raises `Poison` with what is wrong and where, for the record as a whole, if any part of it is not understood.
     What the labels and annotations contain is for `decode_labels` and `decode_annotations` to check.
     """
+    for name, _ in headers:
+        if (sendable := spelled(name)) != name:
+            raise Poison(f"not UTF-8: the name of a header, here {sendable[:64]}")
     if not value:
         raise Poison("no value")
     return _read(value, now, cloudevents.wrapping(headers) if headers else Wrapping.MAY)

@@ -10,6 +10,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from app.errors import DeadLetter
 from app.kafka.client import broker_error, client_options, explain
 from app.settings import Settings
+from app.text import spelled
 
 MAX_BATCH_BYTES = 900_000
 """A record batch stays below the broker's default limit of 1 MiB."""
@@ -63,7 +64,8 @@ class Producer:
             # A record with neither can be read, but the client sends none.
             key = b""
         try:
-            await client.send_and_wait(topic, value, key=key, headers=list(headers))
+            sendable = [(spelled(name), content) for name, content in headers]
+            await client.send_and_wait(topic, value, key=key, headers=sendable)
         except MessageSizeTooLargeError as error:
             # Its sequence number is spent, but the broker has not seen it and takes no later one.
             self._failed(client)

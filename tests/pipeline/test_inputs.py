@@ -6,17 +6,20 @@ from collections import Counter
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 from app.config import Config
 from app.kafka.client import client_options, open_admin
 from app.kafka.topics import create
 from app.kafka.topics import topics as wanted_topics
 from app.settings import Settings
+from tests.support.cli import stormfold
 from tests.support.pipeline import (
     Sent,
     Workers,
     alert,
     batch_model,
+    books,
     drained,
     essence,
     publish,
@@ -283,3 +286,67 @@ async def test_transactions(topics: Settings, workers: Workers, past: int) -> No
     assert await published(topics) == batch_model(
         Config(), [(past, alert("Kept", pod=f"pod-{n}")) for _ in range(9) for n in range(10)]
     )
+
+
+NOT_UTF8 = b"tr\xff\xc3ce"
+"""A header name that no client of this test's would send."""
+
+
+async def send_raw(settings: Settings, topic: str, records: list[tuple[Sent, bool]], codec: int = 0) -> None:
+    """Sends one record batch; those marked have, as the first header, one whose name is `NOT_UTF8`."""
+    builder = _DefaultRecordBatchBuilderPy(2, codec, 0, -1, -1, 0, MB)
+    for offset, (sent, marked) in enumerate(records):
+        headers = [*([("tr__ce", b"1")] if marked else []), *sent.headers]
+        builder.append(offset, sent.time, sent.key, sent.value, headers)
+    builder._buffer = builder._buffer.replace(b"tr__ce", NOT_UTF8)
+    async with AIOKafkaProducer(**client_options(settings)) as producer:
+        batch = producer.create_batch()
+        for sent, _ in records:
+            batch.append(key=sent.key, value=sent.value, timestamp=sent.time)
+        batch.close()
+        batch._buffer = builder.build()
+        await (await producer.send_batch(batch, topic, partition=records[0][0].partition))
+
+
+async def test_header_names_that_are_not_utf8(topics: Settings, workers: Workers, past: int) -> None:
+    """They kill their record, not its neighbours in the batch, and stop neither a worker nor a command, in no topic.
+
+    The record is kept with the name spelled out, and understood when it is published again.
+    """
+    own: Headers = (("trace", b"\xff"), ("empty", None))
+    good = []
+    dead_at: dict[str, Sent] = {}
+    for partition, codec in enumerate((0, 1, 4)):
+        pods = [alert("After", pod=f"pod-{partition}-{n}") for n in range(4)]
+        bad = [(Sent(past, record(alert("Dead", pod=f"pod-{n}")), partition, b"key", own), True) for n in range(2)]
+        fine = [(Sent(past + n, record(pod), partition), False) for n, pod in enumerate(pods)]
+        batch = [*fine[:2], bad[0], fine[2], bad[1], fine[3]]
+        await send_raw(topics, topics.alerts_topic, batch, codec)
+        good += [(past + n, pod) for n, pod in enumerate(pods)]
+        dead_at |= {f"{topics.alerts_topic}-{partition}-{at}": batch[at][0] for at in (2, 4)}
+
+    worker = workers.start()
+    now = await drained(topics)
+    assert (now.balanced, now.open, now.dead) == (True, 0, 6), now
+    assert await published(topics) == batch_model(Config(), sorted(good, key=lambda one: one[0]))
+
+    for topic in (topics.keyed_topic, topics.storms_topic, topics.dead_topic):
+        await send_raw(topics, topic, [(Sent(past, b"junk", 0, b"key"), True)])
+    audited = await stormfold(topics, "audit")
+    listed = json.loads((await stormfold(topics, "dead", "-o", "json")).stdout)
+    shown = await stormfold(topics, "storms", "--class", "all")
+
+    assert audited.returncode == shown.returncode == 0
+    spelled = r"tr\xff\xc3ce"
+    reasons = {letter["origin"]: letter["reason"] for letter in listed}
+    assert {reasons[origin] for origin in dead_at} == {f"not UTF-8: the name of a header, here {spelled}"}
+    dead = [found for found in await read_topic(topics, topics.dead_topic) if found.value != b"junk"]
+    for found in dead:
+        sent = dead_at[dict(found.headers)["stormfold-origin"].decode()]
+        assert outcome(found) == (sent.key, sent.value, [(spelled, b"1"), *own])
+
+    again = [word for origin in dead_at for word in ("--origin", origin)]
+    assert "Published 6 rec" in (await stormfold(topics, "dead", "redrive", *again, "--yes")).stdout
+    now = await books(topics)
+    assert (now.balanced, now.open, now.dead, now.foreign) == (True, 6, 6, 1), now
+    assert worker.poll() is None and "Traceback" not in workers.logs()
