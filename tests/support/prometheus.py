@@ -38,10 +38,7 @@ def programs() -> Programs:
     folder = cache_dir() / "prometheus" / f"{VERSION}-dns"
     # Leaving out what asks clouds for targets halves the time; the compose file's Prometheus asks the DNS.
     return Programs(
-        *(
-            build(folder / name, module.format(name), "-tags=remove_all_sd,enable_dns_sd")
-            for name in Programs._fields
-        )
+        *(build(folder / name, module.format(name), "-tags=remove_all_sd,enable_dns_sd") for name in Programs._fields)
     )
 
 
