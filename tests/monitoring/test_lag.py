@@ -3,9 +3,8 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -27,21 +26,6 @@ from tests.web.test_web import get, ready, working
 BEGIN = 1_780_000_000_000
 Lags = dict[tuple[str, int], int]
 """Records by stage and partition."""
-
-
-@pytest.fixture
-async def own_redis(tmp_path: Path) -> AsyncIterator[EmbeddedRedis]:
-    """One to freeze."""
-    server = EmbeddedRedis(tmp_path / "redis")
-    await asyncio.to_thread(server.start)
-    yield server
-    await asyncio.to_thread(server.kill)
-
-
-@pytest.fixture
-def settings(settings: Settings, own_redis: EmbeddedRedis) -> Settings:
-    """With that Redis."""
-    return settings.model_copy(update={"redis": own_redis.url})
 
 
 @contextmanager

@@ -1,13 +1,16 @@
 """The Prometheus of the compose file: its command, its files, and a real worker that it scrapes."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from redis.asyncio import Redis
 
+from app.config import Config
 from app.local.process import HOST, free_port
 from app.settings import Settings
 from tests.deploy.conftest import services as services
@@ -23,6 +26,7 @@ from tests.support.servers import until
 from tests.web.metrics_page import names
 
 CONFIG = K8S / "monitoring" / "prometheus.yml"
+BEGIN = 1_780_000_000_000
 
 
 class ComposePrometheus(Prometheus):
@@ -101,8 +105,8 @@ async def watched(topics: Settings, tmp_path: Path) -> AsyncIterator[Prometheus]
     """Prometheus with the rules, scraping a worker that has folded something."""
     port = free_port()
     with Workers(topics, tmp_path) as workers:
-        workers.start(http=f"{HOST}:{port}")
-        await publish(topics, [Sent(1_780_000_000_000 + n, record(alert(pod=f"p-{n}")), n % 3) for n in range(50)])
+        workers.start(http=f"{HOST}:{port}", sink=f"directory:{tmp_path / 'storms'}")
+        await publish(topics, [Sent(BEGIN + n, record(alert(pod=f"p-{n}")), n % 3) for n in range(50)])
         assert (await drained(topics)).balanced
         prometheus = Prometheus(tmp_path / "prometheus", {JOB: [f"{HOST}:{port}"]}, [RULES])
         await asyncio.to_thread(prometheus.start)
@@ -137,6 +141,15 @@ async def test_worker_is_scraped(watched: Prometheus) -> None:
     assert len(values["topic"]) == 2
 
 
+async def test_delay_of_a_storm(watched: Prometheus) -> None:
+    """How late a storm becomes a resource is told from its own times: here from long ago."""
+    delay = "stormfold_over_to_written_seconds"
+    await until(lambda: watched.value(f"{delay}_count == 1"), what="the storm is written")
+    windows = Config().windows
+    over = BEGIN + 49 + windows.gap + 1 + windows.grace
+    assert await watched.value(f"{delay}_sum") == pytest.approx(time.time() - over / 1000, abs=60)
+
+
 async def test_rules_on_a_healthy_worker(watched: Prometheus) -> None:
     """Every rule is evaluated without an error, and none of them finds anything."""
 
@@ -147,4 +160,32 @@ async def test_rules_on_a_healthy_worker(watched: Prometheus) -> None:
 
     await until(evaluated, what="every rule is evaluated")
     await until(lambda: watched.value("count_over_time(up[2s]) >= 4"), what="it is scraped some more times")
-    assert await watched.query("ALERTS") == []
+
+    async def quiet() -> bool:
+        return not await watched.query("ALERTS")
+
+    await until(quiet, what="no alert has begun")
+
+
+async def test_rules_on_a_full_redis(watched: Prometheus, topics: Settings) -> None:
+    """What a worker tells of a Redis without room, and of a record that nobody understands, has the alerts begin."""
+
+    async def begun() -> set[str]:
+        return {sample.labels["alertname"] for sample in await watched.query("ALERTS")}
+
+    async with Redis.from_url(topics.redis) as redis:
+        await redis.config_set("maxmemory", "1")
+        await publish(topics, [Sent(BEGIN, b"?")])
+        full = {"StormfoldRedisMemoryHigh", "StormfoldRedisMemoryCritical", "StormfoldNotReady"}
+        counted = {"StormfoldRedisRefuses", "StormfoldDeadLetters"}
+
+        async def told() -> bool:
+            return await begun() == full | counted
+
+        await until(told, what="the alerts begin")
+        await redis.config_set("maxmemory", "512mb")
+
+        async def over() -> bool:
+            return await begun() == counted
+
+        await until(over, what="those that are over end")
