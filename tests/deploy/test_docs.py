@@ -63,6 +63,13 @@ def test_stormfold_commands(page: Path, tmp_path: Path, monkeypatch: pytest.Monk
         parse(words)
 
 
+def test_tests_are_there(page: Path) -> None:
+    """Tests that a page names as its proof exist."""
+    for file, _, name in re.findall(r"`(tests/[\w/]+\.py)(::(\w+))?`", page.read_text()):
+        assert not name or re.search(rf"def {name}\b", (ROOT / file).read_text()), f"{file}::{name}"
+        assert (ROOT / file).exists(), file
+
+
 def test_compose_commands() -> None:
     """Services and profiles that are named exist."""
     compose = yaml.safe_load(COMPOSE.read_text())
