@@ -117,16 +117,24 @@ async def watched(topics: Settings, tmp_path: Path) -> AsyncIterator[Prometheus]
             await asyncio.to_thread(prometheus.stop)
 
 
-async def test_worker_is_scraped(watched: Prometheus) -> None:
-    """Every metric that is declared arrives, but for signs of trouble; values of labels are few."""
+async def test_healthy_worker(watched: Prometheus) -> None:
+    """Every metric arrives but for signs of trouble, values of labels are few, a storm's delay is told from its own
+    times, and every rule is evaluated and finds nothing."""
+    await _everything_arrives(watched)
+    await _delay_of_a_storm(watched)
+    await _rules_find_nothing(watched)
 
+
+async def _everything_arrives(watched: Prometheus) -> None:
     async def silent() -> bool:
         told = {sample.labels["__name__"] for sample in await watched.query(f'{{job="{JOB}"}}')}
         return set(names()) - told == {"stormfold_trouble", "stormfold_lost_records"}
 
     await until(silent, what="every metric arrives")
-    values = {label: set(await watched.ask(f"label/{label}/values")) for label in await watched.ask("labels")}
-    others = ("__name__", "le", "version", "python", "topic")
+    own = {"match[]": f'{{job="{JOB}", __name__=~"stormfold_.*"}}'}
+    labels = await watched.ask("labels", **own)
+    values = {label: set(await watched.ask(f"label/{label}/values", **own)) for label in labels}
+    others = ("__name__", "le", "version", "python", "topic", "part")
     few = {label: found for label, found in values.items() if label not in others}
     assert few == {
         "instance": few["instance"],
@@ -141,8 +149,7 @@ async def test_worker_is_scraped(watched: Prometheus) -> None:
     assert len(values["topic"]) == 2
 
 
-async def test_delay_of_a_storm(watched: Prometheus) -> None:
-    """How late a storm becomes a resource is told from its own times: here from long ago."""
+async def _delay_of_a_storm(watched: Prometheus) -> None:
     delay = "stormfold_over_to_written_seconds"
     await until(lambda: watched.value(f"{delay}_count == 1"), what="the storm is written")
     windows = Config().windows
@@ -150,9 +157,7 @@ async def test_delay_of_a_storm(watched: Prometheus) -> None:
     assert await watched.value(f"{delay}_sum") == pytest.approx(time.time() - over / 1000, abs=60)
 
 
-async def test_rules_on_a_healthy_worker(watched: Prometheus) -> None:
-    """Every rule is evaluated without an error, and none of them finds anything."""
-
+async def _rules_find_nothing(watched: Prometheus) -> None:
     async def evaluated() -> bool:
         rules = [rule for group in (await watched.ask("rules"))["groups"] for rule in group["rules"]]
         assert not [rule["lastError"] for rule in rules if rule.get("lastError")]
