@@ -111,7 +111,7 @@ async def run(
         watch = Watch(place)
         tasks = [asyncio.create_task(place.producer.run()), asyncio.create_task(watch.run())]
         try:
-            await until(lambda: watch.looks and watch.looks[-1].ready, 60, "all workers are ready")
+            await until(lambda: watch.looks and not watch.looks[-1].troubles, 60, "all workers are ready")
             ends = time.monotonic() + minutes * 60 if minutes else None
             for turn in turns if minutes else islice(turns, len(names)):
                 if ends and time.monotonic() > ends:

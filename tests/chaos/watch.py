@@ -42,8 +42,8 @@ class Look(NamedTuple):
     """Σ of the positions of the keyed topic, never falling: what is folded again is no progress."""
     behind: float
     """Seconds between now and the horizon."""
-    ready: bool
-    """Whether every worker says that it is."""
+    troubles: tuple[str, ...]
+    """Of the workers that are not ready."""
 
 
 class Held(NamedTuple):
@@ -95,10 +95,12 @@ class Watch:
                 return 0.0
             look = self.looks[-1]
             caught_up = look.unread <= before.unread + slack and look.behind <= before.behind + 2.0
-            return look.at if look.ready and caught_up and look.unwritten <= before.unwritten + 20 else 0.0
+            return look.at if caught_up and look.unwritten <= before.unwritten + 20 and not look.troubles else 0.0
 
-        found: float = await until(well, seconds, "the pipeline is as it was before")
-        return found
+        try:
+            return float(await until(well, seconds))
+        except AssertionError as error:
+            raise AssertionError(f"not as before after {seconds:.0f} s: {before}, now {self.looks[-1]}") from error
 
     def longest_stop(self, begin: float, end: float) -> float:
         """Seconds of the longest span without progress that touches the time between."""
@@ -127,8 +129,8 @@ class Watch:
         emitting = [settings, *([world.others.settings] if world.others else [])]
         unwritten = sum([await self._uncommitted(tail, each, "emit", each.storms_topic) for each in emitting])
         behind = time.time() - clock.horizon / 1000
-        ready = all(await asyncio.gather(*(slot.ready() for slot in world.everybody)))
-        self.looks.append(Look(time.monotonic(), unread, unwritten, clock.open_groups, self._folded, behind, ready))
+        troubles = tuple(filter(None, await asyncio.gather(*(slot.trouble() for slot in world.everybody))))
+        self.looks.append(Look(time.monotonic(), unread, unwritten, clock.open_groups, self._folded, behind, troubles))
 
     async def _unread(self, tail: Tail, topic: str, reached: dict[int, int]) -> int:
         return sum(max(0, end - reached.get(p, 0)) for p, end in (await tail.ends(topic)).items())

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,13 +64,21 @@ class Slot:
         """Whether somebody is there."""
         return self.process is not None and self.process.poll() is None
 
+    async def trouble(self) -> str:
+        """What the worker there says that keeps it from its work; empty if it is ready."""
+        timeout = aiohttp.ClientTimeout(total=1.0)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as session,
+                session.get(f"http://{self.http}/readyz") as answer,
+            ):
+                return "" if answer.status == 200 else await answer.text()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            return f"no answer: {error!r}"
+
     async def ready(self) -> bool:
-        """Whether the worker there says that it is."""
-        with suppress(aiohttp.ClientError, TimeoutError):
-            timeout = aiohttp.ClientTimeout(total=1.0)
-            async with aiohttp.ClientSession(timeout=timeout) as session:
-                return (await session.get(f"http://{self.http}/readyz")).status == 200
-        return False
+        """Whether it says that it is."""
+        return not await self.trouble()
 
     def resident(self) -> int:
         """Bytes of memory that the worker holds."""
@@ -199,7 +207,8 @@ class World:
 
     async def lead_to_redis(self) -> None:
         """All ways to Redis lead to `redis` from now on."""
-        await asyncio.gather(*(slot.redis.point(self.redis.address) for slot in [*self.slots, *self.everybody]))
+        slots = {id(slot): slot for slot in [*self.slots, *self.everybody]}
+        await asyncio.gather(*(slot.redis.point(self.redis.address) for slot in slots.values()))
         self.settings = self.settings.model_copy(update={"redis": self.redis.url})
 
     async def _mount(self) -> None:
