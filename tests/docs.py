@@ -28,7 +28,7 @@ def settings_table() -> str:
     for name, field in Settings.model_fields.items():
         default = "" if field.default_factory or field.default is None else f"`{field.default}`"
         rows.append((f"`{variable(name)}`", default, _meaning(field)))
-    return _table(("variable", "default", "meaning"), rows)
+    return table(("variable", "default", "meaning"), rows)
 
 
 def configuration_tables() -> str:
@@ -50,7 +50,7 @@ def redis_keys() -> str:
             if isinstance(member, property) and name != "root":
                 key = getattr(keys, name).removeprefix("<prefix>:{0}:")
                 rows.append((f"`{prefix}{key}`", " ".join(str(member.__doc__).split())))
-    return _table(("key", "type, time to live, content"), rows)
+    return table(("key", "type, time to live, content"), rows)
 
 
 def redis_scripts() -> str:
@@ -69,7 +69,7 @@ def topics_table() -> str:
     for topic in topics(Settings()):
         needs = [f"`{s.name}={s.value}`" + (f": {s.why}" if s.why else "") for s in topic.settings]
         rows.append((f"`{topic.name}`", topic.purpose, "<br>".join(needs)))
-    return _table(("topic", "holds", "settings"), rows)
+    return table(("topic", "holds", "settings"), rows)
 
 
 BLOCKS = {
@@ -108,7 +108,7 @@ def _parts(part: type[Part], title: str, defaults: dict[str, Any]) -> Iterator[s
         else:
             shown = "required" if field.is_required() else _shown(default)
         rows.append((f"`{name}`", shown, _meaning(field)))
-    yield f"## {title}\n\n{_table(('key', 'default', 'meaning'), rows)}"
+    yield f"## {title}\n\n{table(('key', 'default', 'meaning'), rows)}"
     for inner, heading, values in below:
         yield from _parts(inner, heading, values)
 
@@ -130,7 +130,8 @@ def _meaning(field: FieldInfo) -> str:
     return " ".join(field.description.split())
 
 
-def _table(heading: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+def table(heading: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """A table in Markdown."""
     lines = [heading, ("---",) * len(heading), *rows]
     return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
 

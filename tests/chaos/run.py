@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from itertools import combinations, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +19,8 @@ from typing import NamedTuple
 from app.config import loads
 from tests.chaos.faults import CLUSTER, DISK, FAULTS
 from tests.chaos.load import load
-from tests.chaos.truth import Verdict, judge
+from tests.chaos.page import Outcome, Report, write
+from tests.chaos.truth import judge
 from tests.chaos.watch import Watch
 from tests.chaos.world import PARTITIONS, WINDOWS, World, world
 from tests.support.servers import until
@@ -28,6 +28,8 @@ from tests.support.servers import until
 RATE = 3_000
 """Alerts a second."""
 WRONG_SHOWN = 20
+WATCHED = 1 / 3
+"""Of the run, how long a worker must have lived for its memory to be told of."""
 RECOVERY = 120.0
 """Seconds after which a pipeline that has not recovered never will."""
 
@@ -49,30 +51,6 @@ class Turn(NamedTuple):
 
     rest: float
     strikes: tuple[Strike, ...]
-
-
-class Outcome(NamedTuple):
-    """What a turn did."""
-
-    faults: tuple[str, ...]
-    begin: int
-    """Wall-clock time (ms) of its beginning, and of the recovery."""
-    end: int
-    under_way: int
-    """Alerts that were unread when it began, or came until the recovery."""
-    stop: float
-    """Seconds of the longest span without progress."""
-    recovery: float
-    """Seconds from the end of the last fault until all was as before."""
-
-
-@dataclass
-class Report:
-    """A whole run."""
-
-    seed: int
-    outcomes: list[Outcome] = field(default_factory=list)
-    verdict: Verdict | None = None
 
 
 def schedule(seed: int, names: Sequence[str]) -> Iterator[Turn]:
@@ -106,7 +84,8 @@ async def run(
     planned = load(seed, rate, loads(WINDOWS, "windows").windows, PARTITIONS)
     turns = schedule(seed, names)
     parts = {FAULTS[name].part for name in names}
-    report = Report(seed)
+    outcomes = []
+    started = time.monotonic()
     async with world(folder, planned, disk=DISK in parts, cluster=CLUSTER in parts) as place:
         watch = Watch(place)
         tasks = [asyncio.create_task(place.producer.run()), asyncio.create_task(watch.run())]
@@ -116,13 +95,14 @@ async def run(
             for turn in turns if minutes else islice(turns, len(names)):
                 if ends and time.monotonic() > ends:
                     break
-                report.outcomes.append(await _take(turn, place, watch, rate))
+                outcomes.append(await _take(turn, place, watch, rate))
             place.producer.stopped.set()
             await tasks[0]
             await until(
                 lambda: watch.looks[-1].open == watch.looks[-1].unwritten == 0, 120, "all is closed and written"
             )
-            report.verdict = await judge(place)
+            lives = watch.lives((time.monotonic() - started) * WATCHED)
+            return Report(seed, rate, minutes or 0.0, outcomes, await judge(place), lives)
         except BaseException:
             tell(f"seed {seed} failed; logs in {folder}")
             raise
@@ -131,7 +111,6 @@ async def run(
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
-    return report
 
 
 async def _take(turn: Turn, place: World, watch: Watch, rate: int) -> Outcome:
@@ -168,6 +147,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10_000))
     parser.add_argument("--minutes", type=float, help="without it each fault has one turn")
     parser.add_argument("--faults", help=f"some of {','.join(FAULTS)}", default=",".join(FAULTS))
+    parser.add_argument("--page", action="store_true", help="write the table of docs/reliability.md")
     parser.add_argument("--rate", type=int, default=RATE, help="alerts a second")
     options = parser.parse_args()
     names = options.faults.split(",")
@@ -176,13 +156,16 @@ def main() -> None:
     tell(f"seed {options.seed}")
     folder = Path(tempfile.mkdtemp(prefix="stormfold-chaos-"))
     report = asyncio.run(run(options.seed, names, folder, rate=options.rate, minutes=options.minutes))
-    assert report.verdict
-    tell(f"{report.verdict.books} late={report.verdict.late} storms={report.verdict.storms} "
-         f"written={report.verdict.written}")  # fmt: skip
+    tell(f"{report.verdict.books} {report.verdict.late} late, {report.verdict.storms} storms, in sinks: "
+         f"{report.verdict.written}")  # fmt: skip
+    for life in report.lives:
+        tell(str(life))
     for wrong in report.verdict.wrong[:WRONG_SHOWN]:
         tell(f"WRONG: {wrong}")
     if len(report.verdict.wrong) > WRONG_SHOWN:
         tell(f"{len(report.verdict.wrong) - WRONG_SHOWN} more are wrong")
+    if options.page:
+        write(report)
     sys.exit(bool(report.verdict.wrong))
 
 

@@ -56,6 +56,15 @@ class Held(NamedTuple):
     descriptors: int
 
 
+class Life(NamedTuple):
+    """What one worker held: medians of the first and of the last third of the time that it was watched."""
+
+    minutes: float
+    resident: tuple[float, float]
+    """Bytes."""
+    descriptors: tuple[float, float]
+
+
 class Watch:
     """Keeps its looks."""
 
@@ -107,6 +116,24 @@ class Watch:
         last = max((at for at in self.moved if at <= begin), default=begin)
         moments = [last, *(at for at in self.moved if begin < at <= end), end]
         return max(later - earlier for earlier, later in pairwise(moments))
+
+    def lives(self, seconds: float) -> list[Life]:
+        """Of the workers that were watched for at least so long."""
+        found = []
+        for pid in dict.fromkeys(held.pid for held in self.held):
+            mine = [held for held in self.held if held.pid == pid]
+            lived = mine[-1].at - mine[0].at
+            if lived >= seconds:
+                thirds = (
+                    [held for held in mine if held.at <= mine[0].at + lived / 3],
+                    [held for held in mine if held.at >= mine[-1].at - lived / 3],
+                )
+                resident, descriptors = (
+                    tuple(statistics.median(getattr(held, what) for held in third) for third in thirds)
+                    for what in ("resident", "descriptors")
+                )
+                found.append(Life(lived / 60, resident, descriptors))
+        return found
 
     async def _look(self, tail: Tail) -> None:
         world = self._world
