@@ -54,7 +54,7 @@ def test_links(page: Path) -> None:
 def test_stormfold_commands(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every stormfold command exists with these options, inside a container too."""
     monkeypatch.chdir(tmp_path)
-    for name in ("stormfold.yaml", "alerts.json"):
+    for name in ("stormfold.yaml", "alerts.json", "alert.json"):
         Path(name).touch()
     found = [words[words.index("stormfold") + 1 :] for words in typed(page) if "stormfold" in words]
     commands = [words for words in found if words and words != ["--help"]]

@@ -1,0 +1,24 @@
+"""The producer that the page on publishing alerts shows."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+from app.config import Config
+from app.series import SeriesReader
+from app.settings import Settings
+from tests.deploy.test_docs import blocks
+from tests.support.pipeline import read_topic
+
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "produce-alerts.md"
+
+
+async def test_producer(topics: Settings) -> None:
+    """It publishes one record, which is one alert with the labels that it shows."""
+    (program,) = blocks(PAGE, "python")
+    program = program.replace("127.0.0.1:9092", topics.kafka).replace('"alerts"', f'"{topics.alerts_topic}"')
+    await asyncio.to_thread(subprocess.run, [sys.executable, "-c", program], check=True)
+    (published,) = await read_topic(topics, topics.alerts_topic)
+    ((keyed, resolved),) = SeriesReader(Config()).understand(published.value, published.headers, published.timestamp)
+    assert not resolved and b'"DiskFull"' in published.value and keyed.key
