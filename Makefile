@@ -1,6 +1,6 @@
 # Everything runs from .venv, which is made on first use and again when the lock changes. Needs Python 3.11 or newer.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench lock
+.PHONY: help demo test lint bench soak lock
 
 BIN := .venv/bin
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -23,6 +23,10 @@ lint: $(BIN)/.project  ## style, types, import layers
 
 bench: $(BIN)/.project  ## alerts a second through one worker (ROUNDS=3)
 	@$(BIN)/python -m tests.benchmarks.throughput $(ROUNDS)
+
+soak: $(BIN)/.project  ## faults against a steady load (MINUTES=30 SEED= RATE=3000): docs/reliability.md
+	@$(BIN)/python -m tests.chaos.run --page --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) \
+		$(if $(RATE),--rate $(RATE))
 
 lock: $(BIN)/.dependencies  ## new locks from pyproject.toml (UPGRADE=--upgrade for newer versions)
 	$(COMPILE) --output-file requirements.lock

@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import logging
 import random
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +23,9 @@ from tests.chaos.load import load
 from tests.chaos.page import Outcome, Report, write
 from tests.chaos.truth import judge
 from tests.chaos.watch import Watch
-from tests.chaos.world import PARTITIONS, WINDOWS, World, world
+from tests.chaos.world import PARTITIONS, ROOT, WINDOWS, World, world
+from tests.support.apiserver import binaries
+from tests.support.gobuild import CannotBuild
 from tests.support.servers import until
 
 RATE = 3_000
@@ -136,6 +139,20 @@ async def _strike(strike: Strike, place: World) -> None:
         await asyncio.sleep(strike.seconds)
 
 
+def possible(names: Sequence[str]) -> list[str]:
+    """Those of the faults that this machine allows."""
+    missing = {}
+    if subprocess.run([*ROOT, "true"], check=False).returncode:
+        missing[DISK] = "only root can make a disk"
+    try:
+        binaries()
+    except CannotBuild as error:
+        missing[CLUSTER] = str(error)
+    for part, why in missing.items():
+        tell(f"without faults of the {part}: {why}")
+    return [name for name in names if FAULTS[name].part not in missing]
+
+
 def tell(text: str) -> None:
     """A line for whoever watches."""
     print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)
@@ -150,7 +167,7 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="write the table of docs/reliability.md")
     parser.add_argument("--rate", type=int, default=RATE, help="alerts a second")
     options = parser.parse_args()
-    names = options.faults.split(",")
+    names = possible(options.faults.split(","))
     # That the broker is away is no news here.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     tell(f"seed {options.seed}")

@@ -3,17 +3,28 @@
 from itertools import islice
 from pathlib import Path
 
+import pytest
+
 from app.config import loads
 from tests.chaos.faults import FAULTS
 from tests.chaos.load import load
 from tests.chaos.run import run, schedule
+from tests.chaos.toxiproxy import program
 from tests.chaos.world import PARTITIONS, WINDOWS
+from tests.support import gobuild
 
 SEED = 20_261_123
 CHEAP = ("worker-killed", "redis-flushed", "kafka-killed")
 """Those that cost seconds."""
 
 
+@pytest.fixture(scope="module")
+def toxiproxy(request: pytest.FixtureRequest) -> None:
+    """Builds it where it is not cached."""
+    gobuild.built(request.config, program)
+
+
+@pytest.mark.usefixtures("toxiproxy")
 async def test_nothing_lost_nothing_twice(tmp_path: Path) -> None:
     """Each cheap fault once while alerts flow: the books balance, and names, counts, members and times are those that
     the log decides; every alert was keyed once, every storm is in the sink once."""

@@ -4,6 +4,7 @@ Built from its Go module once and kept in the user's cache.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -22,9 +23,13 @@ class Toxiproxy(ServerProcess):
 
     def prepare(self) -> Sequence[str]:
         """Builds it first where it is missing."""
-        program = cache_dir() / "toxiproxy" / VERSION / "server"
-        build(program, f"github.com/Shopify/toxiproxy/v2/cmd/server@{VERSION}")
-        return [str(program), "-host", HOST, "-port", str(self.port)]
+        return [str(program()), "-host", HOST, "-port", str(self.port)]
+
+
+def program() -> Path:
+    """The cached program, built first where it is missing; raises `CannotBuild`."""
+    path = cache_dir() / "toxiproxy" / VERSION / "server"
+    return build(path, f"github.com/Shopify/toxiproxy/v2/cmd/server@{VERSION}")
 
 
 class Proxy:
