@@ -8,6 +8,7 @@ import logging
 import re
 import sys
 import time
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TextIO
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -20,6 +21,8 @@ from app.settings import Settings
 from app.text import visible
 
 HIDDEN = "***"
+KEPT: deque[EventDict] = deque(maxlen=50)
+"""The last warnings and errors of this process, without credentials, oldest first."""
 QUIET = ("aiohttp", "aiokafka", "asyncio", "faust", "kubernetes", "mode", "urllib3")
 """Libraries that tell of each connection, request or service: of them only warnings are shown, at any level."""
 REPEAT_SECONDS = 60.0
@@ -66,7 +69,7 @@ def configure(
     handler.setFormatter(
         ProcessorFormatter(
             foreign_pre_chain=every,
-            processors=[ProcessorFormatter.remove_processors_meta, _Redact(secrets), *render],
+            processors=[ProcessorFormatter.remove_processors_meta, _Redact(secrets), _keep, *render],
         )
     )
     logging.basicConfig(handlers=[handler], level=level, force=True)
@@ -149,6 +152,13 @@ class _Redact:
     def _text(self, text: str) -> str:
         text = _IN_URL.sub(HIDDEN, text)
         return self._known.sub(HIDDEN, text) if self._known else text
+
+
+def _keep(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Keeps what a person should see."""
+    if event["level"] in ("warning", "error", "critical"):
+        KEPT.append(dict(event))
+    return event
 
 
 def _printable(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

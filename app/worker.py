@@ -22,6 +22,7 @@ from app.stages.fold import Fold
 from app.stages.intake import Intake
 from app.stages.retain import Retain
 from app.stages.watch import Watch
+from app.status.live import open_live
 from app.store.client import connect
 from app.store.redis import Store
 from app.web.server import Web
@@ -74,7 +75,10 @@ class Worker:
         self.redis: Redis = connect(settings)
         self.store = Store(self.redis, settings.redis_prefix)
         self.watch = Watch(config, self.store, self.health)
-        self.web = Web(settings.http_address, self.health, lambda: [stage.ingest for stage in self.stages])
+        self.web = Web(
+            settings.http_address, self.health, lambda: [stage.ingest for stage in self.stages],
+            lambda: open_live(settings, config, self.store),
+        )  # fmt: skip
         self.close: Close | None = None
         self.stages: list[Stage] = []
         self.app = _App(
@@ -145,7 +149,7 @@ class Worker:
     async def stop(self) -> None:
         """Stops the ingest first, so that agents end with nothing in hand. One that fails keeps none from stopping."""
         for stopping in (
-            [stage.ingest.stop() for stage in self.stages],
+            [self.web.end_page(), *(stage.ingest.stop() for stage in self.stages)],
             [self.app.stop()],
             [stage.stop() for stage in self.stages],
             [self.redis.aclose(), self.web.stop()],

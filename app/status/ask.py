@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from aiokafka.admin import AIOKafkaAdminClient
 
-from app.kafka.committed import Committed, committed_offsets
+from app.kafka.committed import Committed, committed_offsets, newest_closed
 from app.kafka.tail import Tail
 from app.kafka.topics import partition_counts
 from app.settings import Settings
@@ -103,5 +103,4 @@ def places(settings: Settings, kafka: InKafka, redis: InRedis | None) -> Iterato
 
 def closed_until(kafka: InKafka) -> int | None:
     """The newest C in a commit of fold (ms): every storm that begins before it is published."""
-    notes = [note for _, note in kafka.committed.get("fold", {}).values()]
-    return max((note.c for note in notes if note.c is not None), default=None)
+    return newest_closed(kafka.committed.get("fold", {}))

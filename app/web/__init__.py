@@ -1,1 +1,1 @@
-"""What a worker shows over HTTP: health, readiness, metrics."""
+"""What a worker shows over HTTP: health, readiness, metrics, the status page."""

@@ -10,24 +10,22 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 from app import metrics
 from app.errors import Stop
 from app.health import Health
+from app.web.page import OpenLive, Page
 from app.web.state import Feeds, State
 
-INDEX = """\
-stormfold worker
-/healthz  200 while every part gets on, else 503 with those that do not
-/readyz   200 while it can do its work, else 503 with what keeps it from it
-/metrics  for Prometheus
-"""
 NOT_KEPT = {"Cache-Control": "no-store"}
 
 
 class Web:
-    """Listens on `address`, host and port, from `start` to `stop`."""
+    """Listens on `address`, host and port, from `start` to `stop`; with `open_live` there is a status page."""
 
-    def __init__(self, address: tuple[str, int], health: Health, feeds: Feeds) -> None:
+    def __init__(
+        self, address: tuple[str, int], health: Health, feeds: Feeds, open_live: OpenLive | None = None
+    ) -> None:
         self._address = address
         self._feeds = feeds
         self._state = State(health, feeds)
+        self._page = None if open_live is None else Page(self._state, open_live)
         self._expose = make_aiohttp_handler(metrics.REGISTRY)
         self._runner: web.AppRunner | None = None
 
@@ -42,12 +40,13 @@ class Web:
         app = web.Application()
         app.add_routes(
             [
-                web.get("/", self._index),
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._metrics),
             ]
         )
+        if self._page is not None:
+            app.add_routes([web.get("/", self._page.index), web.get("/events", self._page.events)])
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         host, port = self._address
@@ -61,13 +60,15 @@ class Web:
             ) from error
         self._runner = runner
 
+    async def end_page(self) -> None:
+        """Ends the status page, whoever looks at it; the rest goes on."""
+        if self._page is not None:
+            await self._page.stop()
+
     async def stop(self) -> None:
         """Lets go of the port."""
         if self._runner is not None:
             await self._runner.cleanup()
-
-    async def _index(self, _: web.Request) -> web.Response:
-        return web.Response(text=INDEX)
 
     async def _healthz(self, _: web.Request) -> web.Response:
         dead = self._state.dead()

@@ -1,0 +1,85 @@
+"""The status page while an incident goes on, as the docs show it: `python -m tests.web.screenshot` takes it anew."""
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+from playwright.async_api import ViewportSize
+
+from app.kafka.client import open_admin
+from app.kafka.topics import create, topics
+from app.local.incident import CLUSTER, incident
+from app.local.kafka import EmbeddedKafka
+from app.local.process import free_port
+from app.local.redis import EmbeddedRedis
+from app.settings import Settings
+from tests.support.chromium import chromium
+from tests.support.pipeline import Sent, Workers, publish
+from tests.support.servers import until
+
+PICTURE = Path(__file__).parents[2] / "docs" / "status-page.png"
+PARTITIONS = 4
+STRETCH = 15
+"""The incident is told in seconds; this makes minutes of them."""
+UNTIL = 2.3
+"""Seconds of it that are told: later on there is more than fits into a picture."""
+EARLIER = 20 * 60
+"""How long ago another one began that is over (s)."""
+SIZE = ViewportSize(width=1420, height=1000)
+
+
+def told(seed: int, cluster: str, start: float) -> Iterator[Sent]:
+    """What the first part of an incident in that cluster, `start` seconds ago, brings to Kafka."""
+    begin = time.time() - start
+    for number, record in enumerate(incident(seed, round(begin * 1000))):
+        if record.at < UNTIL:
+            value = record.value.replace(f'"{CLUSTER}"'.encode(), f'"{cluster}"'.encode())
+            yield Sent(round((begin + record.at * STRETCH) * 1000), value, number % PARTITIONS, headers=record.headers)
+
+
+async def take(folder: Path) -> None:
+    """Starts everything, tells two incidents, and takes the picture in the middle of the second."""
+    kafka, redis = EmbeddedKafka(folder / "kafka"), EmbeddedRedis(folder / "redis")
+    kafka.start()
+    redis.start()
+    try:
+        settings = Settings(
+            kafka=kafka.bootstrap,
+            redis=redis.url,
+            http=f"127.0.0.1:{free_port()}",
+            sink=f"directory:{folder / 'storms'}",
+        )
+        async with open_admin(settings) as admin:
+            await create(admin, topics(settings, PARTITIONS, past=True))
+        await publish(settings, told(1, "eu2", EARLIER))
+        await publish(settings, told(2, CLUSTER, UNTIL * STRETCH))
+        with Workers(settings, folder) as workers:
+            workers.start()
+            await until(lambda: _shows(settings), 60, "storms are forming and written")
+            async with chromium() as browser:
+                page = await browser.new_page(viewport=SIZE, device_scale_factor=1)
+                await page.goto(f"http://{settings.http}/")
+                await page.locator("#live[data-state=live]").wait_for()
+                await page.screenshot(path=PICTURE, full_page=True)
+                print(f"{PICTURE}: {PICTURE.stat().st_size / 1000:.0f} kB")
+    finally:
+        redis.stop()
+        kafka.stop()
+
+
+async def _shows(settings: Settings) -> bool:
+    async with aiohttp.ClientSession() as session:
+        try:
+            async with session.get(f"http://{settings.http}/") as answer:
+                text = await answer.text()
+        except aiohttp.ClientError:
+            return False
+    return "</bdi> <small>kubepod" in text and 'class="waiting"' not in text and ">Ready<" in text
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(take(Path(folder)))
