@@ -135,9 +135,10 @@ class Ingest(Service):
     def rewind(self) -> None:
         """Has every assigned partition placed again; what was polled so far is dropped."""
         metrics.REWINDS.labels(self.name).inc()
-        self._turn()
+        self.turn()
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
+        """The same for another reason than that the stage went wrong."""
         self.generation += 1
         self._unplaced = True
         self._turned.set()
@@ -420,10 +421,10 @@ class _Listener(ConsumerRebalanceListener):
         # First the batch in hand, then nothing of this assignment any more.
         if revoked:
             await self._ingest.settle(self._ingest._settings.session_timeout / 3)
-        self._ingest._turn()
+        self._ingest.turn()
         self._ingest.done, self._ingest.reached = {}, {}
 
     async def on_partitions_assigned(self, assigned: list[TopicPartition]) -> None:
         metrics.ASSIGNMENTS.labels(self._ingest.name).inc()
-        self._ingest._turn()
+        self._ingest.turn()
         self._ingest.consumer.pause(*assigned)

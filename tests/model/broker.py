@@ -115,9 +115,9 @@ class Broker:
         """Takes the place of `app.kafka.committed.read_committed`."""
         return {p: (offset, Note.decode(text)) for p, (offset, text) in self.commits[group].items()}
 
-    async def partitions_of(self, _settings: Settings, topic: str) -> set[int]:
+    async def partitions_of(self, _settings: Settings, topic: str) -> range:
         """Takes the place of `app.kafka.topics.partitions_of`."""
-        return set(range(self.partitions[topic]))
+        return range(self.partitions[topic])
 
     async def beginning_offsets(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         return dict.fromkeys(tps, 0)
@@ -171,9 +171,12 @@ class Ingest:
     """Takes the place of `app.kafka.ingest.Ingest`: one member of a group, polled by the test."""
 
     def __init__(self, broker: Broker, topic: str, group: str, stage: Any) -> None:
+        self.name = stage.name
         self.topic = topic
         self.group = group
         self.generation = 0
+        self.done: dict[int, int] = {}
+        self.reached: dict[int, int] = {}
         self.fenced = False
         """The group has gone on without it: it doesn't know, and may commit nothing."""
         self.stage = stage
@@ -194,6 +197,8 @@ class Ingest:
     def rewind(self) -> None:
         self.generation += 1
         self._unplaced = True
+
+    turn = rewind
 
     async def sleep_current(self, batch: Batch, _seconds: float) -> bool:
         return self.current(batch)
