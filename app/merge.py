@@ -51,6 +51,10 @@ class Row:
     """Fingerprint → alerts, newest (relative to the bucket's start), flags, resource."""
 
 
+Rows = dict[tuple[str, int], Row]
+"""By group and start of the bucket."""
+
+
 @dataclass(frozen=True, slots=True)
 class Floor:
     """Where alerts count that come before the watermark: after a stall, or because a rebuild skips them."""
@@ -92,8 +96,18 @@ class Merger:
 
     def merge(self, records: Mapping[int, Iterable[Record]], origins: Mapping[Cell, Origin], floor: Floor) -> Merged:
         """Merges records by keyed partition, in the order of their offsets."""
+        rows: Rows = {}
+        merged = self.merge_into(rows, records, origins, floor)
+        for row in rows.values():
+            row.due = first_due(row.start, row.last, self.windows)
+        merged.rows = list(rows.values())
+        return merged
+
+    def merge_into(
+        self, rows: Rows, records: Mapping[int, Iterable[Record]], origins: Mapping[Cell, Origin], floor: Floor
+    ) -> Merged:
+        """The same on top of what was merged before; says all but the rows, and not when they are due."""
         gap = self.windows.gap
-        rows: dict[tuple[str, int], Row] = {}
         merged = Merged([], {}, {}, 0, self._overflow)
         for keyed, found in records.items():
             newest = {alerts: origin for (partition, alerts), origin in origins.items() if partition == keyed}
@@ -134,9 +148,6 @@ class Merger:
                     )  # fmt: skip
                 _add(row, body, time, flags)
             merged.origins |= {(keyed, alerts): newest[alerts] for alerts in moved}
-        for row in rows.values():
-            row.due = first_due(row.start, row.last, self.windows)
-        merged.rows = list(rows.values())
         return merged
 
     def _mark(self, keyed: int, value: bytes, merged: Merged) -> None:

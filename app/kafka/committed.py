@@ -58,6 +58,11 @@ Committed = dict[int, tuple[int, Note]]
 """Partition → next offset and note."""
 
 
+def newest_closed(committed: Committed) -> int | None:
+    """The newest C (ms): every storm that begins before it is closed and published. None if no commit has one."""
+    return max((note.c for _, note in committed.values() if note.c is not None), default=None)
+
+
 async def read_committed(settings: Settings, group: str, topic: str) -> Committed:
     """Reads a group's offsets of a topic. Raises `Retry` or `Stop`."""
     async with open_admin(settings) as admin:

@@ -1,6 +1,8 @@
 """The worker's producer: idempotent, acks=all, and nothing later is sent before an earlier record is acknowledged."""
 
 import asyncio
+import zlib
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -52,6 +54,14 @@ class Producer:
                 if isinstance(error, KafkaError | OSError):
                     raise broker_error(error, self._settings) from error
                 raise error
+
+    async def send_named(self, topic: str, records: Iterable[Outgoing]) -> None:
+        """Sends records, each to the partition that its key always gets, in order, and awaits them all."""
+        partitions = await self.partitions(topic)
+        outgoing: defaultdict[int, list[Outgoing]] = defaultdict(list)
+        for record in records:
+            outgoing[zlib.crc32(record.key or b"") % partitions].append(record)
+        await self.send(topic, outgoing)
 
     async def send_keyed(self, topic: str, outgoing: Outgoing, headers: Sequence[tuple[str, bytes]]) -> None:
         """Sends one record, with headers, to the partition of its key.

@@ -1,8 +1,8 @@
 """Reads topics from outside any consumer group: what is there now, single records, and what comes after."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
@@ -35,6 +35,12 @@ class Tail:
         found = await self._consumer.end_offsets(await self._known(topic))
         return {tp.partition: offset for tp, offset in found.items()}
 
+    async def since(self, topic: str, time: int) -> dict[int, int]:
+        """Offset of each partition's first record whose timestamp (ms) is `time` or later; its end if there is none."""
+        ends = await self.ends(topic)
+        found = await self._consumer.offsets_for_times(dict.fromkeys(await self._known(topic), max(0, time)))
+        return ends | {tp.partition: at.offset for tp, at in found.items() if at is not None}
+
     async def read(self, topic: str, most: int | None = None, *, follow: bool = False) -> AsyncIterator[ConsumerRecord]:
         """What is there now: of each partition the newest `most` records (None: all), in order of offsets.
 
@@ -42,14 +48,22 @@ class Tail:
         """
         begins, ends = await self.begins(topic), await self.ends(topic)
         starts = {p: begins[p] if most is None else max(begins[p], ends[p] - most) for p in ends}
+        async with aclosing(self.polls(topic, starts, None if follow else ends)) as polls:
+            async for records in polls:
+                for record in records:
+                    yield record
+
+    async def polls(
+        self, topic: str, starts: Mapping[int, int], ends: Mapping[int, int] | None
+    ) -> AsyncGenerator[list[ConsumerRecord], None]:
+        """Records as they come, many of a partition at a time, from `starts` until `ends` are reached, or for ever."""
         async with _consumer(self._settings) as consumer:
             tps = _assign(consumer, topic, starts)
-            while left := [tp for tp in tps if follow or await consumer.position(tp) < ends[tp.partition]]:
+            while left := [tp for tp in tps if ends is None or await consumer.position(tp) < ends[tp.partition]]:
                 polled = await consumer.getmany(*left, timeout_ms=1000, max_records=5000)
                 for records in polled.values():
-                    for record in records:
-                        yield record
-                if not polled and not follow:
+                    yield records
+                if not polled and ends is not None:
                     # A broker that is gone looks like one that has nothing to say; a question tells them apart.
                     await consumer.end_offsets(left)
 
@@ -98,7 +112,7 @@ async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
         await asyncio.wait({asyncio.ensure_future(consumer.stop())}, timeout=STOP_SECONDS)
 
 
-def _assign(consumer: AIOKafkaConsumer, topic: str, starts: dict[int, int]) -> list[TopicPartition]:
+def _assign(consumer: AIOKafkaConsumer, topic: str, starts: Mapping[int, int]) -> list[TopicPartition]:
     tps = [TopicPartition(topic, partition) for partition in starts]
     consumer.assign(tps)
     for tp in tps:

@@ -2,9 +2,7 @@
 
 import secrets
 import time
-import zlib
 
-import msgspec
 import structlog
 
 from app import metrics
@@ -17,7 +15,7 @@ from app.settings import Settings
 from app.stages.epochs import change_windows
 from app.stages.loop import Loop
 from app.store.redis import Claimed, Clock, Epoch, Settlement, StaleEpoch, Store
-from app.storm import StormMetadata, fold_storm, from_metadata
+from app.storm import StormMetadata, encode_manifest, fold_storm
 from app.window import Segment, segments
 
 log = structlog.get_logger(__name__)
@@ -131,14 +129,8 @@ class Close(Loop):
             raise Retry("the lease would end before the storms are surely delivered")
 
     async def _publish(self, storms: list[StormMetadata]) -> None:
-        topic = self._settings.storms_topic
-        partitions = await self._producer.partitions(topic)
-        outgoing: dict[int, list[Outgoing]] = {}
-        for storm in storms:
-            key = storm.name.encode()
-            record = Outgoing(key, msgspec.json.encode(from_metadata(storm)))
-            outgoing.setdefault(zlib.crc32(key) % partitions, []).append(record)
-        await self._producer.send(topic, outgoing)
+        records = (Outgoing(storm.name.encode(), encode_manifest(storm)) for storm in storms)
+        await self._producer.send_named(self._settings.storms_topic, records)
 
     def _observer(self) -> Horizon:
         windows = self._epoch.windows if self._epoch else self._config.windows

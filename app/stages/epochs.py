@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from app import metrics
 from app.errors import Retry
-from app.kafka.committed import Committed, read_committed
+from app.kafka.committed import Committed, newest_closed, read_committed
 from app.kafka.topics import partitions_of
 from app.settings import Settings
 from app.store.redis import Clock, Epoch, Position, State, Store
@@ -30,10 +30,10 @@ async def ensure_epoch(store: Store, consumer: AIOKafkaConsumer, settings: Setti
         if why is None:
             return await _with_windows(state, store, windows)
         log.warning("the epoch in Redis can't be continued", epoch=state.epoch.number, why=why)
-    partitions = await _keyed_partitions(settings, committed)
+    partitions = await keyed_partitions(settings, committed)
     before = state.epoch.number if state else None
     number = 1 + max([before or 0, *(note.n for _, note in committed.values())])
-    closed = _newest_closed(committed)
+    closed = newest_closed(committed)
     rebuild = None if closed is None else Rebuild.of(closed, windows)
     starts = await _starts(consumer, settings, committed, partitions, rebuild)
     epoch = Epoch(number, windows, len(partitions), rebuild)
@@ -48,7 +48,7 @@ async def ensure_epoch(store: Store, consumer: AIOKafkaConsumer, settings: Setti
     return state
 
 
-async def _keyed_partitions(settings: Settings, committed: Committed) -> range:
+async def keyed_partitions(settings: Settings, committed: Committed) -> range:
     """As many as the epoch before had, also if the topic has got more since: what was sent once and is sent again would
     be in another one then, and counted twice."""
     there = await partitions_of(settings, settings.keyed_topic)
@@ -104,16 +104,12 @@ async def _unusable(
     for tp, begin in begins.items():
         if state.positions[tp.partition].offset < begin:
             return f"{tp.topic}-{tp.partition} begins at {begin}, after the position in Redis"
-    newest = _newest_closed(committed)
+    newest = newest_closed(committed)
     if newest is not None:
         closed = closed_until(state.epoch, await store.clock(state.epoch))
         if closed is None or closed < newest - state.epoch.windows.slice:
             return f"it had closed storms until {closed}, but {newest} was committed"
     return None
-
-
-def _newest_closed(committed: Committed) -> int | None:
-    return max((note.c for _, note in committed.values() if note.c is not None), default=None)
 
 
 async def _starts(
