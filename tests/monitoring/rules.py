@@ -1,13 +1,15 @@
 """The alerting rules, and the PrometheusRule made from them: `python -m tests.monitoring.rules` writes it."""
 
+import re
 from typing import Any
 
 import yaml
 
-from tests.deploy.files import K8S
+from tests.deploy.files import K8S, ROOT
 
 RULES = K8S / "monitoring" / "rules.yaml"
 RESOURCE = K8S / "overlays" / "monitoring" / "prometheus-rule.yaml"
+RUNBOOK = ROOT / "docs" / "operations" / "runbook.md"
 JOB = "stormfold"
 """Of the workers in Prometheus, whoever configures it."""
 _HEAD = """\
@@ -24,6 +26,11 @@ def rules() -> dict[str, Any]:
     """What Prometheus reads."""
     found: dict[str, Any] = yaml.safe_load(RULES.read_text())
     return found
+
+
+def sections() -> dict[str, str]:
+    """What the runbook says of each alert."""
+    return dict(re.findall(r"^## (Stormfold\w+)\n(.*?)(?=^## |\Z)", RUNBOOK.read_text(), re.MULTILINE | re.DOTALL))
 
 
 def resource() -> str:

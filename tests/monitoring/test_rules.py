@@ -9,12 +9,11 @@ import yaml
 
 from tests.deploy.files import ROOT
 from tests.monitoring.cases import CASES, Case
-from tests.monitoring.rules import JOB, RESOURCE, RULES, resource, rules
+from tests.monitoring.rules import JOB, RESOURCE, RULES, RUNBOOK, resource, rules, sections
 from tests.support import gobuild
 from tests.support.prometheus import programs, promtool
 from tests.web.metrics_page import names
 
-RUNBOOK = ROOT / "docs" / "operations" / "runbook.md"
 FOREIGN = {"up", "kafka_consumergroup_lag"}
 """Metrics of Prometheus itself and of the Kafka exporter."""
 ALERTS = {rule["alert"]: rule for group in rules()["groups"] for rule in group["rules"]}
@@ -70,15 +69,15 @@ def test_job() -> None:
 
 def test_runbook() -> None:
     """Each alert leads to a section that says what it means, what to look at and what to do; there are no others."""
-    sections = dict(re.findall(r"^## (Stormfold\w+)\n(.*?)(?=^## |\Z)", RUNBOOK.read_text(), re.MULTILINE | re.DOTALL))
-    assert list(sections) == list(ALERTS)
+    said = sections()
+    assert list(said) == list(ALERTS)
     for name, rule in ALERTS.items():
         assert rule["annotations"]["runbook_url"] == f"{RUNBOOK.relative_to(ROOT)}#{name.lower()}"
         assert rule["labels"]["severity"] in ("info", "warning", "critical")
         named = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["description"]))
         assert named <= set(re.findall(r"(\w+)=", CASES[name].labels)), name
         for part in ("Means", "Look", "Do"):
-            assert re.search(rf"^\*\*{part}\.\*\* ", sections[name], re.MULTILINE), (name, part)
+            assert re.search(rf"^\*\*{part}\.\*\* ", said[name], re.MULTILINE), (name, part)
 
 
 def _comes_and_goes(alert: str, case: Case) -> dict[str, Any]:
