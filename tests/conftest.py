@@ -25,6 +25,23 @@ def pytest_configure() -> None:
         del os.environ[name]
 
 
+def fresh_settings(kafka: EmbeddedKafka, redis: EmbeddedRedis) -> Settings:
+    """Settings for these servers whose topics, groups and keys nobody else has."""
+    name = f"t{uuid.uuid4().hex[:10]}"
+    return Settings(
+        kafka=kafka.bootstrap,
+        redis=redis.url,
+        redis_prefix=name,
+        group_prefix=name,
+        alerts_topic=f"{name}-alerts",
+        keyed_topic=f"{name}-keyed",
+        storms_topic=f"{name}-storms",
+        dead_topic=f"{name}-dead",
+        storms_dead_topic=f"{name}-storms-dead",
+        http="127.0.0.1:0",
+    )
+
+
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[EmbeddedKafka]:
     """The broker of this run. A test that stops it starts it again."""
@@ -57,19 +74,7 @@ async def redis(redis_server: EmbeddedRedis) -> AsyncIterator[Redis]:
 @pytest.fixture
 def settings(kafka: EmbeddedKafka, redis_server: EmbeddedRedis) -> Settings:
     """Settings whose topics, groups and keys are no other test's. Nothing is created yet."""
-    name = f"t{uuid.uuid4().hex[:10]}"
-    return Settings(
-        kafka=kafka.bootstrap,
-        redis=redis_server.url,
-        redis_prefix=name,
-        group_prefix=name,
-        alerts_topic=f"{name}-alerts",
-        keyed_topic=f"{name}-keyed",
-        storms_topic=f"{name}-storms",
-        dead_topic=f"{name}-dead",
-        storms_dead_topic=f"{name}-storms-dead",
-        http="127.0.0.1:0",
-    )
+    return fresh_settings(kafka, redis_server)
 
 
 @pytest.fixture

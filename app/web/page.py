@@ -20,7 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from app.text import visible
-from app.web.state import State
+from app.web.state import State, Trouble
 from app.web.view import Partition, Stage, View
 
 log = structlog.get_logger(__name__)
@@ -123,7 +123,7 @@ class Page:
         try:
             async with self._open() as live:
                 while self._viewers or time.monotonic() < self._until:
-                    sections = self._draw(await live.look())
+                    sections = draw(await live.look(), self._state.troubles())
                     self._drawn = (time.monotonic(), sections)
                     self._tell()
                     await asyncio.sleep(EVERY)
@@ -139,9 +139,10 @@ class Page:
         self._news.set()
         self._news = asyncio.Event()
 
-    def _draw(self, view: View) -> Sections:
-        known = {"view": view, "troubles": self._state.troubles()}
-        return {name: section.render(known) for name, section in _SECTIONS.items()}
+
+def draw(view: View, troubles: Sequence[Trouble]) -> Sections:
+    """Every section of the page."""
+    return {name: section.render(view=view, troubles=troubles) for name, section in _SECTIONS.items()}
 
 
 def _page(sections: Sections) -> str:
