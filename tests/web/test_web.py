@@ -1,14 +1,9 @@
 """What a worker answers over HTTP, while its servers are there and while they are not."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -19,42 +14,7 @@ from app.settings import Settings
 from app.worker import Worker
 from tests.support.pipeline import Sent, alert, publish, record
 from tests.support.servers import until
-
-NOBODY = {"kafka": "127.0.0.1:9", "redis": "redis://127.0.0.1:10/0"}
-"""Ports that nobody listens on: discard's, and its neighbour."""
-
-
-class Answer(NamedTuple):
-    status: int
-    text: str
-
-    @property
-    def body(self) -> Any:
-        return json.loads(self.text)
-
-    @property
-    def troubles(self) -> dict[str, str]:
-        return {trouble["part"]: trouble["trouble"] for trouble in self.body["troubles"]}
-
-
-@asynccontextmanager
-async def working(settings: Settings) -> AsyncIterator[Worker]:
-    """A worker in this process."""
-    worker = Worker(settings, Config())
-    await worker.start()
-    try:
-        yield worker
-    finally:
-        async with asyncio.timeout(10):
-            await worker.stop()
-
-
-async def get(worker: Worker, path: str) -> Answer:
-    async with (
-        aiohttp.ClientSession() as session,
-        session.get(f"http://127.0.0.1:{worker.web.port}{path}") as answer,
-    ):
-        return Answer(answer.status, await answer.text())
+from tests.web.working import NOBODY, get, working
 
 
 async def ready(worker: Worker) -> bool:
