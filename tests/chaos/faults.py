@@ -44,7 +44,8 @@ class Fault(NamedTuple):
     """How long it lasts, from and to."""
     act: Callable[[World, Random], Broken]
     sweeping: bool = False
-    """It spares no worker. So it is tried first and alone, and after that one worker lives as long as the run."""
+    """It spares no worker, or no resource. So it is tried first and alone: after that one worker lives as long as the
+    run, and resources pile up."""
 
 
 # Workers
@@ -330,7 +331,7 @@ async def definition_removed(world: World, _: Random) -> AsyncIterator[None]:
     # All storms go with their definition: nobody may write one between counting them and that.
     await cluster.way.cut()
     cluster.gone |= await asyncio.to_thread(cluster.server.storms)
-    await asyncio.to_thread(cluster.server.uninstall)
+    await asyncio.to_thread(cluster.server.uninstall, 300)
     await cluster.way.mend()
     yield
     await asyncio.to_thread(cluster.server.install)
@@ -390,5 +391,5 @@ FAULTS = {
     "api-cut": Fault(CLUSTER, "the API server's connections cut", (2, 10), api_cut),
     "rbac-revoked": Fault(CLUSTER, "the worker's role unbound, and bound again", (3, 10), _outage(forbidden)),
     "namespace-deleted": Fault(CLUSTER, "the namespace deleted and created anew", (3, 10), namespace_deleted),
-    "crd-removed": Fault(CLUSTER, "the definition removed and restored", (3, 10), definition_removed),
+    "crd-removed": Fault(CLUSTER, "the definition removed and restored", (3, 10), definition_removed, sweeping=True),
 }

@@ -4,7 +4,7 @@ import asyncio
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -80,10 +80,12 @@ class Watch:
         """Looks for ever."""
         while True:
             with suppress(StormfoldError, TimeoutError, OSError):
-                async with asyncio.timeout(PATIENCE) as limit, open_tail(self._world.settings) as tail:
+                async with AsyncExitStack() as stack:
+                    async with asyncio.timeout(PATIENCE):
+                        tail = await stack.enter_async_context(open_tail(self._world.settings))
                     for _ in range(FRESH):
-                        await self._look(tail)
-                        limit.reschedule(asyncio.get_running_loop().time() + EVERY + PATIENCE)
+                        async with asyncio.timeout(PATIENCE):
+                            await self._look(tail)
                         await asyncio.sleep(EVERY)
             await asyncio.sleep(EVERY)
 

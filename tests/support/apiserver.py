@@ -255,10 +255,10 @@ class ApiServer:
             self.apply(*yaml.safe_load_all((_K8S / file).read_text()))
         self._wait(lambda: self.request("GET", STORMS).status == 200)
 
-    def uninstall(self) -> None:
-        """Deletes the CRD, where it is there, and waits until storms are not served any more."""
+    def uninstall(self, seconds: float = 60) -> None:
+        """Deletes the CRD, where it is there, and waits until storms are not served any more: they all go first."""
         self.request("DELETE", f"{_PATHS['CustomResourceDefinition']}/alertstorms.stormfold.dev")
-        self._wait(lambda: self.request("GET", STORMS).status == 404)
+        self._wait(lambda: self.request("GET", STORMS).status == 404, seconds)
 
     def annotate(self, name: str, key: str) -> bool:
         """Annotates a storm, as a person does; False if it is gone."""
