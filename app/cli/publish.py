@@ -20,9 +20,8 @@ from rich.progress import Progress
 from app.alert import Poison
 from app.errors import Stop
 from app.formats import parse
-from app.kafka.client import open_admin
 from app.kafka.producer import Outgoing, Producer
-from app.kafka.topics import partition_counts
+from app.kafka.topics import partitions_of
 from app.settings import Settings
 from app.text import visible
 
@@ -149,10 +148,7 @@ def _look(records: Iterable[Record]) -> tuple[int, list[tuple[int, str]]]:
 async def publish(settings: Settings, records: Iterable[Record]) -> int:
     """Publishes the records, over all partitions; returns how many. Raises `Stop` or `Retry`."""
     topic = settings.alerts_topic
-    async with open_admin(settings) as admin:
-        partitions = (await partition_counts(admin)).get(topic)
-    if partitions is None:
-        raise Stop(f"topic {topic} is missing in Kafka at {settings.kafka}", "run `stormfold topics --create`")
+    partitions = len(await partitions_of(settings, topic))
     producer = Producer(settings, "publish")
     count = 0
     source = iter(records)

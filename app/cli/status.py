@@ -15,6 +15,7 @@ from app.config import duration
 from app.errors import StormfoldError
 from app.kafka.client import open_admin
 from app.kafka.tail import open_tail
+from app.kafka.topics import partitions_of
 from app.settings import Settings
 from app.stages.watch import POLICY
 from app.status.ask import STAGES, InKafka, InRedis, Place, ask_kafka, ask_redis, closed_until, places, topic_of
@@ -112,8 +113,13 @@ async def look(settings: Settings) -> dict[str, Any]:
 async def _kafka(settings: Settings, troubles: list[Trouble]) -> InKafka:
     async with open_admin(settings) as admin, open_tail(settings) as tail:
         found = await ask_kafka(settings, admin, tail)
-    missing = [topic_of(settings, stage) for stage in STAGES if stage not in found.topics]
-    troubles += [Trouble("kafka", f"topic {topic} is missing", "run `stormfold topics --create`") for topic in missing]
+    for stage in STAGES:
+        if stage not in found.topics:
+            try:
+                await partitions_of(settings, topic_of(settings, stage))
+            except StormfoldError as error:
+                # It may be missing, or only not to be seen.
+                troubles.append(Trouble("kafka", str(error), getattr(error, "advice", None)))
     return found
 
 

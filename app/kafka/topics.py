@@ -1,15 +1,17 @@
 """The five topics: how each has to be set up and why, what is there, and making what is missing."""
 
+import asyncio
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import NoError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import NoError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
 
 from app.errors import Stop
-from app.kafka.client import open_admin
+from app.kafka.client import broker_error, metadata
 from app.settings import Settings
 
 PARTITIONS = 12
@@ -26,6 +28,8 @@ MAX_RECORD = 1_048_588
 DEAD_EXTRA = 64 * 1024
 """A dead letter is the record plus headers that say why and where from."""
 FOREVER = str(2**63 - 1)
+KNOWN_SECONDS = 10.0
+"""Longest to wait until brokers know of a topic that was created."""
 
 
 class Setting(NamedTuple):
@@ -150,26 +154,29 @@ async def partition_counts(admin: AIOKafkaAdminClient) -> dict[str, int]:
 
 async def partitions_of(settings: Settings, topic: str) -> range:
     """The partitions of a topic. Raises `Stop` if there is no such topic, `Retry` while no broker answers."""
-    async with open_admin(settings) as admin:
-        counts = await partition_counts(admin)
-    if topic not in counts:
+    answer = await metadata(settings, [topic])
+    ((code, *_, partitions),) = answer.topics
+    kind = for_code(code)
+    if kind is UnknownTopicOrPartitionError:
         raise Stop(f"topic {topic} does not exist in Kafka at {settings.kafka}", "run `stormfold topics --create`")
-    return range(counts[topic])
+    if kind is not NoError:
+        raise broker_error(kind(topic), settings)
+    return range(len(partitions))
 
 
 async def describe(admin: AIOKafkaAdminClient, wanted: Iterable[Topic]) -> dict[str, Present]:
     """Those of the wanted topics that exist, by name. Raises aiokafka's errors."""
     counts = await partition_counts(admin)
-    names = [topic.name for topic in wanted if topic.name in counts]
-    if not names:
-        return {}
-    answers = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in names])
+    # Also those that are not among them: a topic is not missing where one may only not see it.
+    answers = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic.name) for topic in wanted])
     present = {}
     for answer in answers:
         for code, message, _, name, entries in answer.resources:
-            if code:
-                raise for_code(code)(f"{name}: {message}")
-            present[name] = Present(counts[name], {entry[0]: entry[1] for entry in entries})
+            kind = for_code(code)
+            if kind is NoError and name in counts:
+                present[name] = Present(counts[name], {entry[0]: entry[1] for entry in entries})
+            elif kind not in (NoError, UnknownTopicOrPartitionError):
+                raise kind(f"{name}: {message}")
     return present
 
 
@@ -223,4 +230,10 @@ async def create(admin: AIOKafkaAdminClient, wanted: Sequence[Topic]) -> list[st
             created.append(name)
         elif kind is not TopicAlreadyExistsError:
             raise kind(f"{name}: {message}")
+    # The controller has made them; the broker that answers may know a little later.
+    until = time.monotonic() + KNOWN_SECONDS
+    while created and time.monotonic() < until:
+        if set(created) <= (await describe(admin, wanted)).keys():
+            break
+        await asyncio.sleep(0.1)
     return created

@@ -81,7 +81,8 @@ async def test_missing_topics(settings: Settings) -> None:
     missing = [settings.alerts_topic, settings.keyed_topic, settings.storms_topic]
     assert found.code == 1 and found.status["redis"]["policy"]
     assert found.troubles == [
-        ("kafka", f"topic {topic} is missing", "run `stormfold topics --create`") for topic in missing
+        ("kafka", f"topic {topic} does not exist in Kafka at {settings.kafka}", "run `stormfold topics --create`")
+        for topic in missing
     ]
 
 

@@ -92,7 +92,7 @@ async def test_a_missing_permission_is_told(guarded: str) -> None:
     """Who may not do what."""
     error = await _error(_alice(guarded))
     assert isinstance(error, Stop)
-    assert "does not let alice do this" in str(error)
+    assert "does not let alice use topic alerts" in str(error)
 
 
 @pytest.mark.parametrize("protocol", ["SSL", "PLAINTEXT"])

@@ -151,7 +151,7 @@ def test_a_missing_topic_is_told(settings: Settings) -> None:
     """With the command that creates it."""
     result = _publish(settings, "-", stdin=json.dumps(ALERT).encode())
     assert result.exit_code == 1
-    assert f"topic {settings.alerts_topic} is missing" in result.stderr
+    assert f"topic {settings.alerts_topic} does not exist" in result.stderr
     assert "stormfold topics --create" in result.stderr
 
 
