@@ -123,6 +123,8 @@ OPEN_GROUPS = Fresh("stormfold_open_groups", "Groups with something not yet clos
 BATCH_ALERTS = Histogram(
     "stormfold_batch_alerts", "Alerts in a poll", ["stage"], buckets=(1, 10, 100, 1000, 5000, 20000), registry=REGISTRY
 )
+for _stage in ("intake", "fold"):
+    BATCH_ALERTS.labels(_stage)
 FOLD_SECONDS = Histogram("stormfold_fold_seconds", "Time of a fold call", registry=REGISTRY)
 PUBLISH_DELAY = Histogram(
     "stormfold_final_to_published_seconds", "Horizon less the moment a storm became final",

@@ -108,7 +108,7 @@ def _over_time() -> list[Part]:
             "Alerts in a poll", "On average: larger ones are folded cheaper.", units.Short,
             Query(
                 "sum by (stage) (rate(stormfold_batch_alerts_sum[$__rate_interval]))"
-                " / sum by (stage) (rate(stormfold_batch_alerts_count[$__rate_interval]))",
+                " / (sum by (stage) (rate(stormfold_batch_alerts_count[$__rate_interval])) > 0)",
                 "{{stage}}",
             ),
         ),

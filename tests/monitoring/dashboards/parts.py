@@ -136,7 +136,8 @@ def dashboard(name: str, title: str, meaning: str, parts: Mapping[str, Sequence[
     """A dashboard, in rows. The first begins with how many of its alerts fire; one more says what each means."""
     uid = f"stormfold-{name}"
     alerts = list(dict.fromkeys(alert for row in parts.values() for part in row for alert in part.alerts))
-    ids = {alert: RUNBOOK_ID + n for n, alert in enumerate(alerts)}
+    runbook = sections()
+    ids = {alert: RUNBOOK_ID + n for n, alert in enumerate(runbook)}
     page = (
         builders.Dashboard(f"stormfold: {title}")
         .uid(uid)
@@ -167,8 +168,8 @@ def dashboard(name: str, title: str, meaning: str, parts: Mapping[str, Sequence[
                 panel.span(12 if len(row) % 3 else 8).height(_HEIGHT)
             page.with_panel(panel.id(count).links([_link(uid, alert, ids[alert]) for alert in shown]))
     page.with_row(builders.Row("What the alerts mean").id(_ROW_ID + len(parts)))
-    for alert, said in sections().items():
-        if alert in ids:
+    for alert, said in runbook.items():
+        if alert in alerts:
             # Its links lead to other pages of the docs, which are not here.
             said = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", said).strip()
             page.with_panel(

@@ -1,0 +1,262 @@
+"""Dashboards show what they say: on a real Prometheus that scraped a real worker, nothing on them is empty."""
+
+import asyncio
+import json
+import math
+import re
+import time
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+from grafana_foundation_sdk.models.dashboard import Dashboard
+from prometheus_client import CollectorRegistry, Gauge, start_http_server
+
+from app.local.process import HOST, free_port
+from app.settings import Settings
+from tests.monitoring.dashboards import FOLDER, files
+from tests.monitoring.dashboards.lag import SINCE, UNTIL
+from tests.monitoring.dashboards.parts import NEVER, of_namespace
+from tests.monitoring.rules import JOB, RULES
+from tests.monitoring.test_lag import kafka_says
+from tests.monitoring.test_rules import ALERTS, FOREIGN
+from tests.support import gobuild
+from tests.support.pipeline import Sent, Workers, alert, drained, publish, record
+from tests.support.prometheus import Prometheus, Sample, programs, promtool
+from tests.support.servers import until
+from tests.web.metrics_page import names
+
+ALL = {"$namespace": ".*", "$__rate_interval": "1m", "$__range": "1h"}
+"""What Grafana puts for its variables: All for the namespace, as the dashboards begin."""
+CONFIG = """
+windows: {gap: 2s, grace: 1s, slice: 60s}
+silences: [{name: tests, match: alertname="Test"}]
+"""
+
+
+class Asked(NamedTuple):
+    """A query of a panel."""
+
+    panel: str
+    expression: str
+    """As Prometheus gets it."""
+    labels: frozenset[str]
+    """Labels that the legend names."""
+
+
+def pages() -> dict[str, Any]:
+    """The dashboards as they are committed."""
+    return {path.name: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
+
+
+def panels(page: Any) -> Iterator[Any]:
+    """Those that show data."""
+    yield from (panel for panel in page["panels"] if panel["type"] not in ("row", "text"))
+
+
+def expanded(expression: str) -> str:
+    """With variables replaced; none is left."""
+    for name, value in ALL.items():
+        expression = expression.replace(name, value)
+    assert "$" not in expression, expression
+    return expression
+
+
+def asked() -> list[Asked]:
+    """Every query of every dashboard."""
+    return [
+        Asked(
+            f"{name}: {panel['title']}",
+            expanded(target["expr"]),
+            frozenset(re.findall(r"\{\{(\w+)\}\}", target.get("legendFormat", ""))),
+        )
+        for name, page in pages().items()
+        for panel in panels(page)
+        for target in panel["targets"]
+    ]
+
+
+def of_panel(title: str) -> str:
+    """The one query of a panel."""
+    (found,) = (query.expression for query in asked() if query.panel == title)
+    return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prometheus_built(request: pytest.FixtureRequest) -> None:
+    """Builds Prometheus where it is not cached."""
+    gobuild.built(request.config, programs)
+
+
+def test_committed() -> None:
+    """The files are what the code makes; if not: `python -m tests.monitoring.dashboards` writes them anew."""
+    assert {path: path.read_text() for path in FOLDER.glob("*")} == files()
+
+
+def test_read_back() -> None:
+    """Grafana's own model of a dashboard takes each file, and loses nothing of it."""
+    for page in pages().values():
+        again = Dashboard.from_json(page)
+        assert again.uid == page["uid"] and again.title == page["title"]
+        assert again.panels is not None and len(again.panels) == len(page["panels"])
+
+
+def test_metrics() -> None:
+    """Each metric that is asked for exists, and each that a worker tells is on a dashboard."""
+    own = {re.sub(r"_(bucket|count|sum)$", "", name) for name in names()}
+    found = {
+        re.sub(r"_(bucket|count|sum)$", "", name)
+        for query in asked()
+        for name in re.findall(r"\b(?:stormfold_\w+|kafka_\w+|redis_\w+|up)\b(?!\s*\()", query.expression)
+    }
+    assert found <= own | FOREIGN
+    assert own <= found
+
+
+def test_panels() -> None:
+    """Each says what it shows, in which unit, and what its series are; no two overlap."""
+    for page in pages().values():
+        ids = [panel["id"] for panel in page["panels"]]
+        assert len(set(ids)) == len(ids)
+        cells: set[tuple[int, int]] = set()
+        for panel in page["panels"]:
+            at = panel["gridPos"]
+            mine = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+            assert not mine & cells and all(x < 24 for x, _ in mine), panel["title"]
+            cells |= mine
+        for panel in panels(page):
+            assert panel["description"].endswith(".") and panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+            if panel["type"] == "timeseries":
+                assert all(target["legendFormat"] for target in panel["targets"]), panel["title"]
+
+
+def test_runbook() -> None:
+    """Each alert is on one dashboard, with what the runbook says of it, and the panels that show why lead there."""
+    shown: list[str] = []
+    for page in pages().values():
+        texts = {panel["title"]: panel for panel in page["panels"] if panel["type"] == "text"}
+        links = {link["title"]: link["url"] for panel in panels(page) for link in panel.get("links", ())}
+        assert links == {
+            f"Runbook: {alert}": f"/d/{page['uid']}?viewPanel=panel-{panel['id']}" for alert, panel in texts.items()
+        }
+        assert all(panel["options"]["content"].startswith("**Means.**") for panel in texts.values())
+        shown += texts
+    assert sorted(shown) == sorted(ALERTS)
+
+
+@pytest.fixture
+async def watched(topics: Settings, tmp_path: Path) -> AsyncIterator[Prometheus]:
+    """Prometheus that has scraped a worker before and after it was told a storm, late alerts and what is none."""
+    topics = topics.model_copy(update={"group_prefix": f"stormfold-{topics.group_prefix}"})
+    config = tmp_path / "stormfold.yaml"
+    config.write_text(CONFIG)
+    worker, exporter = free_port(), free_port()
+    lag = _exporter(exporter)
+    prometheus = Prometheus(
+        tmp_path / "prometheus", {JOB: [f"{HOST}:{worker}"], "kafka": [f"{HOST}:{exporter}"]}, [RULES]
+    )
+    await asyncio.to_thread(prometheus.start)
+    try:
+        with Workers(topics, tmp_path, config) as workers:
+            workers.start(http=f"{HOST}:{worker}", sink=f"directory:{tmp_path / 'storms'}")
+            await until(lambda: prometheus.value("stormfold_ready == 1"), what="it is scraped")
+            await _tell(topics)
+            assert (await drained(topics, config)).balanced
+            for done in (
+                'stormfold_storms_written_total{outcome="created"} == 1',
+                "sum(stormfold_alerts_closed_total) == 36",
+            ):
+                await until(partial(prometheus.value, done), what=done)
+            read = {"intake": topics.alerts_topic, "fold": topics.keyed_topic, "emit": topics.storms_topic}
+            for (stage, partition), records in (await kafka_says(topics)).items():
+                lag.labels(topics.consumer_group(stage), read[stage], partition).set(records)
+            yield prometheus
+    finally:
+        await asyncio.to_thread(prometheus.stop)
+
+
+async def test_nothing_is_empty(watched: Prometheus) -> None:
+    """Every query of every panel has an answer, of numbers, whose series have the labels that the legend names; and
+    what was told is what is shown."""
+    await until(partial(_seen_idle, watched), what="it was idle at the moments that are looked at")
+    answers = {query: await watched.query(query.expression) for query in asked()}
+    assert not [query.panel for query, samples in answers.items() if not samples]
+    assert not [query.panel for query, samples in answers.items() if any(not _good(query, one) for one in samples)]
+    # Of two panels with one title the figure comes before the graph.
+    shown = {query.panel: samples[0].value for query, samples in reversed(answers.items())}
+    # An increase is more than was counted, as the interval is longer than what was seen of it.
+    for panel, count in {
+        "storms.json: Storms closed": 1,
+        "storms.json: Storms written": 1,
+        "storms.json: Alerts understood": 36,
+        "storms.json: Late alerts": 1,
+        "storms.json: Dead letters": 2,
+    }.items():
+        assert shown[panel] == pytest.approx(count, rel=0.3), panel
+    assert shown["storms.json: Alerts for a storm"] == pytest.approx(36)
+    assert shown["storms.json: Duplicates dropped"] == shown["redis.json: Refused"] == 0
+    assert shown["lag.json: Workers ready"] == 1
+
+
+def test_estimates(tmp_path: Path) -> None:
+    """Since when a stage is behind and until when: idle, with something always just under way, stuck, catching up."""
+    lag = {
+        "idle": "0 1 0 2 0 0 1 0x110 1 0 2",
+        "stuck": "0x39 500x120",
+        "late": "0x39 6000x39 6000-30x80",
+    }
+    series = {f'stormfold_lag_records{{stage="{stage}", partition="0"}}': values for stage, values in lag.items()}
+    at, since, until_ = 30 * 60, {"idle": 0, "stuck": 1170, "late": 1170}, {"idle": 0, "stuck": 5e8, "late": 2400}
+    test = {
+        "interval": "15s",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": [
+            {
+                "expr": expanded(of_namespace(f"round({expression.format('stage')}, 10)")),
+                "eval_time": f"{at}s",
+                "exp_samples": [{"labels": f'{{stage="{stage}"}}', "value": value} for stage, value in values.items()],
+            }
+            for expression, values in ((SINCE, since), (UNTIL, until_))
+        ],
+    }
+    file = tmp_path / "test.yaml"
+    file.write_text(yaml.safe_dump({"evaluation_interval": "15s", "tests": [test]}))
+    said = promtool("test", "rules", file)
+    assert said.returncode == 0, said.stdout
+    assert until_["stuck"] > NEVER > until_["late"]
+
+
+def _exporter(port: int) -> Gauge:
+    """Stands for the Kafka exporter, under its names."""
+    registry = CollectorRegistry()
+    start_http_server(port, HOST, registry)
+    return Gauge("kafka_consumergroup_lag", "Lag", ["consumergroup", "topic", "partition"], registry=registry)
+
+
+async def _tell(settings: Settings) -> None:
+    now = time.time_ns() // 1_000_000
+    await publish(settings, [Sent(now, record(alert(pod=f"p-{n}")), n % 3) for n in range(30)])
+    await publish(
+        settings,
+        [
+            Sent(now, record(alert("Alone"))),
+            *(Sent(now, record(alert("Test", pod=f"p-{n}"))) for n in range(4)),
+            Sent(now - 60_000, record(alert(pod="p-1"))),
+            Sent(now, b"?"),
+            Sent(now, b"{}"),
+        ],
+    )
+
+
+async def _seen_idle(prometheus: Prometheus) -> bool:
+    """Whether the estimates, which look at some moments only, know of every stage."""
+    since = await prometheus.query(expanded(of_namespace(SINCE.format("stage"))))
+    left = await prometheus.query(expanded(of_namespace(UNTIL.format("stage"))))
+    return len(since) == len(left) == 3 and all(sample.value < 60 for sample in since)
+
+
+def _good(query: Asked, sample: Sample) -> bool:
+    return math.isfinite(sample.value) and query.labels <= sample.labels.keys()
