@@ -21,7 +21,7 @@ from app.worker import Worker
 from tests.support import consumer_groups
 from tests.support.pipeline import Sent, alert, drained, publish, record
 from tests.support.servers import until
-from tests.web.test_web import get, ready, working
+from tests.web.working import get, ready, working
 
 BEGIN = 1_780_000_000_000
 Lags = dict[tuple[str, int], int]

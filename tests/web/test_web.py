@@ -14,11 +14,7 @@ from app.settings import Settings
 from app.worker import Worker
 from tests.support.pipeline import Sent, alert, publish, record
 from tests.support.servers import until
-from tests.web.working import NOBODY, get, working
-
-
-async def ready(worker: Worker) -> bool:
-    return (await get(worker, "/readyz")).status == 200
+from tests.web.working import NOBODY, get, ready, working
 
 
 async def lags(worker: Worker) -> dict[tuple[str, str], float]:

@@ -47,3 +47,7 @@ async def get(worker: Worker, path: str) -> Answer:
         session.get(f"http://127.0.0.1:{worker.web.port}{path}") as answer,
     ):
         return Answer(answer.status, await answer.text())
+
+
+async def ready(worker: Worker) -> bool:
+    return (await get(worker, "/readyz")).status == 200
