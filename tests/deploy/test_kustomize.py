@@ -300,6 +300,13 @@ def test_monitored(tools: Programs) -> None:
             assert pod["containers"][0]["ports"][0]["name"] == monitor["spec"]["podMetricsEndpoints"][0]["port"]
 
 
+def test_dashboards(tools: Programs) -> None:
+    """Grafana gets every dashboard there is."""
+    (found,) = of("ConfigMap", built(tools.kustomize, K8S / "overlays" / "monitoring"))
+    assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert found["data"] == {path.name: path.read_text() for path in (K8S / "monitoring" / "dashboards").iterdir()}
+
+
 @pytest.mark.parametrize("overlay", ["keda", "stages-keda"])
 def test_scaling(tools: Programs, overlay: str) -> None:
     """Workers are scaled by the lag of what they read, never beyond its partitions, and by nobody else."""
