@@ -75,7 +75,7 @@ def test_env_file_is_used_and_only_versions() -> None:
 
 def test_only_this_machine(services: dict[str, Any]) -> None:
     """No port is open to the network, and each leads to where something listens."""
-    listens = {"kafka": 9092, "redis": 6379, "worker": 8080, "k3s": 6443, "prometheus": 9090}
+    listens = {"kafka": 9092, "redis": 6379, "worker": 8080, "k3s": 6443, "prometheus": 9090, "grafana": 3000}
     for name, service in services.items():
         ports = service.get("ports", [])
         assert all(port["host_ip"] == "127.0.0.1" for port in ports), name

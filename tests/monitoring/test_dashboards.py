@@ -17,6 +17,10 @@ from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
 from app.local.process import HOST, free_port
 from app.settings import Settings
+from tests.deploy.conftest import services as services
+from tests.deploy.conftest import tools as tools
+from tests.deploy.files import K8S, ROOT
+from tests.kubernetes.conftest import built as built
 from tests.monitoring.dashboards import FOLDER, files
 from tests.monitoring.dashboards.lag import SINCE, UNTIL
 from tests.monitoring.dashboards.parts import NEVER, of_namespace
@@ -145,6 +149,22 @@ def test_runbook() -> None:
         assert all(panel["options"]["content"].startswith("**Means.**") for panel in texts.values())
         shown += texts
     assert sorted(shown) == sorted(ALERTS)
+
+
+def test_compose(services: dict[str, Any]) -> None:
+    """Grafana of the compose file finds its Prometheus, which scrapes as often as it thinks, and the dashboards."""
+    grafana = services["grafana"]
+    mounts = {mount["target"]: ROOT / mount["source"] for mount in grafana["volumes"]}
+    provisioning = mounts["/etc/grafana/provisioning"]
+    (datasource,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yaml").read_text())["datasources"]
+    assert datasource["type"] == "prometheus" and datasource["isDefault"]
+    assert datasource["url"] == f"http://prometheus:{services['prometheus']['ports'][0]['target']}"
+    scraped = yaml.safe_load((K8S / "monitoring" / "prometheus.yml").read_text())["global"]["scrape_interval"]
+    assert datasource["jsonData"]["timeInterval"] == scraped
+    (provider,) = yaml.safe_load((provisioning / "dashboards" / "stormfold.yaml").read_text())["providers"]
+    assert mounts[provider["options"]["path"]] == FOLDER
+    home = Path(grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
+    assert (mounts[str(home.parent)] / home.name).exists()
 
 
 @pytest.fixture
