@@ -19,8 +19,7 @@ from app.local.process import HOST, free_port
 from app.settings import Settings
 from tests.deploy.conftest import services as services
 from tests.deploy.conftest import tools as tools
-from tests.deploy.files import K8S, ROOT, Programs
-from tests.deploy.files import built as manifests
+from tests.deploy.files import K8S, ROOT
 from tests.kubernetes.conftest import built as built
 from tests.monitoring.dashboards import FOLDER, files
 from tests.monitoring.dashboards.lag import SINCE, UNTIL
@@ -166,15 +165,6 @@ def test_compose(services: dict[str, Any]) -> None:
     assert mounts[provider["options"]["path"]] == FOLDER
     home = Path(grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
     assert (mounts[str(home.parent)] / home.name).exists()
-
-
-def test_kubernetes(tools: Programs) -> None:
-    """The monitoring overlay has each dashboard in a ConfigMap that Grafana's sidecar finds."""
-    maps = [one for one in manifests(tools.kustomize, K8S / "overlays" / "monitoring") if one["kind"] == "ConfigMap"]
-    assert {name: text for one in maps for name, text in one["data"].items()} == {
-        path.name: path.read_text() for path in FOLDER.glob("*.json")
-    }
-    assert all(one["metadata"]["labels"]["grafana_dashboard"] == "1" for one in maps)
 
 
 @pytest.fixture
