@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
 from app.local.process import HOST, free_port
@@ -28,6 +27,7 @@ from tests.monitoring.rules import JOB, RULES
 from tests.monitoring.test_lag import kafka_says
 from tests.monitoring.test_rules import ALERTS, FOREIGN
 from tests.support import gobuild
+from tests.support.grafana import mistakes
 from tests.support.pipeline import Sent, Workers, alert, drained, publish, record
 from tests.support.prometheus import Prometheus, Sample, programs, promtool
 from tests.support.servers import until
@@ -100,12 +100,16 @@ def test_committed() -> None:
     assert {path: path.read_text() for path in FOLDER.glob("*.json")} == files()
 
 
-def test_read_back() -> None:
-    """Grafana's own model of a dashboard takes each file, and loses nothing of it."""
-    for page in pages().values():
-        again = Dashboard.from_json(page)
-        assert again.uid == page["uid"] and again.title == page["title"]
-        assert again.panels is not None and len(again.panels) == len(page["panels"])
+def test_grafana_knows_it_all(pytestconfig: pytest.Config, tmp_path: Path) -> None:
+    """Dashboards and panels are as the Grafana of the compose file defines them; a misspelt option is found."""
+    version = re.search(r"^GRAFANA_TAG=(.*)$", (ROOT / ".env").read_text(), re.MULTILINE)
+    assert version
+    found = {Path(name).stem: page for name, page in pages().items()}
+    figure = next(panels(found["lag"]))
+    wrong = found["lag"] | {"panels": [figure | {"options": figure["options"] | {"graphMood": "none"}}]}
+    said = gobuild.built(pytestconfig, lambda: mistakes(version[1], found | {"wrong": wrong}, tmp_path))
+    assert [line.partition("(")[0] for line in said.splitlines()] == ["wrong.ts"], said
+    assert "graphMood" in said
 
 
 def test_metrics() -> None:

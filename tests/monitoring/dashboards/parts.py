@@ -121,6 +121,7 @@ def rows(title: str, meaning: str, labels: Sequence[str], *columns: Column, aler
             )
         )
         .sort_by([common.TableSortByFieldState().display_name(columns[0].title).desc(True)])
+        .cell_options(options.TableAutoCellOptions())
         .no_value("–")
     )  # fmt: skip
     for column in columns:
