@@ -24,7 +24,7 @@ PICTURE = Path(__file__).parents[2] / "docs" / "status-page.png"
 PARTITIONS = 4
 STRETCH = 15
 """The incident is told in seconds; this makes minutes of them."""
-UNTIL = 2.3
+UNTIL = 2.1
 """Seconds of it that are told: later on there is more than fits into a picture."""
 EARLIER = 20 * 60
 """How long ago another one began that is over (s)."""
