@@ -30,6 +30,8 @@ from tests.support.servers import until
 
 RATE = 3_000
 """Alerts a second."""
+REST = 0.5
+"""Seconds between brief turns."""
 WRONG_SHOWN = 20
 WATCHED = 1 / 3
 """Of the run, how long a worker must have lived for its memory to be told of."""
@@ -56,36 +58,43 @@ class Turn(NamedTuple):
     strikes: tuple[Strike, ...]
 
 
-def schedule(seed: int, names: Sequence[str]) -> Iterator[Turn]:
+def schedule(seed: int, names: Sequence[str], *, brief: bool = False) -> Iterator[Turn]:
     """Each fault alone, in an order that is drawn, then pairs of faults about different parts, for ever.
 
-    Where there are no pairs, single faults.
+    Where there are no pairs, single faults. With `brief`, faults and rests are as short as they can be.
     """
     rng = random.Random(f"schedule {seed}")
     for name in sorted(rng.sample(names, len(names)), key=lambda name: not FAULTS[name].sweeping):
-        yield _turn(rng, name)
+        yield _turn(rng, name, brief=brief)
     pairs = [
         (one, other) for one, other in combinations(names, 2)
         if FAULTS[one].part != FAULTS[other].part and not FAULTS[one].sweeping and not FAULTS[other].sweeping
     ]  # fmt: skip
     while True:
-        yield _turn(rng, *(rng.sample(rng.choice(pairs), 2) if pairs else rng.sample(names, 1)))
+        yield _turn(rng, *(rng.sample(rng.choice(pairs), 2) if pairs else rng.sample(names, 1)), brief=brief)
 
 
-def _turn(rng: random.Random, *names: str) -> Turn:
-    strikes = tuple(
-        Strike(name, rng.uniform(0, 2) * number, rng.uniform(*FAULTS[name].seconds), rng.randrange(2**32))
-        for number, name in enumerate(names)
-    )
-    return Turn(rng.uniform(2, 5), strikes)
+def _turn(rng: random.Random, *names: str, brief: bool) -> Turn:
+    strikes = []
+    for number, name in enumerate(names):
+        least, most = FAULTS[name].seconds
+        lasts = least if brief else rng.uniform(least, most)
+        strikes.append(Strike(name, rng.uniform(0, 2) * number, lasts, rng.randrange(2**32)))
+    return Turn(REST if brief else rng.uniform(2, 5), tuple(strikes))
 
 
 async def run(
-    seed: int, names: Sequence[str], folder: Path, *, rate: int = RATE, minutes: float | None = None
+    seed: int,
+    names: Sequence[str],
+    folder: Path,
+    *,
+    rate: int = RATE,
+    minutes: float | None = None,
+    brief: bool = False,
 ) -> Report:
     """Takes turns for so many minutes, or else until each fault has had its own; lets it all drain, and judges."""
     planned = load(seed, rate, loads(WINDOWS, "windows").windows, PARTITIONS)
-    turns = schedule(seed, names)
+    turns = schedule(seed, names, brief=brief)
     parts = {FAULTS[name].part for name in names}
     outcomes = []
     started = time.monotonic()
@@ -93,7 +102,7 @@ async def run(
         watch = Watch(place)
         tasks = [asyncio.create_task(place.producer.run()), asyncio.create_task(watch.run())]
         try:
-            await until(lambda: watch.looks and not watch.looks[-1].troubles, 60, "all workers are ready")
+            await until(lambda: watch.looks and not watch.looks[-1].troubles, RECOVERY, "all workers are ready")
             ends = time.monotonic() + minutes * 60 if minutes else None
             for turn in turns if minutes else islice(turns, len(names)):
                 if ends and time.monotonic() > ends:
