@@ -20,6 +20,7 @@ COMMANDS = {
     "status": "Show lag, horizon, open groups, Redis and sink.",
     "audit": "Prove that every alert is counted once.",
     "dead": "Show dead letters, or redrive them.",
+    "replay": "Fold a past range again: bring back missing storms, or try another configuration.",
     "check": "Validate a configuration; say what it makes of an alert.",
 }
 """Sub-commands with their place in the list of `--help`; each is `command` in the module of its name."""

@@ -1,0 +1,93 @@
+"""Storms of keyed alerts, folded and closed in memory: what fold, Redis and close do, without any of them."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+import msgspec
+
+from app.alert import Resource
+from app.eventtime import Cell
+from app.keyed import RESOLVED, GroupMeta
+from app.merge import FIRED, Floor, Merger, Origin, Record, Row, Rows
+from app.storm import Detail, Member, StormMetadata, fold_storm
+from app.window import Bucket, Rebuild, Windows, first_due, segments
+
+
+class Refold:
+    """Takes each partition's records in order; holds only what is still open at the watermark.
+
+    Storms that begin before the rebuild's C are dropped: the log that was read may not have their beginning.
+    """
+
+    def __init__(self, windows: Windows, rebuild: Rebuild, max_fingerprints: int, max_resources: int) -> None:
+        self.alerts = 0
+        """Folded so far."""
+        self._windows = windows
+        self._rebuild = rebuild
+        self._max_fingerprints = max_fingerprints
+        self._max_resources = max_resources
+        self._merger = Merger(windows)
+        self._origins: dict[Cell, Origin] = {}
+        self._rows: Rows = {}
+
+    def fold(self, partition: int, records: Iterable[Record]) -> None:
+        """Folds records of a keyed partition; what is no alert, or was folded before, is passed over."""
+        floor = Floor(skip_before=self._rebuild.begin)
+        merged = self._merger.merge_into(self._rows, {partition: records}, self._origins, floor)
+        self._origins |= merged.origins
+        self.alerts += merged.alerts
+
+    def close(self, watermark: int) -> Iterator[StormMetadata]:
+        """The storms that are final at the watermark (ms). Looks at all that is open."""
+        for rows in self._by_group():
+            if first_due(rows[0].start, rows[0].last, self._windows) <= watermark:
+                yield from self._close_group(rows, watermark)
+
+    def left(self, begin: int, end: int) -> int:
+        """How many storms that begin from `begin` until before `end` (ms) are not final."""
+        open_now = (
+            part for rows in self._by_group() for part in segments(map(_bucket, rows), self._windows, self._rebuild)
+        )
+        return sum(begin <= part.start < end for part in open_now)
+
+    def _by_group(self) -> list[list[Row]]:
+        groups: defaultdict[str, list[Row]] = defaultdict(list)
+        for (group, _), row in sorted(self._rows.items()):
+            groups[group].append(row)
+        return list(groups.values())
+
+    def _close_group(self, rows: list[Row], watermark: int) -> Iterator[StormMetadata]:
+        meta = msgspec.msgpack.decode(rows[0].meta, type=GroupMeta)
+        for part in segments(map(_bucket, rows), self._windows, self._rebuild):
+            if part.due > watermark:
+                return
+            closed = [self._rows.pop((rows[0].group, bucket.start)) for bucket in part.buckets]
+            if part.start >= self._rebuild.closed:
+                details = (_detail(row, self._max_fingerprints) for row in closed)
+                yield fold_storm(meta, part, details, self._windows.gap, self._max_resources)
+
+
+def _bucket(row: Row) -> Bucket:
+    return Bucket(row.start, row.alerts, row.first, row.last)
+
+
+def _detail(row: Row, most: int) -> Detail:
+    return Detail(
+        rank=row.rank,
+        severity=row.severity,
+        late=row.late,
+        truncated=len(row.members) > most,
+        example=row.example,
+        members={fp: _member(row.start, *member) for fp, member in islice(row.members.items(), most)},
+    )
+
+
+def _member(start: int, alerts: int, last: int, flags: int, resource: bytes) -> Member:
+    return Member(
+        alerts=alerts,
+        last=start + last,
+        resolved=bool(flags & RESOLVED),
+        fired=bool(flags & FIRED),
+        resource=msgspec.msgpack.decode(resource, type=Resource) if resource else None,
+    )

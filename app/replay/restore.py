@@ -1,0 +1,108 @@
+"""Restore: publishes the storms of a range that are missing in `storms`, under the names that they had."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from tempfile import SpooledTemporaryFile
+from typing import IO
+
+from app.config import Config
+from app.kafka.producer import Outgoing, Producer
+from app.kafka.tail import open_tail
+from app.refold import Refold
+from app.replay.brief import Brief, published
+from app.replay.log import Span, Tell, keyed, open_range, storms
+from app.settings import Settings
+from app.storm import encode_manifest
+
+AT_ONCE = 500
+"""Storms that are published together."""
+IN_MEMORY = 64 * 1024 * 1024
+"""Bytes of missing storms that wait in memory until all is compared; more wait in a temporary file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A storm that the log gives otherwise than it was published."""
+
+    name: str
+    published: int
+    """Alerts that it counts in `storms`."""
+    replayed: int
+    """Alerts that the log gives it."""
+
+
+@dataclass(slots=True)
+class Restored:
+    """What became of a range."""
+
+    span: Span
+    """As far as it could be replayed."""
+    alerts: int = 0
+    """Read of the range and of what is around it."""
+    same: int = 0
+    """Storms that are there as the log gives them."""
+    published: list[str] = field(default_factory=list)
+    """Names of those that were missing, and no longer are."""
+    differs: list[Difference] = field(default_factory=list)
+    """Those that stay as they were published."""
+    unexplained: list[str] = field(default_factory=list)
+    """Those that are there although the log does not give them: under other windows, or of an overflow group."""
+    doubtful: list[str] = field(default_factory=list)
+    """Those that are missing still: storms of their group are there otherwise, and may count the same alerts."""
+
+    @property
+    def well(self) -> bool:
+        """Whether all of the range is there, and as the log gives it."""
+        return not (self.differs or self.unexplained or self.doubtful)
+
+
+async def restore(settings: Settings, config: Config, wanted: Span, tell: Tell) -> Restored:
+    """Publishes what is missing; what is there stays as it is. Raises `Retry` or `Stop`."""
+    async with open_tail(settings) as tail:
+        of = await open_range(settings, config, wanted, tail, tell)
+        there = await published(of)
+        refold = Refold(config.windows, of.rebuild, config.max_fingerprints, config.max_resources)
+        result = Restored(of.span)
+        proven: set[str] = set()
+        missing: list[tuple[Brief, int]] = []
+        with SpooledTemporaryFile(IN_MEMORY) as kept:
+            async for storm in storms(of, refold, keyed(of)):
+                value = encode_manifest(storm)
+                brief = Brief.of(storm, value)
+                known = there.get(storm.name)
+                if known is not None and known.says(brief):
+                    proven.add(storm.name)
+                elif of.holds(storm.first_seen):
+                    if known is not None:
+                        result.differs.append(Difference(storm.name, known.alerts, storm.alert_count))
+                    else:
+                        kept.write(value)
+                        missing.append((brief, len(value)))
+            inside = {name for name, brief in there.items() if of.holds(brief.first)}
+            doubted = {brief.group for name, brief in there.items() if name not in proven}
+            result.alerts = refold.alerts
+            result.same = len(inside & proven)
+            result.unexplained = sorted(inside - proven - {difference.name for difference in result.differs})
+            result.doubtful = [b.name for b, _ in missing if doubted & {b.group, b.overflow}]
+            kept.seek(0)
+            result.published = await _publish(settings, missing, kept, set(result.doubtful))
+    return result
+
+
+async def _publish(
+    settings: Settings, missing: Sequence[tuple[Brief, int]], kept: IO[bytes], doubtful: set[str]
+) -> list[str]:
+    """Publishes the missing storms, whose values are in `kept`, without the doubtful ones; returns the names."""
+    producer = Producer(settings, "replay")
+    done: list[str] = []
+    try:
+        for at in range(0, len(missing), AT_ONCE):
+            values = [(brief.name, kept.read(size)) for brief, size in missing[at : at + AT_ONCE]]
+            batch = {name: value for name, value in values if name not in doubtful}
+            await producer.send_named(
+                settings.storms_topic, [Outgoing(name.encode(), value) for name, value in batch.items()]
+            )
+            done += batch
+    finally:
+        await producer.stop()
+    return done
