@@ -1,6 +1,6 @@
 """Event time, decided once at intake, and how far it has come: progress of a partition, marks, the horizon."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 Cell = tuple[int, int]
@@ -25,6 +25,16 @@ class Progress:
         if self.reached is None or time > self.reached:
             self.reached = time
         return time, False
+
+    def stamps(self, timestamps: Iterable[int], now: int, grace: int) -> Iterator[tuple[int, bool]]:
+        """`stamp` for records read one after the other."""
+        for timestamp in timestamps:
+            if self.reached is not None and self.reached <= timestamp <= now:
+                # Nearly all, and here without a call.
+                self.reached = timestamp
+                yield timestamp, False
+            else:
+                yield self.stamp(timestamp, now, grace)
 
     def come_to(self, time: int) -> None:
         """Event time has come to `time`: a poll then showed that the partition has nothing more, or the horizon did."""

@@ -58,12 +58,9 @@ class Marks(msgspec.Struct, frozen=True, array_like=True):
     """Alerts partition → event time reached (ms)."""
 
 
-def encode_alert(
-    body: bytes, *, time: int, resolved: bool, late: bool, partition: int, offset: int, index: int
-) -> bytes:
+def encode_alert(body: bytes, time: int, resolved: bool, late: bool, partition: int, offset: int, index: int) -> bytes:
     """The value of an alert's keyed record; `body` is an encoded `Body`."""
-    flags = (RESOLVED if resolved else 0) | (LATE if late else 0)
-    return HEAD.pack(ALERT, flags, time, partition, offset, index) + body
+    return HEAD.pack(ALERT, RESOLVED * resolved | LATE * late, time, partition, offset, index) + body
 
 
 _marks_encoder = msgspec.msgpack.Encoder()

@@ -5,7 +5,7 @@ Pure: the caller brings the origins folded so far and gets the new ones. All tim
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -18,7 +18,9 @@ from app.window import Windows, first_due
 FIRED = 2
 """Flag of a member: some alert of it was firing (`RESOLVED` is the other: its newest is resolved)."""
 MEMO = 100_000
-"""Bodies kept decoded; beyond it the memo starts anew."""
+"""Bodies kept decoded, one for each fingerprint; beyond it the memo starts anew."""
+IDENTITY = 11
+"""Bytes that a packed body begins with, up to the end of its fingerprint."""
 
 Origin = tuple[int, int]
 """Offset and index in the record: the place of an alert in its partition of `alerts`."""
@@ -85,12 +87,20 @@ class Merged:
     """Event time of the newest alert."""
 
 
+class _Known(NamedTuple):
+    """A body as it came, decoded, and the index of its overflow group."""
+
+    raw: bytes
+    body: Body
+    overflow: int
+
+
 @dataclass(slots=True)
 class Merger:
     """Keeps decoded bodies between batches: alerts repeat."""
 
     windows: Windows
-    _bodies: dict[bytes, tuple[Body, int]] = field(default_factory=dict)
+    _bodies: dict[bytes, _Known] = field(default_factory=dict)
     _overflow: list[tuple[str, bytes]] = field(default_factory=list)
     _overflow_index: dict[str, int] = field(default_factory=dict)
 
@@ -107,48 +117,60 @@ class Merger:
         self, rows: Rows, records: Mapping[int, Iterable[Record]], origins: Mapping[Cell, Origin], floor: Floor
     ) -> Merged:
         """The same on top of what was merged before; says all but the rows, and not when they are due."""
-        gap = self.windows.gap
+        # Turned once an alert: what every turn needs is at hand, what few turns need is called.
+        gap, bodies, read_head, head_size = self.windows.gap, self._bodies, HEAD.unpack_from, HEAD.size
+        skip_before, watermark = floor.skip_before, floor.watermark
         merged = Merged([], {}, {}, 0, self._overflow)
+        count, latest = 0, -1
         for keyed, found in records.items():
-            newest = {alerts: origin for (partition, alerts), origin in origins.items() if partition == keyed}
-            moved: set[int] = set()
+            before = {alerts: origin for (partition, alerts), origin in origins.items() if partition == keyed}
+            newest = dict(before)
             for record in found:
                 value = record.value or b"\0"
-                if value[0] == MARKS:
-                    self._mark(keyed, value, merged)
+                if value[0] != ALERT or len(value) <= head_size:
+                    self._other(keyed, value, merged)
                     continue
-                if value[0] != ALERT or len(value) <= HEAD.size:
-                    merged.unknown += 1
-                    continue
-                body, overflow = self._bodies.get(value[HEAD.size :]) or self._decode(value[HEAD.size :])
-                if body is None:
-                    merged.unknown += 1
-                    continue
-                _, flags, time, alerts, offset, index = HEAD.unpack_from(value)
+                raw = value[head_size:]
+                known = bodies.get(raw[:IDENTITY])
+                # To compare the rest is cheaper than to hash it.
+                if known is None or known.raw != raw:
+                    known = self._decode(raw)
+                    if known is None:
+                        merged.unknown += 1
+                        continue
+                _, flags, time, alerts, offset, index = read_head(value)
                 origin = (offset, index)
-                if alerts in newest and origin <= newest[alerts]:
+                last = newest.get(alerts)
+                if last is not None and origin <= last:
                     merged.duplicates += 1
                     continue
                 newest[alerts] = origin
-                moved.add(alerts)
-                if floor.skip_before is not None and time < floor.skip_before:
+                if skip_before is not None and time < skip_before:
                     merged.skipped += 1
                     continue
-                if floor.watermark is not None and time < floor.watermark:
+                if watermark is not None and time < watermark:
                     time, flags = floor.horizon, flags | LATE
-                merged.alerts += 1
-                if merged.newest is None or time > merged.newest:
-                    merged.newest = time
+                count += 1
+                if time > latest:
+                    latest = time
+                body = known.body
                 start = time - time % gap
                 row = rows.get((body.group, start))
                 if row is None:
                     row = rows[body.group, start] = Row(
-                        body.group, body.meta, overflow, start, 0, 0, time, time,
+                        body.group, body.meta, known.overflow, start, 0, 0, time, time,
                         body.rank, body.severity, 0, body.example, {},
                     )  # fmt: skip
                 _add(row, body, time, flags)
-            merged.origins |= {(keyed, alerts): newest[alerts] for alerts in moved}
+            merged.origins |= {(keyed, alerts): at for alerts, at in newest.items() if before.get(alerts) != at}
+        merged.alerts, merged.newest = count, latest if count else None
         return merged
+
+    def _other(self, keyed: int, value: bytes, merged: Merged) -> None:
+        if value[0] == MARKS:
+            self._mark(keyed, value, merged)
+        else:
+            merged.unknown += 1
 
     def _mark(self, keyed: int, value: bytes, merged: Merged) -> None:
         try:
@@ -162,7 +184,7 @@ class Merger:
             if merged.marks.get(cell, -1) < reached:
                 merged.marks[cell] = reached
 
-    def _decode(self, raw: bytes) -> tuple[Body | None, int]:
+    def _decode(self, raw: bytes) -> _Known | None:
         try:
             body = msgspec.msgpack.decode(raw, type=Body)
             meta = msgspec.msgpack.decode(body.meta, type=GroupMeta)
@@ -171,10 +193,10 @@ class Merger:
             if body.resource:
                 msgspec.msgpack.decode(body.resource, type=Resource)
         except msgspec.MsgspecError:
-            return None, 0
+            return None
         if len(self._bodies) >= MEMO:
             self._bodies.clear()
-        known = self._bodies[raw] = (body, self._overflow_of(meta))
+        known = self._bodies[raw[:IDENTITY]] = _Known(raw, body, self._overflow_of(meta))
         return known
 
     def _overflow_of(self, meta: GroupMeta) -> int:

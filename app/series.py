@@ -41,6 +41,10 @@ class Keyed(NamedTuple):
     body: bytes
     silenced_body: bytes
     silences: tuple[Silence, ...]
+    annotations: bytes
+    """As they came; with the labels they decide the rest, unless a fingerprint came too."""
+    given: str | None
+    """The fingerprint that came."""
 
     def body_at(self, time: int) -> bytes:
         """The body for an alert at event time `time` (ms): silenced or not."""
@@ -57,7 +61,7 @@ class SeriesReader:
         self._config = config
         self._ranks = {severity: rank for rank, severity in enumerate(config.severities)}
         self._series: dict[tuple[bytes, str | None], Series] = {}
-        self._keyed: dict[tuple[bytes, bytes, str | None], Keyed] = {}
+        self._keyed: dict[bytes, Keyed] = {}
 
     def understand(
         self, value: bytes | None, headers: Sequence[tuple[str, bytes]], timestamp: int
@@ -67,23 +71,26 @@ class SeriesReader:
         Raises `Poison`: a record is understood whole or dead whole.
         """
         alerts = parse(value, headers, timestamp)
+        if len(alerts) == 1:
+            alert = alerts[0]
+            return [(self.keyed(alert), alert.resolved)]
         result = []
         for index, alert in enumerate(alerts):
             try:
                 result.append((self.keyed(alert), alert.resolved))
             except Poison as reason:
-                raise reason.inside(f"[{index}]") if len(alerts) > 1 else reason from None
+                raise reason.inside(f"[{index}]") from None
         return result
 
     def keyed(self, alert: Incoming) -> Keyed:
         """The keyed form of an alert; raises `Poison` if its labels or annotations are not understood."""
-        key = (alert.labels, alert.annotations, alert.fingerprint)
-        known = self._keyed.get(key)
-        if known is None:
+        known = self._keyed.get(alert.labels)
+        # To compare the rest is cheaper than to hash it.
+        if known is None or known.annotations != alert.annotations or known.given != alert.fingerprint:
             known = self._read(alert)
             if len(self._keyed) >= MEMO:
                 self._keyed.clear()
-            self._keyed[key] = known
+            self._keyed[alert.labels] = known
         return known
 
     def series(self, alert: Incoming) -> Series:
@@ -113,6 +120,8 @@ class SeriesReader:
             body=msgspec.msgpack.encode(body),
             silenced_body=msgspec.msgpack.encode(silenced),
             silences=series.silences,
+            annotations=alert.annotations,
+            given=alert.fingerprint,
         )
 
     def _decide(self, labels: dict[str, str], given: str | None) -> Series:

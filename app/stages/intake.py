@@ -20,7 +20,7 @@ from app.eventtime import Progress
 from app.health import Health
 from app.kafka.committed import Committed, Note, read_committed
 from app.kafka.ingest import Batch, Ingest, Start
-from app.kafka.producer import Outgoing, Producer
+from app.kafka.producer import Outgoing, Pair, Producer
 from app.keyed import Marks, encode_alert, encode_marks
 from app.series import SeriesReader
 from app.settings import Settings
@@ -107,9 +107,11 @@ class Intake:
 
     async def _send(self, batch: Batch, epoch: Epoch) -> int:
         now = time.time_ns() // 1_000_000
-        outgoing: defaultdict[int, list[Outgoing]] = defaultdict(list)
+        # Plain pairs: to make an `Outgoing` of each would cost more than to pack its head.
+        outgoing: defaultdict[int, list[Pair]] = defaultdict(list)
         dead: list[tuple[ConsumerRecord, str]] = []
         moved: dict[int, Progress] = {}
+        partitions = epoch.partitions
         alerts = late_alerts = 0
         for partition, records in batch.records.items():
             # A copy: were it not delivered, a commit on the way out must not say that event time had come so far.
@@ -118,8 +120,8 @@ class Intake:
             if self._passed is not None:
                 # Behind it only after a stall: what comes then is late. Said by fold, a rebuild would not know of it.
                 progress.come_to(self._passed)
-            for record in records:
-                stamp, late = progress.stamp(record.timestamp, now, epoch.windows.grace)
+            stamps = progress.stamps((record.timestamp for record in records), now, epoch.windows.grace)
+            for record, (stamp, late) in zip(records, stamps, strict=True):
                 try:
                     keyed = self._reader.understand(record.value, record.headers, stamp)
                 except Poison as reason:
@@ -128,11 +130,9 @@ class Intake:
                 alerts += len(keyed)
                 late_alerts += late * len(keyed)
                 for index, (alert, resolved) in enumerate(keyed):
-                    value = encode_alert(
-                        alert.body_at(stamp), time=stamp, resolved=resolved, late=late,
-                        partition=partition, offset=base + record.offset, index=index,
-                    )  # fmt: skip
-                    outgoing[alert.number % epoch.partitions].append(Outgoing(alert.key, value))
+                    body = alert.body_at(stamp) if alert.silences else alert.body
+                    value = encode_alert(body, stamp, resolved, late, partition, base + record.offset, index)
+                    outgoing[alert.number % partitions].append((alert.key, value))
         if outgoing:
             await self._producer.send(self._settings.keyed_topic, outgoing)
         for record, why in dead:

@@ -17,7 +17,7 @@ from aiokafka.structs import OffsetAndTimestamp
 from app.errors import Retry
 from app.kafka.committed import Committed, Note
 from app.kafka.ingest import Batch, End, Start, _Listener
-from app.kafka.producer import Outgoing
+from app.kafka.producer import Outgoing, Pair
 from app.settings import Settings
 
 Leaving = Literal["in time", "too late", "with a batch in hand"]
@@ -88,17 +88,17 @@ class Broker:
     fault: Fault | None = None
     meanwhile: Callable[[], Awaitable[None]] | None = None
     """What others do while the next delivery is under way."""
-    delivered: Callable[[str, Mapping[int, Iterable[Outgoing]]], None] | None = None
+    delivered: Callable[[str, Mapping[int, Iterable[Pair]]], None] | None = None
     """Looks at every delivery that was acknowledged."""
 
     def append(
-        self, topic: str, partition: int, outgoing: Outgoing, timestamp: int | None = None, headers: Any = ()
+        self, topic: str, partition: int, outgoing: Pair, timestamp: int | None = None, headers: Any = ()
     ) -> None:
         """Writes a record; now and then a transaction's marker or an aborted record takes an offset before it."""
         log = self.logs[topic, partition]
         log.end += self.random.random() < 0.1
         time = self.clock.now if timestamp is None else timestamp
-        log.records.append(Record(topic, partition, log.end, time, outgoing.key, outgoing.value, headers))
+        log.records.append(Record(topic, partition, log.end, time, *outgoing, headers))
         log.end += 1
 
     def read(self, topic: str, partition: int, offset: int, most: int | None = None) -> list[Record]:
@@ -139,7 +139,7 @@ class Producer:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
 
-    async def send(self, topic: str, records: Mapping[int, Iterable[Outgoing]]) -> None:
+    async def send(self, topic: str, records: Mapping[int, Iterable[Pair]]) -> None:
         broker = self._broker
         if broker.meanwhile:
             others, broker.meanwhile = broker.meanwhile, None
@@ -159,6 +159,9 @@ class Producer:
             raise fault.error
         if broker.delivered:
             broker.delivered(topic, whole)
+
+    async def send_named(self, topic: str, records: Iterable[Outgoing]) -> None:
+        await self.send(topic, {0: records})
 
     async def send_keyed(self, topic: str, outgoing: Outgoing, headers: Sequence[tuple[str, bytes]]) -> None:
         self._broker.append(topic, 0, outgoing, headers=tuple(headers))

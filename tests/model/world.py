@@ -20,7 +20,7 @@ from app.config import Config
 from app.errors import Retry, StormfoldError
 from app.health import Health
 from app.kafka.committed import Note
-from app.kafka.producer import Outgoing
+from app.kafka.producer import Outgoing, Pair
 from app.keyed import ALERT, HEAD, LATE, MARKS, RESOLVED, Body, GroupMeta, decode_marks
 from app.merge import Merged
 from app.routing import Route
@@ -119,12 +119,12 @@ class World:
         closer._producer = Producer(self.broker)
         return closer
 
-    def _marks_keep_their_promise(self, topic: str, records: Mapping[int, Iterable[Outgoing]]) -> None:
+    def _marks_keep_their_promise(self, topic: str, records: Mapping[int, Iterable[Pair]]) -> None:
         if topic != self.settings.keyed_topic:
             return
         committed = self.broker.commits[self.settings.consumer_group("intake")]
         for outgoing in records.values():
-            for value in (one.value for one in outgoing if one.value and one.value[0] == MARKS):
+            for value in (value for _, value in outgoing if value and value[0] == MARKS):
                 for partition, reached in decode_marks(value).progress.items():
                     kept = Note.decode(committed[partition][1]).e
                     assert kept is not None, "marked without a commit"
