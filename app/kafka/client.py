@@ -1,12 +1,13 @@
 """What every Kafka client is built with, and what its errors mean to whoever runs it, in one line."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from functools import wraps
 from typing import Any
 
 from aiokafka import errors
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.conn import collect_hosts, create_conn
+from aiokafka.conn import AIOKafkaConnection, CloseReason, collect_hosts, create_conn
 from aiokafka.protocol.metadata import MetadataRequest
 
 from app.errors import Retry, Stop, StormfoldError
@@ -28,6 +29,24 @@ _ACCESS = {
     errors.TransactionalIdAuthorizationFailed: "use transactional id",
     errors.ClusterAuthorizationFailedError: "do this in the cluster:",
 }
+
+
+def _broken_is_told(write: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(write)
+    def told(connection: AIOKafkaConnection, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return write(connection, *args, **kwargs)
+        except RuntimeError as error:
+            connection.close(reason=CloseReason.CONNECTION_BROKEN)
+            raise errors.KafkaConnectionError(str(error)) from error
+
+    return told
+
+
+# To write to a connection that broke a moment ago is a RuntimeError in uvloop; aiokafka expects what asyncio does, and
+# the task that keeps a client's metadata up to date would die of it, in silence: the client would wait for ever.
+for _write in ("send", "_send_sasl_token"):
+    setattr(AIOKafkaConnection, _write, _broken_is_told(getattr(AIOKafkaConnection, _write)))
 
 
 def client_options(settings: Settings) -> dict[str, Any]:

@@ -1,10 +1,14 @@
 """What goes wrong between a client and a real broker, and what the one-line error says."""
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
+import uvloop
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.conn import create_conn
+from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.protocol.metadata import MetadataRequest
 
 from app.errors import Retry, Stop, StormfoldError
 from app.kafka.client import client_options, explain, open_admin
@@ -111,3 +115,19 @@ async def test_a_producer_with_a_wrong_password_is_explained_too(guarded: str) -
         await producer.start()
     await producer.stop()
     assert "user name or password" in str(await explain(raised.value, settings))
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_connection_that_broke_just_now(kafka: EmbeddedKafka, turns: int) -> None:
+    """To write to it is an error of Kafka's, which clients expect, as many turns later of the loop that workers use."""
+
+    async def ask() -> None:
+        connection = await create_conn(*kafka.bootstrap.split(":"))
+        connection._writer.transport.abort()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        with pytest.raises(KafkaConnectionError):
+            await connection.send(MetadataRequest([]))
+        assert not connection.connected()
+
+    uvloop.run(ask())
