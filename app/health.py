@@ -46,6 +46,11 @@ class Health:
         part = self.parts.setdefault(name, Part(time.monotonic()))
         part.alive, part.trouble, part.advice = time.monotonic(), None, None
 
+    def over(self, name: str, trouble: str) -> None:
+        """That trouble is over; another one that was told of since is not."""
+        if name in self.parts and self.parts[name].trouble == trouble:
+            self.well(name)
+
     def dead(self) -> list[str]:
         """Parts that have not come round for too long."""
         now = time.monotonic()

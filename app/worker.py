@@ -20,6 +20,7 @@ from app.stages.close import Close
 from app.stages.emit import Emit
 from app.stages.fold import Fold
 from app.stages.intake import Intake
+from app.stages.reach import Reach
 from app.stages.retain import Retain
 from app.stages.watch import Watch
 from app.status.live import open_live
@@ -91,6 +92,7 @@ class Worker:
     def _build(self, names: Sequence[str]) -> None:
         settings, config, store, health = self.settings, self.config, self.store, self.health
         self.app.service(self.watch)
+        self.app.service(Reach(settings, health, lambda: [stage.ingest for stage in self.stages]))
         if "intake" in names:
             self._feed(Intake(settings, config, store, health), settings.alerts_topic)
         if "fold" in names:

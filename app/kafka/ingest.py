@@ -6,6 +6,7 @@ one are worthless and must not be acted upon.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from aiokafka.structs import OffsetAndMetadata
 from mode import Service
 
 from app import metrics
-from app.errors import Stop, StormfoldError
+from app.errors import Retry, Stop, StormfoldError
 from app.health import Health
 from app.kafka.client import broker_error, client_options, explain
 from app.kafka.topics import partitions_of
@@ -100,6 +101,8 @@ class Ingest(Service):
         """Where the stage goes on, by assigned partition: next offset of what it has not acted upon."""
         self.reached: dict[int, int] = {}
         """Event time (ms) that the stage has come to, by assigned partition; the stage tells."""
+        self.heard = time.monotonic()
+        """When the broker last answered a question (monotonic, s), or there was nothing to ask."""
         self._ends: dict[int, int] = {}
         self._place = place
         self._put = put
@@ -107,6 +110,10 @@ class Ingest(Service):
         self._settings = settings
         self._health = health
         self._unplaced = False
+        self.joined = False
+        """Partitions were assigned, and nothing has been read since."""
+        self._told: str | None = None
+        """The trouble that this told health of, until something is read."""
         self._turned = asyncio.Event()
         self._expected: dict[int, tuple[int, int]] = {}
         self._answers: dict[int, tuple[int | None, int]] = {}
@@ -165,10 +172,11 @@ class Ingest(Service):
 
     def hold(self, partitions: set[int]) -> None:
         """Stops fetching exactly these partitions until told otherwise (refused ones stay held)."""
+        if self._unplaced:
+            return
         wanted = (partitions | self._unread) & self.assigned()
         self.consumer.pause(*self._tps(wanted - self._paused))
-        if not self._unplaced:
-            self.consumer.resume(*self._tps((self._paused - wanted) & self.assigned()))
+        self.consumer.resume(*self._tps((self._paused - wanted) & self.assigned()))
         self._paused = wanted
 
     async def commit(self, offsets: Mapping[int, tuple[int, str]]) -> bool:
@@ -198,10 +206,7 @@ class Ingest(Service):
         try:
             await self.settle(5.0)
         finally:
-            if self.consumer is not None:
-                # Right after a rebalance aiokafka can lose the cancellation that it waits for; without Kafka it
-                # cancels a fetch of its own that waits to be tried again, and lets that through.
-                await asyncio.wait({asyncio.ensure_future(self.consumer.stop())}, timeout=STOP_SECONDS)
+            await self._leave_group()
 
     @Service.task
     async def _poll(self) -> None:
@@ -219,52 +224,69 @@ class Ingest(Service):
             except KafkaError as error:
                 self._trouble(broker_error(error, self._settings))
                 await self.sleep(BACKOFF)
+                if not error.retriable:
+                    # The client would say the same of its group for ever, whatever is put right.
+                    await _Listener(self).on_partitions_revoked(self._tps(self.assigned()))
+                    await self._leave_group()
+                    self.consumer = None
+                    await self._join()
             except Exception as error:
                 # A defect of ours; to be gone would be worse than to try again.
                 if not self.should_stop:
                     log.exception("poll failed", stage=self.name)
-                    self._health.ill(self.name, f"unexpected {type(error).__name__}: {error}")
+                    self._trouble(Retry(f"unexpected {type(error).__name__}: {error}"))
                     self.rewind()
                 await self.sleep(BACKOFF)
 
     async def _join(self) -> None:
         while not self.should_stop:
-            consumer = AIOKafkaConsumer(
-                **client_options(self._settings),
-                client_id=f"stormfold-{self.name}",
-                group_id=self.group,
-                enable_auto_commit=False,
-                auto_offset_reset="earliest",
-                isolation_level="read_committed",
-                session_timeout_ms=round(self._settings.session_timeout * 1000),
-                heartbeat_interval_ms=round(self._settings.session_timeout * 1000 / 5),
-                max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
-                fetch_max_wait_ms=POLL_MS,
-                max_partition_fetch_bytes=4 * 1024 * 1024,
-                metadata_max_age_ms=METADATA_MAX_AGE_MS,
-                request_timeout_ms=REQUEST_TIMEOUT_MS,
-            )
             try:
                 # Asked before anybody joins: a broker that creates topics by itself would create it wrongly.
                 await partitions_of(self._settings, self.topic)
-                await consumer.start()
+                self.consumer = await self._consumer_started()
             except StormfoldError as error:
                 self._trouble(error)
-            except (KafkaError, OSError) as error:
-                self._trouble(await explain(error, self._settings))
+                await self.sleep(BACKOFF)
             else:
-                self.consumer = consumer
-                consumer.subscribe([self.topic], listener=_Listener(self))
+                self.consumer.subscribe([self.topic], listener=_Listener(self))
                 return
+
+    async def _consumer_started(self) -> AIOKafkaConsumer:
+        """A consumer that knows the brokers. Raises `Retry` or `Stop`."""
+        consumer = AIOKafkaConsumer(
+            **client_options(self._settings),
+            client_id=f"stormfold-{self.name}",
+            group_id=self.group,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            session_timeout_ms=round(self._settings.session_timeout * 1000),
+            heartbeat_interval_ms=round(self._settings.session_timeout * 1000 / 5),
+            max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
+            fetch_max_wait_ms=POLL_MS,
+            max_partition_fetch_bytes=4 * 1024 * 1024,
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
+            request_timeout_ms=REQUEST_TIMEOUT_MS,
+        )
+        try:
+            await consumer.start()
+        except (KafkaError, OSError) as error:
             await consumer.stop()
-            await self.sleep(BACKOFF)
+            raise await explain(error, self._settings) from error
+        return consumer
+
+    async def _leave_group(self) -> None:
+        if self.consumer is not None:
+            # Right after a rebalance aiokafka can lose the cancellation that it waits for; without Kafka it cancels a
+            # fetch of its own that waits to be tried again, and lets that through.
+            await asyncio.wait({asyncio.ensure_future(self.consumer.stop())}, timeout=STOP_SECONDS)
 
     async def _poll_once(self) -> None:
         polled = await self.consumer.getmany(timeout_ms=POLL_MS, max_records=self._settings.poll_records)
         self._health.alive(self.name)
         generation = self.generation
         if not self.consumer.assignment():
-            self._idle()
+            await self._idle()
         if self._unplaced or not self.consumer.assignment():
             return
         records = {tp.partition: found for tp, found in polled.items() if found}
@@ -272,15 +294,26 @@ class Ingest(Service):
             self._compare(partition, records)
         ends = await self._read_ends()
         if generation == self.generation:
+            if not self.refused and (self.read or not self.assigned() - self.foreign):
+                self._cured()
             kept = {p: found for p, found in records.items() if found and p not in self.refused}
             await self._put(Batch(generation, kept, ends))
 
-    def _idle(self) -> None:
+    async def _idle(self) -> None:
         if self.consumer.partitions_for_topic(self.topic) is None:
-            self._trouble(Stop(f"topic {self.topic} does not exist", "run `stormfold topics --create`"))
-        elif self.generation > 1:
+            await partitions_of(self._settings, self.topic)
+        elif self.joined:
             # More members than partitions: this one stands by.
+            self._cured()
+
+    def _cured(self) -> None:
+        """Something was read, or there is nothing to read: what kept this from reading is over. What the stage told of
+        itself is its own to take back, but not beyond an assignment."""
+        if self.joined:
             self._health.well(self.name)
+        elif self._told is not None:
+            self._health.over(self.name, self._told)
+        self.joined, self._told = False, None
 
     async def _read_ends(self) -> dict[int, End]:
         ends, read = {}, set()
@@ -304,6 +337,7 @@ class Ingest(Service):
             await self.sleep(MEASURE_SECONDS)
             try:
                 await self._measure_once()
+                self.heard = time.monotonic()
             except Exception as error:
                 # Polling tells of what it can be. Unknown is truer than what the lag was.
                 self._ends = {}
@@ -366,8 +400,6 @@ class Ingest(Service):
         self._unplaced = False
         self._paused = set(partitions)
         self.hold(set())
-        if not self.refused:
-            self._health.well(self.name)
 
     def _compare(self, partition: int, records: dict[int, list[ConsumerRecord]]) -> None:
         offset, timestamp = self._expected.pop(partition)
@@ -390,6 +422,7 @@ class Ingest(Service):
         )
 
     def _trouble(self, error: StormfoldError) -> None:
+        self._told = str(error)
         if self._health.ill(self.name, str(error), getattr(error, "advice", None)):
             log.warning("cannot read", stage=self.name, topic=self.topic, error=str(error))
 
@@ -427,4 +460,5 @@ class _Listener(ConsumerRebalanceListener):
     async def on_partitions_assigned(self, assigned: list[TopicPartition]) -> None:
         metrics.ASSIGNMENTS.labels(self._ingest.name).inc()
         self._ingest.turn()
+        self._ingest.joined = True
         self._ingest.consumer.pause(*assigned)
