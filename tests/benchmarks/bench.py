@@ -1,0 +1,183 @@
+"""What the parts measure with: servers, pipelines of their own, backlogs that frozen workers are given, CPU seconds."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import aiohttp
+from confluent_kafka import Producer
+
+from app.kafka.client import open_admin
+from app.kafka.topics import create, topics
+from app.local.kafka import EmbeddedKafka
+from app.local.process import free_port
+from app.local.redis import EmbeddedRedis
+from app.settings import STAGES, Settings
+from tests.benchmarks.results import Run, Taken, Usage, this_run
+from tests.conftest import fresh_settings
+from tests.support.pipeline import Sent, Workers
+from tests.support.servers import until
+
+T = TypeVar("T")
+
+PARTITIONS = 12
+LOOK_EVERY = 0.1
+"""Seconds between two looks at what a worker has counted."""
+PATIENCE = 300.0
+"""Seconds for anything to happen: far more than it takes."""
+SESSION_TIMEOUT = "200"
+"""Seconds for which a worker may be frozen."""
+TICK = os.sysconf("SC_CLK_TCK")
+
+Feed = Callable[[], Awaitable[object]]
+
+
+@dataclass
+class Bench:
+    """One run of parts. `quick` makes everything small: to see that it works, not how fast."""
+
+    kafka: EmbeddedKafka
+    redis: EmbeddedRedis
+    folder: Path
+    rounds: int
+    quick: bool
+    tell: Callable[[str], None]
+
+    def size(self, full: T, quick: T) -> T:
+        """One of two sizes."""
+        return quick if self.quick else full
+
+    def run(self) -> Run:
+        """What is measured now."""
+        return this_run(self.rounds, self.quick)
+
+    async def pipeline(self, partitions: int = PARTITIONS, redis: EmbeddedRedis | None = None) -> Settings:
+        """Settings with topics of their own, whose `alerts` takes any timestamp."""
+        settings = fresh_settings(self.kafka, redis or self.redis).model_copy(update={"log_level": "error"})
+        async with open_admin(settings) as admin:
+            await create(admin, topics(settings, partitions, past=True, max_record=2_000_000))
+        return settings
+
+    async def take_up(
+        self, settings: Settings, feed: Feed, counter: str, total: int,
+        *, workers: int = 1, partitions: int = PARTITIONS, config: Path | None = None, **environment: str,
+    ) -> Taken:  # fmt: skip
+        """Starts workers, freezes them while `feed` fills what they read, then measures until they have counted so far.
+
+        `counter` is the beginning of a line of their metrics, `environment` further settings of theirs.
+        """
+        async with aiohttp.ClientSession() as session:
+            with Workers(settings, self.folder, config) as running:
+                processes, addresses = start(running, workers, environment)
+                await _assigned(session, addresses, _reading(environment) * partitions)
+                for process in processes:
+                    process.send_signal(signal.SIGSTOP)
+                await feed()
+                for process in processes:
+                    process.send_signal(signal.SIGCONT)
+                return await self.watch(session, processes, addresses, counter, total)
+
+    async def watch(
+        self, session: aiohttp.ClientSession, processes: list["subprocess.Popen[bytes]"], addresses: list[str],
+        counter: str, total: int,
+    ) -> Taken:  # fmt: skip
+        """Measures from now until workers have counted so far."""
+        pids = [process.pid for process in processes]
+        started, before = time.perf_counter(), self.usage(pids)
+        resident = [_resident(pids[0])]
+        while (done := await counted(session, addresses, counter)) < total:
+            if time.perf_counter() - started > PATIENCE:
+                raise RuntimeError(f"{counter}: {done:.0f} of {total}")
+            if time.perf_counter() - started > len(resident) / 2:
+                resident.append(_resident(pids[0]))
+            await asyncio.sleep(LOOK_EVERY)
+        wall, after = time.perf_counter() - started, self.usage(pids)
+        used = Usage(after.worker - before.worker, after.broker - before.broker, after.redis - before.redis)
+        return Taken(total, wall, used, [*resident, _resident(pids[0])])
+
+    def usage(self, workers: Iterable[int]) -> Usage:
+        """CPU seconds used so far."""
+        return Usage(sum(map(cpu_seconds, workers)), cpu_seconds(self.kafka.pid), cpu_seconds(self.redis.pid))
+
+
+def start(
+    running: Workers, workers: int, environment: Mapping[str, str]
+) -> tuple[list["subprocess.Popen[bytes]"], list[str]]:
+    """Worker processes, and where they tell their metrics."""
+    addresses = [f"127.0.0.1:{free_port()}" for _ in range(workers)]
+    more = {**environment, "session_timeout": SESSION_TIMEOUT}
+    return [running.start(http=address, **more) for address in addresses], addresses
+
+
+async def counted(session: aiohttp.ClientSession, addresses: Iterable[str], counter: str) -> float:
+    """The sum of what workers tell in lines that begin so; those that do not answer yet tell nothing."""
+    return sum([sum(values) for values in await asyncio.gather(*(_told(session, a, counter) for a in addresses))])
+
+
+async def _told(session: aiohttp.ClientSession, address: str, counter: str) -> list[float]:
+    with suppress(aiohttp.ClientConnectionError):
+        async with session.get(f"http://{address}/metrics") as answer:
+            lines = (await answer.text()).splitlines()
+        return [float(line.rpartition(" ")[2]) for line in lines if line.startswith(counter)]
+    return []
+
+
+def _reading(environment: Mapping[str, str]) -> int:
+    """How many stages read a topic."""
+    return len({"intake", "fold", "emit"}.intersection(environment.get("stages", ",".join(STAGES)).split(",")))
+
+
+async def _assigned(session: aiohttp.ClientSession, addresses: list[str], partitions: int) -> None:
+    """Waits until all are ready and have their share of partitions, where they read any."""
+
+    async def ready() -> bool:
+        shares = [await _told(session, address, "stormfold_position{") for address in addresses]
+        return (
+            await counted(session, addresses, "stormfold_ready") == len(addresses)
+            and (not partitions or all(shares))
+            and sum(map(len, shares)) == partitions
+        )
+
+    await until(ready, PATIENCE, "workers are ready")
+
+
+def fill(settings: Settings, records: Iterable[Sent]) -> None:
+    """Publishes a backlog, much faster than `publish`."""
+    failed: list[object] = []
+    producer = Producer(
+        {
+            "bootstrap.servers": settings.kafka, "acks": "all", "linger.ms": 20, "batch.size": 900_000,
+            "message.max.bytes": 2_000_000, "queue.buffering.max.messages": 2_000_000,
+            "queue.buffering.max.kbytes": 2_000_000,
+            "on_delivery": lambda error, _: failed.append(error) if error else None,
+        }
+    )  # fmt: skip
+    for record in records:
+        producer.produce(
+            settings.alerts_topic, record.value, record.key, partition=record.partition, timestamp=record.time
+        )
+    if producer.flush(PATIENCE) or failed:
+        raise RuntimeError(f"the backlog was not published: {failed[:3]}")
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def _resident(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def percentile(values: Iterable[float], share: float) -> float:
+    """The value that this share of them does not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

@@ -1,0 +1,124 @@
+"""Fold by itself, without Kafka: real keyed records, merged and folded into a real Redis as the stage does it."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis
+
+from app.config import Config
+from app.keyed import encode_alert
+from app.merge import Floor, Merged, Merger, Row
+from app.series import SeriesReader
+from app.store.redis import Clock, Epoch, Limits, Move, Position, Store
+from app.window import Windows
+
+WINDOWS = Windows()
+BEGIN = 1_767_225_600_000
+"""Event time of what is folded: the start of a bucket."""
+LIMITS = Limits(max_fingerprints=10_000, max_groups=10_000_000)
+NOTHING = Floor()
+
+
+@dataclass(slots=True)
+class Keyed:
+    """A record of the keyed topic."""
+
+    offset: int
+    value: bytes | None
+
+
+class Taken(NamedTuple):
+    """Seconds of a poll."""
+
+    merge: float
+    fold: float
+
+
+@dataclass
+class Folding:
+    """An epoch with one keyed partition."""
+
+    client: Any
+    """A `redis.asyncio.Redis`, or what stands in for one."""
+    store: Store = field(init=False)
+    epoch: Epoch = field(default=Epoch(1, WINDOWS, 1, None))
+    merger: Merger = field(default_factory=lambda: Merger(WINDOWS))
+    at: int = 0
+    """Position, and offset of the next alert."""
+
+    def __post_init__(self) -> None:
+        self.store = Store(self.client, "bench")
+
+    @classmethod
+    async def open(cls, client: Redis) -> "Folding":
+        """On an empty database."""
+        await client.flushall()
+        folding = cls(client)
+        await folding.store.open_epoch(None, folding.epoch, {0: Position(0, -1)})
+        return folding
+
+    async def poll(self, bodies: Sequence[bytes]) -> Taken:
+        """Folds one poll of alerts with these bodies."""
+        records = [
+            Keyed(self.at + n, encode_alert(body, BEGIN + n % 1000, False, False, 0, self.at + n, 0))
+            for n, body in enumerate(bodies)
+        ]
+        begin = time.perf_counter()
+        merged = self.merger.merge({0: records}, {}, NOTHING)
+        between = time.perf_counter()
+        await self.fold(merged)
+        return Taken(between - begin, time.perf_counter() - between)
+
+    async def fold(self, merged: Merged) -> Clock:
+        """Folds what was merged; it moves the position by its number of alerts."""
+        move = Move(0, self.at, self.at + max(1, merged.alerts), BEGIN)
+        clock = await self.store.fold(self.epoch, [move], merged, LIMITS)
+        self.at = move.end
+        return clock
+
+    async def open_storms(self, storm: Row, first: int, count: int, start: int = BEGIN) -> Clock:
+        """Folds copies of a storm as groups of other names, in polls of usual size."""
+        each = max(1, 5000 // len(storm.members))
+        clock = None
+        for begin in range(first, first + count, each):
+            rows = [
+                replace(storm, group=f"{number:020d}", start=start, due=start + 1, first=start, last=start + 999)
+                for number in range(begin, min(begin + each, first + count))
+            ]
+            clock = await self.fold(Merged(rows, {}, {}, 1, [], alerts=storm.alerts * len(rows)))
+        assert clock is not None
+        return clock
+
+    def storm(self, bodies: Iterable[bytes]) -> Row:
+        """One storm of one alert each, for `open_storms`."""
+        records = [
+            Keyed(n, encode_alert(body, BEGIN + n % 1000, False, False, 0, n, 0)) for n, body in enumerate(bodies)
+        ]
+        (row,) = Merger(WINDOWS).merge({0: records}, {}, NOTHING).rows
+        return row
+
+
+def bodies(alerts: Iterable[bytes]) -> list[bytes]:
+    """What intake makes of alerts, all but the head."""
+    reader = SeriesReader(Config())
+    return [keyed.body for value in alerts for keyed, _ in reader.understand(value, (), BEGIN)]
+
+
+class Nowhere:
+    """Stands in for Redis where only the client's own work is to be measured."""
+
+    def register_script(self, _: str) -> Any:
+        """A script that says that it has folded."""
+
+        async def call(keys: Sequence[str], args: Sequence[object]) -> list[object]:  # noqa: ARG001
+            return [0, b"", 0, b""]
+
+        return call
+
+
+async def script_seconds(client: Redis) -> float:
+    """Seconds that Redis has spent in scripts."""
+    stats: Mapping[str, Mapping[str, float]] = await client.info("commandstats")
+    return stats.get("cmdstat_evalsha", {}).get("usec", 0) / 1e6

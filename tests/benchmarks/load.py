@@ -1,0 +1,47 @@
+"""Alerts to measure with: what Prometheus says of pods that crash, about 450 bytes each."""
+
+import random
+import time
+from collections.abc import Iterator
+
+import msgspec
+
+from tests.benchmarks.bench import PARTITIONS
+from tests.support.pipeline import Sent
+
+SPREAD_MS = 8_000
+"""Over how long a backlog came: within the grace, for workers that wait for it have seen the time go on."""
+
+
+def alert(series: int, group: int) -> bytes:
+    """An alert of a series and a group, each known by its number."""
+    labels = {
+        "alertname": f"KubePodCrashLooping{group}", "cluster": "prod-eu-west-1", "severity": "critical",
+        "namespace": f"payments-{series % 30}", "pod": f"api-7d9f6c5b4-{series:07d}", "container": "api",
+        "job": "kube-state-metrics", "prometheus": "monitoring/k8s",
+    }  # fmt: skip
+    annotations = {
+        "summary": "Pod is crash looping.",
+        "runbook_url": "https://runbooks.example.com/kubernetes/kubepodcrashlooping",
+    }
+    return msgspec.json.encode(
+        {"labels": labels, "annotations": annotations, "status": "firing", "startsAt": "2026-01-01T00:00:00Z"}
+    )
+
+
+def backlog(
+    alerts: int, series: int, groups: int = 300, *, each: int = 1, partitions: int = PARTITIONS,
+    spread: int = SPREAD_MS, until: int | None = None,
+) -> Iterator[Sent]:  # fmt: skip
+    """Alerts drawn from so many series in so many groups, `each` in a record, that came in the `spread` ms until now.
+
+    Each series comes once before any comes again.
+    """
+    rng = random.Random(series)
+    known = [alert(one, one % groups) for one in range(series)]
+    end = until or time.time_ns() // 1_000_000
+    records = alerts // each
+    for number in range(records):
+        drawn = [known[one] if (one := number * each + index) < series else rng.choice(known) for index in range(each)]
+        value = drawn[0] if each == 1 else b"[" + b",".join(drawn) + b"]"
+        yield Sent(end - spread + spread * number // records, value, number % partitions)
