@@ -9,8 +9,11 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, get_args
 
+import click
+import yaml
 from pydantic.fields import FieldInfo
 
+from app.cli import COMMANDS, command
 from app.config import Config, File, Part, document
 from app.kafka.topics import topics
 from app.settings import Settings, variable
@@ -72,7 +75,34 @@ def topics_table() -> str:
     return table(("topic", "holds", "settings"), rows)
 
 
+def commands() -> str:
+    """What `--help` says of every command."""
+    group = click.Context(command, info_name="stormfold", **command.context_settings)
+    sections = []
+    for name in COMMANDS:
+        called = command.get_command(group, name)
+        assert called
+        with click.Context(called, parent=group, info_name=name) as context:
+            context.max_content_width = 118
+            context.terminal_width = 118
+            sections.append(f"## {name}\n\n```text\n{called.get_help(context)}\n```\n")
+    return "\n".join(sections)
+
+
+def storm_fields() -> str:
+    """Every field of an AlertStorm, with its type and its limits."""
+    (version,) = yaml.safe_load((ROOT / "k8s" / "crd.yaml").read_text())["spec"]["versions"]
+    fields = version["schema"]["openAPIV3Schema"]["properties"]
+    return "\n".join(
+        f"## {part}\n\n{fields[part]['description']}\n\n"
+        + table(("field", "type", "meaning"), list(_fields(fields[part], "")))
+        for part in ("spec", "status")
+    )
+
+
 BLOCKS = {
+    "commands": commands,
+    "storm_fields": storm_fields,
     "redis_keys": redis_keys,
     "redis_scripts": redis_scripts,
     "topics": topics_table,
@@ -111,6 +141,33 @@ def _parts(part: type[Part], title: str, defaults: dict[str, Any]) -> Iterator[s
     yield f"## {title}\n\n{table(('key', 'default', 'meaning'), rows)}"
     for inner, heading, values in below:
         yield from _parts(inner, heading, values)
+
+
+def _fields(schema: dict[str, Any], path: str) -> Iterator[tuple[str, str, str]]:
+    """A row for each field below, from the outside in."""
+    for name, field in schema["properties"].items():
+        inner, place = field, f"{path}{name}"
+        if field["type"] == "array":
+            inner, place = field["items"], f"{place}[]"
+        yield f"`{place}`", _type(field), " ".join(field["description"].split())
+        if "properties" in inner:
+            yield from _fields(inner, f"{place}.")
+
+
+def _type(field: dict[str, Any]) -> str:
+    match field:
+        case {"enum": values}:
+            return ", ".join(f"`{value}`" for value in values)
+        case {"format": "date-time"}:
+            return "time (RFC 3339)"
+        case {"type": "array", "maxItems": most}:
+            return f"list, at most {most:,}"
+        case {"additionalProperties": values, "maxProperties": most}:
+            return f"map of strings, at most {most:,} of {values['maxLength']:,} characters"
+        case {"type": "string", "maxLength": most}:
+            return f"string, at most {most:,} characters"
+        case _:
+            return str(field["type"])
 
 
 def _shown(default: Any) -> str:
