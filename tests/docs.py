@@ -61,7 +61,7 @@ def redis_scripts() -> str:
     scripts = sorted((ROOT / "app" / "store").glob("*.lua"))
     heads = [list(takewhile(lambda line: line.startswith("--"), path.read_text().splitlines())) for path in scripts]
     return "\n".join(
-        f"### {path.name}\n\n```\n" + "\n".join(line.removeprefix("--")[1:] for line in head) + "\n```\n"
+        f"### {path.name}\n\n```text\n" + "\n".join(line.removeprefix("--")[1:] for line in head) + "\n```\n"
         for path, head in zip(scripts, heads, strict=True)
     )
 
