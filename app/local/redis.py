@@ -84,8 +84,9 @@ class EmbeddedRedis(ServerProcess):
             "appendonly": "yes",
             "appendfsync": "everysec",
             "save": "",
-            # The name before Redis 7, which newer ones and Valkey understand too.
+            # The names before Redis 7, which newer ones and Valkey understand too.
             "hash-max-ziplist-entries": "512",
+            "hash-max-ziplist-value": "128",
         }
         binary = self._binary or _first_server()
         return [str(binary), *(part for name, value in options.items() for part in (f"--{name}", value))]

@@ -38,18 +38,15 @@ repeat
   local groups = redis.call('ZRANGEBYSCORE', due, '-inf', horizon - grace, 'LIMIT', from, PAGE)
   for _, group in ipairs(groups) do
     if taken < most and leased(lease_prefix .. group) then
-      local starts, meta = {}, ''
-      local fields = redis.call('HGETALL', group_prefix .. group)
-      for i = 1, #fields, 2 do
-        if fields[i] == 'm' then
-          meta = fields[i + 1]
-        else
-          starts[#starts + 1] = fields[i]
-          starts[#starts + 1] = redis.call('HGET', bucket_prefix .. group .. ':' .. fields[i], 'a')
+      local starts = {}
+      for _, field in ipairs(redis.call('HKEYS', group_prefix .. group)) do
+        if field ~= 'm' then
+          starts[#starts + 1] = field
+          starts[#starts + 1] = redis.call('HGET', bucket_prefix .. group .. ':' .. field, 'a')
         end
       end
       taken = taken + 1
-      result[#result + 1] = {group, meta, starts}
+      result[#result + 1] = {group, redis.call('HGET', group_prefix .. group, 'm'), starts}
     end
   end
   from = from + PAGE

@@ -84,7 +84,7 @@ local function lower(a, b)
 end
 
 local function fold_members(key, start, members, truncated)
-  local room = max_fingerprints - math.max(redis.call('HLEN', key) - 2, 0)
+  local room = max_fingerprints - math.max(redis.call('HLEN', key) - 1, 0)
   for from = 1, #members, CHUNK * 5 do
     local to = math.min(from + CHUNK * 5, #members + 1) - 1
     local fingerprints = {}
@@ -132,18 +132,19 @@ end
 
 local function fold_row(group, meta, start, row_due, alerts, first, last, rank, severity, late, example, members)
   local group_key, key = group_prefix .. group, bucket_prefix .. group .. ':' .. start
-  local before = redis.call('HMGET', key, 'a', 'x')
+  local before = redis.call('HGET', key, 'a')
   local truncated = 0
-  if before[1] then
+  if before then
     local old_alerts, old_first, old_last, old_late, old_rank, old_truncated, at =
-      struct.unpack(AGGREGATE, before[1])
-    if old_first < first then
-      example = before[2]
-    elseif old_first == first then
-      example = lower(example, before[2])
+      struct.unpack(AGGREGATE, before)
+    if old_first == first then
+      example = lower(example, redis.call('HGET', group_key, start))
+    end
+    if old_first >= first then
+      redis.call('HSET', group_key, start, example)
     end
     if old_rank < rank then
-      rank, severity = old_rank, string.sub(before[1], at)
+      rank, severity = old_rank, string.sub(before, at)
     end
     alerts, late, truncated = alerts + old_alerts, late + old_late, old_truncated
     first, last = math.min(first, old_first), math.max(last, old_last)
@@ -163,11 +164,10 @@ local function fold_row(group, meta, start, row_due, alerts, first, last, rank, 
       redis.call('ZADD', due, 'LT', row_due, group)
       redis.call('ZADD', open, start, group)
     end
-    redis.call('HSET', group_key, start, '')
+    redis.call('HSET', group_key, start, example)
   end
   truncated = fold_members(key, tonumber(start), members, truncated)
-  redis.call('HSET', key, 'x', example,
-    'a', struct.pack(AGGREGATE, alerts, first, last, late, rank, truncated) .. severity)
+  redis.call('HSET', key, 'a', struct.pack(AGGREGATE, alerts, first, last, late, rank, truncated) .. severity)
 end
 
 -- The first write: a full Redis refuses it, and nothing has happened.

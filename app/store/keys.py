@@ -42,12 +42,12 @@ class EpochKeys:
 
     @property
     def group(self) -> str:
-        """Prefix. hash, no TTL: `m` → `GroupMeta` in msgpack, `<bucket start>` → empty."""
+        """Prefix. hash, no TTL: `m` → `GroupMeta` in msgpack, `<bucket start>` → example."""
         return self.base + "g:"
 
     @property
     def bucket(self) -> str:
-        """Prefix of `<group>:<start>`. hash, no TTL: `a` → aggregate, `x` → example, 8-byte fingerprint → member."""
+        """Prefix of `<group>:<start>`. hash, no TTL: `a` → aggregate, 8-byte fingerprint → member."""
         return self.base + "b:"
 
     @property

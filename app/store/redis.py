@@ -358,15 +358,18 @@ class Store:
 
     async def details(self, epoch: Epoch, wanted: Sequence[tuple[str, int]]) -> list[Detail]:
         """What the buckets (group, start) hold, in that order. Raises `Retry` if one is gone: the lease was lost."""
-        prefix = self.keys.of(epoch.number).bucket
+        names = self.keys.of(epoch.number)
         async with sorted_errors():
             pipeline = self.redis.pipeline(transaction=False)
             for group, start in wanted:
-                pipeline.hgetall(f"{prefix}{group}:{start}")
+                pipeline.hgetall(f"{names.bucket}{group}:{start}").hget(f"{names.group}{group}", str(start))
             found = await pipeline.execute()
-        if not all(found):
+        if not all(found[::2]) or None in found:
             raise Retry("buckets were settled by another closer")
-        return [_detail(start, fields) for (_, start), fields in zip(wanted, found, strict=True)]
+        return [
+            _detail(start, fields, example)
+            for (_, start), fields, example in zip(wanted, found[::2], found[1::2], strict=True)
+        ]
 
     async def settle(self, epoch: Epoch, token: str, settlements: Iterable[Settlement]) -> list[bool]:
         """Deletes published buckets and gives the leases back; False where a lease was lost or a count differs.
@@ -416,9 +419,9 @@ class Store:
         result = []
         async with sorted_errors():
             for group in await self.redis.zrange(names.open, 0, -1):
-                fields = await self.redis.hgetall(names.group.encode() + group)
-                meta = fields.pop(b"m", None)
-                starts = list(fields)
+                key = names.group.encode() + group
+                meta, fields = await self.redis.pipeline(transaction=False).hget(key, "m").hkeys(key).execute()
+                starts = [field for field in fields if field != b"m"]
                 pipeline = self.redis.pipeline(transaction=False)
                 for start in starts:
                     pipeline.hget(names.bucket.encode() + group + b":" + start, "a")
@@ -501,8 +504,8 @@ def _claimed(group: bytes, meta: bytes, pairs: Sequence[bytes]) -> Claimed:
     return Claimed(group.decode(), msgspec.msgpack.decode(meta, type=GroupMeta), tuple(sorted(buckets)))
 
 
-def _detail(start: int, fields: dict[bytes, bytes]) -> Detail:
-    aggregate, example = fields.pop(b"a"), fields.pop(b"x")
+def _detail(start: int, fields: dict[bytes, bytes], example: bytes) -> Detail:
+    aggregate = fields.pop(b"a")
     _, _, _, late, rank, truncated = AGGREGATE.unpack_from(aggregate)
     return Detail(
         rank=rank,

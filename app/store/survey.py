@@ -17,7 +17,7 @@ STRETCHES = 4
 """Calls in one look. With more open groups than that, several looks go round once."""
 MOST_MEMBERS = 12_000
 """Fields of buckets that one look reads to count fingerprints and resources: a bucket of the default bound fits."""
-_OTHERS = {b"a", b"x"}
+_OTHERS = {b"a"}
 
 
 @dataclass(frozen=True, slots=True)

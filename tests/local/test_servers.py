@@ -89,7 +89,7 @@ def test_redis_keeps_every_write_through_a_kill(tmp_path: Path, binary: RedisBin
     server = EmbeddedRedis(tmp_path / "größe, 日本 = 1", binary=binary.path)
     server.start()
     client = Redis.from_url(server.url, decode_responses=True)
-    client.hset("bucket", mapping={str(field): "x" for field in range(512)})
+    client.hset("bucket", mapping={str(field): "x" * 128 for field in range(512)})
     pid = server.pid
     server.kill()
     server.start()
@@ -106,7 +106,7 @@ def test_redis_is_set_up_to_lose_nothing(tmp_path: Path, binary: RedisBinary) ->
     server.start()
     try:
         client = Redis.from_url(server.url, decode_responses=True)
-        client.hset("bucket", mapping={str(field): "x" for field in range(512)})
+        client.hset("bucket", mapping={str(field): "x" * 128 for field in range(512)})
         assert client.object("encoding", "bucket") in ("listpack", "ziplist")
         found = client.config_get("*")
         wanted = {

@@ -287,11 +287,10 @@ async def test_bytes_in_redis(store: Store, redis: Redis) -> None:
         root + b"1:mark": {b"h": str(NOW + 30).encode()},
         root + b"1:due": [(group, NOW + 14 + 11)],
         root + b"1:open": [(group, NOW + 10)],
-        root + b"1:g:" + group: {b"m": batch_meta, str(NOW + 10).encode(): b""},
+        root + b"1:g:" + group: {b"m": batch_meta, str(NOW + 10).encode(): b'{"labels":{"a":"b"}}'},
         root + b"1:b:" + group + b":" + str(NOW + 10).encode(): {
             b"a": (2).to_bytes(4, "big") + (NOW + 13).to_bytes(8, "big") + (NOW + 14).to_bytes(8, "big")
             + (1).to_bytes(4, "big") + b"\0" + b"\0" + b"critical",
-            b"x": b'{"labels":{"a":"b"}}',
             bytes(range(1, 9)): (2).to_bytes(4, "big") + (4).to_bytes(4, "big") + bytes([3])
             + b"\x93\xa3Pod\xa4shop\xa3api",
         },
@@ -300,8 +299,9 @@ async def test_bytes_in_redis(store: Store, redis: Redis) -> None:
 
 
 async def test_small_buckets_are_compact(store: Store, redis: Redis) -> None:
-    """A bucket of an ordinary group is one listpack, not a hash table."""
+    """A bucket of an ordinary group is one listpack, not a hash table, however long its example, with long names."""
     await start(store)
-    await Folder(store)([alert(n, 3) for n in range(200)])
+    name, example = "payments-api-gateway-7d9f6c5b4-x2x8q-{:03}", b'{"labels":{"alertname":"%s"}}' % (b"x" * 900)
+    await Folder(store)([alert(n, 3, resource=name.format(n), example=example) for n in range(200)])
     encoding = await redis.object("ENCODING", f"{store.keys.of(1).bucket}{alert(1, 3).group}:{NOW}")
     assert encoding in (b"listpack", b"ziplist")
