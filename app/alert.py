@@ -11,6 +11,7 @@ from typing import NamedTuple, Self, TypeVar
 import msgspec
 
 from app.errors import DeadLetter
+from app.text import visible
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -71,9 +72,10 @@ class Poison(DeadLetter):
     """This record is not understood."""
 
     def __init__(self, reason: str, place: str = "") -> None:
-        super().__init__(f"{place}: {reason}" if place else reason)
-        self.reason = reason
-        self.place = place
+        # Both may quote the record.
+        self.reason = visible(reason)
+        self.place = visible(place)
+        super().__init__(f"{self.place}: {self.reason}" if place else self.reason)
         """Where in the record, like `alerts[3].labels.pod`; empty: the record as a whole."""
 
     def inside(self, place: str) -> Self:

@@ -17,6 +17,7 @@ from app.settings import Settings
 from app.store.redis import Store
 from app.storm import storm_name
 from app.window import segments
+from app.wire import read
 
 LOOK_EVERY = 0.25
 """Seconds between two looks at whether everything has been read."""
@@ -165,6 +166,6 @@ def _behind(reached: Mapping[int, int], ends: Mapping[int, int]) -> int:
 
 def _alert_count(record: ConsumerRecord) -> int | None:
     try:
-        return int(msgspec.json.decode(record.value)["spec"]["alertCount"])
-    except (msgspec.MsgspecError, KeyError, TypeError, ValueError):
+        return int(read(msgspec.json.decode, record.value)["spec"]["alertCount"])
+    except (KeyError, TypeError, ValueError):
         return None

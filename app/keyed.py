@@ -9,6 +9,8 @@ from typing import Annotated
 
 import msgspec
 
+from app.wire import read
+
 ALERT = 1
 MARKS = 2
 RESOLVED = 1
@@ -16,6 +18,13 @@ LATE = 2
 
 HEAD = struct.Struct(">BBQIQI")
 """kind, flags, event time (ms), alerts partition, offset, index in the record."""
+LAST_TIME = 253_402_300_799_999
+"""Event times (ms) end with the year 9999: later ones can't be written as a date, and Lua's numbers lose digits."""
+
+Time = Annotated[int, msgspec.Meta(ge=0, le=LAST_TIME)]
+"""An event time (ms)."""
+_Number = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+"""Of a partition, or of partitions, as Kafka has them."""
 
 
 class Body(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -23,7 +32,7 @@ class Body(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     fingerprint: Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
     """8 bytes, big-endian."""
-    group: str
+    group: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{20}\Z")]
     """Identity of the group, `storm.group_id`."""
     meta: bytes
     """`GroupMeta` in msgpack."""
@@ -52,9 +61,9 @@ class GroupMeta(msgspec.Struct, frozen=True, array_like=True):
 class Marks(msgspec.Struct, frozen=True, array_like=True):
     """Progress of alerts partitions: everything sent after this record is stamped at or after it, less the grace."""
 
-    partitions: int
+    partitions: _Number
     """How many partitions `alerts` has."""
-    progress: dict[int, int]
+    progress: dict[_Number, Time]
     """Alerts partition → event time reached (ms)."""
 
 
@@ -73,5 +82,5 @@ def encode_marks(marks: Marks) -> bytes:
 
 
 def decode_marks(value: bytes) -> Marks:
-    """Reads a marks record; raises `msgspec.DecodeError` if it isn't one."""
-    return _marks_decoder.decode(value[1:])
+    """Reads a marks record; raises `Malformed` if it isn't one."""
+    return read(_marks_decoder.decode, value[1:])

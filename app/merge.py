@@ -11,9 +11,10 @@ import msgspec
 
 from app.alert import Resource
 from app.eventtime import Cell
-from app.keyed import ALERT, HEAD, LATE, MARKS, RESOLVED, Body, GroupMeta, decode_marks
+from app.keyed import ALERT, HEAD, LAST_TIME, LATE, MARKS, RESOLVED, Body, GroupMeta, decode_marks
 from app.storm import Example, group_id, overflow_meta
 from app.window import Windows, first_due
+from app.wire import Malformed, read
 
 FIRED = 2
 """Flag of a member: some alert of it was firing (`RESOLVED` is the other: its newest is resolved)."""
@@ -21,6 +22,11 @@ MEMO = 100_000
 """Bodies kept decoded, one for each fingerprint; beyond it the memo starts anew."""
 IDENTITY = 11
 """Bytes that a packed body begins with, up to the end of its fingerprint."""
+
+_body = msgspec.msgpack.Decoder(Body)
+_meta = msgspec.msgpack.Decoder(GroupMeta)
+_example = msgspec.json.Decoder(Example)
+_resource = msgspec.msgpack.Decoder(Resource)
 
 Origin = tuple[int, int]
 """Offset and index in the record: the place of an alert in its partition of `alerts`."""
@@ -139,6 +145,9 @@ class Merger:
                         merged.unknown += 1
                         continue
                 _, flags, time, alerts, offset, index = read_head(value)
+                if time > LAST_TIME:
+                    merged.unknown += 1
+                    continue
                 origin = (offset, index)
                 last = newest.get(alerts)
                 if last is not None and origin <= last:
@@ -175,7 +184,7 @@ class Merger:
     def _mark(self, keyed: int, value: bytes, merged: Merged) -> None:
         try:
             marks = decode_marks(value)
-        except msgspec.MsgspecError:
+        except Malformed:
             merged.unknown += 1
             return
         merged.alerts_partitions = max(merged.alerts_partitions, marks.partitions)
@@ -186,13 +195,13 @@ class Merger:
 
     def _decode(self, raw: bytes) -> _Known | None:
         try:
-            body = msgspec.msgpack.decode(raw, type=Body)
-            meta = msgspec.msgpack.decode(body.meta, type=GroupMeta)
+            body = read(_body.decode, raw)
+            meta = read(_meta.decode, body.meta)
             # What the closer could not read must not get into Redis.
-            msgspec.json.decode(body.example, type=Example)
+            read(_example.decode, body.example)
             if body.resource:
-                msgspec.msgpack.decode(body.resource, type=Resource)
-        except msgspec.MsgspecError:
+                read(_resource.decode, body.resource)
+        except Malformed:
             return None
         if len(self._bodies) >= MEMO:
             self._bodies.clear()

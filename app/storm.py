@@ -6,19 +6,21 @@ from base64 import urlsafe_b64encode
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
 from app.alert import Resource
-from app.keyed import GroupMeta
+from app.keyed import GroupMeta, Time
 from app.window import Segment
+from app.wire import Malformed, read
 
 API_VERSION = "stormfold.dev/v1alpha1"
 KIND = "AlertStorm"
 DOMAIN = "stormfold.dev"
 
 StormClass = Literal["Storm", "Isolated", "Silenced"]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 MAX_LIST_BYTES = 100_000
 """Bound of `affectedResources` as JSON: with everything else a resource stays far below etcd's 1.5 MiB."""
@@ -33,6 +35,7 @@ EXAMPLE_BYTES = 1024
 OVERFLOW_LABEL = "stormfold_overflow"
 """Group label of the one group per route that takes what comes while too many groups are open."""
 
+_json = msgspec.json.Decoder()
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SLUG = re.compile(r"[^a-z0-9]+")
 _LABEL_VALUE = re.compile(r"[^A-Za-z0-9._-]+")
@@ -49,7 +52,7 @@ class Affected(msgspec.Struct, frozen=True):
     """A resource that alerts of the storm were about, and how many."""
 
     resource: Resource
-    alerts: int
+    alerts: Count
 
 
 class Member(NamedTuple):
@@ -91,16 +94,16 @@ class StormMetadata(msgspec.Struct, frozen=True, kw_only=True):
     group_labels: dict[str, str]
     pattern: str
     severity: str
-    alert_count: int
-    distinct: int
-    resolved: int
-    resource_count: int
+    alert_count: Count
+    distinct: Count
+    resolved: Count
+    resource_count: Count
     resources: tuple[Affected, ...]
     example: Example
-    first_seen: int
-    last_seen: int
+    first_seen: Time
+    last_seen: Time
     close_reason: str
-    late: int
+    late: Count
     truncated: bool
 
     @property
@@ -288,31 +291,42 @@ def encode_manifest(storm: StormMetadata) -> bytes:
 
 
 def to_metadata(manifest: Mapping[str, Any]) -> StormMetadata:
-    """Reads a manifest back; raises `KeyError`, `ValueError` or `msgspec.ValidationError` if it isn't one."""
-    spec = manifest["spec"]
-    return StormMetadata(
-        name=manifest["metadata"]["name"],
-        namespace=manifest["metadata"]["namespace"],
-        storm_class=spec["class"],
-        route=spec["route"],
-        group_labels=dict(spec["groupLabels"]),
-        pattern=spec["pattern"],
-        severity=spec["severity"],
-        alert_count=spec["alertCount"],
-        distinct=spec["distinctAlerts"],
-        resolved=spec["resolvedAlerts"],
-        resource_count=spec["resourceCount"],
-        resources=tuple(
-            Affected(Resource(entry["kind"], entry.get("namespace", ""), entry["name"]), entry["alerts"])
+    """Reads a manifest back; raises `Malformed` if it isn't one."""
+    try:
+        return msgspec.convert(_fields(manifest["metadata"], manifest["spec"]), StormMetadata)
+    except (LookupError, TypeError, ValueError, AttributeError, msgspec.ValidationError) as error:
+        raise Malformed(f"not a storm: {error}") from error
+
+
+def decode_storm(value: bytes | None) -> StormMetadata:
+    """Reads a record of the `storms` topic; raises `Malformed` if it isn't a storm."""
+    return to_metadata(read(_json.decode, value or b""))
+
+
+def _fields(metadata: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": metadata["name"],
+        "namespace": metadata["namespace"],
+        "storm_class": spec["class"],
+        "route": spec["route"],
+        "group_labels": spec["groupLabels"],
+        "pattern": spec["pattern"],
+        "severity": spec["severity"],
+        "alert_count": spec["alertCount"],
+        "distinct": spec["distinctAlerts"],
+        "resolved": spec["resolvedAlerts"],
+        "resource_count": spec["resourceCount"],
+        "resources": [
+            {"resource": (entry["kind"], entry.get("namespace", ""), entry["name"]), "alerts": entry["alerts"]}
             for entry in spec["affectedResources"]
-        ),
-        example=msgspec.convert(spec["example"], Example),
-        first_seen=_milliseconds(spec["firstSeen"]),
-        last_seen=_milliseconds(spec["lastSeen"]),
-        close_reason=spec["closeReason"],
-        late=spec["lateAlerts"],
-        truncated=spec["truncated"],
-    )
+        ],
+        "example": spec["example"],
+        "first_seen": _milliseconds(spec["firstSeen"]),
+        "last_seen": _milliseconds(spec["lastSeen"]),
+        "close_reason": spec["closeReason"],
+        "late": spec["lateAlerts"],
+        "truncated": spec["truncated"],
+    }
 
 
 def _affected(entry: Affected) -> dict[str, Any]:

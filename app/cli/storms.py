@@ -13,6 +13,7 @@ from app.kafka.tail import Tail, open_tail
 from app.settings import Settings
 from app.storm import StormClass, StormMetadata, timestamp, to_metadata
 from app.text import visible
+from app.wire import Malformed, read
 
 COLUMNS = {
     "last seen": 24, "namespace": 12, "name": 57, "class": 8, "severity": 8, "alerts": 7, "resources": 9,
@@ -117,9 +118,9 @@ async def _recent(settings: Settings, wanted: str, limit: int) -> list[dict[str,
 def _manifest(record: ConsumerRecord, wanted: str) -> dict[str, Any] | None:
     """The manifest in a record; None if it isn't one, or of another class."""
     try:
-        manifest: dict[str, Any] = msgspec.json.decode(record.value)
+        manifest: dict[str, Any] = read(msgspec.json.decode, record.value)
         fits = wanted in ("all", to_metadata(manifest).storm_class)
-    except (msgspec.MsgspecError, KeyError, TypeError, ValueError, AttributeError):
+    except Malformed:
         return None
     return manifest if fits else None
 

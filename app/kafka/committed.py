@@ -17,6 +17,7 @@ from aiokafka.errors import (
 
 from app.kafka.client import open_admin
 from app.settings import Settings
+from app.wire import Malformed, read
 
 COORDINATOR_WAIT = 10.0
 """Seconds to wait for a group's coordinator: a new broker makes the topic for offsets when the first group asks."""
@@ -49,10 +50,12 @@ class Note(msgspec.Struct, frozen=True, omit_defaults=True):
     def decode(cls, text: str) -> "Note":
         """Reads one; whatever isn't one, such as another client's, counts as empty."""
         try:
-            return msgspec.json.decode(text, type=cls)
-        except msgspec.MsgspecError:
+            return read(_note.decode, text)
+        except Malformed:
             return cls()
 
+
+_note = msgspec.json.Decoder(Note)
 
 Committed = dict[int, tuple[int, Note]]
 """Partition → next offset and note."""

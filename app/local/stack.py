@@ -9,7 +9,6 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
 import uvloop
 
 from app import logs
@@ -22,7 +21,8 @@ from app.local.kafka import EmbeddedKafka
 from app.local.process import ServerProcess, port_is_free
 from app.local.redis import EmbeddedRedis
 from app.settings import Settings
-from app.storm import StormMetadata, to_metadata
+from app.storm import StormMetadata, decode_storm
+from app.wire import Malformed
 from app.worker import Worker
 
 T = TypeVar("T")
@@ -185,7 +185,9 @@ async def follow_storms(settings: Settings, see: Callable[[StormMetadata], None]
     """
     async with open_tail(settings) as tail:
         async for record in tail.read(settings.storms_topic, None if past else 0, follow=True):
-            see(to_metadata(msgspec.json.decode(record.value)))
+            # Others may write to the topic, too.
+            with suppress(Malformed):
+                see(decode_storm(record.value))
 
 
 def log_to(path: Path, level: str) -> None:

@@ -4,10 +4,9 @@ import hashlib
 from contextlib import aclosing
 from typing import NamedTuple
 
-import msgspec
-
 from app.replay.log import Range
-from app.storm import OVERFLOW_LABEL, StormMetadata, to_metadata
+from app.storm import OVERFLOW_LABEL, StormMetadata, decode_storm
+from app.wire import Malformed
 
 Group = tuple[str, tuple[tuple[str, str], ...], bool]
 """Route, group labels, whether silenced: as a storm shows them."""
@@ -62,8 +61,8 @@ async def published(of: Range) -> dict[str, Brief]:
         async for records in polls:
             for record in records:
                 try:
-                    storm = to_metadata(msgspec.json.decode(record.value))
-                except (msgspec.MsgspecError, KeyError, TypeError, ValueError, AttributeError):
+                    storm = decode_storm(record.value)
+                except Malformed:
                     # Nobody of ours wrote it.
                     continue
                 if storm.last_seen >= of.span.begin and storm.first_seen < of.span.end:

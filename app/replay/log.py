@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import msgspec
 from aiokafka import ConsumerRecord
 
 from app.alert import Poison
@@ -23,6 +22,7 @@ from app.settings import Settings
 from app.stages.epochs import keyed_partitions
 from app.storm import StormMetadata
 from app.window import Rebuild
+from app.wire import Malformed
 
 BEFORE, AFTER = 5, 2
 """Slices around the range that count. A storm lasts 1.5 slices; where one begins is certain from three slices after
@@ -148,7 +148,7 @@ async def keyed(of: Range) -> AsyncIterator[Poll]:
     async for partition, records in _together(of, topic, since, await of.tail.ends(topic), reached):
         for record in records:
             if record.value is not None and record.value[:1] == _MARKS:
-                with suppress(msgspec.MsgspecError):
+                with suppress(Malformed):
                     said = decode_marks(record.value)
                     alerts_partitions = max(alerts_partitions, said.partitions)
                     marks |= {(partition, alerts): time for alerts, time in said.progress.items()}

@@ -21,6 +21,7 @@ from app.settings import Settings
 from app.sinks import Outcome, Sink
 from app.storm import to_metadata
 from app.window import first_due
+from app.wire import Malformed, read
 
 log = structlog.get_logger(__name__)
 
@@ -127,7 +128,7 @@ class Emit:
         if outcome is not Outcome.CREATED:
             return
         # What somebody else wrote into the topic may lack something.
-        with suppress(msgspec.MsgspecError, LookupError, TypeError, ValueError):
+        with suppress(Malformed):
             storm = to_metadata(manifest)
             windows = self._config.windows
             over = first_due(windows.bucket(storm.first_seen), storm.last_seen, windows) + windows.grace
@@ -135,11 +136,11 @@ class Emit:
 
     def _manifest(self, record: ConsumerRecord) -> dict[str, dict[str, str]]:
         try:
-            manifest: dict[str, dict[str, str]] = msgspec.json.decode(record.value)
+            manifest: dict[str, dict[str, str]] = read(msgspec.json.decode, record.value)
             if manifest["metadata"]["name"].encode() != record.key:
                 raise DeadLetter("the key is not the storm's name")
             manifest["spec"]["class"]
-        except (msgspec.MsgspecError, KeyError, TypeError, AttributeError) as error:
+        except (Malformed, KeyError, TypeError, AttributeError) as error:
             raise DeadLetter(f"not a storm: {error}") from error
         return manifest
 

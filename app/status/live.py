@@ -29,6 +29,7 @@ from app.store.redis import Store
 from app.store.survey import Forming, Largest, Survey
 from app.storm import StormClass, pattern
 from app.web.view import Group, Line, Memory, Partition, Source, Stage, Storm, View
+from app.wire import Malformed, read
 
 log = structlog.get_logger(__name__)
 
@@ -104,8 +105,8 @@ class Recent:
 
     def _keep(self, record: ConsumerRecord) -> None:
         try:
-            manifest = self._decode(record.value)
-        except (msgspec.MsgspecError, TypeError):
+            manifest = read(self._decode, record.value)
+        except Malformed:
             # No closer wrote it.
             return
         if manifest.spec.storm_class == "Storm":

@@ -1,0 +1,31 @@
+"""One target, fuzzed by atheris: `python -m tests.fuzz.one TARGET [options of libFuzzer] [folders of inputs]`."""
+
+import sys
+import zlib
+
+import atheris
+
+with atheris.instrument_imports(include=["app", "yaml"]):
+    from tests.fuzz.bounds import bounded, bounded_memory
+    from tests.fuzz.targets import TARGETS
+
+TRACED = 32
+"""One input in so many has its memory traced. Which ones they are decides the input, so that a finding repeats."""
+
+
+def main() -> None:
+    """Goes on until told to stop; an input that fails is written where `-artifact_prefix` says."""
+    target = TARGETS[sys.argv.pop(1)]
+
+    @atheris.instrument_func
+    def one(data: bytes) -> None:
+        bounded(target.run, data)
+        if zlib.crc32(data) % TRACED == 0:
+            bounded_memory(target.run, data)
+
+    atheris.Setup(sys.argv, one)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
