@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -296,8 +296,10 @@ async def disk_full(world: World, _: Random) -> AsyncIterator[None]:
 
 def _fill(filler: Path) -> None:
     with filler.open("wb") as file:
-        free = os.statvfs(filler.parent)
-        os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
+        while (free := os.statvfs(filler.parent)).f_bavail:
+            # Workers may take some of it meanwhile.
+            with suppress(OSError):
+                os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), free.f_bavail * free.f_frsize)
 
 
 def _outage(broken: Callable[[ApiServer], AbstractContextManager[None]]) -> Callable[[World, Random], Broken]:
