@@ -12,12 +12,18 @@ from rich.table import Table
 
 from app.local.kafka import EmbeddedKafka
 from app.local.redis import EmbeddedRedis
-from tests.benchmarks import claim, page, throughput
+from tests.benchmarks import claim, growth, latency, million, page, throughput
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.results import RESULTS, Results, load, save
 from tests.benchmarks.tables import sheets
 
-PARTS = {"claim": claim.measure, "throughput": throughput.measure}
+PARTS = {
+    "claim": claim.measure,
+    "throughput": throughput.measure,
+    "growth": growth.measure,
+    "latency": latency.measure,
+    "million": million.measure,
+}
 
 
 @click.command()

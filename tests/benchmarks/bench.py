@@ -5,14 +5,15 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import aiohttp
 from confluent_kafka import Producer
+from redis.asyncio import Redis
 
 from app.kafka.client import open_admin
 from app.kafka.topics import create, topics
@@ -76,7 +77,7 @@ class Bench:
         async with aiohttp.ClientSession() as session:
             with Workers(settings, self.folder, config) as running:
                 processes, addresses = start(running, workers, environment)
-                await _assigned(session, addresses, _reading(environment) * partitions)
+                await assigned(session, addresses, _reading(environment) * partitions)
                 for process in processes:
                     process.send_signal(signal.SIGSTOP)
                 await feed()
@@ -107,6 +108,18 @@ class Bench:
         return Usage(sum(map(cpu_seconds, workers)), cpu_seconds(self.kafka.pid), cpu_seconds(self.redis.pid))
 
 
+@asynccontextmanager
+async def own_redis(bench: Bench, name: str) -> AsyncIterator[Redis]:
+    """A client of a server that nobody else uses."""
+    server = EmbeddedRedis(bench.folder / f"redis-{name}")
+    await asyncio.to_thread(server.start)
+    try:
+        async with Redis.from_url(server.url, decode_responses=False) as client:
+            yield client
+    finally:
+        await asyncio.to_thread(server.kill)
+
+
 def start(
     running: Workers, workers: int, environment: Mapping[str, str]
 ) -> tuple[list["subprocess.Popen[bytes]"], list[str]]:
@@ -134,8 +147,8 @@ def _reading(environment: Mapping[str, str]) -> int:
     return len({"intake", "fold", "emit"}.intersection(environment.get("stages", ",".join(STAGES)).split(",")))
 
 
-async def _assigned(session: aiohttp.ClientSession, addresses: list[str], partitions: int) -> None:
-    """Waits until all are ready and have their share of partitions, where they read any."""
+async def assigned(session: aiohttp.ClientSession, addresses: list[str], partitions: int) -> None:
+    """Waits until all are ready and have their share of so many partitions, all topics' together."""
 
     async def ready() -> bool:
         shares = [await _told(session, address, "stormfold_position{") for address in addresses]

@@ -3,7 +3,6 @@
 A and B change a storm in a short Lua script, once for each alert; C folds polls. Each has a Redis of its own.
 """
 
-import asyncio
 import random
 import time
 from collections import defaultdict
@@ -16,9 +15,8 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
 
-from app.local.redis import EmbeddedRedis
 from app.store.redis import Full, Settlement
-from tests.benchmarks.bench import Bench, percentile
+from tests.benchmarks.bench import Bench, own_redis, percentile
 from tests.benchmarks.folding import BEGIN, WINDOWS, Folding, Nowhere, bodies, script_seconds
 from tests.benchmarks.load import alert
 from tests.benchmarks.results import Churn, Claim, Form, Times
@@ -265,7 +263,7 @@ class Fold:
 
 async def measure(bench: Bench) -> Claim:
     """All forms at all sizes, in turns."""
-    sizes = bench.size((15, 100, 1000), (15, 100))
+    sizes = bench.size((15, 100, 1000), (15,))
     storms = bench.size(200, 20)
     forms = []
     async with keepers(bench) as all_keepers:
@@ -288,12 +286,7 @@ async def measure(bench: Bench) -> Claim:
 async def keepers(bench: Bench) -> AsyncIterator[Sequence[Keeper]]:
     """The three forms with their servers."""
     async with AsyncExitStack() as stack:
-        clients = []
-        for form in "abc":
-            server = EmbeddedRedis(bench.folder / f"redis-{form}")
-            await asyncio.to_thread(server.start)
-            stack.push_async_callback(asyncio.to_thread, server.kill)
-            clients.append(await stack.enter_async_context(Redis.from_url(server.url, decode_responses=False)))
+        clients = [await stack.enter_async_context(own_redis(bench, form)) for form in "abc"]
         a, b, c = clients
         yield Json("A, whole resource", whole, WHOLE, a), Json("B, compact JSON", compact, COMPACT, b), Fold(c)
 

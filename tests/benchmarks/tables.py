@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tests.benchmarks.results import Claim, Results, Run, Runs, Taken, Throughput
+from tests.benchmarks.results import Claim, Growth, Latency, Million, Results, Run, Taken, Throughput
 
 
 class Sheet(NamedTuple):
@@ -77,7 +77,80 @@ def _rates(backlogs: Mapping[str, Sequence[Taken]]) -> list[tuple[str, ...]]:
     ]  # fmt: skip
 
 
-SHEETS: dict[str, Callable[[Any], Iterator[Sheet]]] = {"claim": claim, "throughput": throughput}
+def growth(found: Growth) -> Iterator[Sheet]:
+    """Cost by size."""
+    for name, points in found.curves.items():
+        yield Sheet(
+            f"µs an alert by {name}",
+            (name, "worker CPU", "Redis CPU", "broker CPU", "wall"),
+            [
+                (
+                    f"{p.size:,}",
+                    spread(p.worker),
+                    spread(p.redis),
+                    spread(p.broker) if any(p.broker) else "",
+                    spread(p.wall),
+                )
+                for p in points
+            ],
+        )
+
+
+def latency(found: Latency) -> Iterator[Sheet]:
+    """Delays by load, and catching up."""
+    yield Sheet(
+        "Delays, ms",
+        ("load", "alerts a second asked", "sent", "folded p50", "p99", "resource present p50", "p99"),
+        [
+            (
+                f"{d.load:.0%}", number(d.asked), spread(d.sent),
+                *(spread(runs, 1000) for runs in (d.folded_p50, d.folded_p99, d.present_p50, d.present_p99)),
+            )
+            for d in found.delays
+        ],
+    )  # fmt: skip
+    runs = found.catch_up
+    third = [taken.resident[len(taken.resident) // 3] for taken in runs]
+    last, most = [taken.resident[-1] for taken in runs], [max(taken.resident) for taken in runs]
+    yield Sheet(
+        "Catching up",
+        ("alerts", "seconds", "worker's memory after a third (MB)", "at the end", "most"),
+        [
+            (
+                f"{runs[0].count:,}", spread([taken.wall for taken in runs]),
+                *(spread(sizes, 1e-6) for sizes in (third, last, most)),
+            )
+        ],
+    )  # fmt: skip
+
+
+def million(found: Million) -> Iterator[Sheet]:
+    """What is in Redis."""
+    yield Sheet(
+        "In Redis",
+        ("what", "figure"),
+        [
+            ("alerts sent, each of another label set", f"{found.alerts:,}"),
+            ("groups", f"{found.groups:,}"),
+            ("alerts open afterwards", f"{found.open_alerts:,}"),
+            ("fingerprints listed", f"{found.listed:,}"),
+            ("calls refused", f"{found.refused:,}"),
+            ("used (MB)", mb(found.used)),
+            ("resident (MB)", mb(found.resident)),
+            ("fragmentation", f"{found.fragmentation:.2f}"),
+            ("bytes for each alert", number((found.used - found.empty) / found.alerts)),
+            ("seconds to fold them", number(found.wall)),
+        ],
+    )
+
+
+SHEETS: dict[str, Callable[[Any], Iterator[Sheet]]] = {
+    "claim": claim,
+    "throughput": throughput,
+    "growth": growth,
+    "latency": latency,
+    "million": million,
+}
 
 
 def told(run: Run) -> str:
@@ -94,7 +167,7 @@ def _times(rounds: int) -> str:
     return "one round" if rounds == 1 else f"medians of {rounds} rounds (lowest–highest)"
 
 
-def spread(runs: Runs, scale: float = 1) -> str:
+def spread(runs: Sequence[float], scale: float = 1) -> str:
     """The median, and the range if there is one."""
     values = [value * scale for value in runs]
     middle = number(statistics.median(values))
@@ -111,8 +184,3 @@ def number(value: float) -> str:
 def mb(size: float) -> str:
     """Bytes in MB."""
     return number(size / 1e6)
-
-
-def median_of(runs: Sequence[float]) -> float:
-    """The median."""
-    return statistics.median(runs)

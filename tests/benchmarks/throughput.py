@@ -38,7 +38,7 @@ async def measure(bench: Bench) -> Throughput:
     with ApiServer(bench.folder / "apiserver") as apiserver:
         await asyncio.to_thread(apiserver.install)
         for turn in range(bench.rounds):
-            for load, series in loads.items():
+            for load, series in list(loads.items())[: bench.size(3, 1)]:
                 bench.tell(f"throughput, round {turn + 1}: {load}")
                 settings = await bench.pipeline()
                 feed = filled(settings, alerts, series)
@@ -53,7 +53,7 @@ def filled(settings: Settings, *load: int, **more: int) -> Feed:
     """Fills `alerts` with a backlog."""
 
     async def feed() -> None:
-        await asyncio.to_thread(fill, settings, list(backlog(*load, **more)))
+        await asyncio.to_thread(fill, settings, backlog(*load, **more))
 
     return feed
 

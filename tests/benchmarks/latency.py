@@ -1,0 +1,150 @@
+"""From alert to folded, and from final to resource present, at shares of what a worker can do; and a backlog's end.
+
+Every 50 ms one alert of the load is in a group of its own: it is found in Redis when folded, and as a manifest in a
+folder when its storm is closed.
+"""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import yaml
+from confluent_kafka import Producer
+
+from app.config import loads
+from app.keyed import Body
+from app.series import SeriesReader
+from app.settings import Settings
+from app.store.client import connect
+from app.store.keys import Keys
+from app.storm import to_metadata
+from tests.benchmarks.bench import PARTITIONS, PATIENCE, Bench, assigned, percentile, start
+from tests.benchmarks.load import alert
+from tests.benchmarks.results import Delay, Latency, Taken
+from tests.benchmarks.throughput import FOLDED, filled
+from tests.support.pipeline import Workers
+from tests.support.servers import until
+
+LOADS = (0.01, 0.5, 0.9)
+SERIES, GROUPS = 20_000, 300
+PROBE_EVERY = 0.05
+STEP = 0.002
+"""Seconds between two looks, and between two bursts of the load."""
+PAST_MS = 600_000
+"""Event time of the backlog that is caught up."""
+GAP, GRACE = 2_000, 1_000
+CONFIG = f"""\
+windows: {{gap: {GAP // 1000}s, grace: {GRACE // 1000}s, slice: 300s}}
+routes: [{{name: default, storm_when: {{alerts: 1, resources: 1}}}}]
+"""
+"""Every group becomes a resource, soon."""
+
+
+async def measure(bench: Bench) -> Latency:
+    """Capacity first, then the loads in turns, and a backlog of a million."""
+    bench.tell("latency: capacity")
+    alerts = bench.size(240_000, 6_000)
+    settings = await bench.pipeline()
+    taken = await bench.take_up(settings, filled(settings, alerts, bench.size(SERIES, 500)), FOLDED, alerts)
+    capacity = alerts / taken.wall
+    delays: defaultdict[float, list[list[float]]] = defaultdict(list)
+    catch_up: list[Taken] = []
+    for turn in range(bench.rounds):
+        for load in bench.size(LOADS, LOADS[1:2]):
+            bench.tell(f"latency, round {turn + 1}: {load:.0%} of {capacity:,.0f} alerts/s")
+            delays[load].append(await _live(bench, capacity * load))
+        bench.tell(f"latency, round {turn + 1}: catch-up")
+        catch_up.append(await _catch_up(bench))
+    found = [
+        Delay(load, capacity * load, *(list(column) for column in zip(*rows, strict=True)))
+        for load, rows in delays.items()
+    ]
+    return Latency(bench.run(), capacity, found, catch_up)
+
+
+async def _catch_up(bench: Bench) -> Taken:
+    """From the start of the worker's process to the last alert."""
+    alerts = bench.size(1_000_000, 10_000)
+    settings = await bench.pipeline()
+    await filled(settings, alerts, bench.size(SERIES, 500), GROUPS, spread=PAST_MS)()
+    async with aiohttp.ClientSession() as session:
+        with Workers(settings, bench.folder) as running:
+            return await bench.watch(session, *start(running, 1, {}), FOLDED, alerts)
+
+
+async def _live(bench: Bench, rate: float) -> list[float]:
+    """Alerts a second that were sent; folded p50 and p99, present p50 and p99 (seconds)."""
+    seconds = bench.size(12.0, 4.0)
+    settings = await bench.pipeline()
+    config, folder = bench.folder / "live.yaml", bench.folder / settings.redis_prefix
+    config.write_text(CONFIG)
+    probes = [alert(1_000_000 + one, 1_000_000 + one) for one in range(int(seconds / PROBE_EVERY))]
+    sent: list[float] = []
+    async with aiohttp.ClientSession() as session:
+        with Workers(settings, bench.folder, config) as running:
+            _, addresses = start(running, 1, {"sink": f"directory:{folder}"})
+            await assigned(session, addresses, 3 * PARTITIONS)
+            producing = asyncio.create_task(asyncio.to_thread(_produce, settings, rate, probes, sent))
+            folded = await _folded(settings, probes, sent)
+            rate_sent = await producing
+            # Those that become final while the load goes on.
+            under_load = sum(at + (GAP + GRACE) / 1000 < sent[0] + seconds for at in sent)
+            await until(lambda: len(list(folder.glob("*.yaml"))) >= len(probes), PATIENCE, "all storms are there")
+    delays = [at - begin for at, begin in zip(folded, sent, strict=True)]
+    present = _present(folder)[:under_load]
+    return [rate_sent, *(percentile(found, share) for found in (delays, present) for share in (0.5, 0.99))]
+
+
+def _produce(settings: Settings, rate: float, probes: Sequence[bytes], sent: list[float]) -> float:
+    """Sends the load, and when each probe was sent; returns how many alerts a second it came to."""
+    known = [alert(one, one % GROUPS) for one in range(SERIES)]
+    producer = Producer(
+        {"bootstrap.servers": settings.kafka, "acks": "all", "linger.ms": 1, "queue.buffering.max.messages": 1_000_000}
+    )
+    begin, count = time.perf_counter(), 0
+    while len(sent) < len(probes):
+        at = time.perf_counter() - begin
+        # Not all that is due at once, lest probes wait for it: at most what is asked for in twenty steps.
+        for number in range(count, min(int(at * rate), count + max(1, int(rate * STEP * 20)))):
+            producer.produce(settings.alerts_topic, known[number % SERIES], partition=number % PARTITIONS)
+            count += 1
+        if at >= len(sent) * PROBE_EVERY:
+            producer.produce(settings.alerts_topic, probes[len(sent)], partition=len(sent) % PARTITIONS)
+            sent.append(time.time())
+        producer.poll(0)
+        time.sleep(STEP)
+    took = time.perf_counter() - begin
+    producer.flush(PATIENCE)
+    return count / took
+
+
+async def _folded(settings: Settings, probes: Sequence[bytes], sent: Sequence[float]) -> list[float]:
+    """When each probe's group was there."""
+    reader = SeriesReader(loads(CONFIG, "live"))
+    keyed = [reader.understand(probe, (), 0)[0][0] for probe in probes]
+    groups = [msgspec.msgpack.decode(one.body, type=Body).group for one in keyed]
+    opened = Keys(settings.redis_prefix).of(1).open
+    found: dict[int, float] = {}
+    redis = connect(settings)
+    while len(found) < len(probes):
+        waiting = [one for one in range(len(sent)) if one not in found]
+        if waiting:
+            scores = await redis.zmscore(opened, [groups[one] for one in waiting])
+            found |= {one: time.time() for one, score in zip(waiting, scores, strict=True) if score is not None}
+        await asyncio.sleep(STEP)
+    await redis.aclose()
+    return [found[one] for one in range(len(probes))]
+
+
+def _present(folder: Path) -> list[float]:
+    """Seconds from final to written, of the probes' storms, in order of time."""
+    found = []
+    for path in folder.glob("*.yaml"):
+        storm = to_metadata(yaml.load(path.read_bytes(), yaml.CSafeLoader))
+        if storm.alert_count == 1:
+            found.append((storm.last_seen, path.stat().st_mtime - (storm.last_seen + GAP + GRACE + 1) / 1000))
+    return [delay for _, delay in sorted(found)]

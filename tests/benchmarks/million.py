@@ -1,0 +1,46 @@
+"""A million distinct alerts open at once in a Redis of 512 MB."""
+
+import asyncio
+
+from app.local.redis import EmbeddedRedis
+from app.store.client import connect
+from app.store.redis import Store
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.results import Million
+from tests.benchmarks.throughput import FOLDED, filled
+
+CHUNK = 100
+"""Buckets that are read at once."""
+
+
+async def measure(bench: Bench) -> Million:
+    """Once, however many rounds: memory does not depend on the machine's mood."""
+    alerts, groups = bench.size((1_000_000, 10_000), (3_000, 30))
+    bench.tell(f"million: {alerts:,} distinct alerts")
+    server = EmbeddedRedis(bench.folder / "redis-million")
+    await asyncio.to_thread(server.start)
+    try:
+        settings = await bench.pipeline(redis=server)
+        redis = connect(settings)
+        store = Store(redis, settings.redis_prefix)
+        empty = (await store.memory()).used
+        # Nothing is closed meanwhile, however long it takes.
+        feed = filled(settings, alerts, alerts, groups)
+        taken = await bench.take_up(settings, feed, FOLDED, alerts, stages="intake,fold")
+        memory = await store.memory()
+        refused = (await redis.info("errorstats")).get("errorstat_OOM", {}).get("count", 0)
+        epoch = await store.epoch()
+        assert epoch is not None
+        opened = await store.open_buckets(epoch)
+        wanted = [(group.group, bucket.start) for group in opened for bucket in group.buckets]
+        listed = 0
+        for begin in range(0, len(wanted), CHUNK):
+            details = await store.details(epoch, wanted[begin : begin + CHUNK])
+            listed += sum(len(detail.members) for detail in details)
+        await redis.aclose()
+    finally:
+        await asyncio.to_thread(server.kill)
+    return Million(
+        bench.run(), alerts, groups, sum(bucket.alerts for group in opened for bucket in group.buckets), listed,
+        refused, memory.used, empty, memory.resident, memory.fragmentation, taken.wall,
+    )  # fmt: skip

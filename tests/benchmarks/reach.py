@@ -1,0 +1,116 @@
+"""What was hoped for against what was measured; what falls short stands here like the rest."""
+
+from collections.abc import Iterator
+from statistics import median
+from typing import NamedTuple
+
+from tests.benchmarks.results import Claim, Form, Growth, Latency, Million, Results, Taken, Throughput
+from tests.benchmarks.tables import Sheet, number
+
+LARGE = 250e6
+FLAT = 1.1
+"""Memory at the end of a backlog over that after a third of it."""
+
+
+class Goal(NamedTuple):
+    """One hope, and what came of it."""
+
+    what: str
+    goal: str
+    measured: str
+    met: bool
+    short: str = ""
+    """Why it is not met."""
+
+
+def reach(results: Results) -> Sheet:
+    """All goals of the parts that were measured."""
+    rows: list[tuple[str, ...]] = [
+        (goal.what, goal.goal, goal.measured, "yes" if goal.met else f"**no** {goal.short}".strip())
+        for goal in goals(results)
+    ]
+    return Sheet("Reach", ("goal", "hoped for", "measured", "met"), rows)
+
+
+def goals(results: Results) -> Iterator[Goal]:
+    """Goal by goal."""
+    if results.throughput:
+        yield from _throughput(results.throughput)
+    if results.growth:
+        yield from _workers(results.growth)
+    if results.claim:
+        yield from _claim(results.claim)
+    if results.million:
+        yield _million(results.million)
+    if results.latency:
+        yield from _latency(results.latency)
+
+
+def _throughput(found: Throughput) -> Iterator[Goal]:
+    wanted = {"20,000 series": 100_000, "hot storm, 2,000 series": 130_000, "every label set new": 50_000}
+    for load, goal in wanted.items():
+        if load in found.pipeline:
+            rate = median(taken.count / taken.cpu.worker for taken in found.pipeline[load])
+            yield _at_least(f"{load}: alerts per CPU-second of a worker", goal, rate)
+    for load in list(wanted)[:2]:
+        if load in found.pipeline:
+            used = median(taken.cpu.redis / taken.count * 1e6 for taken in found.pipeline[load])
+            yield _at_most(f"{load}: Redis CPU an alert, µs", 1.5, used)
+
+
+def _workers(found: Growth) -> Iterator[Goal]:
+    wall = {point.size: median(point.wall) for point in found.curves["workers"]}
+    if wall.keys() >= {1, 2}:
+        cores = found.run.machine.cores
+        goal = _at_least("two workers against one, times", 1.8, wall[1] / wall[2])
+        yield goal._replace(short=f"(all share {cores} cores with the servers)") if cores < 4 else goal
+
+
+def _claim(found: Claim) -> Iterator[Goal]:
+    by_form: dict[str, Form] = {form.form[0]: form for form in found.forms if form.resources == 15}
+    fold = median(by_form["C"].times.p50)
+    for name, goal in (("A", 100), ("B", 30)):
+        ratio = median(by_form[name].times.p50) / fold
+        yield _at_least(f"latency of {name} over that of an alert in a poll, 15 resources, times", goal, ratio)
+    for form in found.forms:
+        wanted = {15: 0.8, 100: 4, 1000: 45}[form.resources]
+        if form.form[0] == "C":
+            yield _at_most(
+                f"Redis memory of an open storm, {form.resources:,} resources, KB", wanted, form.bytes_each / 1e3
+            )
+
+
+def _million(found: Million) -> Goal:
+    complete = found.open_alerts == found.listed == found.alerts
+    return Goal(
+        f"{found.alerts:,} distinct open alerts in 512 MB",
+        "all there, none refused, fragmentation < 1.5",
+        f"{found.listed:,} there, {found.refused} refused, {found.fragmentation:.2f}",
+        complete and not found.refused and found.fragmentation < 1.5,
+    )
+
+
+def _latency(found: Latency) -> Iterator[Goal]:
+    for delay in found.delays:
+        if delay.load == 0.5:
+            yield _at_most("final to resource present at half of capacity, p99, s", 1, median(delay.present_p99))
+    yield _memory(found.catch_up)
+
+
+def _memory(runs: list[Taken]) -> Goal:
+    most = median(max(taken.resident) for taken in runs)
+    growth = median(taken.resident[-1] / taken.resident[len(taken.resident) // 3] for taken in runs)
+    return Goal(
+        f"a worker's memory over a backlog of {runs[0].count:,}",
+        "< 250 MB, flat",
+        f"{number(most / 1e6)} MB at most, at the end {growth:.2f} of that after a third",
+        most < LARGE and growth < FLAT,
+    )
+
+
+def _at_least(what: str, goal: float, value: float) -> Goal:
+    return Goal(what, f"≥ {goal:,}", number(value), value >= goal)
+
+
+def _at_most(what: str, goal: float, value: float) -> Goal:
+    return Goal(what, f"≤ {goal:,}", number(value), value <= goal)

@@ -1,0 +1,46 @@
+"""`make bench` works, and the page about performance says what the results file says."""
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from app.local.kafka import EmbeddedKafka
+from app.local.redis import EmbeddedRedis
+from tests.benchmarks.__main__ import PARTS
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.page import DOCS, SECTIONS, drawings, page
+from tests.benchmarks.reach import goals
+from tests.benchmarks.results import Results, load
+from tests.support import gobuild
+from tests.support.apiserver import binaries
+
+
+def test_page_is_made_from_the_results() -> None:
+    """Nothing was added, left out or changed by hand; if not: `python -m tests.benchmarks.page` writes it anew."""
+    assert (DOCS / "performance.md").read_text() == page(load())
+
+
+def test_charts_are_made_from_the_results() -> None:
+    """So are the charts, and there is none that the results don't bring forth."""
+    found = {path.name: path.read_text() for path in (DOCS / "performance").iterdir()}
+    assert found == {drawing.file: drawing.svg for drawing in drawings(load())}
+
+
+async def test_every_part(
+    request: pytest.FixtureRequest, kafka: EmbeddedKafka, redis_server: EmbeddedRedis, tmp_path: Path
+) -> None:
+    """Every part measures something, side by side and tiny; the file gives it back, and the page has it."""
+    gobuild.built(request.config, binaries)
+    bench = Bench(kafka, redis_server, tmp_path, rounds=1, quick=True, tell=print)
+    measured = await asyncio.gather(*(measure(bench) for measure in PARTS.values()))
+    file = msgspec.json.encode(dict(zip(PARTS, measured, strict=True)))
+    results = msgspec.json.decode(file, type=Results)
+    assert [getattr(results, part) for part in PARTS] == measured
+    assert all(f"## {section.title}" in page(results) for section in SECTIONS.values())
+    assert len(list(goals(results))) > 6
+    assert results.million and results.million.listed == results.million.alerts
+    assert results.claim and all(form.fit > 0 and min(form.times.p50) > 0 for form in results.claim.forms)
+    assert results.throughput and all(runs[0].wall > 0 for runs in results.throughput.stages.values())
+    assert results.latency and all(min(delay.present_p50) > 0 for delay in results.latency.delays)
