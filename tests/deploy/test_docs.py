@@ -62,7 +62,7 @@ def test_stormfold_commands(page: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert commands or page not in (DEPLOY, STACK)
     for words in commands:
         # A command's name alone may be its name, not a way to call it.
-        assert len(words) == 1 and words[0] in COMMANDS or parse(words)
+        assert (len(words) == 1 and words[0] in COMMANDS) or parse(words)
 
 
 def test_tests_are_there(page: Path) -> None:
