@@ -18,6 +18,7 @@ from app.config import Config, File, Part, document
 from app.kafka.topics import topics
 from app.settings import Settings, variable
 from app.store.keys import EpochKeys, Keys
+from tests.benchmarks.results import load
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "tests" / "pure" / "testdata" / "config" / "good_full.yaml"
@@ -54,6 +55,21 @@ def redis_keys() -> str:
                 key = getattr(keys, name).removeprefix("<prefix>:{0}:")
                 rows.append((f"`{prefix}{key}`", " ".join(str(member.__doc__).split())))
     return table(("key", "type, time to live, content"), rows)
+
+
+def redis_sizes() -> str:
+    """What open storms were measured to take."""
+    found = load()
+    assert found.claim
+    rows = [
+        (f"an open storm of {form.resources:,} alerts, each about a resource of its own", f"{form.bytes_each:,.0f}")
+        for form in found.claim.forms
+        if form.form.startswith("C")
+    ]
+    if found.million:
+        each = (found.million.used - found.million.empty) / found.million.alerts
+        rows.append((f"each of {found.million.alerts:,} alerts in {found.million.groups:,} groups", f"{each:,.0f}"))
+    return table(("what", "bytes in Redis"), rows)
 
 
 def redis_scripts() -> str:
@@ -104,6 +120,7 @@ BLOCKS = {
     "commands": commands,
     "storm_fields": storm_fields,
     "redis_keys": redis_keys,
+    "redis_sizes": redis_sizes,
     "redis_scripts": redis_scripts,
     "topics": topics_table,
     "settings": settings_table,

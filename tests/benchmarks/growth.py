@@ -109,6 +109,6 @@ CURVES: dict[str, tuple[Probe, Sequence[int], Sequence[int]]] = {
     "open groups, all active": (_open_active, (100, 1_000, 10_000, 100_000), (1_000,)),
     "alerts in a record": (_records, (1, 10, 100, 500), (10,)),
     "partitions": (_partitions, (1, 4, 12, 48), ()),
-    "workers": (_workers, (1, 2), ()),
+    "workers": (_workers, (1, 2, 4), ()),
 }
 """What is measured by what grows, at which sizes, and at which in a quick run."""

@@ -97,7 +97,7 @@ def ours(variables: Mapping[str, str]) -> dict[str, str]:
 def parse(arguments: Iterable[str]) -> str:
     """The sub-command that `stormfold ARGUMENTS` would run. Raises `click.UsageError` for one that it refuses."""
     name, *rest = arguments
-    with click.Context(command) as context:
+    with click.Context(command, **command.context_settings) as context:
         found = command.get_command(context, name)
         if found is None:
             raise click.UsageError(f"no such command: {name}")
