@@ -39,6 +39,7 @@ class Body(msgspec.Struct, frozen=True, array_like=True, gc=False):
     rank: Annotated[int, msgspec.Meta(ge=0, le=255)]
     """Place of the severity in the configured order, 0 the highest."""
     severity: str
+    """As the alert has it, or the configured default."""
     resource: bytes
     """`Resource` in msgpack, or empty."""
     example: bytes
@@ -49,9 +50,13 @@ class GroupMeta(msgspec.Struct, frozen=True, array_like=True):
     """What the closer needs to know of a group; decided at intake, so that the log alone decides the result."""
 
     route: str
+    """Name of the route that took it."""
     labels: dict[str, str]
+    """Those it is grouped by."""
     namespace: str
+    """Where its storms become resources."""
     silenced: bool
+    """Silenced alerts are groups of their own."""
     storm_alerts: int
     """Distinct firing fingerprints that make a storm."""
     storm_resources: int

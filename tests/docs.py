@@ -3,11 +3,13 @@
 `python -m tests.docs` writes it anew; a test compares.
 """
 
+import ast
+import inspect
 import re
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import click
 import yaml
@@ -16,6 +18,7 @@ from pydantic.fields import FieldInfo
 from app.cli import COMMANDS, command
 from app.config import Config, File, Part, document
 from app.kafka.topics import topics
+from app.keyed import Body, GroupMeta, Marks
 from app.settings import Settings, variable
 from app.store.keys import EpochKeys, Keys
 from tests.benchmarks.results import load
@@ -91,6 +94,15 @@ def topics_table() -> str:
     return table(("topic", "holds", "settings"), rows)
 
 
+def records() -> str:
+    """What is in a record of `alerts-by-fingerprint` after its head."""
+    return "\n".join(
+        f"### {struct.__name__}\n\n{inspect.getdoc(struct)}\n\n"
+        + table(("place", "field", "type", "meaning"), list(_places(struct)))
+        for struct in (Body, GroupMeta, Marks)
+    )
+
+
 def commands() -> str:
     """What `--help` says of every command."""
     group = click.Context(command, info_name="stormfold", **command.context_settings)
@@ -123,6 +135,7 @@ BLOCKS = {
     "redis_sizes": redis_sizes,
     "redis_scripts": redis_scripts,
     "topics": topics_table,
+    "records": records,
     "settings": settings_table,
     "configuration": configuration_tables,
     "example": example,
@@ -158,6 +171,19 @@ def _parts(part: type[Part], title: str, defaults: dict[str, Any]) -> Iterator[s
     yield f"## {title}\n\n{table(('key', 'default', 'meaning'), rows)}"
     for inner, heading, values in below:
         yield from _parts(inner, heading, values)
+
+
+def _places(struct: type[Any]) -> Iterator[tuple[str, str, str, str]]:
+    """A row for each field of an array; docstrings of fields are known to the source alone."""
+    (body,) = ast.parse(inspect.getsource(struct)).body
+    assert isinstance(body, ast.ClassDef)
+    meanings: dict[str, str] = {}
+    for before, after in pairwise(body.body):
+        if isinstance(before, ast.AnnAssign) and isinstance(after, ast.Expr):
+            meanings[ast.unparse(before.target)] = " ".join(ast.literal_eval(after.value).split())
+    for place, (name, kind) in enumerate(get_type_hints(struct).items()):
+        shown = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
+        yield str(place), f"`{name}`", shown, meanings.get(name, "")
 
 
 def _fields(schema: dict[str, Any], path: str) -> Iterator[tuple[str, str, str]]:
