@@ -39,7 +39,7 @@ class Body(msgspec.Struct, frozen=True, array_like=True, gc=False):
     rank: Annotated[int, msgspec.Meta(ge=0, le=255)]
     """Place of the severity in the configured order, 0 the highest."""
     severity: str
-    """As the alert has it, or the configured default."""
+    """Its name; unknown ones count as the last of the order."""
     resource: bytes
     """`Resource` in msgpack, or empty."""
     example: bytes
