@@ -3,7 +3,7 @@
 Pure: the caller brings the origins folded so far and gets the new ones. All times are milliseconds.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -12,7 +12,7 @@ import msgspec
 from app.alert import Resource
 from app.eventtime import Cell
 from app.keyed import ALERT, HEAD, LAST_TIME, LATE, MARKS, RESOLVED, Body, GroupMeta, decode_marks
-from app.storm import Example, group_id, overflow_meta
+from app.storm import Example, Member, group_id, overflow_meta
 from app.window import Windows, first_due
 from app.wire import Malformed, read
 
@@ -244,3 +244,15 @@ def _add(row: Row, body: Body, time: int, flags: int) -> None:
     member[2] = fired | resolved
     if body.resource < member[3]:
         member[3] = body.resource
+
+
+def as_member(start: int, kept: Sequence[Any]) -> Member:
+    """One of a row's `members`, in the bucket that begins at `start`, as closing sees it."""
+    alerts, last, flags, resource = kept
+    return Member(
+        alerts=alerts,
+        last=start + last,
+        resolved=bool(flags & RESOLVED),
+        fired=bool(flags & FIRED),
+        resource=_resource.decode(resource) if resource else None,
+    )

@@ -6,11 +6,10 @@ from itertools import islice
 
 import msgspec
 
-from app.alert import Resource
 from app.eventtime import Cell
-from app.keyed import RESOLVED, GroupMeta
-from app.merge import FIRED, Floor, Merger, Origin, Record, Row, Rows
-from app.storm import Detail, Member, StormMetadata, fold_storm
+from app.keyed import GroupMeta
+from app.merge import Floor, Merger, Origin, Record, Row, Rows, as_member
+from app.storm import Detail, StormMetadata, fold_storm
 from app.window import Bucket, Rebuild, Windows, first_due, segments
 
 
@@ -79,15 +78,5 @@ def _detail(row: Row, most: int) -> Detail:
         late=row.late,
         truncated=len(row.members) > most,
         example=row.example,
-        members={fp: _member(row.start, *member) for fp, member in islice(row.members.items(), most)},
-    )
-
-
-def _member(start: int, alerts: int, last: int, flags: int, resource: bytes) -> Member:
-    return Member(
-        alerts=alerts,
-        last=start + last,
-        resolved=bool(flags & RESOLVED),
-        fired=bool(flags & FIRED),
-        resource=msgspec.msgpack.decode(resource, type=Resource) if resource else None,
+        members={fp: as_member(row.start, member) for fp, member in islice(row.members.items(), most)},
     )

@@ -24,13 +24,12 @@ from redis.exceptions import (
     TimeoutError,
 )
 
-from app.alert import Resource
 from app.errors import Retry, Stop
 from app.eventtime import Cell
-from app.keyed import RESOLVED, GroupMeta
-from app.merge import FIRED, Merged, Origin, Row
+from app.keyed import GroupMeta
+from app.merge import Merged, Origin, Row, as_member
 from app.store.keys import Keys
-from app.storm import Detail, Member
+from app.storm import Detail
 from app.window import Bucket, Rebuild, Windows
 
 AGGREGATE = struct.Struct(">IQQIBB")
@@ -513,17 +512,8 @@ def _detail(start: int, fields: dict[bytes, bytes], example: bytes) -> Detail:
         late=late,
         truncated=bool(truncated),
         example=example,
-        members={fingerprint: _member(start, value) for fingerprint, value in fields.items()},
-    )
-
-
-def _member(start: int, value: bytes) -> Member:
-    alerts, last, flags = MEMBER.unpack_from(value)
-    resource = value[MEMBER.size :]
-    return Member(
-        alerts=alerts,
-        last=start + last,
-        resolved=bool(flags & RESOLVED),
-        fired=bool(flags & FIRED),
-        resource=msgspec.msgpack.decode(resource, type=Resource) if resource else None,
+        members={
+            fingerprint: as_member(start, (*MEMBER.unpack_from(value), value[MEMBER.size :]))
+            for fingerprint, value in fields.items()
+        },
     )
