@@ -1,6 +1,6 @@
 # Everything runs from .venv, which is made on first use and again when the lock changes. Needs Python 3.11 or newer.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench soak lock
+.PHONY: help demo test lint bench soak fuzz lock
 
 BIN := .venv/bin
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -27,6 +27,9 @@ bench: $(BIN)/.project  ## how fast and how small: docs/performance.md (PARTS="c
 soak: $(BIN)/.project  ## faults against a steady load (MINUTES=30 SEED= RATE=3000): docs/reliability.md
 	@$(BIN)/python -m tests.chaos.run --page --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) \
 		$(if $(RATE),--rate $(RATE))
+
+fuzz: $(BIN)/.project  ## what reads input, given what breaks it (MINUTES=10 TARGET=record)
+	@$(BIN)/python -m tests.fuzz.run --minutes $(or $(MINUTES),10) $(TARGET)
 
 lock: $(BIN)/.dependencies  ## new locks from pyproject.toml (UPGRADE=--upgrade for newer versions)
 	$(COMPILE) --output-file requirements.lock

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_args
 
@@ -35,6 +35,8 @@ from app.window import Windows
 ALL_LABELS = "..."
 """In `group_by`: every label, so that each label set is a group of its own."""
 
+MAX_ALIASED = 10_000
+"""Most values that aliases may stand for, those in them included: a few lines could stand for billions."""
 _DAY = 86_400_000
 _UNITS = {"y": 365 * _DAY, "w": 7 * _DAY, "d": _DAY, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
 _SHOWN_UNITS = ("h", "m", "s", "ms")
@@ -102,6 +104,9 @@ def loads(text: str, name: str) -> Config:
     try:
         loader = _Loader(text)
         root = loader.get_single_node()
+        written: dict[yaml.Node, int] = {}
+        if root is not None and _size(root, written) - len(written) > MAX_ALIASED:
+            raise ConfigError([f"{name}: aliases stand for more than {MAX_ALIASED:,} values"], name)
         data = None if root is None else loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -116,7 +121,8 @@ def loads(text: str, name: str) -> Config:
     try:
         return File.model_validate(data).config()
     except ValidationError as error:
-        found = [(_mark(root, problem), _said(problem)) for problem in error.errors(include_url=False)]
+        keys: _Keys = {}
+        found = [(_mark(root, problem, keys), _said(problem)) for problem in error.errors(include_url=False)]
         lines = [f"{name}:{line}:{column}: {said}" for (line, column), said in sorted(found)]
         raise ConfigError(lines, name) from None
 
@@ -183,13 +189,36 @@ def timestamp(milliseconds: int) -> str:
     return (_EPOCH + milliseconds * _MILLISECOND).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-class _Loader(yaml.SafeLoader):
-    """Leaves plain scalars as text (so that a severity may be called `no`), all but null; refuses duplicate keys."""
+def _size(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
+    """How many values it is with aliases written out; each is looked at once, and one that holds itself has no end."""
+    if node not in known:
+        inner = chain.from_iterable(node.value) if isinstance(node, yaml.MappingNode) else node.value
+        below = () if isinstance(node, yaml.ScalarNode) else inner
+        known[node] = 1 + sum(_size(one, known) for one in below)
+    return known[node]
 
+
+class _Loader(yaml.SafeLoader):
+    """Knows text, null, lists and mappings: plain scalars stay text (so that a severity may be called `no`), all but
+    null, and no tag makes anything else of them. Refuses duplicate keys, and text that is none."""
+
+    yaml_constructors = {  # noqa: RUF012 - the base class declares it, without a type
+        tag: construct
+        for tag, construct in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or tag.endswith((":str", ":null", ":seq", ":map"))
+    }
     yaml_implicit_resolvers = {  # noqa: RUF012 - the base class declares it, without a type
         first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        text = super().construct_scalar(node)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise yaml.constructor.ConstructorError(None, None, "half of a surrogate pair", node.start_mark) from None
+        return text
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -486,7 +515,8 @@ def _said(problem: ErrorDetails) -> str:
     key = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
     if problem["type"] == "extra_forbidden":
         return f"{key}: unknown key, {_known(path)}"
-    text = _EXPECTED.get(problem["type"], problem["msg"]).format(**problem.get("ctx", {}))
+    expected = _EXPECTED.get(problem["type"])
+    text = expected.format(**problem.get("ctx", {})) if expected else problem["msg"]
     found = (
         f", found {problem['input']!r}" if isinstance(problem["input"], str) and problem["type"] != "stormfold" else ""
     )
@@ -504,15 +534,20 @@ def _known(path: tuple[str | int, ...]) -> str:
     return f"did you mean {near[0]}?" if near else f"expected one of {', '.join(part.model_fields)}"
 
 
-def _mark(root: yaml.Node, problem: ErrorDetails) -> tuple[int, int]:
+_Keys = dict[yaml.Node, dict[str, tuple[yaml.Node, yaml.Node]]]
+"""Mappings that were looked into: key as text → key and value."""
+
+
+def _mark(root: yaml.Node, problem: ErrorDetails, keys: _Keys) -> tuple[int, int]:
     """Line and column, from 1, of the key (if it is unknown) or value that is wrong, or of what should hold it."""
     node, mark = root, root.start_mark
     for step in _path(problem):
         if isinstance(node, yaml.MappingNode):
-            pairs = [(key, value) for key, value in node.value if key.value == step]
-            if not pairs:
+            if node not in keys:
+                keys[node] = {key.value: (key, value) for key, value in node.value}
+            if step not in keys[node]:
                 break
-            key, node = pairs[-1]
+            key, node = keys[node][step]
             mark = key.start_mark if problem["type"] == "extra_forbidden" else node.start_mark
         elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
             node = node.value[step]
