@@ -24,6 +24,8 @@ MAX_ANNOTATIONS_BYTES = 256 * 1024
 """Largest annotations object, as JSON: Kubernetes' own bound for annotations."""
 _SHOWN = 64
 """Characters of a label name that a reason repeats."""
+_LONGEST = 160
+"""Characters of a reason, and of its place: what is quoted grows where it is made printable."""
 
 RESOURCE_LABELS: tuple[tuple[str, str], ...] = (
     ("pod", "Pod"),
@@ -73,10 +75,10 @@ class Poison(DeadLetter):
 
     def __init__(self, reason: str, place: str = "") -> None:
         # Both may quote the record.
-        self.reason = visible(reason)
-        self.place = visible(place)
-        super().__init__(f"{self.place}: {self.reason}" if place else self.reason)
+        self.reason = visible(reason)[:_LONGEST]
+        self.place = visible(place)[:_LONGEST]
         """Where in the record, like `alerts[3].labels.pod`; empty: the record as a whole."""
+        super().__init__(f"{self.place}: {self.reason}" if place else self.reason)
 
     def inside(self, place: str) -> Self:
         """The same, seen from around `place`."""

@@ -20,6 +20,7 @@ from app.replay.log import Span, Tell
 from app.replay.restore import Restored, restore
 from app.settings import Settings
 from app.storm import StormClass
+from app.text import visible
 
 _R = TypeVar("_R")
 _DURATION: TypeAdapter[int] = TypeAdapter(Duration)
@@ -131,7 +132,7 @@ def _show_restored(found: Restored, output: Output) -> None:
     ):
         if names:
             more = f" and {len(names) - SHOWN:,} more" if names[SHOWN:] else ""
-            click.echo(f"{said}: {', '.join(names[:SHOWN])}{more}", err=True)
+            click.echo(visible(f"{said}: {', '.join(names[:SHOWN])}{more}"), err=True)
 
 
 def _show_compared(found: Compared, config: Config, output: Output) -> None:

@@ -190,7 +190,7 @@ def _print(status: Mapping[str, Any]) -> None:
         click.echo(f"{heading:<9}{visible(text)}")
     for trouble in status["troubles"]:
         since = f" (since {trouble['since']})" if trouble["since"] else ""
-        click.echo(f"{trouble['part']}: {visible(trouble['trouble'])}{since}", err=True)
+        click.echo(visible(f"{trouble['part']}: {trouble['trouble']}{since}"), err=True)
         if trouble["advice"]:
             click.echo(f"  -> {visible(trouble['advice'])}", err=True)
 

@@ -17,6 +17,7 @@ from rich.text import Text
 from app.local.demo import Outcome, Pulse
 from app.local.incident import CHAPTERS
 from app.storm import StormMetadata
+from app.text import visible
 
 WIDTH = 100
 """Columns where there is no terminal."""
@@ -88,7 +89,7 @@ class Lines:
 
 def _print(line: str) -> None:
     # Not by rich, which would wrap it.
-    print(line, flush=True)
+    print(visible(line), flush=True)
 
 
 class Picture:
