@@ -39,8 +39,11 @@ class LiveLoad:
         self.skew: dict[int, int] = {}
         """Milliseconds that the clock is wrong by of whoever publishes to a partition."""
         self.tardy: set[tuple[int, int]] = set()
-        """(partition, offset) of records that were acknowledged more than the grace after their timestamp, or before
-        it: when they count is decided by when they came."""
+        """(partition, offset) of records that were acknowledged more than the grace after their timestamp: when they
+        count is decided by when they came."""
+        self.ahead: set[tuple[int, int]] = set()
+        """Of records whose timestamp lay in the future: they count when they are read, and what came after them in
+        their partition may be late until then."""
         self.known: dict[int, int] = {}
         """Added partitions → the moment (ms) from which on they are read: what they got before may be late."""
         self.stopped = asyncio.Event()
@@ -78,14 +81,19 @@ class LiveLoad:
             topic, planned.value, partition=partition, timestamp_ms=stamp, key=b"" if planned.value is None else None
         )
         self._waiting.append((at, future))
-        future.add_done_callback(lambda done: self._done(done, stamp))
+        future.add_done_callback(lambda done: self._done(done, stamp, ahead=stamp > at))
         self.sent += max(1, len(planned.alerts))
 
-    def _done(self, future: asyncio.Future[Any], stamp: int) -> None:
+    def _done(self, future: asyncio.Future[Any], stamp: int, *, ahead: bool) -> None:
         while self._waiting and self._waiting[0][1].done():
             self._waiting.popleft()
-        if not future.cancelled() and future.exception() is None and not 0 <= _now() - stamp <= self._grace:
-            self.tardy.add((future.result().partition, future.result().offset))
+        if future.cancelled() or future.exception() is not None:
+            return
+        place, age = (future.result().partition, future.result().offset), _now() - stamp
+        if ahead or age < 0:
+            self.ahead.add(place)
+        elif age > self._grace:
+            self.tardy.add(place)
 
     async def _acknowledged(self) -> None:
         for _, future in list(self._waiting):

@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from itertools import combinations, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -119,10 +118,11 @@ async def run(
             tell(f"seed {seed} failed; logs in {folder}")
             raise
         finally:
-            for task in tasks:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+            while any(not task.done() for task in tasks):
+                # What aiokafka is in the middle of may swallow it.
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks, timeout=1)
 
 
 async def _take(turn: Turn, place: World, watch: Watch, rate: int) -> Outcome:

@@ -2,6 +2,7 @@
 
 import time
 from array import array
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -111,14 +112,20 @@ async def _keyed(world: World, read: dict[int, Read], wrong: list[Wrong]) -> tup
     """The alerts that count, after comparing them with `alerts`: each is there once, at its time unless it was late."""
     stamped, late = [], 0
     seen = {partition: array("q", bytes(8 * len(part.times))) for partition, part in read.items()}
-    tardy, known = world.producer.tardy, world.producer.known
+    tardy, ahead, known = world.producer.tardy, world.producer.ahead, world.producer.known
+    shadows = _shadows(read, ahead)
     async for found in keyed_alerts(world.settings):
         time_stamped = found.stamped[0]
         partition, offset, _ = found.origin
         sent = read[partition].times[offset]
         seen[partition][offset] += 1
         late += found.late
-        excused = (partition, offset) in tardy or sent < known.get(partition, 0)
+        excused = (
+            (partition, offset) in tardy
+            or (partition, offset) in ahead
+            or sent < known.get(partition, 0)
+            or shadows[partition].reaches(offset, sent)
+        )
         if (found.late or time_stamped != sent) and not excused:
             wrong.append(Wrong(f"{found.origin} was sent at {sent}, counts at {time_stamped}", sent, time_stamped))
         stamped.append(found.stamped)
@@ -128,6 +135,27 @@ async def _keyed(world: World, read: dict[int, Read], wrong: list[Wrong]) -> tup
                 what = f"{got} of {wanted} alerts of {partition}-{offset} in the keyed topic"
                 wrong.append(Wrong(what, time_sent, time_sent, max(0, wanted - got), max(0, got - wanted)))
     return stamped, late
+
+
+class _Shadow(NamedTuple):
+    """Records of a partition whose timestamps lay ahead, and the latest of those so far."""
+
+    offsets: list[int]
+    latest: list[int]
+
+    def reaches(self, offset: int, sent: int) -> bool:
+        """Whether a record came after one that was stamped later."""
+        before = bisect_left(self.offsets, offset)
+        return before > 0 and sent < self.latest[before - 1]
+
+
+def _shadows(read: dict[int, Read], ahead: set[tuple[int, int]]) -> defaultdict[int, _Shadow]:
+    found: defaultdict[int, _Shadow] = defaultdict(lambda: _Shadow([], []))
+    for partition, offset in sorted(ahead):
+        shadow = found[partition]
+        shadow.offsets.append(offset)
+        shadow.latest.append(max([read[partition].times[offset], *shadow.latest[-1:]]))
+    return found
 
 
 async def _published(world: World, wrong: list[Wrong]) -> dict[str, StormMetadata]:
