@@ -5,6 +5,8 @@ import json
 import os
 import signal
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -192,9 +194,9 @@ async def test_worker_in_trouble(topics: Settings, tmp_path: Path) -> None:
         assert "127.0.0.1:9 (STORMFOLD_KAFKA)" in (await stormfold(here, "status")).stderr
 
 
-@pytest.mark.parametrize("says", [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", b"220 mail.example ESMTP\r\n"])
-async def test_somebody_else_answers(topics: Settings, says: bytes) -> None:
-    """Another program at that address is not taken for a worker, nor for trouble."""
+@asynccontextmanager
+async def answering(settings: Settings, says: bytes) -> AsyncIterator[Settings]:
+    """Settings under which a program that says this to everybody is where a worker should be."""
 
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(says)
@@ -203,5 +205,22 @@ async def test_somebody_else_answers(topics: Settings, says: bytes) -> None:
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        found = await shown(topics.model_copy(update={"http": f"127.0.0.1:{port}"}))
+        yield settings.model_copy(update={"http": f"127.0.0.1:{port}"})
+
+
+@pytest.mark.parametrize("says", [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", b"220 mail.example ESMTP\r\n"])
+async def test_somebody_else_answers(topics: Settings, says: bytes) -> None:
+    """Another program at that address is not taken for a worker, nor for trouble."""
+    async with answering(topics, says) as here:
+        found = await shown(here)
     assert found.code == 0 and found.status["worker"]["answers"] is False
+
+
+async def test_an_answer_for_the_terminal(topics: Settings) -> None:
+    """What answers in a worker's place may say what it likes: nothing of it acts on the terminal."""
+    evil = "\x1b[2J\u202e\r\n"
+    body = json.dumps({"ready": False, "troubles": [dict.fromkeys(("part", "trouble", "advice", "since"), evil)]})
+    async with answering(topics, f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()) as here:
+        told = await stormfold(here, "status")
+    assert told.returncode == 1 and told.stderr.count(r"\x1b[2J\u202e\r\n") == 4
+    assert (told.stdout + told.stderr).replace("\n", "").isprintable()
