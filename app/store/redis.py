@@ -30,12 +30,15 @@ from app.keyed import GroupMeta
 from app.merge import Merged, Origin, Row, as_member
 from app.store.keys import Keys
 from app.storm import Detail
+from app.tls import tls_error
 from app.window import Bucket, Rebuild, Windows
 
 AGGREGATE = struct.Struct(">IQQIBB")
 """Field `a` of a bucket: alerts, first and last (ms), late, severity rank, truncated; the severity's name follows."""
 MEMBER = struct.Struct(">IIB")
 """A member field of a bucket: alerts, newest - bucket start (ms), flags; the resource in msgpack follows."""
+
+_LOGIN = "check STORMFOLD_REDIS_USERNAME and STORMFOLD_REDIS_PASSWORD, or what STORMFOLD_REDIS has of them"
 
 
 class StaleEpoch(Retry):
@@ -179,11 +182,15 @@ async def sorted_errors() -> AsyncIterator[None]:
     """Turns redis-py's errors into what the caller should do."""
     try:
         yield
-    except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
-        raise Stop(f"Redis refuses the credentials: {error}", "check STORMFOLD_REDIS and the user's ACL") from error
+    except (AuthorizationError, NoPermissionError) as error:
+        raise Stop(f"Redis refuses: {error}", "docs/how-to/secure.md has the ACL that the user needs") from error
+    except AuthenticationError as error:
+        raise Stop(f"Redis refuses the credentials: {error}", _LOGIN) from error
     except OutOfMemoryError as error:
         raise Full(f"Redis is full: {error}") from error
     except (ConnectionError, TimeoutError, BusyLoadingError, OSError) as error:
+        if handshake := tls_error(error, "Redis", "STORMFOLD_REDIS"):
+            raise handshake from error
         raise Retry(f"Redis is away: {error}") from error
     except RedisError as error:
         if "OOM command not allowed" in str(error):

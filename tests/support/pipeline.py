@@ -23,11 +23,12 @@ from app.kafka.client import client_options
 from app.kafka.tail import open_tail
 from app.keyed import ALERT, HEAD, LATE, RESOLVED, Body, GroupMeta
 from app.series import SeriesReader
-from app.settings import PREFIX, Settings
+from app.settings import Settings, variable
 from app.store.client import connect
 from app.store.redis import Store
 from app.storm import StormMetadata, storm_name, to_metadata
 from app.window import Bucket, segments
+from tests.support.servers import environment as variables
 
 
 class Sent(NamedTuple):
@@ -216,13 +217,7 @@ class Workers:
 
     def start(self, **environment: str) -> subprocess.Popen[bytes]:
         """Starts one more; `environment` are further settings, without the prefix."""
-        known = {
-            name: str(value)
-            for name, value in self.settings.model_dump(exclude_none=True, exclude_defaults=True).items()
-            if name not in ("config",)
-        }
-        known |= {"config": str(self.config)} if self.config else {}
-        known |= environment
+        more = ({"config": str(self.config)} if self.config else {}) | environment
         log = (self.folder / f"worker-{len(self.running)}.log").open("ab")
         process = subprocess.Popen(
             [
@@ -231,7 +226,7 @@ class Workers:
                 "from app.cli import main; main()",
                 "worker",
             ],
-            env=os.environ | {PREFIX + name.upper(): value for name, value in known.items()},
+            env=os.environ | variables(self.settings) | {variable(name): value for name, value in more.items()},
             stdout=log,
             stderr=log,
         )

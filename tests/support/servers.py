@@ -5,12 +5,19 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from pydantic import SecretStr
+
 from app.settings import Settings, variable
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The variables that make a command use these settings."""
-    return {variable(name): str(getattr(settings, name)) for name in settings.model_fields_set}
+    """The variables that make a command use these settings, passwords in the clear."""
+    found = {name: getattr(settings, name) for name in settings.model_fields_set}
+    return {
+        variable(name): value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        for name, value in found.items()
+        if value is not None
+    }
 
 
 async def until(condition: Callable[[], Any], seconds: float = 30.0, what: str = "") -> Any:
