@@ -31,10 +31,13 @@ def fuzz(target: str, corpus: Path, findings: Path, *options: str) -> "subproces
     for number, seed in enumerate(TARGETS[target].seeds()):
         (seeds / str(number)).write_bytes(seed)
     words = [target, *LIMITS, *options, f"-artifact_prefix={findings}/", str(corpus / "found"), str(seeds)]
-    return subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-m", "tests.fuzz.one", *words],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False,
     )  # fmt: skip
+    if not any(findings.iterdir()):
+        findings.rmdir()
+    return ended
 
 
 def main(words: Sequence[str] | None = None) -> None:
