@@ -124,22 +124,24 @@ class EmbeddedKafka(ServerProcess):
             raise Stop(f"cannot format {self.data_dir} for Kafka: {(done.stderr or done.stdout).strip()}")
 
 
-def jars(on_progress: Progress = lambda _: None) -> Path:
-    """The folder with the broker's jars; downloaded once (46 MB), by one process at a time.
+def jars(
+    on_progress: Progress = lambda _: None, name: str = f"kafka-{VERSION}", artifacts: Sequence[str] = ARTIFACTS
+) -> Path:
+    """The folder with the broker's jars, or others; downloaded once (46 MB), by one process at a time.
 
     Raises `Stop` if that fails.
     """
-    folder = cache_dir() / f"kafka-{VERSION}"
+    folder = cache_dir() / name
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with (folder.parent / "kafka.lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not folder.exists():
-                _download(folder, on_progress)
+                _download(folder, artifacts, on_progress)
     return folder
 
 
-def _download(folder: Path, on_progress: Progress) -> None:
+def _download(folder: Path, artifacts: Sequence[str], on_progress: Progress) -> None:
     # Imported here: only the first start needs it.
     from jgo.maven import MavenContext, PythonResolver
     from requests import RequestException
@@ -154,7 +156,7 @@ def _download(folder: Path, on_progress: Progress) -> None:
         resolver=PythonResolver(progress_callback=count.file), repo_cache=staging / "maven", timeout=TIMEOUT_SECONDS
     )
     try:
-        inputs, others = maven.resolver.resolve([maven.create_dependency(artifact) for artifact in ARTIFACTS])
+        inputs, others = maven.resolver.resolve([maven.create_dependency(artifact) for artifact in artifacts])
         for dependency in [*inputs, *others]:
             if dependency.scope in ("compile", "runtime"):
                 path = dependency.artifact.resolve()

@@ -14,6 +14,7 @@ from app.local.kafka import EmbeddedKafka
 from app.local.redis import EmbeddedRedis
 from tests.benchmarks import claim, growth, latency, million, page, throughput
 from tests.benchmarks.bench import Bench
+from tests.benchmarks.peers import run as peers
 from tests.benchmarks.results import RESULTS, Results, load, save
 from tests.benchmarks.tables import sheets
 
@@ -23,6 +24,7 @@ PARTS = {
     "growth": growth.measure,
     "latency": latency.measure,
     "million": million.measure,
+    "peers": peers.measure,
 }
 
 

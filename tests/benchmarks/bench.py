@@ -90,18 +90,25 @@ class Bench:
         counter: str, total: int,
     ) -> Taken:  # fmt: skip
         """Measures from now until workers have counted so far."""
-        pids = [process.pid for process in processes]
+
+        async def done() -> float:
+            return await counted(session, addresses, counter)
+
+        return await self.watched([process.pid for process in processes], done, total, total)
+
+    async def watched(self, pids: list[int], done: Callable[[], Awaitable[float]], total: int, count: int) -> Taken:
+        """Measures from now until `done` has come to `total`, which is `count` further on."""
         started, before = time.perf_counter(), self.usage(pids)
         resident = [_resident(pids[0])]
-        while (done := await counted(session, addresses, counter)) < total:
+        while (now := await done()) < total:
             if time.perf_counter() - started > PATIENCE:
-                raise RuntimeError(f"{counter}: {done:.0f} of {total}")
+                raise RuntimeError(f"{now:.0f} of {total}")
             if time.perf_counter() - started > len(resident) / 2:
                 resident.append(_resident(pids[0]))
             await asyncio.sleep(LOOK_EVERY)
         wall, after = time.perf_counter() - started, self.usage(pids)
         used = Usage(after.worker - before.worker, after.broker - before.broker, after.redis - before.redis)
-        return Taken(total, wall, used, [*resident, _resident(pids[0])])
+        return Taken(count, wall, used, [*resident, _resident(pids[0])])
 
     def usage(self, workers: Iterable[int]) -> Usage:
         """CPU seconds used so far."""

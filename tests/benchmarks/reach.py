@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from statistics import median
 from typing import NamedTuple
 
-from tests.benchmarks.results import Claim, Form, Growth, Latency, Million, Results, Taken, Throughput
-from tests.benchmarks.tables import Sheet, number
+from tests.benchmarks.results import Claim, Form, Growth, Latency, Million, Peers, Results, Taken, Throughput
+from tests.benchmarks.tables import Sheet, cost, number
 
 LARGE = 250e6
 FLAT = 1.1
@@ -44,6 +44,8 @@ def goals(results: Results) -> Iterator[Goal]:
         yield _million(results.million)
     if results.latency:
         yield from _latency(results.latency)
+    if results.peers:
+        yield from _peers(results.peers)
 
 
 def _throughput(found: Throughput) -> Iterator[Goal]:
@@ -95,6 +97,18 @@ def _latency(found: Latency) -> Iterator[Goal]:
         if delay.load == 0.5:
             yield _at_most("final to resource present at half of capacity, p99, s", 1, median(delay.present_p99))
     yield _memory(found.catch_up)
+
+
+def _peers(found: Peers) -> Iterator[Goal]:
+    ours, *others = found.peers
+    for peer in others:
+        goal = {"Faust": 50, "Kafka Streams, session": 3, "Kafka Streams, tumbling": 1.2}
+        for name, wanted in goal.items():
+            if peer.name.startswith(name) and peer.runs:
+                ratio = median(map(cost, peer.runs)) / median(map(cost, ours.runs))
+                yield _at_least(
+                    f"CPU an alert of {peer.name} over stormfold's, its Redis counted, times", wanted, ratio
+                )
 
 
 def _memory(runs: list[Taken]) -> Goal:

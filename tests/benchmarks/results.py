@@ -172,6 +172,25 @@ class Million(msgspec.Struct, frozen=True):
     wall: float
 
 
+class Peer(msgspec.Struct, frozen=True):
+    """One stream processor at the same work."""
+
+    name: str
+    version: str
+    killed: str
+    """What a kill -9 costs it."""
+    runs: list[Taken]
+    missing: str = ""
+    """Why it was not run."""
+
+
+class Peers(msgspec.Struct, frozen=True):
+    """stormfold first."""
+
+    run: Run
+    peers: list[Peer]
+
+
 class Results(msgspec.Struct, frozen=True, omit_defaults=True):
     """The file."""
 
@@ -180,6 +199,7 @@ class Results(msgspec.Struct, frozen=True, omit_defaults=True):
     growth: Growth | None = None
     latency: Latency | None = None
     million: Million | None = None
+    peers: Peers | None = None
 
 
 def load(path: Path = RESULTS) -> Results:

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tests.benchmarks.results import Claim, Growth, Latency, Million, Results, Run, Taken, Throughput
+from tests.benchmarks.results import Claim, Growth, Latency, Million, Peers, Results, Run, Taken, Throughput
 
 
 class Sheet(NamedTuple):
@@ -144,12 +144,41 @@ def million(found: Million) -> Iterator[Sheet]:
     )
 
 
+def peers(found: Peers) -> Iterator[Sheet]:
+    """Rates and CPU, and how often stormfold's fits into theirs with its Redis counted."""
+    ours = statistics.median(map(cost, found.peers[0].runs))
+    yield Sheet(
+        "The same alerts, one process each",
+        (
+            "what", "version", "a second", "per CPU-second", "broker µs", "Redis µs",
+            "CPU an alert against stormfold's", "a kill -9",
+        ),
+        [
+            (
+                peer.name, peer.version, spread([t.count / t.wall for t in peer.runs]),
+                spread([t.count / t.cpu.worker for t in peer.runs]),
+                number(statistics.median(t.cpu.broker / t.count * 1e6 for t in peer.runs)),
+                number(statistics.median(t.cpu.redis / t.count * 1e6 for t in peer.runs)),
+                f"{number(statistics.median(map(cost, peer.runs)) / ours)} times", peer.killed,
+            )
+            if peer.runs else (peer.name, peer.version, f"not run: {peer.missing}", *[""] * 5)
+            for peer in found.peers
+        ],
+    )  # fmt: skip
+
+
+def cost(taken: Taken) -> float:
+    """CPU seconds an alert: of the worker, and of Redis where it has a part in it."""
+    return (taken.cpu.worker + taken.cpu.redis) / taken.count
+
+
 SHEETS: dict[str, Callable[[Any], Iterator[Sheet]]] = {
     "claim": claim,
     "throughput": throughput,
     "growth": growth,
     "latency": latency,
     "million": million,
+    "peers": peers,
 }
 
 
