@@ -3,9 +3,10 @@
 import time
 from array import array
 from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +15,11 @@ import yaml
 
 from app.alert import Poison
 from app.audit import Books
+from app.config import Config
 from app.kafka.tail import open_tail
+from app.keyed import GroupMeta
 from app.series import SeriesReader
-from app.storm import StormMetadata, to_metadata
+from app.storm import StormMetadata, pattern, to_metadata
 from tests.chaos.world import World
 from tests.support.pipeline import Essence, Stamped, books, essence, keyed_alerts, model, read_topic
 
@@ -62,11 +65,9 @@ async def judge(world: World) -> Verdict:
     if not balance.balanced or balance.open:
         wrong.append(_now(f"the books do not balance: {balance}", max(0, balance.difference), -balance.difference))
     read = await _read(world)
-    stamped, late = await _keyed(world, read, wrong)
+    stamped, early, late = await _keyed(world, read, wrong)
     published = await _published(world, wrong)
-    expected = model(world.config, stamped)
-    for name in expected.keys() | published.keys():
-        wrong += _compare(name, expected.get(name), published.get(name))
+    wrong += _compare_all(world.config, stamped, published, early)
     wanted = {name: storm for name, storm in published.items() if storm.storm_class in world.config.publish}
     sinks = {"the folder": {to_metadata(found).name: found for found in _manifests(world.sink)}}
     if world.others:
@@ -108,9 +109,35 @@ async def _read(world: World) -> dict[int, Read]:
     return result
 
 
-async def _keyed(world: World, read: dict[int, Read], wrong: list[Wrong]) -> tuple[list[Stamped], int]:
-    """The alerts that count, after comparing them with `alerts`: each is there once, at its time unless it was late."""
-    stamped, late = [], 0
+class _Early:
+    """When alerts of each pattern were sent to a partition that was not read yet. The horizon did not wait for them, so
+    in which storm they count is open: around that time only their number is known."""
+
+    def __init__(self, margin: int) -> None:
+        self._margin = margin
+        self._spans: defaultdict[str, dict[int, int]] = defaultdict(dict)
+
+    def add(self, name: str, sent: int, known: int) -> None:
+        """One alert, and when its partition was read."""
+        self._spans[name][known] = min(sent, self._spans[name].get(known, sent))
+
+    def touches(self, name: str, first: int, last: int) -> bool:
+        """Whether a storm of these times may be another one than the log says."""
+        return any(
+            sent - self._margin <= last and first <= known + self._margin
+            for known, sent in self._spans.get(name, {}).items()
+        )
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._spans
+
+
+async def _keyed(world: World, read: dict[int, Read], wrong: list[Wrong]) -> tuple[list[Stamped], _Early, int]:
+    """The alerts that count, after comparing them with `alerts`: each is there once, at its time unless it was late.
+
+    Then those that were sent to a partition before it was read, and how many were late.
+    """
+    stamped, early, late = [], _Early(2 * world.config.windows.slice), 0
     seen = {partition: array("q", bytes(8 * len(part.times))) for partition, part in read.items()}
     tardy, ahead, known = world.producer.tardy, world.producer.ahead, world.producer.known
     shadows = _shadows(read, ahead)
@@ -129,12 +156,49 @@ async def _keyed(world: World, read: dict[int, Read], wrong: list[Wrong]) -> tup
         if (found.late or time_stamped != sent) and not excused:
             wrong.append(Wrong(f"{found.origin} was sent at {sent}, counts at {time_stamped}", sent, time_stamped))
         stamped.append(found.stamped)
+        if sent < known.get(partition, 0):
+            early.add(_pattern(found.stamped), sent, known[partition])
     for partition, part in read.items():
         for offset, (time_sent, wanted, got) in enumerate(zip(part.times, part.alerts, seen[partition], strict=True)):
             if wanted != got:
                 what = f"{got} of {wanted} alerts of {partition}-{offset} in the keyed topic"
                 wrong.append(Wrong(what, time_sent, time_sent, max(0, wanted - got), max(0, got - wanted)))
-    return stamped, late
+    return stamped, early, late
+
+
+@cache
+def _named(meta: bytes) -> str:
+    return pattern(msgspec.msgpack.decode(meta, type=GroupMeta).labels)
+
+
+def _pattern(stamped: Stamped) -> str:
+    return _named(stamped[1].meta)
+
+
+def _compare_all(
+    config: Config, stamped: Iterable[Stamped], published: Mapping[str, StormMetadata], early: _Early
+) -> Iterator[Wrong]:
+    by_pattern: defaultdict[str, list[Stamped]] = defaultdict(list)
+    for one in stamped:
+        by_pattern[name if (name := _pattern(one)) in early else ""].append(one)
+    expected, wanted, found = {}, Counter[str](), Counter[str]()
+    for name, some in by_pattern.items():
+        for storm_name, storm in model(config, some).items():
+            if early.touches(name, storm.first, storm.last):
+                wanted[name] += storm.alerts
+            else:
+                expected[storm_name] = storm
+    firm = {}
+    for storm_name, told in published.items():
+        if early.touches(told.pattern, told.first_seen, told.last_seen):
+            found[told.pattern] += told.alert_count
+        else:
+            firm[storm_name] = told
+    for storm_name in expected.keys() | firm.keys():
+        yield from _compare(storm_name, expected.get(storm_name), firm.get(storm_name))
+    for name in wanted.keys() | found.keys():
+        if missing := wanted[name] - found[name]:
+            yield _now(f"{name} has {found[name]} of {wanted[name]} alerts", max(0, missing), max(0, -missing))
 
 
 class _Shadow(NamedTuple):
