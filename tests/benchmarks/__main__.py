@@ -12,7 +12,7 @@ from rich.table import Table
 
 from app.local.kafka import EmbeddedKafka
 from app.local.redis import EmbeddedRedis
-from tests.benchmarks import claim, growth, latency, million, page, throughput
+from tests.benchmarks import claim, growth, latency, million, page, profile, throughput
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.peers import run as peers
 from tests.benchmarks.results import RESULTS, Results, load, save
@@ -21,6 +21,7 @@ from tests.benchmarks.tables import sheets
 PARTS = {
     "claim": claim.measure,
     "throughput": throughput.measure,
+    "profile": profile.measure,
     "growth": growth.measure,
     "latency": latency.measure,
     "million": million.measure,

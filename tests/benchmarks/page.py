@@ -63,6 +63,14 @@ Redis share the cores, so wall time says what they do together, and CPU time wha
 written have 15 affected resources.
 """,
     ),
+    "profile": Section(
+        "Where the time goes",
+        """\
+A worker at the backlog of 20,000 series, sampled from outside: whose own code runs, by file. Every alert is read twice,
+from `alerts` and keyed, and each time aiokafka makes an object of the record; that can't be had for less through its
+public interface.
+""",
+    ),
     "growth": Section(
         "Growth",
         """\

@@ -191,6 +191,15 @@ class Peers(msgspec.Struct, frozen=True):
     peers: list[Peer]
 
 
+class Profile(msgspec.Struct, frozen=True):
+    """Where a worker's time goes in a backlog."""
+
+    run: Run
+    samples: int
+    shares: dict[str, float]
+    """By source file; own time only, the largest first."""
+
+
 class Results(msgspec.Struct, frozen=True, omit_defaults=True):
     """The file."""
 
@@ -200,6 +209,7 @@ class Results(msgspec.Struct, frozen=True, omit_defaults=True):
     latency: Latency | None = None
     million: Million | None = None
     peers: Peers | None = None
+    profile: Profile | None = None
 
 
 def load(path: Path = RESULTS) -> Results:

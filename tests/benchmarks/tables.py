@@ -4,7 +4,10 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tests.benchmarks.results import Claim, Growth, Latency, Million, Peers, Results, Run, Taken, Throughput
+from tests.benchmarks.results import Claim, Growth, Latency, Million, Peers, Profile, Results, Run, Taken, Throughput
+
+SHOWN = 0.01
+"""Of a profile."""
 
 
 class Sheet(NamedTuple):
@@ -167,6 +170,17 @@ def peers(found: Peers) -> Iterator[Sheet]:
     )  # fmt: skip
 
 
+def profile(found: Profile) -> Iterator[Sheet]:
+    """What takes a hundredth or more."""
+    shown = {file: share for file, share in found.shares.items() if share >= SHOWN}
+    rest = sum(found.shares.values()) - sum(shown.values())
+    yield Sheet(
+        f"{found.samples:,} samples",
+        ("file", "share of the time"),
+        [*((f"`{file}`", f"{share:.1%}") for file, share in shown.items()), ("others", f"{rest:.1%}")],
+    )
+
+
 def cost(taken: Taken) -> float:
     """CPU seconds an alert: of the worker, and of Redis where it has a part in it."""
     return (taken.cpu.worker + taken.cpu.redis) / taken.count
@@ -179,6 +193,7 @@ SHEETS: dict[str, Callable[[Any], Iterator[Sheet]]] = {
     "latency": latency,
     "million": million,
     "peers": peers,
+    "profile": profile,
 }
 
 
