@@ -178,7 +178,7 @@ class Scene:
         """
         books = await drained(self.settings, self.config)
         assert books.balanced and books.open == 0 and books.dead == 0, books
-        published = {name: storm for name, storm in (await storms(self.settings)).items() if name not in besides}
+        published = await storms(self.settings, besides)
         model = await keyed_model(self.settings, load(self.config))
         assert {name: essence(storm) for name, storm in published.items()} == model
         assert {name: storm.storm_class for name, storm in published.items()} == {
