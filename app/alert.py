@@ -111,6 +111,9 @@ class Resource(NamedTuple):
         return "/".join(part for part in self if part)
 
 
+DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What a decoder raises for what it does not take."""
+
 _strings = msgspec.json.Decoder(dict[str, str])
 _values = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _string = msgspec.json.Decoder(str)
@@ -150,19 +153,24 @@ def decode(decoder: msgspec.json.Decoder[T], raw: bytes | msgspec.Raw) -> T:
     """`decoder.decode(raw)`, with whatever it objects to as `Poison`."""
     try:
         return decoder.decode(raw)
-    except msgspec.ValidationError as error:
+    except DECODE_ERRORS as error:
+        raise objection(error, raw) from error
+
+
+def objection(error: Exception, raw: bytes | msgspec.Raw) -> Poison:
+    """What one of `DECODE_ERRORS` says of `raw`."""
+    if isinstance(error, msgspec.ValidationError):
         said, _, place = str(error).replace("`", "").partition(" - at $")
-        raise Poison(said[:1].lower() + said[1:], place.removeprefix(".")) from error
-    except msgspec.DecodeError as error:
+        return Poison(said[:1].lower() + said[1:], place.removeprefix("."))
+    if isinstance(error, msgspec.DecodeError):
         if bytes(memoryview(raw)[:3]) == BOM_UTF8:
-            raise Poison("not JSON: begins with a byte order mark") from error
+            return Poison("not JSON: begins with a byte order mark")
         # msgspec says "truncated" for "\ud800" too.
         said = str(error).replace("Input data was truncated", "truncated, or half of a surrogate pair")
-        raise Poison(f"not JSON: {said.removeprefix('JSON is malformed: ')}") from error
-    except UnicodeDecodeError as error:
-        raise Poison(f"not UTF-8: {error.reason}") from error
-    except RecursionError as error:
-        raise Poison("nested too deeply") from error
+        return Poison(f"not JSON: {said.removeprefix('JSON is malformed: ')}")
+    if isinstance(error, UnicodeDecodeError):
+        return Poison(f"not UTF-8: {error.reason}")
+    return Poison("nested too deeply")
 
 
 def read_each(read: Callable[[S], T], items: Iterable[S]) -> list[T]:

@@ -3,8 +3,10 @@
 Pure: the caller brings the origins folded so far and gets the new ones. All times are milliseconds.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from sys import intern
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -18,8 +20,10 @@ from app.wire import Malformed, read
 
 FIRED = 2
 """Flag of a member: some alert of it was firing (`RESOLVED` is the other: its newest is resolved)."""
-MEMO = 100_000
-"""Bodies kept decoded, one for each fingerprint; beyond it the memo starts anew."""
+MEMO_BYTES = 64 * 1024 * 1024
+"""What the memo of decoded bodies may hold, some 40,000 usual ones; beyond it the memo starts anew."""
+KNOWN_BYTES = 500
+"""What a body takes there beyond its bytes, which it has twice: objects, and its place in a table."""
 IDENTITY = 11
 """Bytes that a packed body begins with, up to the end of its fingerprint."""
 
@@ -35,8 +39,10 @@ Origin = tuple[int, int]
 class Record(Protocol):
     """What is read of a Kafka record."""
 
-    offset: int
-    value: bytes | None
+    @property
+    def offset(self) -> int: ...
+    @property
+    def value(self) -> bytes | None: ...
 
 
 @dataclass(slots=True)
@@ -93,12 +99,26 @@ class Merged:
     """Event time of the newest alert."""
 
 
+class _Group(NamedTuple):
+    """What all bodies of a group say alike, so that it is there once."""
+
+    group: str
+    meta: bytes
+    overflow: int
+    """Index of its overflow group."""
+
+
 class _Known(NamedTuple):
-    """A body as it came, decoded, and the index of its overflow group."""
+    """A body as it came, and decoded."""
 
     raw: bytes
-    body: Body
-    overflow: int
+    fingerprint: bytes
+    group: str
+    rank: int
+    resource: bytes
+    example: bytes
+    severity: str
+    of: _Group
 
 
 @dataclass(slots=True)
@@ -107,6 +127,9 @@ class Merger:
 
     windows: Windows
     _bodies: dict[bytes, _Known] = field(default_factory=dict)
+    _groups: dict[tuple[str, bytes], _Group] = field(default_factory=dict)
+    _held: int = 0
+    """Bytes in both, about."""
     _overflow: list[tuple[str, bytes]] = field(default_factory=list)
     _overflow_index: dict[str, int] = field(default_factory=dict)
 
@@ -128,8 +151,11 @@ class Merger:
         skip_before, watermark = floor.skip_before, floor.watermark
         merged = Merged([], {}, {}, 0, self._overflow)
         count, latest = 0, -1
+        folded: defaultdict[int, dict[int, Origin]] = defaultdict(dict)
+        for (partition, alerts), origin in origins.items():
+            folded[partition][alerts] = origin
         for keyed, found in records.items():
-            before = {alerts: origin for (partition, alerts), origin in origins.items() if partition == keyed}
+            before = folded[keyed]
             newest = dict(before)
             for record in found:
                 value = record.value or b"\0"
@@ -139,7 +165,7 @@ class Merger:
                 raw = value[head_size:]
                 known = bodies.get(raw[:IDENTITY])
                 # To compare the rest is cheaper than to hash it.
-                if known is None or known.raw != raw:
+                if known is None or known[0] != raw:
                     known = self._decode(raw)
                     if known is None:
                         merged.unknown += 1
@@ -162,15 +188,27 @@ class Merger:
                 count += 1
                 if time > latest:
                     latest = time
-                body = known.body
-                start = time - time % gap
-                row = rows.get((body.group, start))
+                _, fingerprint, group, rank, resource, example, severity, of = known
+                past = time % gap
+                row = rows.get((group, time - past))
                 if row is None:
-                    row = rows[body.group, start] = Row(
-                        body.group, body.meta, known.overflow, start, 0, 0, time, time,
-                        body.rank, body.severity, 0, body.example, {},
-                    )  # fmt: skip
-                _add(row, body, time, flags)
+                    row = rows[group, time - past] = Row(
+                        group, of.meta, of.overflow, time - past, 0, 0, time, time, rank, severity, 0, example, {}
+                    )
+                row.alerts += 1
+                if time < row.first or (time == row.first and example < row.example):
+                    row.first, row.example = time, example
+                if time > row.last:
+                    row.last = time
+                if rank < row.rank:
+                    row.rank, row.severity = rank, severity
+                if flags & LATE:
+                    row.late += 1
+                member = row.members.get(fingerprint)
+                if member is None:
+                    row.members[fingerprint] = [1, past, flags & RESOLVED or FIRED, resource]
+                else:
+                    _again(member, past, flags & RESOLVED, resource)
             merged.origins |= {(keyed, alerts): at for alerts, at in newest.items() if before.get(alerts) != at}
         merged.alerts, merged.newest = count, latest if count else None
         return merged
@@ -196,17 +234,34 @@ class Merger:
     def _decode(self, raw: bytes) -> _Known | None:
         try:
             body = read(_body.decode, raw)
-            meta = read(_meta.decode, body.meta)
+            of = self._group_of(body)
             # What the closer could not read must not get into Redis.
             read(_example.decode, body.example)
             if body.resource:
                 read(_resource.decode, body.resource)
         except Malformed:
             return None
-        if len(self._bodies) >= MEMO:
-            self._bodies.clear()
-        known = self._bodies[raw[:IDENTITY]] = _Known(raw, body, self._overflow_of(meta))
+        self._hold(2 * len(raw) + KNOWN_BYTES)
+        known = self._bodies[raw[:IDENTITY]] = _Known(
+            raw, body.fingerprint, of.group, body.rank, body.resource, body.example, intern(body.severity), of
+        )
         return known
+
+    def _group_of(self, body: Body) -> _Group:
+        known = self._groups.get((body.group, body.meta))
+        if known is None:
+            meta = read(_meta.decode, body.meta)
+            known = _Group(body.group, body.meta, self._overflow_of(meta))
+            self._hold(len(body.meta) + KNOWN_BYTES)
+            self._groups[body.group, body.meta] = known
+        return known
+
+    def _hold(self, size: int) -> None:
+        self._held += size
+        if self._held > MEMO_BYTES:
+            self._bodies.clear()
+            self._groups.clear()
+            self._held = size
 
     def _overflow_of(self, meta: GroupMeta) -> int:
         other = overflow_meta(meta)
@@ -217,22 +272,8 @@ class Merger:
         return self._overflow_index[group]
 
 
-def _add(row: Row, body: Body, time: int, flags: int) -> None:
-    row.alerts += 1
-    if time < row.first or (time == row.first and body.example < row.example):
-        row.first, row.example = time, body.example
-    if time > row.last:
-        row.last = time
-    if body.rank < row.rank:
-        row.rank, row.severity = body.rank, body.severity
-    if flags & LATE:
-        row.late += 1
-    resolved = flags & RESOLVED
-    last = time - row.start
-    member = row.members.get(body.fingerprint)
-    if member is None:
-        row.members[body.fingerprint] = [1, last, resolved or FIRED, body.resource]
-        return
+def _again(member: list[Any], last: int, resolved: int, resource: bytes) -> None:
+    """Another alert of a member, `last` after the bucket's start."""
     member[0] += 1
     fired = (member[2] & FIRED) | (0 if resolved else FIRED)
     if last > member[1]:
@@ -242,8 +283,8 @@ def _add(row: Row, body: Body, time: int, flags: int) -> None:
     else:
         resolved |= member[2] & RESOLVED
     member[2] = fired | resolved
-    if body.resource < member[3]:
-        member[3] = body.resource
+    if resource < member[3]:
+        member[3] = resource
 
 
 def as_member(start: int, kept: Sequence[Any]) -> Member:

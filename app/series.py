@@ -3,7 +3,7 @@
 Alerts repeat, so series are kept in a bounded memo by the raw bytes of their labels: a known one costs a look-up.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -13,22 +13,38 @@ from app.config import Config
 from app.fingerprint import fingerprint
 from app.formats import parse
 from app.keyed import Body, GroupMeta
-from app.routing import Silence, group_labels, route_for
+from app.routing import Route, Silence, all_match, group_labels, route_for
 from app.storm import cut_example, group_id
 
-MEMO = 50_000
-"""Series kept; beyond it the memo starts anew. About 2 KB each."""
+MEMO_BYTES = 64 * 1024 * 1024
+"""What the memo of series may hold, some 30,000 usual ones; beyond it the memo starts anew."""
+SERIES_BYTES = 600
+"""What a series takes beyond its labels, annotations and body: objects, and places in two tables."""
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Group(NamedTuple):
+    """A group, as each alert of it says it."""
+
+    id: str
+    """`storm.group_id`."""
+    meta: bytes
+    """`GroupMeta` in msgpack."""
 
 
 class Series(NamedTuple):
     """Labels, seen through a configuration."""
 
-    labels: dict[str, str]
     fingerprint: str
     silences: tuple[Silence, ...]
     """Silences whose matchers fit; whether one is active depends on the alert's time."""
-    body: Body
-    """With an empty example: that one depends on the annotations too."""
+    route: Route
+    group: Group
+    rank: int
+    severity: str
+    resource: bytes
+    """`Resource` in msgpack, or empty."""
 
 
 class Keyed(NamedTuple):
@@ -45,6 +61,7 @@ class Keyed(NamedTuple):
     """As they came; with the labels they decide the rest, unless a fingerprint came too."""
     given: str | None
     """The fingerprint that came."""
+    series: Series
 
     def body_at(self, time: int) -> bytes:
         """The body for an alert at event time `time` (ms): silenced or not."""
@@ -60,8 +77,11 @@ class SeriesReader:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._ranks = {severity: rank for rank, severity in enumerate(config.severities)}
-        self._series: dict[tuple[bytes, str | None], Series] = {}
         self._keyed: dict[bytes, Keyed] = {}
+        self._groups: dict[tuple[object, ...], Group] = {}
+        self._annotations: dict[bytes, tuple[bytes, Mapping[str, str]]] = {}
+        self._held = 0
+        """Bytes in all three, about."""
 
     def understand(
         self, value: bytes | None, headers: Sequence[tuple[str, bytes]], timestamp: int
@@ -87,65 +107,91 @@ class SeriesReader:
         known = self._keyed.get(alert.labels)
         # To compare the rest is cheaper than to hash it.
         if known is None or known.annotations != alert.annotations or known.given != alert.fingerprint:
-            known = self._read(alert)
-            if len(self._keyed) >= MEMO:
-                self._keyed.clear()
+            labels = decode_labels(alert.labels)
+            if known is not None and known.given == alert.fingerprint:
+                series = known.series
+            else:
+                series = self._decide(labels, alert.fingerprint)
+            known = self._read(alert, labels, series)
+            self._hold(2 * len(alert.labels) + len(known.body) + SERIES_BYTES)
             self._keyed[alert.labels] = known
         return known
 
-    def series(self, alert: Incoming) -> Series:
-        """What the alert's labels decide; raises `Poison`."""
-        key = (alert.labels, alert.fingerprint)
-        known = self._series.get(key)
-        if known is None:
-            known = self._decide(decode_labels(alert.labels), alert.fingerprint)
-            if len(self._series) >= MEMO:
-                self._series.clear()
-            self._series[key] = known
-        return known
+    def _hold(self, size: int) -> None:
+        self._held += size
+        if self._held > MEMO_BYTES:
+            for memo in (self._keyed, self._groups, self._annotations):
+                memo.clear()
+            self._held = size
 
-    def _read(self, alert: Incoming) -> Keyed:
-        series = self.series(alert)
-        example = cut_example(series.labels, decode_annotations(alert.annotations))
-        body = msgspec.structs.replace(series.body, example=example)
-        silenced = body
+    def _read(self, alert: Incoming, labels: dict[str, str], series: Series) -> Keyed:
+        raw, annotations = self._annotations_of(alert)
+        example = cut_example(labels, annotations)
+        body = silenced = _body(series, series.group, example)
         if series.silences:
-            meta = msgspec.structs.replace(msgspec.msgpack.decode(body.meta, type=GroupMeta), silenced=True)
-            silenced = msgspec.structs.replace(
-                body, group=group_id(meta.route, meta.labels, True), meta=msgspec.msgpack.encode(meta)
-            )
+            silenced = _body(series, self._group(series.route, labels, True), example)
         return Keyed(
             key=series.fingerprint.encode(),
             number=int(series.fingerprint, 16),
-            body=msgspec.msgpack.encode(body),
-            silenced_body=msgspec.msgpack.encode(silenced),
+            body=body,
+            silenced_body=silenced,
             silences=series.silences,
-            annotations=alert.annotations,
+            annotations=raw,
             given=alert.fingerprint,
+            series=series,
         )
+
+    def _annotations_of(self, alert: Incoming) -> tuple[bytes, Mapping[str, str]]:
+        """As they came, one object for all that are the same, and decoded."""
+        known = self._annotations.get(alert.annotations)
+        if known is None:
+            known = alert.annotations, decode_annotations(alert.annotations)
+            self._hold(3 * len(alert.annotations) + SERIES_BYTES)
+            self._annotations[alert.annotations] = known
+        return known
 
     def _decide(self, labels: dict[str, str], given: str | None) -> Series:
         config = self._config
         route = route_for(labels, config.routes)
-        meta = GroupMeta(
-            route=route.name,
-            labels=group_labels(labels, route),
-            namespace=route.namespace,
-            silenced=False,
-            storm_alerts=route.storm_alerts,
-            storm_resources=route.storm_resources,
-        )
         rank = self._ranks.get(labels.get(config.severity_label, ""), len(config.severities) - 1)
         resource = resource_of(labels, config.resource_labels)
-        identity = given or fingerprint(labels)
-        body = Body(
-            fingerprint=bytes.fromhex(identity),
-            group=group_id(meta.route, meta.labels, False),
-            meta=msgspec.msgpack.encode(meta),
+        return Series(
+            fingerprint=given or fingerprint(labels),
+            silences=tuple(s for s in config.silences if all_match(s.match, labels)),
+            route=route,
+            group=self._group(route, labels, False),
             rank=rank,
             severity=config.severities[rank],
-            resource=msgspec.msgpack.encode(resource) if resource else b"",
-            example=b"",
+            resource=_encode(resource) if resource else b"",
         )
-        silences = tuple(s for s in config.silences if all(m.matches(labels) for m in s.match))
-        return Series(labels, identity, silences, body)
+
+    def _group(self, route: Route, labels: Mapping[str, str], silenced: bool) -> Group:
+        shared = group_labels(labels, route)
+        key = (route.name, silenced, *shared.items())
+        known = self._groups.get(key)
+        if known is None:
+            meta = GroupMeta(
+                route=route.name,
+                labels=shared,
+                namespace=route.namespace,
+                silenced=silenced,
+                storm_alerts=route.storm_alerts,
+                storm_resources=route.storm_resources,
+            )
+            known = Group(group_id(route.name, shared, silenced), _encode(meta))
+            self._hold(3 * len(known.meta) + SERIES_BYTES)
+            self._groups[key] = known
+        return known
+
+
+def _body(series: Series, group: Group, example: bytes) -> bytes:
+    body = Body(
+        fingerprint=bytes.fromhex(series.fingerprint),
+        group=group.id,
+        meta=group.meta,
+        rank=series.rank,
+        severity=series.severity,
+        resource=series.resource,
+        example=example,
+    )
+    return _encode(body)

@@ -106,17 +106,16 @@ def _explain(path: str, reader: SeriesReader, now: int) -> list[dict[str, Any]]:
 
 
 def _seen(incoming: Incoming, reader: SeriesReader, now: int) -> dict[str, Any]:
-    reader.keyed(incoming)  # Annotations are looked at too.
-    series = reader.series(incoming)
-    meta = msgspec.msgpack.decode(series.body.meta, type=GroupMeta)
-    resource = msgspec.msgpack.decode(series.body.resource, type=Resource) if series.body.resource else None
+    series = reader.keyed(incoming).series
+    meta = msgspec.msgpack.decode(series.group.meta, type=GroupMeta)
+    resource = msgspec.msgpack.decode(series.resource, type=Resource) if series.resource else None
     return {
         "status": "resolved" if incoming.resolved else "firing",
         "route": meta.route,
         "namespace": meta.namespace,
         "groupLabels": meta.labels,
         "resource": str(resource) if resource else None,
-        "severity": series.body.severity,
+        "severity": series.severity,
         "fingerprint": series.fingerprint,
         "silencedBy": next((silence.name for silence in series.silences if silence.active(now)), None),
     }

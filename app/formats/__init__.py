@@ -1,13 +1,13 @@
 """A record of `alerts` becomes alerts. Its shape says in which format it is; each format has a file here."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from app.alert import Incoming, Poison, decode, read_each
+from app.alert import DECODE_ERRORS, Incoming, Poison, decode, objection, read_each
 from app.formats import alertmanager, cloudevents, kubernetes_event
 from app.formats.cloudevents import Wrapping
 from app.formats.plain import Alert, incoming
@@ -24,7 +24,7 @@ class _Record(Alert, gc=False):
     regarding: Raw | UnsetType = UNSET
 
 
-_record_or_list: msgspec.json.Decoder[_Record | list[_Record]] = msgspec.json.Decoder(_Record | list[_Record])
+_decode_record: Callable[[bytes], _Record | list[_Record]] = msgspec.json.Decoder(_Record | list[_Record]).decode
 _values = msgspec.json.Decoder(list[Raw])
 _MAY, _MUST = Wrapping.MAY, Wrapping.MUST
 """Taken out once: to look a member up in its class costs as much as to decode a tenth of an alert."""
@@ -45,11 +45,15 @@ def parse(value: bytes | None, headers: Sequence[tuple[str, bytes | None]], now:
 
 
 def _read(value: bytes, now: int, wrapping: Wrapping) -> list[Incoming]:
+    if not value.isascii():
+        try:
+            value.decode()  # The decoder does not look at the bytes of what it skips or leaves raw.
+        except UnicodeDecodeError as error:
+            raise Poison(f"not UTF-8: {error.reason} (byte {error.start})") from error
     try:
-        value.decode()  # The decoder does not look at the bytes of what it skips or leaves raw.
-    except UnicodeDecodeError as error:
-        raise Poison(f"not UTF-8: {error.reason} (byte {error.start})") from error
-    record = decode(_record_or_list, value)
+        record = _decode_record(value)
+    except DECODE_ERRORS as error:
+        raise objection(error, value) from error
     if isinstance(record, list):
         return _read_list(value, record, now, wrapping)
     if record.specversion is not UNSET:

@@ -7,13 +7,13 @@ one are worthless and must not be acted upon.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalGenerationError, KafkaError, RebalanceInProgressError
 from aiokafka.structs import OffsetAndMetadata
 from mode import Service
@@ -22,6 +22,7 @@ from app import metrics
 from app.errors import Retry, Stop, StormfoldError
 from app.health import Health
 from app.kafka.client import broker_error, client_options, explain
+from app.kafka.records import Record, as_parsed
 from app.kafka.topics import partitions_of
 from app.settings import Settings
 
@@ -29,6 +30,9 @@ log = structlog.get_logger(__name__)
 
 POLL_MS = 250
 """Longest wait for records: also how often an idle partition's end is seen, so the finest step of event time."""
+FETCH_BYTES = 1024 * 1024
+"""Of each partition in one answer, some 2,000 alerts; a larger record comes by itself. Answers are held until they are
+polled: they are most of a worker's memory at a backlog, and what is in no cache costs more to read."""
 MAX_POLL_INTERVAL_MS = 86_400_000
 """A stage may wait for Redis or the API server as long as it takes: health tells of it, leaving helps nobody."""
 REQUEST_TIMEOUT_MS = 30_000
@@ -69,7 +73,7 @@ class Batch:
     """What one poll brought."""
 
     generation: int
-    records: dict[int, list[ConsumerRecord]]
+    records: Mapping[int, Sequence[Record]]
     """By partition; offsets ascend."""
     ends: dict[int, End]
     """Partitions of which these are the last records."""
@@ -260,11 +264,12 @@ class Ingest(Service):
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
+            value_deserializer=as_parsed,
             session_timeout_ms=round(self._settings.session_timeout * 1000),
             heartbeat_interval_ms=round(self._settings.session_timeout * 1000 / 5),
             max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
             fetch_max_wait_ms=POLL_MS,
-            max_partition_fetch_bytes=4 * 1024 * 1024,
+            max_partition_fetch_bytes=FETCH_BYTES,
             metadata_max_age_ms=METADATA_MAX_AGE_MS,
             request_timeout_ms=REQUEST_TIMEOUT_MS,
         )
@@ -401,7 +406,7 @@ class Ingest(Service):
         self._paused = set(partitions)
         self.hold(set())
 
-    def _compare(self, partition: int, records: dict[int, list[ConsumerRecord]]) -> None:
+    def _compare(self, partition: int, records: dict[int, list[Record]]) -> None:
         offset, timestamp = self._expected.pop(partition)
         first = records[partition][0]
         if first.offset > offset:

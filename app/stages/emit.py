@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
 import msgspec
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRecord
+from aiokafka import AIOKafkaConsumer
 
 from app import metrics
 from app.config import Config
@@ -17,6 +17,7 @@ from app.health import Health
 from app.kafka.committed import read_committed
 from app.kafka.ingest import Batch, Ingest, Start
 from app.kafka.producer import Outgoing, Producer
+from app.kafka.records import Record
 from app.settings import Settings
 from app.sinks import Outcome, Sink
 from app.storm import to_metadata
@@ -61,17 +62,17 @@ class Emit:
 
     async def process(self, batch: Batch) -> None:
         """Writes a poll's storms, partitions side by side and each in order; commits when all are written or parked."""
-        if not all(await asyncio.gather(*(self._write_all(batch, found) for found in batch.records.values()))):
+        if not all(await asyncio.gather(*(self._write_all(batch, *found) for found in batch.records.items()))):
             return
         for partition, records in batch.records.items():
             self._done[partition] = records[-1].offset + 1
         if batch.records:
             await self.leave()
 
-    async def _write_all(self, batch: Batch, records: list[ConsumerRecord]) -> bool:
+    async def _write_all(self, batch: Batch, partition: int, records: Iterable[Record]) -> bool:
         """Writes storms one after the other; False if the batch is no longer current."""
         for record in records:
-            if not await self._write(batch, record):
+            if not await self._write(batch, partition, record):
                 return False
         return True
 
@@ -86,16 +87,16 @@ class Emit:
         if self._started:
             await self._sink.close()
 
-    async def _write(self, batch: Batch, record: ConsumerRecord) -> bool:
+    async def _write(self, batch: Batch, partition: int, record: Record) -> bool:
         """Writes one storm, however long it takes; False if the batch is no longer current."""
         wait = BACKOFF_FIRST
         while self.ingest.current(batch):
             try:
                 # A partition that waits to try again takes no room from those that get on.
                 async with self._room:
-                    await self._try(record)
+                    await self._try(partition, record)
             except StormfoldError as error:
-                self._waiting.add(record.partition)
+                self._waiting.add(partition)
                 if self._health.ill(self.name, str(error), getattr(error, "advice", None)):
                     log.warning("cannot write", error=str(error), advice=getattr(error, "advice", None))
                 metrics.SINK_ERRORS.labels("stop" if isinstance(error, Stop) else "retry").inc()
@@ -103,21 +104,21 @@ class Emit:
                 await self.ingest.sleep_current(batch, asked or wait)
                 wait = min(wait * 2, BACKOFF_MOST)
             else:
-                self._waiting.discard(record.partition)
+                self._waiting.discard(partition)
                 if not self._waiting:
                     self._health.well(self.name)
                 return True
-        self._waiting.discard(record.partition)
+        self._waiting.discard(partition)
         return False
 
-    async def _try(self, record: ConsumerRecord) -> None:
+    async def _try(self, partition: int, record: Record) -> None:
         try:
             manifest = self._manifest(record)
             if manifest["spec"]["class"] not in self._config.publish:
                 return
-            outcome = await self._sink.write(manifest, record.key.decode())
+            outcome = await self._sink.write(manifest, manifest["metadata"]["name"])
         except DeadLetter as reason:
-            await self._park(record, str(reason))
+            await self._park(partition, record, str(reason))
             return
         metrics.STORMS_WRITTEN.labels(outcome.value).inc()
         self._tell_delay(outcome, manifest, record.timestamp)
@@ -134,9 +135,9 @@ class Emit:
             over = first_due(windows.bucket(storm.first_seen), storm.last_seen, windows) + windows.grace
             metrics.OVER_TO_WRITTEN.observe(max(0.0, now - over / 1000))
 
-    def _manifest(self, record: ConsumerRecord) -> dict[str, dict[str, str]]:
+    def _manifest(self, record: Record) -> dict[str, dict[str, str]]:
         try:
-            manifest: dict[str, dict[str, str]] = read(msgspec.json.decode, record.value)
+            manifest: dict[str, dict[str, str]] = read(msgspec.json.decode, record.value or b"")
             if manifest["metadata"]["name"].encode() != record.key:
                 raise DeadLetter("the key is not the storm's name")
             manifest["spec"]["class"]
@@ -144,9 +145,9 @@ class Emit:
             raise DeadLetter(f"not a storm: {error}") from error
         return manifest
 
-    async def _park(self, record: ConsumerRecord, reason: str) -> None:
+    async def _park(self, partition: int, record: Record, reason: str) -> None:
         topic = self._settings.storms_dead_topic
-        origin = f"{record.topic}-{record.partition}-{record.offset}"
+        origin = f"{self.ingest.topic}-{partition}-{record.offset}"
         headers = [("stormfold-reason", reason.encode()[:1000]), ("stormfold-origin", origin.encode())]
         await self._producer.send_keyed(topic, Outgoing(record.key, record.value), headers)
         metrics.ALERTS_DEAD.labels(topic).inc()

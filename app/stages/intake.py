@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRecord
+from aiokafka import AIOKafkaConsumer
 
 from app import metrics
 from app.alert import Poison
@@ -21,6 +21,7 @@ from app.health import Health
 from app.kafka.committed import Committed, Note, read_committed
 from app.kafka.ingest import Batch, Ingest, Start
 from app.kafka.producer import Outgoing, Pair, Producer
+from app.kafka.records import Record
 from app.keyed import Marks, encode_alert, encode_marks
 from app.series import SeriesReader
 from app.settings import Settings
@@ -109,7 +110,7 @@ class Intake:
         now = time.time_ns() // 1_000_000
         # Plain pairs: to make an `Outgoing` of each would cost more than to pack its head.
         outgoing: defaultdict[int, list[Pair]] = defaultdict(list)
-        dead: list[tuple[ConsumerRecord, str]] = []
+        dead: list[tuple[int, Record, str]] = []
         moved: dict[int, Progress] = {}
         partitions = epoch.partitions
         alerts = late_alerts = 0
@@ -125,7 +126,7 @@ class Intake:
                 try:
                     keyed = self._reader.understand(record.value, record.headers, stamp)
                 except Poison as reason:
-                    dead.append((record, str(reason)))
+                    dead.append((partition, record, str(reason)))
                     continue
                 alerts += len(keyed)
                 late_alerts += late * len(keyed)
@@ -135,8 +136,8 @@ class Intake:
                     outgoing[alert.number % partitions].append((alert.key, value))
         if outgoing:
             await self._producer.send(self._settings.keyed_topic, outgoing)
-        for record, why in dead:
-            await self._bury(record, why)
+        for letter in dead:
+            await self._bury(*letter)
         self._progress |= moved
         for partition, records in batch.records.items():
             self._position[partition] = (records[-1].offset + 1, records[-1].timestamp)
@@ -151,8 +152,8 @@ class Intake:
             metrics.BATCH_ALERTS.labels(self.name).observe(alerts)
         return alerts + len(dead)
 
-    async def _bury(self, record: ConsumerRecord, reason: str) -> None:
-        origin = f"{record.topic}-{record.partition}-{record.offset}"
+    async def _bury(self, partition: int, record: Record, reason: str) -> None:
+        origin = f"{self.ingest.topic}-{partition}-{record.offset}"
         headers = [
             *record.headers,
             ("stormfold-reason", reason.encode(errors="replace")[:1000]),

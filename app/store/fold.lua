@@ -22,7 +22,9 @@ local grace, max_fingerprints, max_groups, list_new, alerts_partitions, moves, n
 local CHUNK = 400
 local AGGREGATE = '>I4I8I8I4BB'
 local MEMBER = '>I4I4B'
-local RESOLVED = 1
+local FIRED = 2  -- of a member's flags; the rest, 0 or 1, is whether it is resolved
+-- Taken out once: every member needs them.
+local struct_pack, struct_unpack, sub = struct.pack, struct.unpack, string.sub
 
 if redis.call('HGET', epoch, 'number') ~= number then
   return {3}
@@ -86,28 +88,27 @@ end
 local function fold_members(key, start, members, truncated)
   local room = max_fingerprints - math.max(redis.call('HLEN', key) - 1, 0)
   for from = 1, #members, CHUNK * 5 do
-    local to = math.min(from + CHUNK * 5, #members + 1) - 1
-    local fingerprints = {}
-    for i = from, to, 5 do
-      fingerprints[#fingerprints + 1] = members[i]
+    local fingerprints, count = {}, 0
+    for at = from, math.min(from + CHUNK * 5, #members + 1) - 1, 5 do
+      count = count + 1
+      fingerprints[count] = members[at]
     end
     local before = redis.call('HMGET', key, unpack(fingerprints))
-    local set = {}
-    for i, fingerprint in ipairs(fingerprints) do
+    local set, filled = {}, 0
+    for i = 1, count do
       local at = from + (i - 1) * 5
       local alerts, last, flags, resource = members[at + 1], members[at + 2], members[at + 3], members[at + 4]
       local old = before[i]
       local keep = true
       if old then
-        local old_alerts, old_last, old_flags = struct.unpack(MEMBER, old)
-        local old_resource = string.sub(old, 10)
-        local fired = bit.bor(bit.band(flags, 2), bit.band(old_flags, 2))
-        local resolved = bit.band(flags, RESOLVED)
-        local old_resolved = bit.band(old_flags, RESOLVED)
+        local old_alerts, old_last, old_flags = struct_unpack(MEMBER, old)
+        local old_resource = sub(old, 10)
+        local fired = (flags >= FIRED or old_flags >= FIRED) and FIRED or 0
+        local resolved, old_resolved = flags % FIRED, old_flags % FIRED
         if old_last > last then
           last, resolved = old_last, old_resolved
-        elseif old_last == last then
-          resolved = math.max(resolved, old_resolved)
+        elseif old_last == last and old_resolved > resolved then
+          resolved = old_resolved
         end
         if resource ~= old_resource then
           resource = lower(resource, old_resource)
@@ -119,11 +120,12 @@ local function fold_members(key, start, members, truncated)
         keep, truncated = false, 1
       end
       if keep then
-        set[#set + 1] = fingerprint
-        set[#set + 1] = struct.pack(MEMBER, alerts, last, flags) .. resource
+        set[filled + 1] = fingerprints[i]
+        set[filled + 2] = struct_pack(MEMBER, alerts, last, flags) .. resource
+        filled = filled + 2
       end
     end
-    if #set > 0 then
+    if filled > 0 then
       redis.call('HSET', key, unpack(set))
     end
   end

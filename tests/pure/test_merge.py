@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from app.alert import Resource
 from app.eventtime import Cell
 from app.keyed import ALERT, HEAD, RESOLVED, Body, Marks, encode_marks
-from app.merge import FIRED, Floor, Merged, Merger, Origin, Row
+from app.merge import FIRED, KNOWN_BYTES, Floor, Merged, Merger, Origin, Row
 from app.storm import Member, group_id, overflow_meta
 from app.window import Windows, first_due
 from tests.model import plain, strategies
@@ -299,11 +299,13 @@ class TestStrangers:
 
 def test_memo_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """The memo of bodies is bounded; what it forgets is decoded again, and overflow groups keep their numbers."""
-    monkeypatch.setattr("app.merge.MEMO", 2)
+    monkeypatch.setattr("app.merge.MEMO_BYTES", 2_000)
     sent = [Sent(Alert(bytes([n % 5]) * 8, strategies.GROUPS[n % 3], n), (0, 0), (n, 0)) for n in range(30)]
-    merged = merge(sent)
+    merger = Merger(WINDOWS)
+    merged = merger.merge(log(sent), {}, Floor())
     assert contents(merged.rows) == plain.buckets([one.alert for one in sent], WINDOWS)
     assert len(merged.overflow) == 3
+    assert merger._held <= 2_000 and len(merger._bodies) + len(merger._groups) <= 2_000 / KNOWN_BYTES
     wanted = {group.silenced: overflow_meta(group) for group in strategies.GROUPS if group.route == "default"}
     for row in merged.rows:
         meta = msgspec.msgpack.decode(row.meta, type=type(GROUP))

@@ -98,14 +98,17 @@ def test_the_memo_changes_nothing(alerts: list[tuple[dict[str, str], dict[str, s
 
 
 def test_the_memo_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond its size the memo starts anew, and what it forgot is read again."""
-    monkeypatch.setattr("app.series.MEMO", 3)
+    """Beyond its size, whatever the alerts' own, the memo starts anew, and what it forgot is read again."""
     reader = SeriesReader(CONFIG)
     first = reader.keyed(incoming({"x": "0"}))
+    monkeypatch.setattr("app.series.MEMO_BYTES", 3 * reader._held)
+    kept = []
     for number in range(20):
-        reader.keyed(incoming({"x": str(number)}))
-        assert len(reader._keyed) <= 3
-        assert len(reader._series) <= 3
+        reader.keyed(incoming({"x": str(number)}, {"y": str(number)}))
+        kept.append(len(reader._keyed))
+    assert 1 < max(kept) <= 3
+    reader.keyed(incoming({"x": "0" * 10_000}))
+    assert len(reader._keyed) == 1
     assert reader.keyed(incoming({"x": "0"})) == first
 
 

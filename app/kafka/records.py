@@ -1,17 +1,42 @@
-"""Header names that are not UTF-8. To Kafka a name is bytes; aiokafka raises on such a record, at every poll, for good.
+"""Records as aiokafka's consumers read them once this module is imported: whatever is in them, and without waste.
 
-With this module imported, aiokafka's consumers read it: the bytes that can't be decoded become surrogates
-(`surrogateescape`), which no name that can be decoded contains. `text.spelled` makes a name of it that can be sent.
+Header names that are not UTF-8: to Kafka a name is bytes; aiokafka raises on such a record, at every poll, for good.
+Here the bytes that can't be decoded become surrogates (`surrogateescape`), which no name that can be decoded contains.
+`text.spelled` makes a name of it that can be sent.
+
+Waste: aiokafka makes a `ConsumerRecord` of each record that its parser has made. `as_parsed` asks for the latter.
 """
 
 import struct
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
+from aiokafka import TopicPartition
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords
+
+
+class Record(Protocol):
+    """A record, without its topic and partition."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...
+
+
+def as_parsed(value: bytes | None) -> bytes | None:
+    """For a consumer's `value_deserializer`: it then hands out each `Record` as it was parsed, for half of the cost."""
+    return value
+
 
 _LENGTH = struct.Struct(">8xi")
 """Head of a record batch: its offset, and how many bytes follow."""
@@ -83,5 +108,13 @@ class _Lenient(bytearray):
         return super().decode(encoding, errors)
 
 
-# Consumers have no setting for it. The version of aiokafka is pinned, and a test sends such a record.
+class _PartitionRecords(fetcher.PartitionRecords):
+    """The records of a partition that a fetch brought."""
+
+    def _consumer_record(self, tp: TopicPartition, record: Record) -> Any:
+        return record if self._value_deserializer is as_parsed else super()._consumer_record(tp, record)
+
+
+# Consumers have no setting for either. The version of aiokafka is pinned, and tests send such records.
 fetcher.MemoryRecords = _Records
+fetcher.PartitionRecords = _PartitionRecords
