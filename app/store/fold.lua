@@ -21,10 +21,11 @@ local grace, max_fingerprints, max_groups, list_new, alerts_partitions, moves, n
   unpack(cmsgpack.unpack(ARGV[4]))
 local CHUNK = 400
 local AGGREGATE = '>I4I8I8I4BB'
-local MEMBER = '>I4I4B'
+local MEMBER, MEMBER_BYTES = '>I4I4B', 9
+local WHOLE_MEMBER = MEMBER .. 'c0'
 local FIRED = 2  -- of a member's flags; the rest, 0 or 1, is whether it is resolved
 -- Taken out once: every member needs them.
-local struct_pack, struct_unpack, sub = struct.pack, struct.unpack, string.sub
+local struct_pack, struct_unpack, find = struct.pack, struct.unpack, string.find
 
 if redis.call('HGET', epoch, 'number') ~= number then
   return {3}
@@ -102,7 +103,6 @@ local function fold_members(key, start, members, truncated)
       local keep = true
       if old then
         local old_alerts, old_last, old_flags = struct_unpack(MEMBER, old)
-        local old_resource = sub(old, 10)
         local fired = (flags >= FIRED or old_flags >= FIRED) and FIRED or 0
         local resolved, old_resolved = flags % FIRED, old_flags % FIRED
         if old_last > last then
@@ -110,8 +110,8 @@ local function fold_members(key, start, members, truncated)
         elseif old_last == last and old_resolved > resolved then
           resolved = old_resolved
         end
-        if resource ~= old_resource then
-          resource = lower(resource, old_resource)
+        if #old ~= MEMBER_BYTES + #resource or find(old, resource, MEMBER_BYTES + 1, true) ~= MEMBER_BYTES + 1 then
+          resource = lower(resource, string.sub(old, MEMBER_BYTES + 1))
         end
         alerts, flags = alerts + old_alerts, fired + resolved
       elseif list_new == 1 and room > 0 then
@@ -121,7 +121,7 @@ local function fold_members(key, start, members, truncated)
       end
       if keep then
         set[filled + 1] = fingerprints[i]
-        set[filled + 2] = struct_pack(MEMBER, alerts, last, flags) .. resource
+        set[filled + 2] = struct_pack(WHOLE_MEMBER, alerts, last, flags, resource)
         filled = filled + 2
       end
     end
