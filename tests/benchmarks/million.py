@@ -28,6 +28,7 @@ async def measure(bench: Bench) -> Million:
         feed = filled(settings, alerts, alerts, groups)
         taken = await bench.take_up(settings, feed, FOLDED, alerts, stages="intake,fold")
         memory = await store.memory()
+        allocator = (await redis.info("memory"))["allocator_frag_ratio"]
         refused = (await redis.info("errorstats")).get("errorstat_OOM", {}).get("count", 0)
         epoch = await store.epoch()
         assert epoch is not None
@@ -42,5 +43,5 @@ async def measure(bench: Bench) -> Million:
         await asyncio.to_thread(server.kill)
     return Million(
         bench.run(), alerts, groups, sum(bucket.alerts for group in opened for bucket in group.buckets), listed,
-        refused, memory.used, empty, memory.resident, memory.fragmentation, taken.wall,
+        refused, memory.used, empty, memory.resident, memory.fragmentation, allocator, taken.wall,
     )  # fmt: skip

@@ -169,6 +169,8 @@ class Million(msgspec.Struct, frozen=True):
     empty: int
     resident: int
     fragmentation: float
+    allocator: float
+    """What the allocator holds over what it was asked for: fragmentation proper, without program, Lua and free pages."""
     wall: float
 
 
