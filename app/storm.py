@@ -205,12 +205,15 @@ def fold_storm(
         if member.resource is not None:
             affected[member.resource] += member.alerts
     firing = [member for member in members.values() if member.fired]
+    # Of alerts that are counted without being listed nothing else is known: each may be another one, and firing. To
+    # tell of a storm that may be none is better than to keep one to oneself.
+    unlisted = sum(bucket.alerts for bucket in segment.buckets) - sum(member.alerts for member in members.values())
     resources = bounded((Affected(resource, alerts) for resource, alerts in affected.items()), max_resources)
     worst = min(ordered, key=lambda detail: detail.rank)
     return StormMetadata(
         name=storm_name(meta, segment.start, gap),
         namespace=meta.namespace,
-        storm_class=classify(meta, len(firing), len({m.resource for m in firing if m.resource is not None})),
+        storm_class=classify(meta, len(firing) + unlisted, len({m.resource for m in firing if m.resource is not None})),
         route=meta.route,
         group_labels=_shown(meta.labels),
         pattern=cut(pattern(meta.labels), MAX_PATTERN_BYTES),

@@ -33,6 +33,10 @@ POLL_MS = 250
 FETCH_BYTES = 1024 * 1024
 """Of each partition in one answer, some 2,000 alerts; a larger record comes by itself. Answers are held until they are
 polled: they are most of a worker's memory at a backlog, and what is in no cache costs more to read."""
+POLL_BYTES = 16 * 1024 * 1024
+"""Of values in a poll, about: records may be large, and packed a hundredfold. Far more than thousands of usual ones."""
+FIRST_POLL = 100
+"""Records of the first poll after an assignment: what they are like is not known yet. Then twice as many each time."""
 MAX_POLL_INTERVAL_MS = 86_400_000
 """A stage may wait for Redis or the API server as long as it takes: health tells of it, leaving helps nobody."""
 REQUEST_TIMEOUT_MS = 30_000
@@ -108,6 +112,8 @@ class Ingest(Service):
         self.heard = time.monotonic()
         """When the broker last answered a question (monotonic, s), or there was nothing to ask."""
         self._ends: dict[int, int] = {}
+        self._most = FIRST_POLL
+        """Records in the next poll."""
         self._place = place
         self._put = put
         self._leave = leave
@@ -287,7 +293,7 @@ class Ingest(Service):
             await asyncio.wait({asyncio.ensure_future(self.consumer.stop())}, timeout=STOP_SECONDS)
 
     async def _poll_once(self) -> None:
-        polled = await self.consumer.getmany(timeout_ms=POLL_MS, max_records=self._settings.poll_records)
+        polled = await self.consumer.getmany(timeout_ms=POLL_MS, max_records=self._most)
         self._health.alive(self.name)
         generation = self.generation
         if not self.consumer.assignment():
@@ -295,6 +301,7 @@ class Ingest(Service):
         if self._unplaced or not self.consumer.assignment():
             return
         records = {tp.partition: found for tp, found in polled.items() if found}
+        self._measure_poll(records)
         for partition in self._expected.keys() & records.keys():
             self._compare(partition, records)
         ends = await self._read_ends()
@@ -303,6 +310,14 @@ class Ingest(Service):
                 self._cured()
             kept = {p: found for p, found in records.items() if found and p not in self.refused}
             await self._put(Batch(generation, kept, ends))
+
+    def _measure_poll(self, records: Mapping[int, Sequence[Record]]) -> None:
+        """The next poll has as many records as fit, if they are like these."""
+        count = sum(map(len, records.values()))
+        if count:
+            size = sum(len(record.value or b"") for found in records.values() for record in found)
+            fit = POLL_BYTES * count // max(size, 1)
+            self._most = max(1, min(2 * self._most, fit, self._settings.poll_records))
 
     async def _idle(self) -> None:
         if self.consumer.partitions_for_topic(self.topic) is None:
@@ -403,6 +418,7 @@ class Ingest(Service):
                 self.consumer.seek(tp, offset)
         self.done, self._ends = done, {tp.partition: end for tp, end in ends.items()}
         self._unplaced = False
+        self._most = min(FIRST_POLL, self._settings.poll_records)
         self._paused = set(partitions)
         self.hold(set())
 

@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from collections.abc import Iterable, Iterator
 
 import structlog
 
@@ -24,6 +25,9 @@ EVERY = 0.25
 """Seconds between two claims while nothing is due."""
 MOST = 200
 """Groups in one claim."""
+AT_ONCE = 20_000
+"""Alerts in groups whose storms are built and settled at once, at least one group's: what bounds memory, and how long
+the other stages wait."""
 
 
 class Close(Loop):
@@ -83,6 +87,13 @@ class Close(Loop):
         return True
 
     async def _finish(self, epoch: Epoch, claimed: list[Claimed], watermark: int, claimed_at: float) -> None:
+        for number, groups in enumerate(_some(claimed)):
+            if number and not self._outlasts(claimed_at):
+                # What is not settled is this closer's own to claim anew.
+                return
+            await self._finish_some(epoch, groups, watermark, claimed_at)
+
+    async def _finish_some(self, epoch: Epoch, claimed: list[Claimed], watermark: int, claimed_at: float) -> None:
         final: list[tuple[Claimed, Segment]] = []
         settlements = []
         for group in claimed:
@@ -104,7 +115,8 @@ class Close(Loop):
             )
         storms = await self._build(epoch, final)
         if storms:
-            self._must_outlast(claimed_at)
+            if not self._outlasts(claimed_at):
+                raise Retry("the lease would end before the storms are surely delivered")
             await self._publish(storms)
         settled = await self._store.settle(epoch, self._token, settlements)
         metrics.SETTLE_REFUSED.inc(settled.count(False))
@@ -123,10 +135,9 @@ class Close(Loop):
             for group, part in final
         ]
 
-    def _must_outlast(self, claimed_at: float) -> None:
-        left = self._settings.lease - (time.monotonic() - claimed_at)
-        if left <= self._settings.delivery_timeout:
-            raise Retry("the lease would end before the storms are surely delivered")
+    def _outlasts(self, claimed_at: float) -> bool:
+        """Whether the lease holds until what is sent now is acknowledged or given up."""
+        return time.monotonic() - claimed_at < self._settings.lease - self._settings.delivery_timeout
 
     async def _publish(self, storms: list[StormMetadata]) -> None:
         records = (Outgoing(storm.name.encode(), encode_manifest(storm)) for storm in storms)
@@ -142,3 +153,17 @@ class Close(Loop):
         metrics.STALLED.set(len(self._horizon.stalled))
         if clock.horizon is not None:
             metrics.HORIZON_DELAY.since(clock.horizon)
+
+
+def _some(claimed: Iterable[Claimed]) -> Iterator[list[Claimed]]:
+    """The groups, some at a time; there are no more members than alerts."""
+    some: list[Claimed] = []
+    alerts = 0
+    for group in claimed:
+        some.append(group)
+        alerts += sum(bucket.alerts for bucket in group.buckets)
+        if alerts >= AT_ONCE:
+            yield some
+            some, alerts = [], 0
+    if some:
+        yield some

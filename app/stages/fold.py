@@ -116,6 +116,8 @@ class Fold:
                 if self._health.ill(self.name, str(error), getattr(error, "advice", None)):
                     log.warning("cannot fold", error=str(error))
                 await self.ingest.sleep_current(batch, BACKOFF)
+                # The limits of a Redis that was full are not those of one that has room again.
+                await self._watch.look()
             else:
                 metrics.FOLD_SECONDS.observe(time.perf_counter() - started)
                 self._positions |= {move.partition: Position(move.end, move.timestamp) for move in moves}

@@ -6,8 +6,10 @@ beginning from the commit, could not keep.
 
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import structlog
 from aiokafka import AIOKafkaConsumer
@@ -36,6 +38,28 @@ MARK_IDLE = 1.0
 """Seconds between marks while none do: the horizon moves on in silence too."""
 BACKOFF = 1.0
 """Seconds to wait after a failed delivery."""
+AT_ONCE = 10_000
+"""Alerts that are worked out and sent at once: records may have hundreds each, and nothing else is done meanwhile."""
+
+
+@dataclass(slots=True)
+class _Part:
+    """Some of a poll, and how far it goes in each partition of `alerts`."""
+
+    outgoing: defaultdict[int, list[Pair]] = field(default_factory=lambda: defaultdict(list))
+    """Plain pairs: to make an `Outgoing` of each would cost more than to pack its head."""
+    dead: list[tuple[int, Record, str]] = field(default_factory=list)
+    progress: dict[int, Progress] = field(default_factory=dict)
+    position: dict[int, tuple[int, int]] = field(default_factory=dict)
+    alerts: int = 0
+    late: int = 0
+
+    def until(self, partition: int, progress: Progress, last: Record, alerts: int) -> Self:
+        """It goes so far in a partition, and has so many alerts in all."""
+        self.progress[partition] = replace(progress)
+        self.position[partition] = (last.offset + 1, last.timestamp)
+        self.alerts = alerts
+        return self
 
 
 class Intake:
@@ -84,14 +108,21 @@ class Intake:
         return starts
 
     async def process(self, batch: Batch) -> None:
-        """Sends a poll's alerts, then commits and marks if it is time to."""
+        """Sends a poll's alerts, part by part; commits and marks when it is time to."""
         if not self.ingest.current(batch):
             return
         assert self._epoch is not None
+        read = 0
         try:
-            read = await self._send(batch, self._epoch)
-            if time.monotonic() - self._marked >= (MARK_AFTER_BATCH if read else MARK_IDLE):
-                await self._mark(self._epoch)
+            for part in self._parts(batch, self._epoch):
+                if read:
+                    await self._mark_in_time(read)
+                    if not self.ingest.current(batch):
+                        return
+                await self._send(part)
+                read += part.alerts + len(part.dead)
+            self._end(batch)
+            await self._mark_in_time(read)
         except StormfoldError as error:
             if self._health.ill(self.name, str(error), getattr(error, "advice", None)):
                 log.warning("cannot deliver", stage=self.name, error=str(error))
@@ -106,51 +137,60 @@ class Intake:
         """Ends the connections."""
         await self._producer.stop()
 
-    async def _send(self, batch: Batch, epoch: Epoch) -> int:
+    def _parts(self, batch: Batch, epoch: Epoch) -> Iterator[_Part]:
+        """Parts of a poll, `AT_ONCE` alerts or little more, each worked out after the one before is sent."""
         now = time.time_ns() // 1_000_000
-        # Plain pairs: to make an `Outgoing` of each would cost more than to pack its head.
-        outgoing: defaultdict[int, list[Pair]] = defaultdict(list)
-        dead: list[tuple[int, Record, str]] = []
-        moved: dict[int, Progress] = {}
-        partitions = epoch.partitions
-        alerts = late_alerts = 0
+        partitions, grace = epoch.partitions, epoch.windows.grace
+        part = _Part()
+        outgoing, alerts = part.outgoing, 0
         for partition, records in batch.records.items():
             # A copy: were it not delivered, a commit on the way out must not say that event time had come so far.
-            progress = moved[partition] = replace(self._progress[partition])
+            progress = replace(self._progress[partition])
             base = self._base.get(partition, 0)
             if self._passed is not None:
                 # Behind it only after a stall: what comes then is late. Said by fold, a rebuild would not know of it.
                 progress.come_to(self._passed)
-            stamps = progress.stamps((record.timestamp for record in records), now, epoch.windows.grace)
+            stamps = progress.stamps((record.timestamp for record in records), now, grace)
             for record, (stamp, late) in zip(records, stamps, strict=True):
                 try:
                     keyed = self._reader.understand(record.value, record.headers, stamp)
                 except Poison as reason:
-                    dead.append((partition, record, str(reason)))
+                    part.dead.append((partition, record, str(reason)))
                     continue
-                alerts += len(keyed)
-                late_alerts += late * len(keyed)
                 for index, (alert, resolved) in enumerate(keyed):
                     body = alert.body_at(stamp) if alert.silences else alert.body
                     value = encode_alert(body, stamp, resolved, late, partition, base + record.offset, index)
                     outgoing[alert.number % partitions].append((alert.key, value))
-        if outgoing:
-            await self._producer.send(self._settings.keyed_topic, outgoing)
-        for letter in dead:
+                alerts += len(keyed)
+                if late:
+                    part.late += len(keyed)
+                if alerts >= AT_ONCE:
+                    yield part.until(partition, progress, record, alerts)
+                    part = _Part()
+                    outgoing, alerts = part.outgoing, 0
+            part.until(partition, progress, records[-1], alerts)
+        yield part
+
+    async def _send(self, part: _Part) -> None:
+        if part.outgoing:
+            await self._producer.send(self._settings.keyed_topic, part.outgoing)
+        for letter in part.dead:
             await self._bury(*letter)
-        self._progress |= moved
-        for partition, records in batch.records.items():
-            self._position[partition] = (records[-1].offset + 1, records[-1].timestamp)
+        self._progress |= part.progress
+        self._position |= part.position
+        self.ingest.reached = self._reached()
+        metrics.ALERTS_READ.inc(part.alerts)
+        metrics.ALERTS_LATE.inc(part.late)
+        if part.alerts:
+            metrics.BATCH_ALERTS.labels(self.name).observe(part.alerts)
+
+    def _end(self, batch: Batch) -> None:
+        """All of the poll was sent: the partitions that it has read to their ends have come to its time."""
         for partition, end in batch.ends.items():
             self._progress[partition].come_to(end.polled)
             offset, timestamp = self._position.get(partition, (0, -1))
             self._position[partition] = (max(offset, end.offset), timestamp)
         self.ingest.reached = self._reached()
-        metrics.ALERTS_READ.inc(alerts)
-        metrics.ALERTS_LATE.inc(late_alerts)
-        if alerts:
-            metrics.BATCH_ALERTS.labels(self.name).observe(alerts)
-        return alerts + len(dead)
 
     async def _bury(self, partition: int, record: Record, reason: str) -> None:
         origin = f"{self.ingest.topic}-{partition}-{record.offset}"
@@ -187,6 +227,11 @@ class Intake:
 
     def _note(self, partition: int, timestamp: int) -> Note:
         return Note(e=self._progress[partition].reached, b=self._base.get(partition, 0), t=timestamp)
+
+    async def _mark_in_time(self, read: int) -> None:
+        assert self._epoch is not None
+        if time.monotonic() - self._marked >= (MARK_AFTER_BATCH if read else MARK_IDLE):
+            await self._mark(self._epoch)
 
     async def _mark(self, epoch: Epoch) -> None:
         for partition in self._progress.keys() - self._position.keys():

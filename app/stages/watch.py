@@ -1,10 +1,12 @@
 """Watches Redis' memory: for the metrics, and so that detail is given up before progress."""
 
+from contextlib import suppress
+
 import structlog
 
 from app import metrics
 from app.config import Config
-from app.errors import Stop
+from app.errors import Stop, StormfoldError
 from app.health import Health
 from app.stages.loop import Loop
 from app.store.redis import Limits, Memory, Store
@@ -33,7 +35,7 @@ class Watch(Loop):
     async def round(self) -> float:
         """Looks at Redis. Raises `Stop` if it may throw keys away."""
         memory = await self._store.memory()
-        self._look(memory)
+        self._seen(memory)
         if memory.evicted or (memory.maximum and memory.policy != POLICY):
             raise Stop(
                 f"Redis may throw keys away: policy {memory.policy}, {memory.evicted} evicted",
@@ -41,7 +43,12 @@ class Watch(Loop):
             )
         return EVERY
 
-    def _look(self, memory: Memory) -> None:
+    async def look(self) -> None:
+        """Looks between rounds, if Redis is there."""
+        with suppress(StormfoldError):
+            self._seen(await self._store.memory())
+
+    def _seen(self, memory: Memory) -> None:
         self.memory = memory
         crowded = memory.share > CROWDED
         if crowded == self.limits.list_new:

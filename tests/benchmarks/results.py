@@ -170,7 +170,7 @@ class Million(msgspec.Struct, frozen=True):
     resident: int
     fragmentation: float
     allocator: float
-    """What the allocator holds over what it was asked for: fragmentation proper, without program, Lua and free pages."""
+    """Fragmentation within the allocator alone: without the program, Lua and pages that are kept free."""
     wall: float
 
 

@@ -101,3 +101,19 @@ async def test_killed_in_the_middle(brisk: Brisk, tmp_path: Any, past: int) -> N
     sent = await origins(settings)
     assert len(set(sent)) == sum(sizes)
     assert len(sent) > len(set(sent)), "no kill has struck between a record and its commit"
+
+
+async def test_packed_a_hundredfold(brisk: Brisk, tmp_path: Any, past: int) -> None:
+    """A hundred thousand alerts in records of 500, packed: far more than can be read within the session's two seconds.
+    Intake takes them in parts, stays a member of its group and alive, and sends hardly any twice."""
+    settings = brisk.settings
+    crowds = [[alert(f"Group{n % 107}", pod=f"pod-{500 * n + one}") for one in range(500)] for n in range(200)]
+    sent = [Sent(past + n, webhook(alerts), n % 3) for n, alerts in enumerate(crowds)]
+    assert sum(len(one.value or b"") for one in sent) > 10_000_000
+    await publish(settings, sent, "zstd")
+
+    with Workers(settings, tmp_path) as workers:
+        workers.start()
+        await proven(settings, [(past + n, one) for n, alerts in enumerate(crowds) for one in alerts])
+    keyed = await origins(settings)
+    assert 100_000 == len(set(keyed)) <= len(keyed) < 150_000

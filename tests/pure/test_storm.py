@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from app import storm
 from app.alert import Resource
 from app.keyed import GroupMeta
-from app.storm import Affected, Detail, Example, StormMetadata, from_metadata, to_metadata
+from app.storm import Affected, Detail, Example, Member, StormMetadata, from_metadata, to_metadata
 from app.window import Bucket, Windows, segments
 from app.wire import Malformed
 from tests.model import plain, strategies
@@ -364,6 +364,21 @@ class TestFold:
         one = self._only(alerts, max_resources=5)
         assert (len(one.resources), one.resource_count, one.truncated) == (5, 5, False)
         assert self._only(alerts, truncated=True).truncated
+
+    @pytest.mark.parametrize(("listed", "alerts", "expected"), [
+        (0, 9, "Isolated"),
+        (0, 10, "Storm"),
+        (3, 9, "Isolated"),
+        (3, 10, "Storm"),
+    ])  # fmt: skip
+    def test_alerts_that_are_not_listed(self, listed: int, alerts: int, expected: str) -> None:
+        """Alerts counted while Redis was nearly full may have been anything: enough of them make a storm."""
+        meta = GroupMeta("default", {"alertname": "A"}, "storms", False, 10, 5)
+        members = {bytes([n]): Member(1, 1_000, False, True, None) for n in range(listed)}
+        (part,) = segments([Bucket(0, alerts, 1_000, 1_000)], Windows())
+        detail = Detail(0, "critical", 0, True, b"{}", members)
+        one = storm.fold_storm(meta, part, [detail], Windows().gap, 1_000)
+        assert (one.storm_class, one.alert_count, one.distinct) == (expected, alerts, listed)
 
     def test_huge_group_labels(self) -> None:
         """What a resource shows of its group is bounded; its identity is not touched by that."""
