@@ -64,6 +64,7 @@ WAYS: dict[str, Way] = {
     "client certificate": lambda ours: ("MUTUAL", {"kafka_ssl_certfile": ours.issue("certified").both}),
     "PLAIN": lambda _: ("LOGIN", login("PLAIN", "plain")),
     "SCRAM": lambda _: ("LOGIN", login("SCRAM-SHA-512", "scram")),
+    "PLAIN in the clear": lambda _: ("CLEAR", login("PLAIN", "plain")),
 }
 
 
