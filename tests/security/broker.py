@@ -19,7 +19,7 @@ from confluent_kafka.admin import (
 
 from app.local.kafka import EmbeddedKafka
 from app.local.process import HOST, free_port
-from tests.security.certificates import Authority
+from tests.security.certificates import Authority, Files
 
 _PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule required"
 _SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule required"
@@ -42,7 +42,9 @@ class GuardedKafka(EmbeddedKafka):
 
     def __init__(self, data_dir: Path, authority: Authority, passwords: Mapping[str, str]) -> None:
         self._ports = {name: free_port() for name in PROTOCOLS}
-        server = authority.issue("kafka")
+        self.files = Files(authority, "kafka")
+        """Of all listeners but those with a certificate that is no good; read when it starts."""
+        server = self.files.pair
         stores = {
             "TLS": server,
             "MUTUAL": server,
@@ -73,7 +75,7 @@ class GuardedKafka(EmbeddedKafka):
                 f"listener.name.{name.lower()}.ssl.keystore.type": "PEM",
                 f"listener.name.{name.lower()}.ssl.keystore.location": str(pair.both),
                 f"listener.name.{name.lower()}.ssl.truststore.type": "PEM",
-                f"listener.name.{name.lower()}.ssl.truststore.location": str(authority.file),
+                f"listener.name.{name.lower()}.ssl.truststore.location": str(self.files.trusted),
             }
         for name in ("login", "clear"):
             properties |= {

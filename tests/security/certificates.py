@@ -22,9 +22,7 @@ class Pair:
     def become(self, other: "Pair") -> None:
         """Renewal: another pair takes this one's place, as whole files."""
         for mine, its in ((self.cert, other.cert), (self.key, other.key), (self.both, other.both)):
-            fresh = mine.with_suffix(".new")
-            fresh.write_bytes(its.read_bytes())
-            fresh.replace(mine)
+            _replace(mine, its)
 
 
 class Authority:
@@ -50,3 +48,29 @@ class Authority:
         pair.key.write_bytes(key)
         pair.both.write_bytes(key + chain)
         return pair
+
+
+class Files:
+    """What one side of a connection has on disk, to be renewed while it runs: its pair, and whom it trusts."""
+
+    def __init__(self, authority: Authority, name: str) -> None:
+        self._name = name
+        self.pair = authority.issue(name)
+        self.trusted = self.pair.cert.with_suffix(".trusted")
+        _replace(self.trusted, authority.file)
+
+    def settings(self, server: str) -> dict[str, Path]:
+        """Of a client of `kafka` or `redis`."""
+        names = {"cafile": self.trusted, "certfile": self.pair.cert, "keyfile": self.pair.key}
+        return {f"{server}_ssl_{name}": path for name, path in names.items()}
+
+    def become(self, authority: Authority, *, expired: bool = False) -> None:
+        """A new pair by that authority, which alone is trusted from now on."""
+        self.pair.become(authority.issue(self._name, expired=expired))
+        _replace(self.trusted, authority.file)
+
+
+def _replace(path: Path, source: Path) -> None:
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(source.read_bytes())
+    fresh.replace(path)

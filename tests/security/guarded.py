@@ -2,25 +2,33 @@
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import aiohttp
 
 from app.settings import Settings
 from tests.support.pipeline import Sent, alert, publish, record
+from tests.support.servers import until
 
 PASSWORD = "correct-horse-42"
 ALERTS = 300
 SECONDS = 60
 
 
-async def troubles(settings: Settings) -> Sequence[str]:
-    """What the worker says that keeps it from its work, with the advice; nothing while it does not answer."""
+def changed(settings: Settings, **more: Any) -> Settings:
+    """The same, but for these."""
+    return Settings(**{name: getattr(settings, name) for name in settings.model_fields_set} | more)
+
+
+async def troubles(settings: Settings) -> Sequence[str] | None:
+    """What the worker says that keeps it from its work, with the advice; None while it does not answer."""
     async with aiohttp.ClientSession() as session:
         try:
             async with session.get(f"http://{settings.http}/readyz") as answer:
                 found = (await answer.json())["troubles"]
+                assert answer.status == (503 if found else 200)
         except aiohttp.ClientError:
-            return []
+            return None
     return [f"{trouble['part']}: {trouble['trouble']}; {trouble['advice']}" for trouble in found]
 
 
@@ -34,3 +42,22 @@ def assert_one_line(error: Exception) -> None:
     """The text can be shown as it is."""
     assert str(error) and len(str(error).splitlines()) == 1
     assert PASSWORD not in str(error)
+
+
+async def told(settings: Settings, what: str) -> None:
+    """Waits until the worker is not ready for this reason alone, which it tells in one line with the advice."""
+
+    async def says() -> bool:
+        found = await troubles(settings) or ()
+        return bool(found) and all(what in one and len(one.splitlines()) == 1 for one in found)
+
+    await until(says, SECONDS, f"the worker says {what!r}")
+
+
+async def ready(settings: Settings) -> None:
+    """Waits until the worker is."""
+
+    async def well() -> bool:
+        return await troubles(settings) == []
+
+    await until(well, SECONDS, "the worker is ready")

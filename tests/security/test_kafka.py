@@ -1,5 +1,6 @@
 """Kafka with TLS, passwords, client certificates and ACLs."""
 
+import asyncio
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +16,8 @@ from app.local.redis import EmbeddedRedis
 from app.settings import Settings
 from tests.conftest import PARTITIONS, fresh_settings
 from tests.security.broker import GuardedKafka, rules
-from tests.security.certificates import Authority
-from tests.security.guarded import ALERTS, PASSWORD, SECONDS, assert_one_line, incident, troubles
+from tests.security.certificates import Authority, Files
+from tests.security.guarded import ALERTS, PASSWORD, SECONDS, assert_one_line, changed, incident, ready, told, troubles
 from tests.support.cli import stormfold
 from tests.support.pipeline import Workers, drained
 from tests.support.servers import until
@@ -49,8 +50,7 @@ def inside(broker: GuardedKafka, redis_server: EmbeddedRedis) -> Settings:
 def entered(settings: Settings, broker: GuardedKafka, listener: str, **more: Any) -> Settings:
     """The same by another way in."""
     protocol = {"LOGIN": "SASL_SSL", "CLEAR": "SASL_PLAINTEXT"}.get(listener, "SSL")
-    found = {"kafka": broker.at(listener), "kafka_security_protocol": protocol} | more
-    return Settings(**{name: getattr(settings, name) for name in settings.model_fields_set} | found)
+    return changed(settings, kafka=broker.at(listener), kafka_security_protocol=protocol, **more)
 
 
 def login(mechanism: str, user: str, password: str = PASSWORD) -> dict[str, str]:
@@ -64,6 +64,7 @@ WAYS: dict[str, Way] = {
     "client certificate": lambda ours: ("MUTUAL", {"kafka_ssl_certfile": ours.issue("certified").both}),
     "PLAIN": lambda _: ("LOGIN", login("PLAIN", "plain")),
     "SCRAM": lambda _: ("LOGIN", login("SCRAM-SHA-512", "scram")),
+    "PLAIN in the clear": lambda _: ("CLEAR", login("PLAIN", "plain")),
 }
 
 
@@ -150,20 +151,16 @@ async def test_least_privilege(
     with Workers(settings, tmp_path, config) as workers:
         workers.start(sink=f"directory:{tmp_path / 'storms'}")
 
-        async def told() -> bool:
-            found = await troubles(settings)
+        async def refused() -> bool:
+            found = await troubles(settings) or ()
             return any("does not let stormfold use topic" in one and "docs/how-to/secure.md" in one for one in found)
 
-        await until(told, SECONDS, "the worker says what it may not do")
+        await until(refused, SECONDS, "the worker says what it may not do")
         broker.grant(rules(granted(settings), "stormfold"))
         books = await drained(inside, config, SECONDS)
         assert books.balanced and books.storms == ALERTS, books
         await until(lambda: len(list((tmp_path / "storms").glob("*.yaml"))) == 1, SECONDS, "the storm is written")
-
-        async def well() -> bool:
-            return not await troubles(settings)
-
-        await until(well, SECONDS, "the worker is ready")
+        await ready(settings)
 
 
 async def test_password_changed(
@@ -180,13 +177,50 @@ async def test_password_changed(
         workers.start()
         assert (await drained(inside, config, SECONDS)).storms == ALERTS
         broker.set_password("changed", "another one")
-
-        async def locked_out() -> bool:
-            return any("refuses the user name or password" in one for one in await troubles(settings))
-
-        await until(locked_out, SECONDS, "the worker says that it is locked out")
+        await told(settings, "refuses the user name or password")
         await incident(inside, 1)
         broker.set_password("changed", PASSWORD)
         books = await drained(inside, config, SECONDS)
     assert books.balanced and books.storms == 2 * ALERTS, books
     assert PASSWORD not in workers.logs()
+
+
+@pytest.fixture
+def movable(broker: GuardedKafka, authority: Authority) -> Iterator[GuardedKafka]:
+    """The broker, whose files are as before in the end."""
+    yield broker
+    broker.files.become(authority)
+    broker.restart()
+
+
+async def test_renewed(
+    movable: GuardedKafka, authority: Authority, stranger: Authority, inside: Settings, config: Path, tmp_path: Path
+) -> None:
+    """A running worker's certificate expires, then the broker goes over to another authority: each time the worker is
+    not ready and says why; once its files are renewed it goes on where it was, without a restart."""
+    mine = Files(authority, "certified")
+    settings = entered(inside, movable, "MUTUAL", **mine.settings("kafka"))
+    async with open_admin(inside) as admin:
+        await create(admin, topics(inside, PARTITIONS, past=True))
+    await incident(inside, 0)
+    with Workers(settings, tmp_path, config) as workers:
+        workers.start()
+        assert (await drained(inside, config, SECONDS)).storms == ALERTS
+
+        mine.become(authority, expired=True)
+        await asyncio.to_thread(movable.restart)
+        await told(settings, "refuses the client's certificate")
+        await incident(inside, 1)
+        mine.become(authority)
+        await ready(settings)
+        books = await drained(inside, config, SECONDS)
+        assert books.balanced and books.storms == 2 * ALERTS, books
+
+        movable.files.become(stranger)
+        await asyncio.to_thread(movable.restart)
+        await told(settings, "its certificate is not trusted")
+        await incident(inside, 2)
+        mine.become(stranger)
+        await ready(settings)
+        books = await drained(inside, config, SECONDS)
+    assert books.balanced and books.storms == 3 * ALERTS, books

@@ -14,12 +14,11 @@ from app.settings import Settings
 from app.store.client import connect
 from app.store.redis import Store
 from tests.deploy.test_docs import blocks
-from tests.security.certificates import Authority, Pair
-from tests.security.guarded import ALERTS, PASSWORD, SECONDS, assert_one_line, incident, troubles
+from tests.security.certificates import Authority, Files, Pair
+from tests.security.guarded import ALERTS, PASSWORD, SECONDS, assert_one_line, changed, incident, ready, told
 from tests.security.test_kafka import PAGE
 from tests.support.cli import stormfold
 from tests.support.pipeline import Workers, drained
-from tests.support.servers import until
 
 
 class GuardedRedis(EmbeddedRedis):
@@ -47,10 +46,20 @@ class GuardedRedis(EmbeddedRedis):
         """Of the other door."""
         return f"rediss://{HOST}:{self._tls}/0"
 
-    def show(self, pair: Pair) -> None:
-        """Another certificate from now on."""
+    def show(self, pair: Pair, trusted: Authority | None = None) -> None:
+        """Another certificate from now on, and whom it trusts."""
+        files = {
+            "tls-cert-file": pair.cert,
+            "tls-key-file": pair.key,
+            "tls-ca-cert-file": (trusted or self._authority).file,
+        }
         with Redis.from_url(self.url) as admin:
-            admin.execute_command("CONFIG", "SET", "tls-cert-file", str(pair.cert), "tls-key-file", str(pair.key))
+            admin.execute_command("CONFIG", "SET", *(str(part) for option in files.items() for part in option))
+
+    def hang_up(self) -> None:
+        """On everybody else."""
+        with Redis.from_url(self.url) as admin:
+            admin.execute_command("CLIENT", "KILL", "TYPE", "normal")
 
     def want_certificates(self, wanted: bool) -> None:
         """Of clients."""
@@ -95,16 +104,11 @@ def acl(settings: Settings) -> list[str]:
 @pytest.fixture
 def settings(settings: Settings, guarded: GuardedRedis, authority: Authority) -> Settings:
     """As the user `stormfold`, who has the page's ACL."""
-    mine = {
-        "redis": guarded.tls_url,
-        "redis_ssl_cafile": authority.file,
-        "redis_username": "stormfold",
-        "redis_password": PASSWORD,
-        "http": f"{HOST}:{free_port()}",
-    }
-    found = {name: getattr(settings, name) for name in settings.model_fields_set} | mine
     guarded.allow(*acl(settings))
-    return Settings(**found)
+    return changed(
+        settings, redis=guarded.tls_url, redis_ssl_cafile=authority.file, redis_username="stormfold",
+        redis_password=PASSWORD, http=f"{HOST}:{free_port()}",
+    )  # fmt: skip
 
 
 async def test_least_privilege(topics: Settings, guarded: GuardedRedis, config: Path, tmp_path: Path) -> None:
@@ -169,22 +173,24 @@ REFUSED: dict[str, tuple[Case, str]] = {
 }
 
 
+@pytest.fixture
+def restored(guarded: GuardedRedis, authority: Authority) -> Iterator[GuardedRedis]:
+    """The server, whose certificate and demands are as before in the end."""
+    yield guarded
+    guarded.show(authority.issue("redis"))
+    guarded.want_certificates(False)
+
+
 @pytest.mark.parametrize("case", REFUSED)
 async def test_refused(
-    settings: Settings, guarded: GuardedRedis, authority: Authority, stranger: Authority, case: str
+    settings: Settings, restored: GuardedRedis, authority: Authority, stranger: Authority, case: str
 ) -> None:
     """One line says what it is, another what to do."""
     make, said = REFUSED[case]
-    try:
-        more = make(guarded, authority, stranger)
-        changed = {name: getattr(settings, name) for name in settings.model_fields_set} | more
-        redis = connect(Settings(**changed))
-        with pytest.raises(Stop, match=said) as raised:
-            await Store(redis, settings.redis_prefix).load()
-        await redis.aclose()
-    finally:
-        guarded.show(authority.issue("redis"))
-        guarded.want_certificates(False)
+    redis = connect(changed(settings, **make(restored, authority, stranger)))
+    with pytest.raises(Stop, match=said) as raised:
+        await Store(redis, settings.redis_prefix).load()
+    await redis.aclose()
     assert_one_line(raised.value)
     assert raised.value.advice
 
@@ -196,12 +202,61 @@ async def test_locked_out(topics: Settings, guarded: GuardedRedis, config: Path,
         workers.start()
         assert (await drained(topics, config, SECONDS)).storms == ALERTS
         guarded.allow("off")
-
-        async def locked_out() -> bool:
-            return any("refuses the credentials" in one for one in await troubles(topics))
-
-        await until(locked_out, SECONDS, "the worker says that it is locked out")
+        await told(topics, "refuses the credentials")
         await incident(topics, 1)
         guarded.allow("on")
         books = await drained(topics, config, SECONDS)
     assert books.balanced and books.storms == 2 * ALERTS, books
+
+
+async def test_renewed(
+    topics: Settings, restored: GuardedRedis, authority: Authority, stranger: Authority, config: Path, tmp_path: Path
+) -> None:
+    """A running worker's certificate expires, then Redis goes over to another authority: each time the worker is not
+    ready and says why; once its files are renewed it goes on where it was, without a restart."""
+    mine = Files(authority, "stormfold")
+    settings = changed(topics, **mine.settings("redis"))
+    restored.want_certificates(True)
+    await incident(settings, 0)
+    with Workers(settings, tmp_path, config) as workers:
+        workers.start()
+        assert (await drained(settings, config, SECONDS)).storms == ALERTS
+
+        mine.become(authority, expired=True)
+        restored.hang_up()
+        await told(settings, "refuses the client's certificate")
+        await incident(settings, 1)
+        mine.become(authority)
+        await ready(settings)
+        books = await drained(settings, config, SECONDS)
+        assert books.balanced and books.storms == 2 * ALERTS, books
+
+        restored.show(stranger.issue("redis"), stranger)
+        restored.hang_up()
+        await told(settings, "its certificate is not trusted")
+        await incident(settings, 2)
+        mine.become(stranger)
+        await ready(settings)
+        books = await drained(settings, config, SECONDS)
+    assert books.balanced and books.storms == 3 * ALERTS, books
+
+
+def test_own_credentials_win(settings: Settings) -> None:
+    """Over those in the URL."""
+    url = settings.redis.replace("://", "://nobody:nothing@")
+    options = connect(changed(settings, redis=url)).connection_pool.connection_kwargs
+    assert (options["username"], options["password"]) == ("stormfold", PASSWORD)
+
+
+def test_files_that_do_not_fit(settings: Settings, authority: Authority) -> None:
+    """A certificate with another one's key is told at once."""
+    cert, key = authority.issue("stormfold").cert, authority.issue("stormfold").key
+    with pytest.raises(Stop, match=r"cannot use the TLS files for Redis: .*mismatch") as raised:
+        connect(changed(settings, redis_ssl_certfile=cert, redis_ssl_keyfile=key))
+    assert_one_line(raised.value)
+
+
+def test_tls_in_the_url(settings: Settings) -> None:
+    """Nothing that weakens or contradicts the files is passed over in silence."""
+    with pytest.raises(Stop, match="STORMFOLD_REDIS cannot have ssl_cert_reqs"):
+        connect(changed(settings, redis=f"{settings.redis}?ssl_cert_reqs=none"))
