@@ -15,7 +15,7 @@ from app import config
 from app.kafka.topics import topics
 from app.local import kafka
 from app.settings import STAGES
-from tests.deploy.files import COMPOSE, DOCKERFILE, ROOT, Programs, environment, ours, parse
+from tests.deploy.files import COMPOSE, DOCKERFILE, K8S, ROOT, Programs, environment, ours, parse
 
 PROFILES = {"producer": {"producer"}, "k8s": {"k3s", "kube-access", "emit"}}
 """What each adds."""
@@ -179,6 +179,14 @@ def test_redis_fits_its_container(services: dict[str, Any]) -> None:
     command = services["redis"]["command"]
     assert command[command.index("--maxmemory") + 1] == "512mb"
     assert int(services["redis"]["mem_limit"]) >= 2 * 512 * 1024**2
+
+
+def test_a_worker_may_have_as_much_as_in_kubernetes(services: dict[str, Any]) -> None:
+    """The limit is the Deployment's, which is compared with what was measured."""
+    deployment = yaml.safe_load((K8S / "base" / "worker" / "deployment.yaml").read_text())
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    limit = int(container["resources"]["limits"]["memory"].removesuffix("Mi")) * 2**20
+    assert all(int(services[name]["mem_limit"]) == limit for name in OWN)
 
 
 def test_topics_are_all_there_are(services: dict[str, Any]) -> None:

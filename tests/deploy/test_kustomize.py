@@ -17,6 +17,7 @@ from app.kafka.topics import PARTITIONS
 from app.local.process import free_port
 from app.settings import STAGES, Settings
 from app.web.server import Web
+from tests.benchmarks.results import load
 from tests.deploy.files import (
     ALONE,
     K8S,
@@ -104,6 +105,12 @@ def variables(pod: dict[str, Any], manifests: list[Manifest], folder: Path | Non
             (folder / Path(value).name).touch()
             found[name] = str(folder / Path(value).name)
     return found
+
+
+def mebibytes(quantity: str) -> int:
+    """A quantity of memory, in the one unit that is used here."""
+    assert quantity.endswith("Mi")
+    return int(quantity.removesuffix("Mi"))
 
 
 def dry_run(server: ApiServer, manifest: Manifest) -> Any:
@@ -217,6 +224,18 @@ def test_stops_in_time(deployment: list[Manifest]) -> None:
         assert pod["terminationGracePeriodSeconds"] > 2 * STOP_SECONDS
         startup = pod["containers"][0]["startupProbe"]
         assert startup["periodSeconds"] * startup["failureThreshold"] >= 60
+
+
+def test_memory(deployment: list[Manifest]) -> None:
+    """A worker that takes up a backlog stays below what it asks for, by what was measured; the limit leaves room."""
+    latency = load().latency
+    assert latency
+    peak = max(size for taken in latency.catch_up for size in taken.resident)
+    for _, _, pod in pods(deployment):
+        resources = pod["containers"][0]["resources"]
+        request, limit = (mebibytes(resources[part]["memory"]) * 2**20 for part in ("requests", "limits"))
+        assert peak < request
+        assert 1.5 * request <= limit
 
 
 async def test_probes(tools: Programs) -> None:
