@@ -192,6 +192,9 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"{variable('kafka_security_protocol')}: expected SASL_SSL or SASL_PLAINTEXT, to use the credentials"
             )
+        files = (self.redis_ssl_cafile, self.redis_ssl_certfile, self.redis_ssl_keyfile)
+        if any(files) and not self.redis.startswith("rediss://"):
+            raise ValueError(f"{variable('redis')}: expected rediss://, to use the files for TLS")
         if self.lease <= self.delivery_timeout:
             raise ValueError(f"{variable('lease')}: expected more than {variable('delivery_timeout')}")
         return self

@@ -53,6 +53,11 @@ def test_variables_set_fields(monkeypatch: pytest.MonkeyPatch) -> None:
             "STORMFOLD_KAFKA_SECURITY_PROTOCOL: expected SASL_SSL or SASL_PLAINTEXT, to use the credentials",
         ),
         (
+            "redis_ssl_cafile",
+            __file__,
+            "STORMFOLD_REDIS: expected rediss://, to use the files for TLS",
+        ),
+        (
             "kafka_security_protocol",
             "SASL_SSL",
             "STORMFOLD_KAFKA_SASL_USERNAME and STORMFOLD_KAFKA_SASL_PASSWORD: expected both, for SASL",
