@@ -82,6 +82,10 @@ def test_compose_commands() -> None:
     assert set(re.findall(r"--profile (\S+)", text)) == profiles
     named = re.findall(r"docker compose (?:exec|run --use-aliases --detach|restart|rm --stop --force) ([\w-]+)", text)
     assert named and set(named) <= compose["services"].keys()
+    # Without it a container that is run beside the service's own has no name that Prometheus asks for.
+    assert all("--use-aliases" in line for line in re.findall(r"docker compose run .*", text))
+    # Docker that is older refuses this.
+    assert "start_interval" not in COMPOSE.read_text() or "Docker Engine 25" in text
 
 
 def test_files_are_there(page: Path) -> None:
