@@ -418,7 +418,8 @@ class LimitsPart(Part):
     max_resources: Annotated[int, Field(ge=1, le=_DEFAULT.max_resources)] = _DEFAULT.max_resources
     """Most resources listed in one storm; the count of them stays exact. The resource's schema takes no more."""
     max_fingerprints: Count = _DEFAULT.max_fingerprints
-    """Most distinct alerts told apart in one group; beyond it distinct counts are lower bounds."""
+    """Most distinct alerts told apart in one gap of a group; a storm with more within a gap says `truncated`, and its
+    distinct counts are lower bounds."""
     max_groups: Count = _DEFAULT.max_groups
     """Most open groups; beyond it new ones fold into one overflow group per route."""
 

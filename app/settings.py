@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, FilePath, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, FilePath, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import Stop
@@ -61,11 +61,23 @@ def _stages(value: str) -> str:
     return value
 
 
+def _credential(value: Any) -> Any:
+    # Editors and `echo` end a file with a newline, and a Secret made of files keeps it.
+    if not isinstance(value, str):
+        return value
+    ended = next((end for end in ("\r\n", "\n") if value.endswith(end)), "")
+    if ended and value == ended:
+        raise ValueError("expected text, found an empty line")
+    return value.removesuffix(ended)
+
+
 def _data_dir() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "stormfold"
 
 
 Topic = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,248}$")]
+User = Annotated[str, BeforeValidator(_credential)]
+Password = Annotated[SecretStr, BeforeValidator(_credential)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
 
@@ -115,10 +127,10 @@ class Settings(BaseSettings):
     """How to talk to the brokers."""
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
     """How to log in where the security protocol is one of SASL."""
-    kafka_sasl_username: str | None = None
-    """User name for SASL."""
-    kafka_sasl_password: SecretStr | None = None
-    """Password for SASL."""
+    kafka_sasl_username: User | None = None
+    """User name for SASL, less one newline at the end: files have it, and so have Secrets that are made of files."""
+    kafka_sasl_password: Password | None = None
+    """Password for SASL, less one newline at the end."""
     kafka_ssl_cafile: FilePath | None = None
     """PEM file of the authorities that may sign the brokers' certificates; without one the system's."""
     kafka_ssl_certfile: FilePath | None = None
@@ -126,10 +138,10 @@ class Settings(BaseSettings):
     kafka_ssl_keyfile: FilePath | None = None
     """PEM file of the client's key, if it is not in the file of the certificate."""
 
-    redis_username: str | None = None
-    """User name for Redis; wins over the one in the URL."""
-    redis_password: SecretStr | None = None
-    """Password for Redis; wins over the one in the URL."""
+    redis_username: User | None = None
+    """User name for Redis, less one newline at the end; wins over the one in the URL."""
+    redis_password: Password | None = None
+    """Password for Redis, less one newline at the end; wins over the one in the URL."""
     redis_ssl_cafile: FilePath | None = None
     """PEM file of the authorities that may sign Redis' certificate; without one the system's."""
     redis_ssl_certfile: FilePath | None = None
@@ -180,6 +192,9 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"{variable('kafka_security_protocol')}: expected SASL_SSL or SASL_PLAINTEXT, to use the credentials"
             )
+        files = (self.redis_ssl_cafile, self.redis_ssl_certfile, self.redis_ssl_keyfile)
+        if any(files) and not self.redis.startswith("rediss://"):
+            raise ValueError(f"{variable('redis')}: expected rediss://, to use the files for TLS")
         if self.lease <= self.delivery_timeout:
             raise ValueError(f"{variable('lease')}: expected more than {variable('delivery_timeout')}")
         return self

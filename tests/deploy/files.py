@@ -1,7 +1,9 @@
 """What is deployed: the files, and the real programs that read them."""
 
 import json
+import os
 import subprocess
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +25,16 @@ K8S = ROOT / "k8s"
 OVERLAYS = sorted(path.parent for path in (K8S / "overlays").glob("*/kustomization.yaml"))
 ALONE = [K8S, K8S / "base", *(path for path in OVERLAYS if path.name != "monitoring")]
 """Those that are a whole deployment."""
+COMPONENTS = sorted(path.parent for path in (K8S / "components").glob("*/kustomization.yaml"))
+"""What is added to one of those."""
+MANAGED = {
+    folder: [
+        K8S / "components" / name for name in (["managed", "managed-keda"] if "keda" in folder.name else ["managed"])
+    ]
+    for folder in ALONE
+    if folder not in (K8S, K8S / "base", K8S / "overlays" / "managed")
+}
+"""The variants that are not named for it, with the components that give them logins and TLS."""
 
 KUSTOMIZE = "v5.8.2"
 KEDA = "github.com/kedacore/keda/v2@v2.21.0"
@@ -72,8 +84,16 @@ def foreign_definitions() -> Iterator[Manifest]:
             yield yaml.safe_load((module(name) / file).read_text())
 
 
-def built(kustomize: Path, folder: Path) -> list[Manifest]:
-    """What `kubectl apply -k FOLDER` would apply."""
+def built(kustomize: Path, folder: Path, components: Iterable[Path] = ()) -> list[Manifest]:
+    """What `kubectl apply -k FOLDER` would apply; with components: of a folder like the overlay `managed` upon it."""
+    if components:
+        text = yaml.safe_load((K8S / "overlays" / "managed" / "kustomization.yaml").read_text())
+        with tempfile.TemporaryDirectory() as place:
+            here = Path(place).resolve()
+            text["resources"] = [os.path.relpath(folder.resolve(), here)]
+            text["components"] = [os.path.relpath(path.resolve(), here) for path in components]
+            (here / "kustomization.yaml").write_text(yaml.safe_dump(text))
+            return built(kustomize, here)
     said = subprocess.run([kustomize, "build", folder], capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr
     assert not said.stderr, said.stderr

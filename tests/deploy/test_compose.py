@@ -1,5 +1,6 @@
 """docker-compose.yml and .env say what the code says, and Docker Compose understands them."""
 
+import asyncio
 import json
 import re
 import shutil
@@ -14,8 +15,9 @@ import yaml
 from app import config
 from app.kafka.topics import topics
 from app.local import kafka
+from app.local.process import HOST
 from app.settings import STAGES
-from tests.deploy.files import COMPOSE, DOCKERFILE, ROOT, Programs, environment, ours, parse
+from tests.deploy.files import COMPOSE, DOCKERFILE, K8S, ROOT, Programs, environment, ours, parse
 
 PROFILES = {"producer": {"producer"}, "k8s": {"k3s", "kube-access", "emit"}}
 """What each adds."""
@@ -134,6 +136,52 @@ def test_order(services: dict[str, Any]) -> None:
                 assert services[other]["restart"] == "no", other
 
 
+def test_health(services: dict[str, Any]) -> None:
+    """Whatever stays says whether it is well: the worker by its image, everything else by this file."""
+    for name, service in services.items():
+        stays = service["restart"] != "no"
+        check = service.get("healthcheck", {})
+        # The emitter is a worker.
+        assert bool(check.get("test")) == (stays and name not in ("worker", "emit")), name
+        assert stays or check == {"disable": True} or name == "kube-access", name
+        if "wget" in check.get("test", []):
+            # There is none in an image that is nothing but its program.
+            assert name != "redis-exporter" or service["image"].endswith("-alpine")
+            assert not service.get("command") or "listen" not in "".join(service["command"]), name
+
+
+def test_kafka_and_its_health_check_fit(services: dict[str, Any]) -> None:
+    """The Java machine that asks the broker has a heap of its own: with the broker's, both would not fit."""
+    test = services["kafka"]["healthcheck"]["test"]
+    found = [
+        re.findall(r"-Xmx(\d+)m", text)[0] for text in (test[2], services["kafka"]["environment"]["KAFKA_HEAP_OPTS"])
+    ]
+    assert test[1] == "env" and test[2].startswith("KAFKA_HEAP_OPTS=")
+    # Half as much again as the heap for what a broker has beside it.
+    assert int(found[0]) + 1.5 * int(found[1]) <= int(services["kafka"]["mem_limit"]) / 2**20
+
+
+@pytest.mark.parametrize(("answer", "code"), [(b"+PONG\r\n", 0), (b"-LOADING Redis is loading the dataset\r\n", 1)])
+async def test_redis_that_loads_is_not_healthy(services: dict[str, Any], answer: bytes, code: int) -> None:
+    """The health check takes a pong, not an error: a Redis that still reads its file says so to everything."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(1000):
+            writer.write(answer)
+        writer.close()
+
+    _, program, *arguments = services["redis"]["healthcheck"]["test"]
+    assert [program, *arguments] == ["redis-cli", "-e", "ping"]
+    if shutil.which(program) is None:
+        return
+    async with await asyncio.start_server(talk, HOST, 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        asked = await asyncio.create_subprocess_exec(
+            program, "-h", HOST, "-p", str(port), *arguments, stdout=asyncio.subprocess.DEVNULL
+        )
+        assert await asyncio.wait_for(asked.wait(), 10) == code
+
+
 def test_files(services: dict[str, Any]) -> None:
     """What is mounted from here exists and is read-only; a configuration is one that the worker takes."""
     for name, service in services.items():
@@ -179,6 +227,14 @@ def test_redis_fits_its_container(services: dict[str, Any]) -> None:
     command = services["redis"]["command"]
     assert command[command.index("--maxmemory") + 1] == "512mb"
     assert int(services["redis"]["mem_limit"]) >= 2 * 512 * 1024**2
+
+
+def test_a_worker_may_have_as_much_as_in_kubernetes(services: dict[str, Any]) -> None:
+    """The limit is the Deployment's, which is compared with what was measured."""
+    deployment = yaml.safe_load((K8S / "base" / "worker" / "deployment.yaml").read_text())
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    limit = int(container["resources"]["limits"]["memory"].removesuffix("Mi")) * 2**20
+    assert all(int(services[name]["mem_limit"]) == limit for name in OWN)
 
 
 def test_topics_are_all_there_are(services: dict[str, Any]) -> None:

@@ -9,9 +9,11 @@ import pytest
 import yaml
 
 from app.cli import COMMANDS
-from tests.deploy.files import ALONE, COMPOSE, K8S, OVERLAYS, ROOT, Programs, built, parse
+from tests.deploy.files import ALONE, COMPONENTS, COMPOSE, K8S, MANAGED, OVERLAYS, ROOT, Programs, built, parse
 
 DEPLOY = ROOT / "docs" / "how-to" / "deploy.md"
+UPGRADE = ROOT / "docs" / "how-to" / "upgrade.md"
+BACK_OUT = ROOT / "docs" / "operations" / "back-out.md"
 STACK = ROOT / "docs" / "how-to" / "local-stack.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -78,8 +80,12 @@ def test_compose_commands() -> None:
     profiles = {profile for service in compose["services"].values() for profile in service.get("profiles", [])}
     text = STACK.read_text()
     assert set(re.findall(r"--profile (\S+)", text)) == profiles
-    named = re.findall(r"docker compose (?:exec|run --detach|restart|rm --stop --force) ([\w-]+)", text)
+    named = re.findall(r"docker compose (?:exec|run --use-aliases --detach|restart|rm --stop --force) ([\w-]+)", text)
     assert named and set(named) <= compose["services"].keys()
+    # Without it a container that is run beside the service's own has no name that Prometheus asks for.
+    assert all("--use-aliases" in line for line in re.findall(r"docker compose run .*", text))
+    # Docker that is older refuses this.
+    assert "start_interval" not in COMPOSE.read_text() or "Docker Engine 25" in text
 
 
 def test_files_are_there(page: Path) -> None:
@@ -88,22 +94,60 @@ def test_files_are_there(page: Path) -> None:
     for name in re.findall(r"`(k8s/[\w./-]*|\.env)`", text):
         assert (ROOT / name).exists(), name
     if page == DEPLOY:
-        assert set(re.findall(r"`((?:base|overlays)[\w/-]*)` \|", text)) == {
-            str(path.relative_to(K8S)) for path in [K8S / "base", *OVERLAYS]
+        assert set(re.findall(r"^\| `((?:base|overlays|components)[\w/-]*)` \|", text, re.MULTILINE)) == {
+            str(path.relative_to(K8S)) for path in [K8S / "base", *OVERLAYS, *COMPONENTS]
         }
 
 
-@pytest.mark.parametrize("variant", [path for path in ALONE if path != K8S], ids=lambda path: path.name)
-def test_own_folder(tools: Programs, tmp_path: Path, variant: Path) -> None:
-    """The page's kustomization works on top of every variant, and what it says arrives."""
+def checkout(path: Path) -> str:
+    """Where the page has it."""
+    return f"stormfold/{path.relative_to(ROOT)}"
+
+
+@pytest.mark.parametrize(
+    ("variant", "added"),
+    [*((path, []) for path in ALONE if path != K8S), *MANAGED.items()],
+    ids=lambda value: value.name if isinstance(value, Path) else "+".join(path.name for path in value) or "alone",
+)
+def test_own_folder(tools: Programs, tmp_path: Path, variant: Path, added: list[Path]) -> None:
+    """The page's kustomization works on top of every variant, with logins and TLS too, and what it says arrives."""
     (text,) = blocks(DEPLOY, "yaml")
     # A checkout lies in the folder, as on the page.
     shutil.copytree(K8S, tmp_path / "stormfold" / "k8s", symlinks=True)
-    (tmp_path / "kustomization.yaml").write_text(text.replace("k8s/overlays/keda", str(variant.relative_to(ROOT))))
+    text = text.replace(checkout(K8S / "overlays" / "keda"), checkout(variant))
+    if added:
+        for path in COMPONENTS:
+            assert checkout(path) in text
+        components = ", ".join(map(checkout, added))
+        text, lines = re.subn(r"^# components: .*", f"components: [{components}]", text, flags=re.MULTILINE)
+        assert lines == 1
+    managed = added or variant.name == "managed"
+    redis = "rediss://redis.example.com:6380/0" if managed else "redis://redis.example.com:6379/0"
+    assert redis in text
+    text = text.replace("redis://redis.example.com:6379/0", redis)
+    (tmp_path / "kustomization.yaml").write_text(text)
     (tmp_path / "stormfold.yaml").write_text("windows: {gap: 2m}\n")
     manifests = built(tools.kustomize, tmp_path)
     text = yaml.safe_dump_all(manifests)
     assert "image: registry.example.com/stormfold:0.1.0" in text and "image: stormfold:" not in text
     assert "STORMFOLD_KAFKA: kafka-1.example.com:9092,kafka-2.example.com:9092" in text
+    assert f"STORMFOLD_REDIS: {redis}\n" in text
+    assert ("STORMFOLD_REDIS_SSL_CAFILE" in text) == bool(managed)
     (config,) = (one["data"] for one in manifests if "stormfold.yaml" in one.get("data", {}))
     assert config == {"stormfold.yaml": "windows: {gap: 2m}\n"}
+
+
+def test_deployments(tools: Programs) -> None:
+    """Every variant has a Deployment that the page's commands name, and its labels are those they select by."""
+    text = "\n".join(blocks(DEPLOY) + blocks(BACK_OUT) + [page.read_text() for page in (DEPLOY, BACK_OUT, UPGRADE)])
+    named = set(re.findall(r"deployment/([\w-]+)", text))
+    (selector,) = set(re.findall(r"--selector (\S+?)[\s`]", text))
+    label, _, value = selector.partition("=")
+    everywhere = set()
+    for variant in ALONE:
+        deployments = [one for one in built(tools.kustomize, variant) if one["kind"] == "Deployment"]
+        names = {one["metadata"]["name"] for one in deployments}
+        assert names & named, variant
+        assert all(one["metadata"]["labels"][label] == value for one in deployments)
+        everywhere |= names
+    assert named <= everywhere

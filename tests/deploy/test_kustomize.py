@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from app.kafka.topics import PARTITIONS
 from app.local.process import free_port
 from app.settings import STAGES, Settings
 from app.web.server import Web
+from tests.benchmarks.results import load
 from tests.deploy.files import (
     ALONE,
     K8S,
     KEDA,
+    MANAGED,
     OVERLAYS,
     ROOT,
     Manifest,
@@ -41,24 +43,26 @@ CREDENTIALS = {
     "STORMFOLD_REDIS_USERNAME": "stormfold",
     "STORMFOLD_REDIS_PASSWORD": "secret",
 }
-"""What the Secret has that the overlay `managed` wants."""
+"""What the Secret has that the component `managed` wants."""
+WITH_COMPONENTS: list[tuple[Path, Sequence[Path]]] = [*((folder, ()) for folder in ALONE), *MANAGED.items()]
 
 
-def ident(path: Path) -> str:
+def ident(variant: tuple[Path, Sequence[Path]]) -> str:
     """Name of a variant in the list of tests."""
-    return str(path.relative_to(ROOT))
+    folder, components = variant
+    return " + ".join([str(folder.relative_to(ROOT)), *(path.name for path in components)])
 
 
-@pytest.fixture(params=ALONE, ids=ident)
+@pytest.fixture(params=WITH_COMPONENTS, ids=ident)
 def deployment(tools: Programs, request: pytest.FixtureRequest) -> list[Manifest]:
     """All that one of the variants applies."""
-    return built(tools.kustomize, request.param)
+    return built(tools.kustomize, *request.param)
 
 
-@pytest.fixture(params=[K8S / "base", *OVERLAYS], ids=ident)
+@pytest.fixture(params=[(K8S / "base", ()), *((folder, ()) for folder in OVERLAYS), *MANAGED.items()], ids=ident)
 def manifests(tools: Programs, request: pytest.FixtureRequest) -> list[Manifest]:
     """All that one of the folders applies."""
-    return built(tools.kustomize, request.param)
+    return built(tools.kustomize, *request.param)
 
 
 @pytest.fixture(scope="session")
@@ -104,6 +108,12 @@ def variables(pod: dict[str, Any], manifests: list[Manifest], folder: Path | Non
             (folder / Path(value).name).touch()
             found[name] = str(folder / Path(value).name)
     return found
+
+
+def mebibytes(quantity: str) -> int:
+    """A quantity of memory, in the one unit that is used here."""
+    assert quantity.endswith("Mi")
+    return int(quantity.removesuffix("Mi"))
 
 
 def dry_run(server: ApiServer, manifest: Manifest) -> Any:
@@ -219,6 +229,18 @@ def test_stops_in_time(deployment: list[Manifest]) -> None:
         assert startup["periodSeconds"] * startup["failureThreshold"] >= 60
 
 
+def test_memory(deployment: list[Manifest]) -> None:
+    """A worker that takes up a backlog stays below what it asks for, by what was measured; the limit leaves room."""
+    latency = load().latency
+    assert latency
+    peak = max(size for taken in latency.catch_up for size in taken.resident)
+    for _, _, pod in pods(deployment):
+        resources = pod["containers"][0]["resources"]
+        request, limit = (mebibytes(resources[part]["memory"]) * 2**20 for part in ("requests", "limits"))
+        assert peak < request
+        assert 1.5 * request <= limit
+
+
 async def test_probes(tools: Programs) -> None:
     """The probes ask for what the worker answers, where it listens."""
     manifests = built(tools.kustomize, K8S / "base")
@@ -259,16 +281,49 @@ def test_least_rights(deployment: list[Manifest], tmp_path: Path) -> None:
     assert not of("Secret", deployment)
 
 
-def test_no_secret_is_here(tools: Programs, tmp_path: Path) -> None:
+@pytest.mark.parametrize("variant", [(K8S / "overlays" / "managed", ()), *MANAGED.items()], ids=ident)
+def test_no_secret_is_here(tools: Programs, tmp_path: Path, variant: tuple[Path, Sequence[Path]]) -> None:
     """Where credentials are wanted they come from a Secret that is not among the manifests; TLS is on for both."""
-    manifests = built(tools.kustomize, K8S / "overlays" / "managed")
-    ((_, _, pod),) = pods(manifests)
+    manifests = built(tools.kustomize, *variant)
     assert not any(CREDENTIALS.keys() & one["data"].keys() for one in of("ConfigMap", manifests))
-    text = (K8S / "overlays" / "managed" / "kustomization.yaml").read_text()
+    text = (K8S / "components" / "managed" / "kustomization.yaml").read_text()
     assert all(name in text for name in CREDENTIALS)
-    with environment(variables(pod, manifests, tmp_path)) as settings:
-        assert settings.kafka_security_protocol == "SASL_SSL" and settings.redis.startswith("rediss://")
-        assert settings.kafka_ssl_cafile and settings.redis_ssl_cafile
+    for _, _, pod in pods(manifests):
+        with environment(variables(pod, manifests, tmp_path)) as settings:
+            assert settings.kafka_security_protocol == "SASL_SSL" and settings.redis.startswith("rediss://")
+            assert settings.kafka_ssl_cafile and settings.redis_ssl_cafile
+
+
+@pytest.mark.parametrize("overlay", ["keda", "stages-keda"])
+def test_keda_logs_in(tools: Programs, overlay: str) -> None:
+    """Where workers log in to Kafka, every trigger does, the same way and from the same Secrets."""
+    folder = K8S / "overlays" / overlay
+    manifests = built(tools.kustomize, folder, MANAGED[folder])
+    (login,) = of("TriggerAuthentication", manifests)
+    taken = {one["parameter"]: (one["name"], one["key"]) for one in login["spec"]["secretTargetRef"]}
+    assert taken == {
+        "username": ("stormfold-credentials", "STORMFOLD_KAFKA_SASL_USERNAME"),
+        "password": ("stormfold-credentials", "STORMFOLD_KAFKA_SASL_PASSWORD"),
+        "ca": ("stormfold-tls", "kafka-ca.crt"),
+    }
+    source = (module(KEDA) / "pkg" / "scalers" / "kafka_scaler.go").read_text()
+    for _, _, pod in pods(manifests):
+        found = variables(pod, manifests)
+        assert taken["username"][1] in found and taken["password"][1] in found
+        assert found["STORMFOLD_KAFKA_SSL_CAFILE"].endswith(f"/{taken['ca'][1]}")
+    for scaled in of("ScaledObject", manifests):
+        for trigger in scaled["spec"]["triggers"]:
+            assert trigger["authenticationRef"] == {"name": login["metadata"]["name"]}
+            assert trigger["metadata"]["tls"] == "enable"
+            assert (
+                trigger["metadata"]["sasl"]
+                == {"SCRAM-SHA-512": "scram_sha512"}[found["STORMFOLD_KAFKA_SASL_MECHANISM"]]
+            )
+            for name, value in (*((name, "") for name in taken), *trigger["metadata"].items()):
+                (options,) = re.findall(rf'keda:"name={name.removesuffix("FromEnv")},([^"]*)"', source)
+                where = "authParams" if name in taken else "triggerMetadata"
+                assert where in options
+                assert "enum=" not in options or value in options.partition("enum=")[2].split(";")
 
 
 def test_network_policy(deployment: list[Manifest]) -> None:
@@ -292,8 +347,8 @@ def test_network_policy(deployment: list[Manifest]) -> None:
 def test_monitored(tools: Programs) -> None:
     """The monitor finds the pods of every variant, under the job's name that the rules have."""
     (monitor,) = of("PodMonitor", built(tools.kustomize, K8S / "overlays" / "monitoring"))
-    for folder in ALONE:
-        for _, labels, pod in pods(built(tools.kustomize, folder)):
+    for variant in WITH_COMPONENTS:
+        for _, labels, pod in pods(built(tools.kustomize, *variant)):
             assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
             assert labels[monitor["spec"]["jobLabel"]] == JOB
             assert monitor["metadata"]["namespace"] == "storms"

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from app.settings import Settings, SettingsError, variable
 
@@ -50,6 +51,11 @@ def test_variables_set_fields(monkeypatch: pytest.MonkeyPatch) -> None:
             "kafka_sasl_username",
             "me",
             "STORMFOLD_KAFKA_SECURITY_PROTOCOL: expected SASL_SSL or SASL_PLAINTEXT, to use the credentials",
+        ),
+        (
+            "redis_ssl_cafile",
+            __file__,
+            "STORMFOLD_REDIS: expected rediss://, to use the files for TLS",
         ),
         (
             "kafka_security_protocol",
@@ -108,6 +114,43 @@ def test_passwords_are_not_printed() -> None:
     )
     assert SECRET not in f"{settings} {settings!r} {settings.model_dump_json()}"
     assert settings.redis_password and settings.redis_password.get_secret_value() == SECRET
+
+
+CREDENTIALS = ("kafka_sasl_username", "kafka_sasl_password", "redis_username", "redis_password")
+
+
+def _credentials(settings: Settings) -> list[str]:
+    values = [getattr(settings, name) for name in CREDENTIALS]
+    return [value.get_secret_value() if isinstance(value, SecretStr) else value for value in values]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (SECRET, SECRET),
+        (f"{SECRET}\n", SECRET),
+        (f"{SECRET}\r\n", SECRET),
+        (f" {SECRET} \n", f" {SECRET} "),
+        (f"{SECRET}\n\n", f"{SECRET}\n"),
+    ],
+)
+def test_a_credential_from_a_file(monkeypatch: pytest.MonkeyPatch, given: str, kept: str) -> None:
+    """A file ends in a newline, and so does what a Secret has of it: one is taken off, and nothing else."""
+    monkeypatch.setenv("STORMFOLD_KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
+    for name in CREDENTIALS:
+        monkeypatch.setenv(variable(name), given)
+    settings = Settings()
+    assert _credentials(settings) == [kept] * 4
+    assert settings.secrets == [kept] * 2
+
+
+@pytest.mark.parametrize("field", CREDENTIALS)
+def test_a_credential_from_an_empty_file(monkeypatch: pytest.MonkeyPatch, field: str) -> None:
+    """A line with nothing in it is refused by name, rather than sent to a server as a password."""
+    monkeypatch.setenv(variable(field), "\n")
+    with pytest.raises(SettingsError) as caught:
+        Settings()
+    assert str(caught.value) == f"{variable(field)}: expected text, found an empty line"
 
 
 def test_unknown_variables_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
