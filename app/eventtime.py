@@ -19,22 +19,20 @@ class Progress:
         `timestamp` is the record's (negative: it has none), `now` the wall clock. A record more than `grace` behind
         the progress is late: it counts at the progress.
         """
-        time = now if timestamp < 0 else min(timestamp, now)
-        if self.reached is not None and time < self.reached - grace:
-            return self.reached, True
-        if self.reached is None or time > self.reached:
-            self.reached = time
-        return time, False
+        return next(self.stamps((timestamp,), now, grace))
 
     def stamps(self, timestamps: Iterable[int], now: int, grace: int) -> Iterator[tuple[int, bool]]:
         """`stamp` for records read one after the other."""
         for timestamp in timestamps:
-            if self.reached is not None and self.reached <= timestamp <= now:
-                # Nearly all, and here without a call.
-                self.reached = timestamp
-                yield timestamp, False
+            time = timestamp if 0 <= timestamp <= now else now
+            reached = self.reached
+            if reached is None or time > reached:
+                self.reached = time
+                yield time, False
+            elif time < reached - grace:
+                yield reached, True
             else:
-                yield self.stamp(timestamp, now, grace)
+                yield time, False
 
     def come_to(self, time: int) -> None:
         """Event time has come to `time`: a poll then showed that the partition has nothing more, or the horizon did."""

@@ -59,10 +59,7 @@ class _Records:
 
 
 class _Batch:
-    """A record batch: read by aiokafka's C parser, and again by its Python one if that fails.
-
-    Records come twice then; the fetcher passes over those that it has had.
-    """
+    """A record batch: read whole by aiokafka's C parser, or by its Python one if that fails."""
 
     __slots__ = (
         "_batch", "_place", "base_offset", "is_control_batch", "is_transactional", "next_offset", "producer_id",
@@ -81,10 +78,10 @@ class _Batch:
 
     def __iter__(self) -> Iterator[Any]:
         try:
-            yield from self._batch
+            return iter(list(self._batch))
         except (UnicodeDecodeError, CorruptRecordException):
             # The second is what the Python parser makes of the first, where there is no C.
-            yield from _read_again(*self._place)
+            return _read_again(*self._place)
 
     def __next__(self) -> Any:
         return next(self._batch)
