@@ -12,6 +12,8 @@ RESOURCE = K8S / "overlays" / "monitoring" / "prometheus-rule.yaml"
 RUNBOOK = ROOT / "docs" / "operations" / "runbook.md"
 JOB = "stormfold"
 """Of the workers in Prometheus, whoever configures it."""
+REDIS_JOB = "stormfold-redis"
+"""Of the exporter of the workers' Redis: there may be others that tell of other ones."""
 _HEAD = """\
 # Made from k8s/monitoring/rules.yaml: python -m tests.monitoring.rules
 apiVersion: monitoring.coreos.com/v1
