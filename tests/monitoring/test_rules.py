@@ -1,6 +1,7 @@
 """Every alert fires when it has to, doesn't when it hasn't, ends when it is over, and is explained."""
 
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,9 +9,14 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from tests.deploy.files import ROOT
+from tests.deploy.conftest import services as services
+from tests.deploy.conftest import tools as tools
+from tests.deploy.files import K8S, Programs
+from tests.deploy.files import built as built_overlay
+from tests.kubernetes.conftest import built as built
 from tests.monitoring.cases import CASES, Case, Series
-from tests.monitoring.rules import JOB, REDIS_JOB, RESOURCE, RULES, RUNBOOK, resource, rules, sections
+from tests.monitoring.dashboards import panels
+from tests.monitoring.rules import GRAFANA, JOB, REDIS_JOB, RESOURCE, RULES, resource, rules, sections
 from tests.support import gobuild
 from tests.support.prometheus import programs, promtool
 from tests.web.metrics_page import names
@@ -28,7 +34,7 @@ ALERTS = {rule["alert"]: rule for group in rules()["groups"] for rule in group["
 
 
 @pytest.fixture(scope="module", autouse=True)
-def built(request: pytest.FixtureRequest) -> None:
+def prometheus_built(request: pytest.FixtureRequest) -> None:
     """Builds promtool where it is not cached."""
     gobuild.built(request.config, programs)
 
@@ -40,7 +46,7 @@ def test_rules_are_valid() -> None:
 
 
 def test_operators_resource() -> None:
-    """The Prometheus operator gets the same rules; if not: `python -m tests.monitoring.rules` writes them anew."""
+    """The Prometheus operator gets the same rules; if not: `python -m tests.monitoring.dashboards` writes them anew."""
     assert RESOURCE.read_text() == resource()
     assert yaml.safe_load(RESOURCE.read_text())["spec"] == rules()
 
@@ -84,16 +90,39 @@ def test_job() -> None:
 
 
 def test_runbook() -> None:
-    """Each alert leads to a section that says what it means, what to look at and what to do; there are no others."""
+    """Each alert leads to a section that says what it means, what to look at and what to do; there are no others.
+
+    If one leads elsewhere: `python -m tests.monitoring.dashboards` puts it right.
+    """
     said = sections()
     assert list(said) == list(ALERTS)
     for name, rule in ALERTS.items():
-        assert rule["annotations"]["runbook_url"] == f"{RUNBOOK.relative_to(ROOT)}#{name.lower()}"
+        assert rule["annotations"]["runbook_url"] == GRAFANA + panels()[name]
         assert rule["labels"]["severity"] in ("info", "warning", "critical")
         named = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["description"]))
         assert named <= set(re.findall(r"(\w+)=", CASES[name][0].labels)), name
         for part in ("Means", "Look", "Do"):
             assert re.search(rf"^\*\*{part}\.\*\* ", said[name], re.MULTILINE), (name, part)
+
+
+def test_links(services: dict[str, Any], tools: Programs, tmp_path: Path) -> None:
+    """Links of alerts lead to the Grafana of the compose file, in Kubernetes to that which a single line names."""
+    (port,) = services["grafana"]["ports"]
+    assert f"http://{port['host_ip']}:{port['published']}" == GRAFANA
+    shutil.copytree(K8S, tmp_path / "k8s")
+    overlay = tmp_path / "k8s" / "overlays" / "monitoring"
+    file = overlay / "kustomization.yaml"
+    for grafana in (GRAFANA, "https://grafana.example.org/behind/a/path"):
+        assert file.read_text().count(f"[url={GRAFANA}]") == 1
+        file.write_text(file.read_text().replace(f"[url={GRAFANA}]", f"[url={grafana}]"))
+        manifests = built_overlay(tools.kustomize, overlay)
+        (resource,) = (one for one in manifests if one["kind"] == "PrometheusRule")
+        found = {rule["alert"]: rule["annotations"] for group in resource["spec"]["groups"] for rule in group["rules"]}
+        assert {name: one["runbook_url"] for name, one in found.items()} == {
+            name: grafana + path for name, path in panels().items()
+        }
+        # The line itself is nothing to apply.
+        assert [one["metadata"]["name"] for one in manifests if one["kind"] == "ConfigMap"] == ["stormfold-dashboards"]
 
 
 def _others(rule: dict[str, Any]) -> Iterator[dict[str, Any]]:
