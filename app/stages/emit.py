@@ -33,7 +33,7 @@ BACKOFF_STOP = 5.0
 
 
 class Emit:
-    """The stage's state: none beyond its consumer group's offsets."""
+    """The stage's state: how far it has written, which its consumer group's offsets say as well."""
 
     name = "emit"
 
@@ -46,6 +46,8 @@ class Emit:
         self._producer = Producer(settings, self.name)
         self._started = False
         self._done: dict[int, int] = {}
+        self._uncommitted: set[int] = set()
+        """Partitions of which the group has never committed anything."""
         self._waiting: set[int] = set()
         """Partitions whose next storm can't be written: what goes well elsewhere does not make the stage ready."""
         metrics.ALERTS_DEAD.labels(settings.storms_dead_topic)
@@ -58,10 +60,16 @@ class Emit:
             self._started = True
         committed = await read_committed(self._settings, self.ingest.group, self.ingest.topic)
         self._done = {}
+        self._uncommitted = partitions - committed.keys()
         return {p: Start(committed[p][0] if p in committed else None) for p in partitions}
 
     async def process(self, batch: Batch) -> None:
         """Writes a poll's storms, partitions side by side and each in order; commits when all are written or parked."""
+        if self._uncommitted and self.ingest.current(batch):
+            # Before writing, which may take for ever: without a commit nobody else can tell what waits.
+            self._done = {p: at for p, at in self.ingest.done.items() if p in self._uncommitted} | self._done
+            if await self._commit():
+                self._uncommitted = set()
         if not all(await asyncio.gather(*(self._write_all(batch, *found) for found in batch.records.items()))):
             return
         for partition, records in batch.records.items():
@@ -78,8 +86,12 @@ class Emit:
 
     async def leave(self) -> None:
         """Commits what was written."""
+        await self._commit()
+
+    async def _commit(self) -> bool:
+        """The same; returns whether it could."""
         assigned = self.ingest.assigned()
-        await self.ingest.commit({p: (offset, "") for p, offset in self._done.items() if p in assigned})
+        return await self.ingest.commit({p: (offset, "") for p, offset in self._done.items() if p in assigned})
 
     async def stop(self) -> None:
         """Ends the connections."""

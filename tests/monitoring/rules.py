@@ -1,6 +1,7 @@
-"""The alerting rules, and the PrometheusRule made from them: `python -m tests.monitoring.rules` writes it."""
+"""The alerting rules, and the PrometheusRule made from them."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -12,8 +13,12 @@ RESOURCE = K8S / "overlays" / "monitoring" / "prometheus-rule.yaml"
 RUNBOOK = ROOT / "docs" / "operations" / "runbook.md"
 JOB = "stormfold"
 """Of the workers in Prometheus, whoever configures it."""
+REDIS_JOB = "stormfold-redis"
+"""Of the exporter of the workers' Redis: there may be others that tell of other ones."""
+GRAFANA = "http://127.0.0.1:3000"
+"""What links of alerts begin with: the Grafana of the compose file. Its dashboards have the runbook on them."""
 _HEAD = """\
-# Made from k8s/monitoring/rules.yaml: python -m tests.monitoring.rules
+# Made from k8s/monitoring/rules.yaml: python -m tests.monitoring.dashboards
 apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
 metadata:
@@ -40,5 +45,8 @@ def resource() -> str:
     return _HEAD + "".join(f"  {line}" if line.strip() else line for line in lines if not line.startswith("#"))
 
 
-if __name__ == "__main__":
-    RESOURCE.write_text(resource())
+def linked(text: str, panels: Mapping[str, str]) -> str:
+    """Rules as a file has them, each with the address of what is said of its alert; `panels` has paths in Grafana."""
+    return re.sub(
+        r"(- alert: (\w+)\n(?:(?!\s*- alert:).*\n)*?\s*runbook_url: ).*", lambda m: m[1] + GRAFANA + panels[m[2]], text
+    )

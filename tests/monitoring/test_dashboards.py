@@ -5,11 +5,12 @@ import json
 import math
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
@@ -23,11 +24,11 @@ from tests.kubernetes.conftest import built as built
 from tests.monitoring.dashboards import FOLDER, files
 from tests.monitoring.dashboards.lag import SINCE, UNTIL
 from tests.monitoring.dashboards.parts import NEVER, of_namespace
-from tests.monitoring.rules import JOB, RULES
-from tests.monitoring.test_lag import kafka_says
+from tests.monitoring.rules import JOB, REDIS_JOB, RULES
 from tests.monitoring.test_rules import ALERTS, FOREIGN
 from tests.support import gobuild
-from tests.support.grafana import mistakes
+from tests.support.exporter import exporter_says
+from tests.support.grafana import DashboardsFile, DatasourcesFile, mistakes
 from tests.support.pipeline import Sent, Workers, alert, drained, publish, record
 from tests.support.prometheus import Prometheus, Sample, programs, promtool
 from tests.support.servers import until
@@ -160,15 +161,41 @@ def test_compose(services: dict[str, Any]) -> None:
     grafana = services["grafana"]
     mounts = {mount["target"]: ROOT / mount["source"] for mount in grafana["volumes"]}
     provisioning = mounts["/etc/grafana/provisioning"]
-    (datasource,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yaml").read_text())["datasources"]
-    assert datasource["type"] == "prometheus" and datasource["isDefault"]
-    assert datasource["url"] == f"http://prometheus:{services['prometheus']['ports'][0]['target']}"
+    file = yaml.safe_load((provisioning / "datasources" / "prometheus.yaml").read_text())
+    (datasource,) = msgspec.convert(file, DatasourcesFile).datasources
+    assert datasource.type == "prometheus" and datasource.isDefault
+    assert datasource.url == f"http://prometheus:{services['prometheus']['ports'][0]['target']}"
     scraped = yaml.safe_load((K8S / "monitoring" / "prometheus.yml").read_text())["global"]["scrape_interval"]
-    assert datasource["jsonData"]["timeInterval"] == scraped
-    (provider,) = yaml.safe_load((provisioning / "dashboards" / "stormfold.yaml").read_text())["providers"]
-    assert mounts[provider["options"]["path"]] == FOLDER
+    assert datasource.jsonData.timeInterval == scraped
+    file = yaml.safe_load((provisioning / "dashboards" / "stormfold.yaml").read_text())
+    (provider,) = msgspec.convert(file, DashboardsFile).providers
+    assert mounts[provider.options.path] == FOLDER
     home = Path(grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
     assert (mounts[str(home.parent)] / home.name).exists()
+
+
+def test_provisioning_is_strict() -> None:
+    """A key that Grafana does not know, at any depth, is found: Grafana itself passes over it in silence."""
+    source = {
+        "name": "p",
+        "type": "prometheus",
+        "access": "proxy",
+        "url": "http://p",
+        "jsonData": {"httpMethod": "POST"},
+    }
+    provider = {"name": "p", "type": "file", "options": {"path": "/d"}}
+    msgspec.convert({"apiVersion": 1, "datasources": [source]}, DatasourcesFile)
+    msgspec.convert({"apiVersion": 1, "providers": [provider]}, DashboardsFile)
+    for wrong in (source | {"default": True}, source | {"jsonData": {"interval": "15s"}}, source | {"access": "prxy"}):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert({"apiVersion": 1, "datasources": [wrong]}, DatasourcesFile)
+    for wrong in (
+        provider | {"editable": False},
+        provider | {"options": {"paths": "/d"}},
+        provider | {"type": "files"},
+    ):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert({"apiVersion": 1, "providers": [wrong]}, DashboardsFile)
 
 
 @pytest.fixture
@@ -195,7 +222,7 @@ async def watched(topics: Settings, tmp_path: Path) -> AsyncIterator[Prometheus]
             ):
                 await until(partial(prometheus.value, done), what=done)
             read = {"intake": topics.alerts_topic, "fold": topics.keyed_topic, "emit": topics.storms_topic}
-            for (stage, partition), records in (await kafka_says(topics)).items():
+            for (stage, partition), records in (await exporter_says(topics)).items():
                 lag.labels(topics.consumer_group(stage), read[stage], partition).set(records)
             yield prometheus
     finally:
@@ -233,24 +260,78 @@ def test_estimates(tmp_path: Path) -> None:
         "late": "0x39 6000x39 6000-30x80",
     }
     series = {f'stormfold_lag_records{{stage="{stage}", partition="0"}}': values for stage, values in lag.items()}
-    at, since, until_ = 30 * 60, {"idle": 0, "stuck": 1170, "late": 1170}, {"idle": 0, "stuck": 5e8, "late": 2400}
+    since, until_ = {"idle": 0, "stuck": 1170, "late": 1170}, {"idle": 0, "stuck": 5e8, "late": 2400}
+    said = {
+        expanded(of_namespace(f"round({expression.format('stage')}, 10)")): {
+            f'{{stage="{stage}"}}': value for stage, value in values.items()
+        }
+        for expression, values in ((SINCE, since), (UNTIL, until_))
+    }
+    _would_say(series, said, tmp_path)
+    assert until_["stuck"] > NEVER > until_["late"]
+
+
+def test_redis_without_workers(tmp_path: Path) -> None:
+    """Panels of Redis' memory go on, by what its exporter tells; other Redises have no part in them."""
+    figures = {
+        "memory_used_bytes": "0+1.5e6x120",
+        "memory_max_bytes": "500e6x120",
+        "mem_fragmentation_ratio": "1.4x120",
+    }
+    series = {
+        f'redis_{name}{{instance="x", job="{job}"}}': values
+        for name, values in {**figures, "evicted_keys_total": "3x120"}.items()
+        for job in (REDIS_JOB, "redis")
+    }
+    series['redis_memory_used_bytes{instance="y", job="redis"}'] = "1e9x120"
+    shows: dict[str, list[float]] = {
+        "Used": [0.36], "Full in": [3200], "Evicted": [3], "Fragmentation": [1.4], "Memory": [180e6, 500e6],
+    }  # fmt: skip
+    said = {}
+    for panel, values in shows.items():
+        # A figure and a graph of one title ask the same.
+        expressions = dict.fromkeys(query.expression for query in asked() if query.panel == f"redis.json: {panel}")
+        for expression, value in zip(expressions, values, strict=True):
+            said[f"round({expression}, 0.01)"] = {"{}": value}
+    _would_say(series, said, tmp_path)
+
+
+def test_never_committed(tmp_path: Path) -> None:
+    """The -1 of the Kafka exporter, of partitions without a commit, takes nothing away from what waits in others."""
+    group = 'consumergroup="stormfold-emit"'
+    lag = {"0": "-1x120", "1": "-1x120", "2": "0x120", "3": "4x120"}
+    series = {
+        f'kafka_consumergroup_lag{{{group}, topic="storms", partition="{partition}"}}': values
+        for partition, values in lag.items()
+    }
+    said = {
+        of_panel("lag.json: Not yet committed"): {f'{{{group}, topic="storms"}}': 4},
+        of_panel("lag.json: Not yet committed, by partition"): {
+            f'{{{group}, partition="{partition}"}}': max(0, int(values.split("x")[0]))
+            for partition, values in lag.items()
+        },
+    }
+    _would_say(series, said, tmp_path)
+
+
+def _would_say(series: Mapping[str, str], said: Mapping[str, Mapping[str, float]], folder: Path) -> None:
+    """After half an hour of these series, a value each 15 s, each expression has these samples and no others."""
     test = {
         "interval": "15s",
         "input_series": [{"series": name, "values": values} for name, values in series.items()],
         "promql_expr_test": [
             {
-                "expr": expanded(of_namespace(f"round({expression.format('stage')}, 10)")),
-                "eval_time": f"{at}s",
-                "exp_samples": [{"labels": f'{{stage="{stage}"}}', "value": value} for stage, value in values.items()],
+                "expr": expression,
+                "eval_time": "30m",
+                "exp_samples": [{"labels": labels, "value": value} for labels, value in samples.items()],
             }
-            for expression, values in ((SINCE, since), (UNTIL, until_))
+            for expression, samples in said.items()
         ],
     }
-    file = tmp_path / "test.yaml"
+    file = folder / "test.yaml"
     file.write_text(yaml.safe_dump({"evaluation_interval": "15s", "tests": [test]}))
-    said = promtool("test", "rules", file)
-    assert said.returncode == 0, said.stdout
-    assert until_["stuck"] > NEVER > until_["late"]
+    found = promtool("test", "rules", file)
+    assert found.returncode == 0, found.stdout
 
 
 def _exporter(port: int) -> Gauge:

@@ -5,20 +5,25 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer
 from prometheus_client.parser import text_string_to_metric_families
 
 from app import metrics
+from app.errors import Retry
 from app.kafka.client import client_options
 from app.kafka.committed import read_committed
 from app.kafka.tail import open_tail
 from app.local.kafka import EmbeddedKafka
 from app.local.redis import EmbeddedRedis
 from app.settings import Settings
+from app.sinks import Outcome
+from app.sinks.directory import DirectorySink
 from app.worker import Worker
 from tests.support import consumer_groups
+from tests.support.exporter import exporter_says
 from tests.support.pipeline import Sent, alert, drained, publish, record
 from tests.support.servers import until
 from tests.web.working import get, ready, working
@@ -87,18 +92,24 @@ def some(count: int) -> list[Sent]:
 
 
 async def test_idle(topics: Settings) -> None:
-    """0 once all is done, in every look: only marks that are just under way can be in it."""
+    """0 once all is done: in every look for intake and emit, and again and again for fold.
+
+    Each second a mark is written to every partition that fold reads. Until it is folded, milliseconds later, Kafka
+    itself says 1, and what a worker tells is what Kafka says. Whoever asks for the least of some seconds gets 0.
+    """
     await publish(topics, some(300))
     async with working(topics) as worker:
         await until(lambda: ready(worker), what="it is ready")
         assert (await drained(topics)).balanced
         await until(lambda: agreed(worker, 0), what="nothing is behind")
+        looks = []
         for _ in range(20):
-            found = await lags(worker)
-            assert len(found) == 9
-            assert not any(records for (stage, _), records in found.items() if stage != "fold")
-            assert all(records <= 2 for records in found.values())
+            looks.append(await lags(worker))
             await asyncio.sleep(0.1)
+        assert all(len(found) == 9 for found in looks)
+        for stage, partition in looks[0]:
+            seen = [found[stage, partition] for found in looks]
+            assert min(seen) == 0 and max(seen) <= (2 if stage == "fold" else 0), (stage, partition, seen)
 
 
 async def test_stuck(
@@ -149,6 +160,46 @@ async def test_restarted_into_an_outage(topics: Settings, own_redis: EmbeddedRed
             await until(lambda: ready(worker), what="it is ready")
             assert await told(worker, "stormfold_ready") == {(): 1.0}
             assert not await told(worker, "stormfold_trouble")
+
+
+async def test_nobody_works(topics: Settings) -> None:
+    """Without any worker the brokers tell all that waits, to those as well who count from commits only: each group has
+    committed where it stands in every partition, also in those in which it has not read anything yet."""
+    async with working(topics) as worker:
+        await until(lambda: ready(worker), what="it is ready")
+
+        async def committed() -> bool:
+            said = await exporter_says(topics)
+            return len(said) == 9 and min(said.values()) >= 0
+
+        await until(committed, what="every partition has a commit")
+    before = await exporter_says(topics)
+    assert before == await kafka_says(topics)
+    await write(topics, topics.alerts_topic, {0: 5})
+    await write(topics, topics.storms_topic, {2: 1})
+    waiting = {("intake", 0): 5, ("emit", 2): 1}
+    said = await exporter_says(topics)
+    assert said == await kafka_says(topics) == {at: count + waiting.get(at, 0) for at, count in before.items()}
+
+
+async def test_sink_away_from_the_first(topics: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A storm that could never be written waits for those as well who count from commits only."""
+    await publish(topics, some(300))
+    async with working(topics.model_copy(update={"stages": "intake,fold,close"})):
+        assert (await drained(topics)).balanced
+
+    async def away(*_: object) -> Outcome:
+        raise Retry("the sink is away")
+
+    monkeypatch.setattr(DirectorySink, "write", away)
+
+    async def told_from_outside() -> bool:
+        said = await exporter_says(topics)
+        return sorted(count for (stage, _), count in said.items() if stage == "emit") == [0, 0, 1]
+
+    async with working(topics.model_copy(update={"stages": "emit", "sink": f"directory:{tmp_path}"})):
+        await until(told_from_outside, what="the storm waits")
+    assert await told_from_outside()
 
 
 async def test_ages(topics: Settings, own_redis: EmbeddedRedis) -> None:

@@ -1,6 +1,7 @@
 """Grafana's own definitions of dashboards and panels, from its npm package: a compiler says what does not fit.
 
-Grafana itself comes from no registry but those of containers.
+Grafana itself comes from no registry but those of containers. Of the files that provision it no package has a
+definition: theirs is here, after its documentation.
 """
 
 import fcntl
@@ -9,7 +10,9 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from app.local.process import cache_dir
 from tests.support.gobuild import CannotBuild
@@ -26,6 +29,68 @@ type Written<T> = T extends string ? `${{T}}`
   : T extends object ? {{ [K in keyof T]: Written<T[K]> }}
   : T;
 """
+
+
+class PrometheusData(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What a data source of Prometheus takes besides."""
+
+    httpMethod: Literal["GET", "POST"] = "POST"
+    timeInterval: str = "15s"
+    queryTimeout: str | None = None
+    manageAlerts: bool = True
+    disableMetricsLookup: bool = False
+    customQueryParameters: str | None = None
+
+
+class Datasource(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """One of a file in provisioning/datasources; keys under Grafana's names, here and below."""
+
+    name: str
+    type: str
+    access: Literal["proxy", "direct"]
+    url: str
+    uid: str | None = None
+    orgId: int = 1
+    isDefault: bool = False
+    editable: bool = False
+    version: int = 1
+    jsonData: PrometheusData
+
+
+class DatasourcesFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A file in provisioning/datasources."""
+
+    apiVersion: Literal[1]
+    prune: bool = False
+    datasources: list[Datasource]
+
+
+class ProviderOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Of dashboards that are files."""
+
+    path: str
+    foldersFromFilesStructure: bool = False
+
+
+class Provider(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """One of a file in provisioning/dashboards."""
+
+    name: str
+    type: Literal["file"]
+    orgId: int = 1
+    folder: str = ""
+    folderUid: str = ""
+    disableDeletion: bool = False
+    updateIntervalSeconds: int = 10
+    allowUiUpdates: bool = False
+    options: ProviderOptions
+
+
+class DashboardsFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A file in provisioning/dashboards."""
+
+    apiVersion: Literal[1]
+    providers: list[Provider]
 
 
 def definitions(version: str) -> Path:

@@ -1,4 +1,4 @@
-"""The Grafana dashboards: `python -m tests.monitoring.dashboards` writes them anew."""
+"""The Grafana dashboards: `python -m tests.monitoring.dashboards` writes them, and what links to them, anew."""
 
 import json
 from pathlib import Path
@@ -21,6 +21,17 @@ def files() -> dict[Path, str]:
     """What each file has to say."""
     pages = {"lag": lag(), "storms": storms(), "redis": redis()}
     return {FOLDER / f"{name}.json": _written(page) for name, page in pages.items()}
+
+
+def panels() -> dict[str, str]:
+    """Where in Grafana it is said what each alert means."""
+    pages = [json.loads(text) for text in files().values()]
+    return {
+        panel["title"]: f"/d/{page['uid']}?viewPanel=panel-{panel['id']}"
+        for page in pages
+        for panel in page["panels"]
+        if panel["type"] == "text"
+    }
 
 
 def _written(page: Dashboard) -> str:

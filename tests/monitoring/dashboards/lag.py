@@ -173,18 +173,19 @@ def _stage(stage: str, topic: str) -> list[Part]:
 
 
 def _brokers() -> list[Part]:
+    # -1 stands for a partition in which nothing was ever committed.
     ours = 'kafka_consumergroup_lag{consumergroup=~"stormfold-.*"}'
     return [
         graph(
             "Not yet committed", "Told by the Kafka exporter, so also of a stage whose workers are all dead. Commits "
             "come after what they speak of, so this is a little more than what waits.", units.Short,
-            Query(f"sum by (consumergroup, topic) ({ours})", "{{consumergroup}}: {{topic}}"),
+            Query(f"sum by (consumergroup, topic) (clamp_min({ours}, 0))", "{{consumergroup}}: {{topic}}"),
             alerts=["StormfoldLagUnattended"],
         ),
         graph(
             "Not yet committed, by partition", "The ten with most.", units.Short,
             Query(
-                f"topk(10, sum by (consumergroup, partition) ({ours}))", "{{consumergroup}} {{partition}}"
+                f"topk(10, sum by (consumergroup, partition) (clamp_min({ours}, 0)))", "{{consumergroup}} {{partition}}"
             ),
         ),
     ]  # fmt: skip

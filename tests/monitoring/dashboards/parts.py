@@ -1,6 +1,6 @@
 """What the dashboards are made of: figures, graphs and tables of queries, put together under variables and a runbook.
 
-A query says `stormfold_…` plainly; the namespace that the reader has chosen is added here.
+A query says `stormfold_…` or `redis_…` plainly; the namespace that the reader has chosen is added here.
 """
 
 import re
@@ -180,10 +180,12 @@ def dashboard(name: str, title: str, meaning: str, parts: Mapping[str, Sequence[
 
 
 def of_namespace(expression: str) -> str:
-    """The same, of the namespace that is chosen: with All, also of series that have none."""
+    """The same, of the namespace that is chosen: with All, also of series that have none. One Kafka serves many."""
     chosen = 'namespace=~"$namespace"'
     return re.sub(
-        r"\b(stormfold_\w+)(\{?)", lambda m: f"{m[1]}{{{chosen}{', ' if m[2] else '}'}", " ".join(expression.split())
+        r"\b((?:stormfold|redis)_\w+)(\{?)",
+        lambda m: f"{m[1]}{{{chosen}{', ' if m[2] else '}'}",
+        " ".join(expression.split()),
     )
 
 

@@ -4,8 +4,17 @@ from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models import units
 
 from tests.monitoring.dashboards.parts import BAD, Part, Query, dashboard, figure, graph, quantiles
+from tests.monitoring.rules import REDIS_JOB
 
-SHARE = "max(stormfold_redis_used_bytes / (stormfold_redis_max_bytes > 0))"
+_JOB = f'{{job="{REDIS_JOB}"}}'
+USED = f"(stormfold_redis_used_bytes or redis_memory_used_bytes{_JOB})"
+MOST = f"(stormfold_redis_max_bytes or redis_memory_max_bytes{_JOB})"
+EVICTED = f"(stormfold_redis_evicted_keys or redis_evicted_keys_total{_JOB})"
+RATIO = f"(stormfold_redis_fragmentation_ratio or redis_mem_fragmentation_ratio{_JOB})"
+"""What workers tell, and what the exporter does, also when no worker is there."""
+SHARE = f"max({USED} / ({MOST} > 0))"
+RATE = f"(deriv(stormfold_redis_used_bytes[15m]) or deriv(redis_memory_used_bytes{_JOB}[15m]))"
+"""Bytes a second."""
 FULL = ((0.8, "orange"), (0.9, "red"))
 FRAGMENTED = ((1.5, "orange"), (5, "red"))
 
@@ -29,12 +38,7 @@ def _now() -> list[Part]:
         ),
         figure(
             "Full in", "At the rate of the last fifteen minutes.",
-            """
-            min(
-              ((stormfold_redis_max_bytes > 0) - stormfold_redis_used_bytes)
-              / clamp_min(deriv(stormfold_redis_used_bytes[15m]), 1e-6)
-            )
-            """,
+            f"min((({MOST} > 0) - {USED}) / clamp_min({RATE}, 1e-6))",
             units.Seconds, steps=[(3600, "orange"), (86400, "green")], below="red", empty="no limit is set",
         ),
         figure(
@@ -44,12 +48,12 @@ def _now() -> list[Part]:
         ),
         figure(
             "Evicted", "Keys that Redis threw away since it started: any is one too many.",
-            "max(stormfold_redis_evicted_keys)", steps=BAD, empty="Redis is not heard of",
+            f"max({EVICTED})", steps=BAD, empty="Redis is not heard of",
             alerts=["StormfoldRedisEvicts"],
         ),
         figure(
             "Fragmentation", "Resident over used memory. It means something from 100 MB used on.",
-            "max(stormfold_redis_fragmentation_ratio)", units.NoUnit, steps=FRAGMENTED, empty="Redis is not heard of",
+            f"max({RATIO})", units.NoUnit, steps=FRAGMENTED, empty="Redis is not heard of",
             alerts=["StormfoldRedisFragmented", "StormfoldRedisFragmentedBadly"],
         ),
     ]  # fmt: skip
@@ -59,8 +63,8 @@ def _memory() -> list[Part]:
     return [
         graph(
             "Memory", "What is used, and what may be.", units.BytesIEC,
-            Query("max(stormfold_redis_used_bytes)", "used"),
-            Query("max(stormfold_redis_max_bytes)", "maxmemory; 0 without a limit"),
+            Query(f"max({USED})", "used"),
+            Query(f"max({MOST})", "maxmemory; 0 without a limit"),
         ),
         graph("Used", "Of maxmemory.", units.PercentUnit, Query(SHARE, "used"), steps=FULL),
         graph(
@@ -69,7 +73,7 @@ def _memory() -> list[Part]:
         ),
         graph(
             "Fragmentation", "Resident over used memory.", units.NoUnit,
-            Query("max(stormfold_redis_fragmentation_ratio)", "resident / used"), steps=FRAGMENTED,
+            Query(f"max({RATIO})", "resident / used"), steps=FRAGMENTED,
         ),
     ]  # fmt: skip
 
