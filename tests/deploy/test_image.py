@@ -1,13 +1,15 @@
-"""The Dockerfile: linted, and in step with the project."""
+"""The Dockerfile: linted, in step with the project, built and run."""
 
 import ast
 import asyncio
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import venv
+from collections.abc import Iterator
 from importlib.metadata import requires
 from pathlib import Path
 
@@ -17,10 +19,26 @@ from packaging.requirements import Requirement
 from app.health import Health
 from app.web.server import Web
 from tests.deploy.files import DOCKERFILE, ROOT, environment, parse
+from tests.support.buildah import Buildah, Container, buildah, needed
+from tests.support.servers import until
 
 TEXT = DOCKERFILE.read_text()
 FINAL = TEXT.rpartition("\nFROM ")[2]
 ARCHITECTURES = "x86_64-manylinux_2_28", "aarch64-manylinux_2_28"
+IMAGE = "localhost/stormfold"
+STOPPED_WITHIN = 10.0
+"""Seconds from SIGTERM; what the pages promise."""
+
+
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
+    """Has built the Dockerfile as it is, on a stand-in of the base that it names."""
+    base = re.search(r"^ARG PYTHON=(\S+)$", TEXT, re.MULTILINE)
+    assert base
+    with buildah(tmp_path_factory.mktemp("buildah")) as made:
+        made.base(f"docker.io/library/{base[1]}")
+        made.build(ROOT, IMAGE)
+        yield made
 
 
 def test_lint() -> None:
@@ -167,3 +185,27 @@ def test_build_steps(tmp_path: Path) -> None:
     tracked = subprocess.run(["git", "ls-files", "app"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert [name for name in tracked.split() if not (package.parent / name).exists()] == []
     assert not list(prefix.glob("bin/pip*"))
+
+
+@needed
+async def test_image(builder: Buildah, tmp_path: Path) -> None:
+    """The image, built, run read-only, without Kafka and Redis: the worker is process 1, lives, and stops in time."""
+    configuration = builder.configuration(IMAGE)
+    root = builder.unpacked(IMAGE)
+    assert not (root / "build").exists()
+    container = Container(root, configuration, tmp_path)
+    try:
+        says = "no Kafka broker answers", "Redis is away"
+        await until(lambda: all(words in container.log.read_text() for words in says), 60, "Kafka and Redis are missed")
+        await until(container.check, what="the health check of the image passes")
+        status = await container.status()
+        assert re.search(r"^NSpid:.*\t1$", status, re.MULTILINE)
+        assert re.search(r"^CapEff:\t0+$", status, re.MULTILINE)
+        told = await container.execute(
+            "python", "-c", "import os; print(os.getuid(), os.getgid(), bool(os.statvfs('/').f_flag & os.ST_RDONLY))"
+        )
+        assert told.stdout == "65532 65532 True\n", told.stderr
+        os.kill(await container.pid(), signal.SIGTERM)
+        assert await asyncio.to_thread(container.process.wait, STOPPED_WITHIN) == 0
+    finally:
+        container.close()
