@@ -4,8 +4,8 @@
 -- ARGV  1 number of the epoch   2 prefix of group keys   3 prefix of bucket keys   4 batch (msgpack):
 --         { grace, max_fingerprints, max_groups, list_new (0|1), alerts_partitions,
 --           moves     {{partition, start, end, timestamp}, ...}    strings
---           origins   {{field, origin}, ...}                       strings
---           marks     {{field, event time}, ...}
+--           origins   {field, origin, ...}                         strings
+--           marks     {field, event time, ...}
 --           overflow  {{group, meta}, ...}                         groups that take the place of new ones
 --           rows      {{group, meta, overflow index (from 0), bucket start, due, alerts, first, last, rank, severity, late,
 --                       example, members {fingerprint, alerts, last - start, flags, resource, ...}}, ...} }
@@ -176,13 +176,24 @@ end
 for _, move in ipairs(moves) do
   redis.call('HSET', positions, move[1], move[3], move[1] .. ':t', move[4])
 end
-for _, origin in ipairs(new_origins) do
-  redis.call('HSET', origins, origin[1], origin[2])
+-- Of many partitions there are thousands: some hundreds in one command.
+for from = 1, #new_origins, CHUNK * 2 do
+  redis.call('HSET', origins, unpack(new_origins, from, math.min(from + CHUNK * 2 - 1, #new_origins)))
 end
-for _, mark in ipairs(new_marks) do
-  local old = tonumber(redis.call('HGET', marks, mark[1]))
-  if not old or old < mark[2] then
-    redis.call('HSET', marks, mark[1], mark[2])
+for from = 1, #new_marks, CHUNK * 2 do
+  local fields, set = {}, {}
+  for at = from, math.min(from + CHUNK * 2 - 1, #new_marks), 2 do
+    fields[#fields + 1] = new_marks[at]
+  end
+  for i, known in ipairs(redis.call('HMGET', marks, unpack(fields))) do
+    local time = new_marks[from + i * 2 - 1]
+    if not known or tonumber(known) < time then
+      set[#set + 1] = fields[i]
+      set[#set + 1] = string.format('%d', time)
+    end
+  end
+  if #set > 0 then
+    redis.call('HSET', marks, unpack(set))
   end
 end
 if #new_marks > 0 then

@@ -321,8 +321,8 @@ class Store:
                 int(limits.list_new),
                 merged.alerts_partitions,
                 [[str(m.partition), str(m.start), str(m.end), str(m.timestamp)] for m in moves],
-                [[f"{k}:{a}", f"{offset}:{index}"] for (k, a), (offset, index) in merged.origins.items()],
-                [[f"{k}:{a}", time] for (k, a), time in merged.marks.items()],
+                [v for (k, a), (offset, index) in merged.origins.items() for v in (f"{k}:{a}", f"{offset}:{index}")],
+                [v for (k, a), time in merged.marks.items() for v in (f"{k}:{a}", time)],
                 merged.overflow,
                 [_row(row) for row in merged.rows],
             ]
