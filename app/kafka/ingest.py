@@ -14,7 +14,14 @@ from typing import Any, NamedTuple
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import CommitFailedError, IllegalGenerationError, KafkaError, RebalanceInProgressError
+from aiokafka.errors import (
+    CommitFailedError,
+    IllegalGenerationError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    RebalanceInProgressError,
+)
 from aiokafka.structs import OffsetAndMetadata
 from mode import Service
 
@@ -49,6 +56,8 @@ MEASURE_SECONDS = 1.0
 """Seconds between two looks at the ends of partitions."""
 BACKOFF = 1.0
 """Seconds between two tries to place an assignment or to reach the broker."""
+SETTLE_SECONDS = 5.0
+"""Longest wait for the batch in hand before the stage commits what it did."""
 
 
 class Start(NamedTuple):
@@ -111,6 +120,10 @@ class Ingest(Service):
         """Event time (ms) that the stage has come to, by assigned partition; the stage tells."""
         self.heard = time.monotonic()
         """When the broker last answered a question (monotonic, s), or there was nothing to ask."""
+        self._placed: dict[int, int] = {}
+        """Where assigned partitions were placed last: what is before was acted upon, or counted as lost."""
+        self._handed: Batch | None = None
+        """The last batch that the stage was given, until it has acted upon it."""
         self._ends: dict[int, int] = {}
         self._most = FIRST_POLL
         """Records in the next poll."""
@@ -141,6 +154,8 @@ class Ingest(Service):
 
     def finish(self, batch: Batch) -> None:
         """The stage has acted upon the batch; nothing if that is no longer current."""
+        if batch is self._handed:
+            self._handed = None
         if self.current(batch):
             self.done |= {partition: records[-1].offset + 1 for partition, records in batch.records.items()}
             self.done |= {partition: end.offset for partition, end in batch.ends.items()}
@@ -214,7 +229,7 @@ class Ingest(Service):
         """Lets the batch in hand be finished, then leaves the group."""
         self._turned.set()
         try:
-            await self.settle(5.0)
+            await self.settle(SETTLE_SECONDS)
         finally:
             await self._leave_group()
 
@@ -268,7 +283,8 @@ class Ingest(Service):
             client_id=f"stormfold-{self.name}",
             group_id=self.group,
             enable_auto_commit=False,
-            auto_offset_reset="earliest",
+            # Where to go on is never the client's to choose: what it left out would be lost and told to nobody.
+            auto_offset_reset="none",
             isolation_level="read_committed",
             value_deserializer=as_parsed,
             session_timeout_ms=round(self._settings.session_timeout * 1000),
@@ -293,7 +309,14 @@ class Ingest(Service):
             await asyncio.wait({asyncio.ensure_future(self.consumer.stop())}, timeout=STOP_SECONDS)
 
     async def _poll_once(self) -> None:
-        polled = await self.consumer.getmany(timeout_ms=POLL_MS, max_records=self._most)
+        try:
+            polled = await self.consumer.getmany(timeout_ms=POLL_MS, max_records=self._most)
+        except NoOffsetForPartitionError:
+            # Of an assignment that has no commit and is not placed yet.
+            polled = {}
+        except OffsetOutOfRangeError as error:
+            await self._leave_range(error)
+            return
         self._health.alive(self.name)
         generation = self.generation
         if not self.consumer.assignment():
@@ -309,7 +332,19 @@ class Ingest(Service):
             if not self.refused and (self.read or not self.assigned() - self.foreign):
                 self._cured()
             kept = {p: found for p, found in records.items() if found and p not in self.refused}
-            await self._put(Batch(generation, kept, ends))
+            self._handed = batch = Batch(generation, kept, ends)
+            await self._put(batch)
+
+    async def _leave_range(self, error: OffsetOutOfRangeError) -> None:
+        """The log no longer has a position, because retention passed it or it is another log: all is placed again."""
+        if self._unplaced:
+            return
+        log.warning("position is out of the log's range", stage=self.name, topic=self.topic, error=str(error))
+        # First what was polled, for the log may have no more of it; and the commit, or it would be counted as lost.
+        while self._handed is not None and self.current(self._handed):
+            await self.sleep(POLL_MS / 1000)
+        await self.settle(SETTLE_SECONDS)
+        self.turn()
 
     def _measure_poll(self, records: Mapping[int, Sequence[Record]]) -> None:
         """The next poll has as many records as fit, if they are like these."""
@@ -389,38 +424,56 @@ class Ingest(Service):
     async def _place_all(self) -> None:
         generation = self.generation
         partitions = self.assigned()
+        tps = self._tps(partitions)
         starts = await self._place(self.consumer, partitions)
-        begins = await self.consumer.beginning_offsets(self._tps(partitions))
-        ends = await self.consumer.end_offsets(self._tps(partitions))
+        begins = await self.consumer.beginning_offsets(tps)
+        ends = await self.consumer.end_offsets(tps)
+        lost = {
+            tp.partition: await self._count_lost(tp, starts[tp.partition], begins[tp])
+            for tp in tps
+            if tp.partition in starts
+        }
         if generation != self.generation or partitions != self.assigned():
             return
         self.refused, self.foreign, self._expected, done = {}, set(), {}, {}
-        for tp in self._tps(partitions):
+        for tp in tps:
+            # Also one that is not read: the client asks where a partition begins until it has been told.
+            self.consumer.seek(tp, begins[tp])
             start = starts.get(tp.partition)
             if start is None:
                 self.foreign.add(tp.partition)
                 log.warning("partition is not read: the epoch has fewer", topic=self.topic, partition=tp.partition)
                 continue
-            offset = begins[tp] if start.offset is None else start.offset
-            done[tp.partition] = max(offset, begins[tp])
+            offset = begins[tp] if start.offset is None else max(start.offset, begins[tp])
+            done[tp.partition] = offset
             if offset > ends[tp]:
                 self._refuse(tp.partition, f"it ends at {ends[tp]}, before the position {offset}")
-            elif offset < begins[tp]:
-                self.lost[tp.partition] = self.lost.get(tp.partition, 0) + begins[tp] - offset
+                continue
+            if lost[tp.partition]:
+                self.lost[tp.partition] = self.lost.get(tp.partition, 0) + lost[tp.partition]
                 log.error("retention took records before they were read", stage=self.name, topic=self.topic,
-                          partition=tp.partition, lost=begins[tp] - offset)  # fmt: skip
-                offset = begins[tp]
-            elif start.timestamp >= 0 and offset > begins[tp]:
+                          partition=tp.partition, lost=lost[tp.partition], begin=begins[tp])  # fmt: skip
+            if start.timestamp >= 0 and offset > begins[tp]:
                 # One record early: if another one stands there now, the topic is not the one that was read.
                 self._expected[tp.partition] = (offset - 1, start.timestamp)
                 offset -= 1
-            if tp.partition not in self._unread:
-                self.consumer.seek(tp, offset)
+            self.consumer.seek(tp, offset)
         self.done, self._ends = done, {tp.partition: end for tp, end in ends.items()}
+        self._placed = {p: offset for p, offset in done.items() if p not in self.refused}
         self._unplaced = False
         self._most = min(FIRST_POLL, self._settings.poll_records)
         self._paused = set(partitions)
         self.hold(set())
+
+    async def _count_lost(self, tp: TopicPartition, start: Start, begin: int) -> int:
+        """Records before the log's beginning that were neither acted upon nor counted as lost yet."""
+        if start.offset is not None and (start.offset, start.timestamp) >= (begin, 0):
+            return 0
+        # A start at the beginning may have been chosen because the position is gone: the commit still tells of that.
+        stood = [await self.consumer.committed(tp), self._placed.get(tp.partition)]
+        if start.offset is not None and start.offset < begin:
+            stood.append(start.offset)
+        return begin - min(begin, max((offset for offset in stood if offset is not None), default=begin))
 
     def _compare(self, partition: int, records: dict[int, list[Record]]) -> None:
         offset, timestamp = self._expected.pop(partition)
@@ -476,7 +529,7 @@ class _Listener(ConsumerRebalanceListener):
         if revoked:
             await self._ingest.settle(self._ingest._settings.session_timeout / 3)
         self._ingest.turn()
-        self._ingest.done, self._ingest.reached = {}, {}
+        self._ingest.done, self._ingest.reached, self._ingest._placed = {}, {}, {}
 
     async def on_partitions_assigned(self, assigned: list[TopicPartition]) -> None:
         metrics.ASSIGNMENTS.labels(self._ingest.name).inc()

@@ -69,12 +69,13 @@ class Close(Loop):
         epoch = self._epoch
         marked = await self._store.marks(epoch)
         now = time.time_ns() // 1_000_000
-        seen = None
+        seen, witnesses = None, 0
         if marked.alerts_partitions:
             seen = self._horizon.observe(marked.cells, epoch.partitions, marked.alerts_partitions, now, marked.beat)
+            witnesses = sum(seen is not None and mark >= seen for mark in marked.cells.values())
         claimed_at = time.monotonic()
         clock, claimed = await self._store.claim(
-            epoch, seen, most=MOST, token=self._token, lease=round(self._settings.lease * 1000)
+            epoch, seen, witnesses=witnesses, most=MOST, token=self._token, lease=round(self._settings.lease * 1000)
         )
         self._tell(clock)
         if clock.open_groups == 0 and epoch.windows != self._config.windows:
@@ -126,7 +127,7 @@ class Close(Loop):
             metrics.PUBLISH_DELAY.observe(max(0, watermark - part.due) / 1000)
 
     async def _build(self, epoch: Epoch, final: list[tuple[Claimed, Segment]]) -> list[StormMetadata]:
-        wanted = [(group.group, bucket.start) for group, part in final for bucket in part.buckets]
+        wanted = [(group.group, bucket) for group, part in final for bucket in part.buckets]
         details = iter(await self._store.details(epoch, wanted))
         return [
             fold_storm(

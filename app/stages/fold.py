@@ -16,6 +16,7 @@ from app.kafka.ingest import Batch, Ingest, Start
 from app.merge import Floor, Merged, Merger, Origin
 from app.settings import Settings
 from app.stages.epochs import closed_until, ensure_epoch, newest_horizon
+from app.stages.gone import pass_gone
 from app.stages.watch import Watch
 from app.store.redis import BehindHorizon, Clock, Epoch, Full, Move, Moved, Position, StaleEpoch, Store
 
@@ -49,6 +50,7 @@ class Fold:
 
     async def place(self, consumer: AIOKafkaConsumer, partitions: set[int]) -> dict[int, Start]:
         """Continues from the positions in Redis."""
+        await pass_gone(self._store, consumer, self._settings)
         state = await ensure_epoch(self._store, consumer, self._settings, self._config.windows)
         self._epoch = state.epoch
         self._merger.windows = state.epoch.windows

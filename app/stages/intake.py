@@ -28,6 +28,7 @@ from app.keyed import Marks, encode_alert, encode_marks
 from app.series import SeriesReader
 from app.settings import Settings
 from app.stages.epochs import ensure_epoch, newest_horizon
+from app.stages.gone import pass_gone
 from app.store.redis import Epoch, Store
 
 log = structlog.get_logger(__name__)
@@ -87,6 +88,7 @@ class Intake:
 
     async def place(self, consumer: AIOKafkaConsumer, partitions: set[int]) -> dict[int, Start]:
         """Continues from the commits, which carry the event time reached."""
+        await pass_gone(self._store, consumer, self._settings)
         state = await ensure_epoch(self._store, consumer, self._settings, self._config.windows)
         self._epoch = state.epoch
         committed = await intake_positions(self._settings, self._store)

@@ -343,11 +343,12 @@ class Store:
                 return _clock(rest)
 
     async def claim(
-        self, epoch: Epoch, seen: int | None, *, most: int, token: str, lease: int
+        self, epoch: Epoch, seen: int | None, *, witnesses: int, most: int, token: str, lease: int
     ) -> tuple[Clock, list[Claimed]]:
         """Moves the horizon to `seen` if that is later, and leases up to `most` groups for `lease` ms.
 
-        Raises `StaleEpoch`.
+        `witnesses` is how many marks were at `seen` or past it: where fewer are, Redis went back since, and the horizon
+        stays. Raises `StaleEpoch`.
         """
         names = self.keys.of(epoch.number)
         async with sorted_errors():
@@ -355,26 +356,30 @@ class Store:
                 keys=[self.keys.epoch, names.marks, names.due, names.open, names.void],
                 args=[
                     epoch.number, names.group, names.bucket, names.lease,
-                    "" if seen is None else seen, epoch.windows.grace, most, token, lease,
+                    "" if seen is None else seen, epoch.windows.grace, most, token, lease, witnesses,
                 ],
             )  # fmt: skip
         if code == Folded.STALE:
             raise StaleEpoch
         return _clock(rest), [_claimed(*item) for item in rest[3:]]
 
-    async def details(self, epoch: Epoch, wanted: Sequence[tuple[str, int]]) -> list[Detail]:
-        """What the buckets (group, start) hold, in that order. Raises `Retry` if one is gone: the lease was lost."""
+    async def details(self, epoch: Epoch, wanted: Sequence[tuple[str, Bucket]]) -> list[Detail]:
+        """What the buckets of groups hold, in that order.
+
+        Raises `Retry` if one is gone, for the lease was lost, or is another than is wanted, for Redis went back.
+        """
         names = self.keys.of(epoch.number)
         async with sorted_errors():
             pipeline = self.redis.pipeline(transaction=False)
-            for group, start in wanted:
-                pipeline.hgetall(f"{names.bucket}{group}:{start}").hget(f"{names.group}{group}", str(start))
+            for group, bucket in wanted:
+                start = str(bucket.start)
+                pipeline.hgetall(f"{names.bucket}{group}:{start}").hget(f"{names.group}{group}", start)
             found = await pipeline.execute()
         if not all(found[::2]) or None in found:
             raise Retry("buckets were settled by another closer")
         return [
-            _detail(start, fields, example)
-            for (_, start), fields, example in zip(wanted, found[::2], found[1::2], strict=True)
+            _detail(bucket, fields, example)
+            for (_, bucket), fields, example in zip(wanted, found[::2], found[1::2], strict=True)
         ]
 
     async def settle(self, epoch: Epoch, token: str, settlements: Iterable[Settlement]) -> list[bool]:
@@ -505,13 +510,19 @@ def _clock(rest: Sequence[Any]) -> Clock:
 def _claimed(group: bytes, meta: bytes, pairs: Sequence[bytes]) -> Claimed:
     buckets = []
     for start, aggregate in zip(pairs[::2], pairs[1::2], strict=True):
-        alerts, first, last, *_ = AGGREGATE.unpack_from(aggregate)
-        buckets.append(Bucket(int(start), alerts, first, last))
+        buckets.append(_bucket(int(start), aggregate))
     return Claimed(group.decode(), msgspec.msgpack.decode(meta, type=GroupMeta), tuple(sorted(buckets)))
 
 
-def _detail(start: int, fields: dict[bytes, bytes], example: bytes) -> Detail:
+def _bucket(start: int, aggregate: bytes) -> Bucket:
+    alerts, first, last, *_ = AGGREGATE.unpack_from(aggregate)
+    return Bucket(start, alerts, first, last)
+
+
+def _detail(bucket: Bucket, fields: dict[bytes, bytes], example: bytes) -> Detail:
     aggregate = fields.pop(b"a")
+    if _bucket(bucket.start, aggregate) != bucket:
+        raise Retry("a bucket is another than was claimed")
     _, _, _, late, rank, truncated = AGGREGATE.unpack_from(aggregate)
     return Detail(
         rank=rank,
@@ -520,7 +531,7 @@ def _detail(start: int, fields: dict[bytes, bytes], example: bytes) -> Detail:
         truncated=bool(truncated),
         example=example,
         members={
-            fingerprint: as_member(start, (*MEMBER.unpack_from(value), value[MEMBER.size :]))
+            fingerprint: as_member(bucket.start, (*MEMBER.unpack_from(value), value[MEMBER.size :]))
             for fingerprint, value in fields.items()
         },
     )

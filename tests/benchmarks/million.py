@@ -33,7 +33,7 @@ async def measure(bench: Bench) -> Million:
         epoch = await store.epoch()
         assert epoch is not None
         opened = await store.open_buckets(epoch)
-        wanted = [(group.group, bucket.start) for group in opened for bucket in group.buckets]
+        wanted = [(group.group, bucket) for group in opened for bucket in group.buckets]
         listed = 0
         for begin in range(0, len(wanted), CHUNK):
             details = await store.details(epoch, wanted[begin : begin + CHUNK])

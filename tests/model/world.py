@@ -81,7 +81,7 @@ class World:
         for module in ("intake", "close"):
             # Polls and claims are worked through in parts: few alerts at once make many of them.
             patch.setattr(f"app.stages.{module}.AT_ONCE", random.choice((1, 2, 5, 1000)))
-        for module in ("intake", "fold", "epochs"):
+        for module in ("intake", "fold", "epochs", "gone"):
             patch.setattr(f"app.stages.{module}.read_committed", self.broker.read_committed, raising=False)
         patch.setattr("app.stages.epochs.partitions_of", self.broker.partitions_of)
         self.intakes = [self._intake() for _ in range(2)]

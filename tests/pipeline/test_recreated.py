@@ -104,3 +104,17 @@ async def test_nothing_to_forget(topics: Settings, tmp_path: Path) -> None:
         workers.start()
         assert (await drained(topics)).balanced
     assert await forgotten(topics) == []
+
+
+async def test_created_anew_under_a_worker(topics: Settings, tmp_path: Path) -> None:
+    """A worker that runs while the topic is deleted and made again refuses the new one too, or counts all of it."""
+    config = tmp_path / "stormfold.yaml"
+    config.write_text(SMALL)
+    await publish(topics, sent("Old", 300, NOW))
+    with Workers(topics, tmp_path, config) as workers:
+        workers.start()
+        assert (await drained(topics, config)).balanced
+        await recreate(topics, topics.alerts_topic)
+        await publish(topics, sent("New", 90, NOW + 1_000_000))
+        await until(lambda: "created anew" in workers.logs(), what="it is refused")
+        assert await alerts_of(topics, "New") == 0

@@ -60,11 +60,17 @@ class Folder:
 async def contents(store: Store, epoch: Epoch = EPOCH) -> dict[tuple[str, int], plain.Content]:
     """Every open bucket, as the plain model tells it."""
     found = [(claimed, bucket) for claimed in await store.open_buckets(epoch) for bucket in claimed.buckets]
-    details = await store.details(epoch, [(claimed.group, bucket.start) for claimed, bucket in found])
+    details = await store.details(epoch, [(claimed.group, bucket) for claimed, bucket in found])
     return {
         (claimed.group, bucket.start): content(bucket, detail)
         for (claimed, bucket), detail in zip(found, details, strict=True)
     }
+
+
+async def held(store: Store) -> list[Detail]:
+    """The details of every open bucket."""
+    groups = await store.open_buckets(EPOCH)
+    return await store.details(EPOCH, [(group.group, bucket) for group in groups for bucket in group.buckets])
 
 
 def content(bucket: Bucket, detail: Detail) -> plain.Content:

@@ -23,9 +23,9 @@ END = NOW + 1_000_000
 
 
 async def claim(
-    store: Store, seen: int | None = None, token: str = "me", most: int = 1_000, lease: int = LEASE
+    store: Store, seen: int | None = None, token: str = "me", most: int = 1_000, lease: int = LEASE, witnesses: int = 0
 ) -> tuple[Clock, list[Claimed]]:
-    return await store.claim(EPOCH, seen, most=most, token=token, lease=lease)
+    return await store.claim(EPOCH, seen, witnesses=witnesses, most=most, token=token, lease=lease)
 
 
 def delete(claimed: Claimed, buckets: Sequence[Bucket] | None = None, stay: int = 0, due: int = 0) -> Settlement:
@@ -51,6 +51,15 @@ class TestClaim:
             assert clock == Clock(stands, 0, None)
         assert await Folder(store)([]) == Clock(NOW + 9, 0, None)
         assert await store.clock(EPOCH) == Clock(NOW + 9, 0, None)
+
+    async def test_marks_that_are_gone(self, store: Store) -> None:
+        """A horizon that the marks in Redis no longer bear out is not taken over: Redis went back since it was seen."""
+        await start(store)
+        marks = {"0:0": NOW + 50, "1:0": NOW + 70, "h": NOW + 10, "n": NOW + 99, "b": NOW + 99}
+        await store.redis.hset(store.keys.of(1).marks, mapping=marks)
+        for seen, witnesses, stands in ((60, 2, 10), (50, 3, 10), (50, 2, 50), (70, 1, 70), (80, 1, 70)):
+            clock, _ = await claim(store, NOW + seen, witnesses=witnesses)
+            assert clock.horizon == NOW + stands
 
     async def test_due_at_the_watermark(self, store: Store) -> None:
         """A group is leased from the moment at which the watermark, not the horizon, reaches its due."""
@@ -120,7 +129,7 @@ class TestClaim:
         before = await everything(redis)
         other = replace(EPOCH, number=2)
         with pytest.raises(StaleEpoch):
-            await store.claim(other, END, most=1, token="t", lease=LEASE)
+            await store.claim(other, END, witnesses=0, most=1, token="t", lease=LEASE)
         with pytest.raises(StaleEpoch):
             await store.settle(other, "t", [])
         assert await everything(redis) == before
@@ -138,7 +147,18 @@ class TestClaim:
         _, (mine,) = await claim(store, END)
         await store.settle(EPOCH, "me", [delete(mine)])
         with pytest.raises(Retry):
-            await store.details(EPOCH, [(mine.group, bucket.start) for bucket in mine.buckets])
+            await store.details(EPOCH, [(mine.group, bucket) for bucket in mine.buckets])
+
+    async def test_details_of_something_else(self, store: Store) -> None:
+        """A bucket of which Redis lost some alerts since it was claimed is not told: there would be half a storm."""
+        await start(store)
+        await Folder(store)([alert(1, 3), alert(2, 4)])
+        _, (mine,) = await claim(store, END)
+        (bucket,) = mine.buckets
+        for other in (bucket._replace(alerts=3), bucket._replace(first=NOW), bucket._replace(last=NOW + 5)):
+            with pytest.raises(Retry):
+                await store.details(EPOCH, [(mine.group, other)])
+        assert len(await store.details(EPOCH, [(mine.group, bucket)])) == 1
 
 
 class TestSettle:

@@ -52,7 +52,7 @@ async def test_the_next_begins_empty(store: Store) -> None:
     await start(store)
     fold = Folder(store)
     await fold([alert(1, 3)])
-    await store.claim(EPOCH, NOW, most=0, token="t", lease=1)
+    await store.claim(EPOCH, NOW, witnesses=0, most=0, token="t", lease=1)
     new = replace(EPOCH, number=2, rebuild=Rebuild.of(NOW, WINDOWS))
     assert await store.open_epoch(1, new, {0: Position(5, -1)})
     state = await store.load()
@@ -62,7 +62,7 @@ async def test_the_next_begins_empty(store: Store) -> None:
     with pytest.raises(StaleEpoch):
         await fold([alert(2, 3)])
     with pytest.raises(StaleEpoch):
-        await store.claim(EPOCH, NOW, most=1, token="t", lease=1)
+        await store.claim(EPOCH, NOW, witnesses=0, most=1, token="t", lease=1)
 
 
 async def test_a_number_used_before(store: Store) -> None:
@@ -88,7 +88,7 @@ class TestContinue:
         batch = merged([])
         batch.marks, batch.alerts_partitions, batch.origins = {(0, 0): NOW}, 2, {(0, 1): (3, 2)}
         await store.fold(EPOCH, [Move(1, 0, 2, NOW)], batch, LIMITS)
-        await store.claim(EPOCH, NOW, most=1, token="t", lease=1)
+        await store.claim(EPOCH, NOW, witnesses=0, most=1, token="t", lease=1)
         assert await store.continue_epoch(EPOCH, self.NEW)
         state = await store.load()
         assert state is not None

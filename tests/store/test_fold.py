@@ -29,6 +29,7 @@ from tests.store.actions import (
     alert,
     contents,
     everything,
+    held,
     merged,
     start,
 )
@@ -126,7 +127,7 @@ class TestCompareAndSet:
     async def test_behind(self, store: Store, redis: Redis) -> None:
         """A row that begins before horizon - grace is refused with the horizon; one that begins there isn't."""
         await start(store)
-        await store.claim(EPOCH, NOW + 20, most=1, token="t", lease=1000)
+        await store.claim(EPOCH, NOW + 20, witnesses=0, most=1, token="t", lease=1000)
         before = await everything(redis)
         rows = merged([alert(1, 16), alert(2, 14)])
         with pytest.raises(BehindHorizon) as behind:
@@ -138,7 +139,7 @@ class TestCompareAndSet:
     async def test_behind_then_clamped(self, store: Store) -> None:
         """Counted at the horizon, as late."""
         await start(store)
-        await store.claim(EPOCH, NOW + 20, most=1, token="t", lease=1000)
+        await store.claim(EPOCH, NOW + 20, witnesses=0, most=1, token="t", lease=1000)
         sent = log([Sent(alert(1, 3), (0, 0), (0, 0)), Sent(alert(1, 17), (0, 0), (1, 0))])
         batch = Merger(WINDOWS).merge(sent, {}, Floor(None, NOW + 15, NOW + 20))
         await store.fold(EPOCH, [Move(0, 0, 2, NOW)], batch, LIMITS)
@@ -287,7 +288,7 @@ class TestLimits:
         await start(store)
         fold, limits = Folder(store), Limits(max_fingerprints=3, max_groups=10)
         await fold([alert(n, 3) for n in range(3)], limits)
-        (whole,) = await store.details(EPOCH, [(alert(0, 3).group, NOW)])
+        (whole,) = await held(store)
         assert not whole.truncated
         await fold([alert(n, 4) for n in range(6)], limits)
         await fold([alert(0, 5)], limits)
@@ -296,14 +297,14 @@ class TestLimits:
         assert {fp: member.alerts for fp, member in only.members.items()} == {
             n.to_bytes(8, "big"): 3 if n == 0 else 2 for n in range(3)
         }
-        (detail,) = await store.details(EPOCH, [(alert(0, 3).group, NOW)])
+        (detail,) = await held(store)
         assert detail.truncated
 
     async def test_fingerprints_in_one_row(self, store: Store) -> None:
         """The limit holds within a row too, across the chunks in which it is written."""
         await start(store)
         await Folder(store)([alert(n, 3) for n in range(1_200)], Limits(1_000, 10))
-        (detail,) = await store.details(EPOCH, [(alert(0, 3).group, NOW)])
+        (detail,) = await held(store)
         assert (len(detail.members), detail.truncated) == (1_000, True)
 
     async def test_exactly_the_limit(self, store: Store) -> None:
@@ -312,7 +313,7 @@ class TestLimits:
         fold, limits = Folder(store), Limits(3, 10)
         await fold([alert(n, 3) for n in range(3)], limits)
         await fold([alert(n, 3) for n in range(3)], limits)
-        (detail,) = await store.details(EPOCH, [(alert(0, 3).group, NOW)])
+        (detail,) = await held(store)
         assert (len(detail.members), detail.truncated) == (3, False)
 
     async def test_crowded(self, store: Store) -> None:
@@ -367,7 +368,7 @@ async def test_scripts_are_forgotten(store: Store, redis: Redis) -> None:
         await redis.script_flush()
         await fold([alert(step, 3)])
         await redis.script_flush()
-        _, claimed = await store.claim(EPOCH, NOW + step, most=1, token="t", lease=1000)
+        _, claimed = await store.claim(EPOCH, NOW + step, witnesses=0, most=1, token="t", lease=1000)
         assert claimed == []
         await redis.script_flush()
         assert await store.settle(EPOCH, "t", []) == []

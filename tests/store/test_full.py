@@ -9,7 +9,20 @@ from redis.asyncio import Redis
 from app.keyed import GroupMeta
 from app.store.redis import Full, Move, Position, Settlement, Store
 from tests.model import plain
-from tests.store.actions import EPOCH, LIMITS, NOW, WINDOWS, Folder, alert, contents, everything, full, merged, start
+from tests.store.actions import (
+    EPOCH,
+    LIMITS,
+    NOW,
+    WINDOWS,
+    Folder,
+    alert,
+    contents,
+    everything,
+    full,
+    held,
+    merged,
+    start,
+)
 
 
 async def test_fold_is_refused_whole(store: Store, redis: Redis) -> None:
@@ -45,8 +58,7 @@ async def test_full_in_the_middle(store: Store, redis: Redis) -> None:
     with pytest.raises(Full):
         await fold([alert(1, 14)])
     await redis.config_set("maxmemory", 0)
-    details = await store.details(EPOCH, [(one.group, NOW) for one in alerts])
-    assert [list(detail.members) for detail in details] == [[one.fingerprint] for one in alerts]
+    assert sorted(list(detail.members) for detail in await held(store)) == [[one.fingerprint] for one in alerts]
 
 
 async def test_closing_empties_a_full_redis(store: Store, redis: Redis) -> None:
@@ -55,11 +67,11 @@ async def test_closing_empties_a_full_redis(store: Store, redis: Redis) -> None:
     await Folder(store)([alert(1, 3), alert(2, 60)])
     async with full(redis):
         await redis.script_flush()
-        _, (mine,) = await store.claim(EPOCH, NOW + 60, most=9, token="me", lease=1_000)
-        assert len(await store.details(EPOCH, [(mine.group, NOW)])) == 1
+        _, (mine,) = await store.claim(EPOCH, NOW + 60, witnesses=0, most=9, token="me", lease=1_000)
+        assert len(await store.details(EPOCH, [(mine.group, mine.buckets[0])])) == 1
         rest = Settlement(mine.group, mine.buckets[:1], stay=1, due=NOW + 71)
         assert await store.settle(EPOCH, "me", [rest]) == [True]
-        _, (mine,) = await store.claim(EPOCH, NOW + 99, most=9, token="me", lease=1_000)
+        _, (mine,) = await store.claim(EPOCH, NOW + 99, witnesses=0, most=9, token="me", lease=1_000)
         assert await store.settle(EPOCH, "me", [Settlement(mine.group, mine.buckets, 0, 0)]) == [True]
         assert (await store.clock(EPOCH)).horizon == NOW + 99
     assert await contents(store) == {}
