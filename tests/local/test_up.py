@@ -33,6 +33,8 @@ async def test_publish_and_find_again(tmp_path: Path) -> None:
     with Running(tmp_path, *words) as up:
         up.wait_for("is told here")
         assert len(servers(tmp_path)) == 2
+        state = _stormfold(tmp_path, up.printed, "status")
+        assert f"sink     directory:{tmp_path / 'manifests'}\n" in state.stdout and ": ready\n" in state.stdout
         published = _stormfold(tmp_path, up.printed, "publish", "-", stdin=ALERTS)
         assert "12 alerts in 12 records" in published.stdout, published.stderr
         (manifest,) = await until(lambda: list((tmp_path / "manifests").glob("*.yaml")), what="the manifest")
