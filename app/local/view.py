@@ -218,8 +218,8 @@ def summary(outcome: Outcome, console: Console) -> RenderableType:
     table.add_column("STORM")
     table.add_column("SEVERITY", no_wrap=True, min_width=8)
     names = ("ALERTS", "RESOURCES") if console.width < _NARROW else ("ALERTS", "DISTINCT", "RESOLVED", "RESOURCES")
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
+    for column in names:
+        table.add_column(column, justify="right", no_wrap=True, min_width=len(column))
     for storm in storms[:SHOWN]:
         counts = {
             "ALERTS": storm.alert_count,
