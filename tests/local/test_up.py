@@ -2,7 +2,9 @@
 
 import json
 import re
+import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -33,8 +35,6 @@ async def test_publish_and_find_again(tmp_path: Path) -> None:
     with Running(tmp_path, *words) as up:
         up.wait_for("is told here")
         assert len(servers(tmp_path)) == 2
-        state = _stormfold(tmp_path, up.printed, "status")
-        assert f"sink     directory:{tmp_path / 'manifests'}\n" in state.stdout and ": ready\n" in state.stdout
         published = _stormfold(tmp_path, up.printed, "publish", "-", stdin=ALERTS)
         assert "12 alerts in 12 records" in published.stdout, published.stderr
         (manifest,) = await until(lambda: list((tmp_path / "manifests").glob("*.yaml")), what="the manifest")
@@ -52,6 +52,22 @@ async def test_publish_and_find_again(tmp_path: Path) -> None:
         up.interrupt()
         assert up.wait(STOP_SECONDS) == 0
     assert servers(tmp_path) == []
+
+
+def test_status_beside_it(tmp_path: Path) -> None:
+    """Where the usual port of health is taken it says so: with what it has exported, status finds it and its sink."""
+    with socket.socket() as taken:
+        # Somebody else may be there already.
+        with suppress(OSError):
+            taken.bind(("127.0.0.1", 8080))
+            taken.listen()
+        with Running(tmp_path, "up", "--output", "manifests") as up:
+            up.wait_for("is told here")
+            assert "export STORMFOLD_HTTP=127.0.0.1:" in up.printed
+            state = _stormfold(tmp_path, up.printed, "status").stdout
+            assert f"sink     directory:{tmp_path / 'manifests'}\n" in state and "none answers" not in state
+            up.interrupt()
+            assert up.wait(STOP_SECONDS) == 0
 
 
 def test_a_folder_serves_one(tmp_path: Path) -> None:
