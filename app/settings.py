@@ -18,7 +18,7 @@ STAGES = ("intake", "fold", "close", "emit")
 """The stages of a worker, in the order of the pipeline."""
 
 _REDIS_URL = re.compile(
-    r"(?P<scheme>rediss?)://([^@/?#\[\]\s]*@)?([^\s:/@?#\[\]]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?(/[0-9]{0,9})?"
+    r"rediss?://([^@/?#\[\]\s]*@)?([^\s:/@?#\[\]]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?(/[0-9]{0,9})?"
     r"(\?(?P<query>[^#\s]*))?"
     r"|(?P<unix>unix)://([^@/?#\[\]\s]*@)?/[^@?#\s]+(\?(?P<unix_query>[^#\s]*))?"
 )
@@ -37,7 +37,6 @@ _REDIS_OPTIONS = {
 }
 """What the query of a Redis URL may say, and how. Other options of the client would change what stormfold reads."""
 _REDIS_TCP_OPTIONS = {"socket_keepalive": _YES_OR_NO}
-_REDIS_TLS_OPTIONS = {"ssl_cert_reqs": r"none|optional|required", "ssl_check_hostname": _YES_OR_NO}
 _ADDRESS = re.compile(r"(?P<host>[^\s:/@\[\],]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
 # Kubernetes gives every pod such variables for each Service: one named "stormfold-web" makes STORMFOLD_WEB_PORT.
 _SERVICE_LINK = re.compile(
@@ -71,8 +70,6 @@ def _redis_url(value: str) -> str:
     options = dict(_REDIS_OPTIONS)
     if not found["unix"]:
         options |= _REDIS_TCP_OPTIONS
-    if found["scheme"] == "rediss":
-        options |= _REDIS_TLS_OPTIONS
     for name, said in parse_qsl(found["query"] or found["unix_query"] or "", keep_blank_values=True):
         # What is no option may be a piece of a password: it is not repeated.
         if name not in options:
