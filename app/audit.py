@@ -1,9 +1,11 @@
 """The books: every alert in `alerts` is in exactly one storm, in a dead letter, or still open."""
 
 import asyncio
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 from aiokafka import ConsumerRecord
@@ -17,7 +19,7 @@ from app.settings import Settings
 from app.store.redis import Store
 from app.storm import storm_name
 from app.window import segments
-from app.wire import read
+from app.wire import Malformed, read
 
 LOOK_EVERY = 0.25
 """Seconds between two looks at whether everything has been read."""
@@ -36,13 +38,15 @@ class Books:
     open: int
     """Alerts in groups that are not closed yet."""
     names: int
-    """Distinct storms."""
+    """Distinct aggregates in `storms`: storms, and the others."""
+    others: int
+    """Those of them that are no storm: isolated or silenced."""
     unread: int
     """Records that the worker had not taken up when the wait was over: the books can't balance before."""
     trimmed: int
     """Records that retention has taken from `alerts`: the storms of those are counted, the alerts no longer are."""
     foreign: int
-    """Records in `storms` that no closer wrote: they count for nothing."""
+    """Records in `storms` and `alerts-dead` that stormfold did not write: they count for nothing."""
 
     @property
     def difference(self) -> int:
@@ -53,6 +57,17 @@ class Books:
     def balanced(self) -> bool:
         """Nothing lost, nothing counted twice."""
         return self.difference == 0 and self.unread == 0
+
+
+class _Origin(NamedTuple):
+    partition: int
+    offset: int
+
+
+class _Counted(NamedTuple):
+    alerts: int
+    storm: bool
+    """Rather than an isolated or a silenced group."""
 
 
 async def audit(settings: Settings, config: Config, store: Store, wait: float = 30.0) -> Books:
@@ -117,27 +132,29 @@ class _Audit:
                 alerts += len(self._reader.understand(record.value, record.headers, record.timestamp))
             except Poison:
                 alerts += 1
-        dead = set()
-        async for record in self._tail.read(settings.dead_topic):
-            origin = dict(record.headers).get("stormfold-origin", b"").decode(errors="replace")
-            place, _, offset = origin.rpartition("-")
-            partition = place.removeprefix(f"{settings.alerts_topic}-")
-            if partition.isdigit() and int(offset) >= begins.get(int(partition), 0):
-                dead.add(origin)
-        storms: dict[bytes, int] = {}
-        foreign = 0
+        letters = [
+            _origin(headers.get("stormfold-origin"), settings.alerts_topic)
+            async for headers in _headers(self._tail.read(settings.dead_topic))
+            if "stormfold-origin" in headers or "stormfold-redriven" not in headers
+        ]
+        ends = await self._tail.ends(settings.alerts_topic)
+        origins = [origin for origin in letters if origin and origin.offset < ends.get(origin.partition, 0)]
+        dead = {origin for origin in origins if origin.offset >= begins.get(origin.partition, 0)}
+        foreign = len(letters) - len(origins)
+        storms: dict[bytes, _Counted] = {}
         async for record in self._tail.read(settings.storms_topic):
-            if (count := _alert_count(record)) is None:
+            if (counted := _counted(record)) is None:
                 foreign += 1
             else:
-                storms[record.key] = count
+                storms[record.key] = counted
         return Books(
             alerts=alerts,
-            storms=sum(storms.values()),
+            storms=sum(counted.alerts for counted in storms.values()),
             dead=len(dead),
             # What was closed while we counted stands in both: by name it is one.
             open=sum(count for name, count in open_now.items() if name not in storms),
             names=len(storms),
+            others=sum(not counted.storm for counted in storms.values()),
             unread=unread,
             trimmed=sum(begins.values()),
             foreign=foreign,
@@ -164,8 +181,22 @@ def _behind(reached: Mapping[int, int], ends: Mapping[int, int]) -> int:
     return sum(max(0, end - reached.get(partition, 0)) for partition, end in ends.items())
 
 
-def _alert_count(record: ConsumerRecord) -> int | None:
+async def _headers(records: AsyncIterator[ConsumerRecord]) -> AsyncIterator[dict[str, bytes | None]]:
+    async for record in records:
+        yield dict(record.headers)
+
+
+def _origin(header: bytes | None, topic: str) -> _Origin | None:
+    """Where in `alerts` a dead letter says that it came from; None if that is no place in it."""
+    found = re.fullmatch(rb"%b-([0-9]{1,10})-([0-9]{1,19})" % re.escape(topic.encode()), header or b"")
+    return _Origin(int(found[1]), int(found[2])) if found else None
+
+
+def _counted(record: ConsumerRecord) -> _Counted | None:
+    """What a record of `storms` counts for; None if no closer wrote it."""
     try:
-        return int(read(msgspec.json.decode, record.value)["spec"]["alertCount"])
-    except (KeyError, TypeError, ValueError):
+        spec = read(msgspec.json.decode, record.value)["spec"]
+        alerts, storm = spec["alertCount"], spec["class"] == "Storm"
+    except (KeyError, TypeError, Malformed):
         return None
+    return _Counted(alerts, storm) if record.key and type(alerts) is int and alerts > 0 else None

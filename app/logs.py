@@ -25,6 +25,8 @@ KEPT: deque[EventDict] = deque(maxlen=50)
 """The last warnings and errors of this process, without credentials, oldest first."""
 QUIET = ("aiohttp", "aiokafka", "asyncio", "faust", "kubernetes", "mode", "urllib3")
 """Libraries that tell of each connection, request or service: of them only warnings are shown, at any level."""
+START_SECONDS = 15.0
+"""How long a worker that joins its groups is not told of again and again that their coordinator is elsewhere."""
 REPEAT_SECONDS = 60.0
 """A library's line is shown again only after so long: clients of a broker that is away say so every second."""
 
@@ -107,6 +109,7 @@ class _Worthwhile(logging.Filter):
     def __init__(self) -> None:
         super().__init__()
         self._shown: dict[str, float] = {}
+        self._began = time.monotonic()
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
@@ -119,6 +122,9 @@ class _Worthwhile(logging.Filter):
             # Of the first group of a new broker, while the topic for its offsets is made.
             return False
         now = time.monotonic()
+        if message.startswith("Marking the coordinator dead") and now - self._began < START_SECONDS:
+            # Of every group while the broker loads its offsets; later on it may be news.
+            return False
         self._shown = {text: at for text, at in self._shown.items() if now - at < REPEAT_SECONDS}
         return self._shown.setdefault(message, now) == now
 

@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, FilePath, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -18,8 +18,25 @@ STAGES = ("intake", "fold", "close", "emit")
 """The stages of a worker, in the order of the pipeline."""
 
 _REDIS_URL = re.compile(
-    r"rediss?://([^@]*@)?([^\s:/@?#\[\]]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[0-9]*)?(\?.*)?|unix://.*/.+"
+    r"rediss?://([^@/?#\[\]\s]*@)?([^\s:/@?#\[\]]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?(/[0-9]{0,9})?"
+    r"(\?(?P<query>[^#\s]*))?"
+    r"|(?P<unix>unix)://([^@/?#\[\]\s]*@)?/[^@?#\s]+(\?(?P<unix_query>[^#\s]*))?"
 )
+_YES_OR_NO = r"(?i:true|false|yes|no|0|1)"
+_SECONDS = r"(?!0+(\.0*)?$)[0-9]{1,6}(\.[0-9]{1,6})?"
+_REDIS_OPTIONS = {
+    "client_name": r"[!-~]+",
+    "db": r"[0-9]{1,9}",
+    "health_check_interval": r"[0-9]{1,6}",
+    "max_connections": r"[1-9][0-9]{0,5}",
+    "password": r"(?s:.*)",
+    "protocol": r"[23]",
+    "socket_connect_timeout": _SECONDS,
+    "socket_timeout": _SECONDS,
+    "username": r"(?s:.*)",
+}
+"""What the query of a Redis URL may say, and how. Other options of the client would change what stormfold reads."""
+_REDIS_TCP_OPTIONS = {"socket_keepalive": _YES_OR_NO}
 _ADDRESS = re.compile(r"(?P<host>[^\s:/@\[\],]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
 # Kubernetes gives every pod such variables for each Service: one named "stormfold-web" makes STORMFOLD_WEB_PORT.
 _SERVICE_LINK = re.compile(
@@ -43,9 +60,33 @@ def _addresses(value: str) -> str:
 
 
 def _redis_url(value: str) -> str:
-    if not _REDIS_URL.fullmatch(value):
-        raise ValueError("expected redis://HOST:PORT/DB, rediss:// for TLS, or unix:///PATH")
+    found = _REDIS_URL.fullmatch(value)
+    # To the client, port 0 would be the usual one.
+    if not found or not 0 < int(found["port"] or 6379) <= 65_535 or not _splits(value):
+        raise ValueError(
+            "expected redis://HOST:PORT/DB, rediss:// for TLS, or unix:///PATH; in a user name or password write / as"
+            " %2F, ? as %3F, # as %23, @ as %40"
+        )
+    options = dict(_REDIS_OPTIONS)
+    if not found["unix"]:
+        options |= _REDIS_TCP_OPTIONS
+    for name, said in parse_qsl(found["query"] or found["unix_query"] or "", keep_blank_values=True):
+        # What is no option may be a piece of a password: it is not repeated.
+        if name not in options:
+            known = ", ".join(sorted(options))
+            raise ValueError(f"expected only these options after ?: {known}; in a password write ? as %3F")
+        if not re.fullmatch(options[name], said):
+            raise ValueError(f"expected another value for the option {name}")
     return value
+
+
+def _splits(url: str) -> bool:
+    """Whether the client can take it apart: no host that only looks like IPv6, no letter that reads as a separator."""
+    try:
+        urlsplit(url)
+    except ValueError:
+        return False
+    return True
 
 
 def _sink(value: str) -> str:
@@ -99,7 +140,7 @@ class Settings(BaseSettings):
     """Bootstrap servers, `host:port`, several with commas between. The default is a broker on this machine."""
     redis: Annotated[str, AfterValidator(_redis_url)] = Field("redis://127.0.0.1:6379/0", repr=False)
     """URL of Redis: `redis://HOST:PORT/DB`, `rediss://` for TLS, `unix:///PATH` for a socket. Credentials are better
-    kept in variables of their own."""
+    kept in variables of their own; in the URL they are percent-encoded."""
     sink: Annotated[str, AfterValidator(_sink)] = "none"
     """Where storms become resources: `kubernetes`, `directory:PATH` (one manifest per storm) or `none`. By default
     they are only published to the storms topic, so that nothing is written anywhere unasked."""
@@ -207,7 +248,7 @@ class Settings(BaseSettings):
     def redis_url_safe(self) -> str:
         """URL of Redis without credentials, to show."""
         url = urlsplit(self.redis)
-        return url._replace(netloc=url.netloc.rpartition("@")[2], query="").geturl()
+        return url._replace(netloc=url.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
     @property
     def http_address(self) -> tuple[str, int]:

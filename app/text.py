@@ -1,4 +1,4 @@
-"""Text from outside, so that nothing in it can act on a terminal or mislead who reads it."""
+"""Text for people: from outside, so that nothing in it can act on a terminal or mislead who reads it; and counts."""
 
 
 def visible(text: str) -> str:
@@ -13,3 +13,8 @@ def _escaped(character: str) -> str:
 def spelled(text: str) -> str:
     """The text with the bytes that were not UTF-8 (decoded by `surrogateescape`) as escapes, so that it can be sent."""
     return text if text.isascii() else text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def counted(number: int, noun: str) -> str:
+    """How many there are of something: `1 alert`, `1,200 alerts`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

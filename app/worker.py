@@ -79,6 +79,7 @@ class Worker:
         self.web = Web(
             settings.http_address, self.health, lambda: [stage.ingest for stage in self.stages],
             lambda: open_live(settings, config, self.store),
+            settings.sink if "emit" in settings.stage_names else None,
         )  # fmt: skip
         self.close: Close | None = None
         self.stages: list[Stage] = []

@@ -12,6 +12,7 @@ from app.config import load
 from app.settings import Settings
 from app.store.client import connect
 from app.store.redis import Store
+from app.text import counted
 
 
 @click.command(
@@ -45,18 +46,24 @@ def command(ctx: click.Context, config: Path | None, wait: float, output: Output
 
 def verdict(books: Books) -> str:
     """The books in one sentence."""
-    foreign = f" {books.foreign:,} records in storms are not ours." if books.foreign else ""
+    foreign = ""
+    if books.foreign:
+        are = "is" if books.foreign == 1 else "are"
+        foreign = f" {counted(books.foreign, 'record')} in storms or dead letters {are} not ours."
     if books.unread:
-        return f"Not known yet: {books.unread:,} records have not been taken up; see `stormfold status`."
+        have = "has" if books.unread == 1 else "have"
+        return f"Not known yet: {counted(books.unread, 'record')} {have} not been taken up; see `stormfold status`."
     if books.balanced:
         still = f", {books.open:,} in groups still open" if books.open else ""
+        others = f" and {counted(books.others, 'other group')}" if books.others else ""
         return (
-            f"The books balance: {books.alerts:,} alerts = {books.storms:,} in {books.names:,} storms"
-            f" + {books.dead:,} dead {'letter' if books.dead == 1 else 'letters'}{still}.{foreign}"
+            f"The books balance: {counted(books.alerts, 'alert')} = {books.storms:,} in"
+            f" {counted(books.names - books.others, 'storm')}{others} + {counted(books.dead, 'dead letter')}{still}."
+            f"{foreign}"
         )
     what = "missing" if books.difference > 0 else "too many"
-    trimmed = f" Retention has taken {books.trimmed:,} records of alerts." if books.trimmed else ""
-    return f"The books do not balance: {abs(books.difference):,} alerts {what}.{trimmed}{foreign}"
+    trimmed = f" Retention has taken {counted(books.trimmed, 'record')} of alerts." if books.trimmed else ""
+    return f"The books do not balance: {counted(abs(books.difference), 'alert')} {what}.{trimmed}{foreign}"
 
 
 async def _audit(settings: Settings, config: Path | None, wait: float) -> Books:

@@ -16,7 +16,7 @@ from app.kafka.producer import Outgoing, Producer
 from app.kafka.tail import Tail, open_tail
 from app.settings import Settings
 from app.storm import timestamp
-from app.text import visible
+from app.text import counted, visible
 
 REASON, ORIGIN, CUT = "stormfold-reason", "stormfold-origin", "stormfold-cut"
 REDRIVEN = "stormfold-redriven"
@@ -99,15 +99,30 @@ def redrive(origins: Sequence[str], everything: bool, again: bool, yes: bool) ->
         click.echo(f"{visible(letter.origin)} was too large to be kept; it can't be published from here.", err=True)
     done = [letter for letter in chosen if letter.size is not None and letter.redriven and not again]
     if done:
-        click.echo(f"{len(done):,} were published again before; --again publishes them once more.", err=True)
+        click.echo(
+            f"{len(done):,} {'was' if len(done) == 1 else 'were'} published again before; --again does it once more.",
+            err=True,
+        )
     chosen = [letter for letter in chosen if letter not in gone and letter not in done]
     if not chosen:
         click.echo("Nothing to publish again.", err=True)
         return
     if not yes:
-        click.confirm(f"Publish {len(chosen):,} records again?", abort=True)
+        _ask(f"Publish {counted(len(chosen), 'record')} again?")
     count = asyncio.run(_redrive(settings, {letter.origin for letter in chosen}))
-    click.echo(f"Published {count:,} records again.")
+    click.echo(f"Published {counted(count, 'record')} again.")
+
+
+def _ask(question: str) -> None:
+    """Raises `Abort` unless somebody says yes."""
+    try:
+        agreed = click.confirm(question)
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise
+        raise click.UsageError("nobody is there to answer; --yes asks nothing") from None
+    if not agreed:
+        raise click.Abort
 
 
 def _topics(settings: Settings) -> dict[str, str]:

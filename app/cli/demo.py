@@ -1,5 +1,6 @@
 """`stormfold demo`: the main job on this machine, told as an incident."""
 
+import shlex
 import shutil
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from app.local.incident import Told, incident
 from app.local.stack import Stack, interruptible, log_to, own_folder, run
 from app.local.view import Lines, Picture, plain, summary, terminal
 from app.settings import Settings
+from app.text import counted
 
 CONFIG_NAME = "stormfold.yaml"
 LOG_NAME = "worker.log"
@@ -42,7 +44,7 @@ Exits with 1 if the books do not balance, or a storm has no manifest."""
     help="Folder for manifests, configuration and log. The next demo replaces it.",
 )
 @click.option("--plain", "lines", is_flag=True, help="Lines instead of a live picture, as where there is no terminal.")
-@click.option("--keep", is_flag=True, help="Keep the data of Kafka and Redis; `stormfold up --data` serves them again.")
+@click.option("--keep", is_flag=True, help="Keep the data of Kafka and Redis; it is said how to serve them again.")
 @click.pass_context
 def command(ctx: click.Context, seed: int, folder: Path, lines: bool, keep: bool) -> None:
     """Tell an incident of several thousand alerts to a real Kafka, Redis and worker, and show its storms.
@@ -75,7 +77,8 @@ def command(ctx: click.Context, seed: int, folder: Path, lines: bool, keep: bool
             raise
         finally:
             if keep:
-                _tell(console, f"Data of Kafka and Redis: {escape(str(data))} (stormfold up --data serves them)")
+                command = f"stormfold up --data {shlex.quote(str(data))}"
+                _tell(console, f"The data of Kafka and Redis are kept; this serves them: {escape(command)}")
             else:
                 shutil.rmtree(data, ignore_errors=True)
     ctx.exit(0 if good else 1)
@@ -89,11 +92,12 @@ def _clear(folder: Path, data: Path) -> None:
 
 
 def _introduce(console: Console, folder: Path, records: Sequence[Told]) -> None:
-    alerts = sum(told.alerts for told in records)
+    alerts, garbage = sum(told.alerts for told in records), sum(told.alerts == 0 for told in records)
     (folder / CONFIG_NAME).write_text(CONFIG, encoding="utf-8")
     _tell(
         console,
-        f"[bold]An incident of {alerts:,} alerts[/], told to a real Kafka, Redis and worker on this machine.",
+        f"[bold]An incident of {counted(alerts, 'alert')}[/], and {counted(garbage, 'record')} of garbage, told to"
+        " a real Kafka, Redis and worker on this machine.",
         f"[dim]{escape(str(folder / CONFIG_NAME))}:",
         *(f"[dim]  {escape(line)}" for line in CONFIG.splitlines()),
         "",
@@ -121,13 +125,15 @@ def _report(console: Console, folder: Path, outcome: Outcome) -> bool:
     storms = sum(storm.storm_class == "Storm" for storm in outcome.storms)
     files = _count(folder)
     good = outcome.books.balanced and files == storms
+    # The books count a record that nobody understands as one alert.
+    told = outcome.books.alerts - outcome.books.dead
     manifests = escape(str(folder / MANIFESTS))
     console.print(summary(outcome, console))
     _tell(
         console,
         "",
         f"[{'green' if outcome.books.balanced else 'bold red'}]{verdict(outcome.books)}",
-        f"{outcome.books.alerts:,} alerts, {files} manifests: {outcome.books.alerts // max(1, files):,} to 1."
+        f"{counted(told, 'alert')}, {counted(files, 'manifest')}: {told // max(1, files):,} to 1."
         + ("" if files == storms else f" [bold red]There should be {storms} of them."),
         f"They are in [bold]{manifests}[/], ready for kubectl apply -f {manifests} (after k8s/crd.yaml).",
         "Next: [bold]stormfold up[/] runs the same, empty, for your own alerts.",

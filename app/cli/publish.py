@@ -23,7 +23,7 @@ from app.formats import parse
 from app.kafka.producer import Outgoing, Producer
 from app.kafka.topics import partitions_of
 from app.settings import Settings
-from app.text import visible
+from app.text import counted, visible
 
 MAX_ALERTS = 500
 """In a record that is made from a longer list."""
@@ -88,11 +88,11 @@ def command(file: BinaryIO, force: bool) -> None:
             click.echo(f"and {len(strange) - SHOWN:,} more", err=True)
         if strange and not force:
             raise Stop(
-                f"nothing is published: {_count(len(strange), 'record')} of {name} not understood",
+                f"nothing is published: {counted(len(strange), 'record')} of {name} not understood",
                 "mend them, or publish them all the same with --force",
             )
         sent = asyncio.run(publish(settings, records("Publishing")))
-    click.echo(f"{_count(alerts, 'alert')} in {_count(sent, 'record')} published to {settings.alerts_topic}")
+    click.echo(f"{counted(alerts, 'alert')} in {counted(sent, 'record')} published to {settings.alerts_topic}")
 
 
 def read(file: BinaryIO, name: str) -> Iterator[Record]:
@@ -166,7 +166,3 @@ async def publish(settings: Settings, records: Iterable[Record]) -> int:
     finally:
         await producer.stop()
     return count
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

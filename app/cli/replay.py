@@ -20,7 +20,7 @@ from app.replay.log import Span, Tell
 from app.replay.restore import Restored, restore
 from app.settings import Settings
 from app.storm import StormClass
-from app.text import visible
+from app.text import counted, visible
 
 _R = TypeVar("_R")
 _DURATION: TypeAdapter[int] = TypeAdapter(Duration)
@@ -150,7 +150,7 @@ def _show_compared(found: Compared, config: Config, output: Output) -> None:
     click.echo()
     emit_table(biggest, ("alerts", "resources", "storm_class", "route", "pattern"))
     if found.left:
-        click.echo(f"{found.left:,} storms are not over yet under this configuration: not counted.", err=True)
+        click.echo(f"{counted(found.left, 'storm')} not over yet under this configuration: not counted.", err=True)
 
 
 def _classes(found: Compared) -> Iterator[dict[str, Any]]:

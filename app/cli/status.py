@@ -16,13 +16,13 @@ from app.errors import StormfoldError
 from app.kafka.client import open_admin
 from app.kafka.tail import open_tail
 from app.kafka.topics import partitions_of
-from app.settings import Settings
+from app.settings import Settings, variable
 from app.stages.watch import POLICY
 from app.status.ask import STAGES, InKafka, InRedis, Place, ask_kafka, ask_redis, closed_until, places, topic_of
 from app.store.client import connect
 from app.store.redis import Memory, Store
 from app.storm import timestamp
-from app.text import visible
+from app.text import counted, visible
 
 ANSWER_SECONDS = 15.0
 """Longest to wait for Kafka or Redis: a server that takes connections and says nothing is told from a slow one."""
@@ -50,6 +50,8 @@ class Worker(msgspec.Struct):
 
     ready: bool
     troubles: list[Trouble]
+    sink: str | None = None
+    """Where it writes storms; None if that is not its work."""
 
 
 @click.command(
@@ -104,7 +106,8 @@ async def look(settings: Settings) -> dict[str, Any]:
         "epoch": {} if kept is None else _epoch(kept),
         "closed_until": None if closed is None else timestamp(closed),
         "redis": {"url": settings.redis_url_safe} | ({} if kept is None else _memory(kept.memory)),
-        "sink": settings.sink,
+        # Not what is set here: the pipeline's own word for it.
+        "sink": None if worker is None else worker.sink,
         "worker": {"address": settings.http, "answers": worker is not None, "ready": worker and worker.ready},
         "troubles": msgspec.to_builtins(troubles),
     }
@@ -154,7 +157,7 @@ def _lag(found: Sequence[Place], troubles: list[Trouble]) -> list[dict[str, Any]
             why = f"{where} ends at {end}, before the position {position}: it is not read"
             troubles.append(Trouble(place.stage, why, FORGET))
         elif position is not None and position < begin:
-            why = f"{where}: retention took {begin - position:,} records before they were read"
+            why = f"{where}: retention took {counted(begin - position, 'record')} before they were read"
             troubles.append(Trouble(place.stage, why, KEEP))
     return rows
 
@@ -205,8 +208,8 @@ def _stages(lag: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
             continue
         places = [f"{row['partition']}: {row['records']:,}" for row in behind[:SHOWN]]
         more = [f"and {len(behind) - SHOWN} more"] if behind[SHOWN:] else []
-        total = sum(row["records"] for row in behind)
-        yield stage, f"{total:,} records behind in {behind[0]['topic']}, by partition {', '.join(places + more)}"
+        total = counted(sum(row["records"] for row in behind), "record")
+        yield stage, f"{total} behind in {behind[0]['topic']}, by partition {', '.join(places + more)}"
 
 
 def _lines(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -217,13 +220,13 @@ def _lines(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "epoch", "none yet: no worker has begun"
     else:
         windows = ", ".join(f"{name} {length}" for name, length in epoch["windows"].items())
-        yield "epoch", f"{epoch['number']}: {windows}, {epoch['partitions']} partitions"
+        yield "epoch", f"{epoch['number']}: {windows}, {counted(epoch['partitions'], 'partition')}"
         if epoch["horizon"]:
             yield "horizon", f"{epoch['horizon']}, {epoch['horizon_delay_seconds']:,} s behind the clock"
         else:
             yield "horizon", "none yet: not every partition of alerts has been read"
         oldest = f", the oldest from {epoch['oldest_open']}" if epoch["oldest_open"] else ""
-        yield "open", f"{epoch['open_groups']:,} groups{oldest}"
+        yield "open", f"{counted(epoch['open_groups'], 'group')}{oldest}"
     if status["closed_until"]:
         yield "closed", f"every storm that begins before {status['closed_until']}"
     memory = "unknown"
@@ -234,6 +237,8 @@ def _lines(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             f" fragmentation {redis['fragmentation_ratio']}"
         )
     yield "redis", f"{redis['url']}: {memory}"
-    yield "sink", status["sink"]
+    unknown = "the worker here writes no storms" if worker["answers"] else "no worker answers here"
+    yield "sink", status["sink"] or f"not known: {unknown}"
+    where = "" if worker["answers"] else f" ({variable('http')} says where to ask)"
     says = "none answers" if not worker["answers"] else "ready" if worker["ready"] else "not ready"
-    yield "worker", f"{worker['address']}: {says}"
+    yield "worker", f"{worker['address']}: {says}{where}"

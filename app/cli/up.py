@@ -12,7 +12,7 @@ from app.health import Health
 from app.local.stack import Stack, beside, follow_storms, interruptible, log_to, own_folder, port_or_any, run, working
 from app.settings import Settings, variable
 from app.storm import StormMetadata
-from app.text import visible
+from app.text import counted, visible
 from app.worker import Worker
 
 LOOK_EVERY = 1.0
@@ -105,17 +105,18 @@ async def _watch(health: Health) -> None:
 
 
 def _storm(storm: StormMetadata) -> None:
-    resources = f"{storm.resource_count:,} resource{'' if storm.resource_count == 1 else 's'}"
+    resources = counted(storm.resource_count, "resource")
     _say(
         f"{time.strftime('%H:%M:%S')}  {storm.storm_class:8}  {visible(storm.severity):8}  {visible(storm.pattern)},"
-        f" {storm.alert_count:,} alerts, {resources}"
+        f" {counted(storm.alert_count, 'alert')}, {resources}"
     )
 
 
 def _addresses(settings: Settings, config: Config, worker: Worker, folder: Path) -> None:
     windows = config.windows
     quiet = duration(windows.gap + windows.grace)
-    here = {"kafka": settings.kafka, "redis": settings.redis}
+    http = f"{settings.http.rpartition(':')[0]}:{worker.web.port}"
+    here = {"kafka": settings.kafka, "redis": settings.redis, "http": http}
     usual = {name: Settings.model_fields[name].default for name in here}
     exports = [f"export {variable(name)}={shlex.quote(value)}" for name, value in here.items() if value != usual[name]]
     _say(
@@ -124,11 +125,11 @@ stormfold is up until Ctrl-C; what is in it stays.
 
   Kafka     {settings.kafka}, topic {settings.alerts_topic}
   Redis     {settings.redis}
-  health    http://{settings.http.rpartition(":")[0]}:{worker.web.port}/readyz
+  health    http://{http}/readyz
   storms    {settings.sink.removeprefix("directory:")}
   logs      {folder / "worker.log"}
 
-Publish, from another terminal:
+From another terminal:
 {"".join(f"{chr(10)}  {line}" for line in exports)}
   for n in 1 2 3 4 5; do echo '{EXAMPLE}'; done |
     stormfold publish -      # or: kcat -P -b {settings.kafka} -t {settings.alerts_topic}

@@ -10,6 +10,7 @@ from app.errors import StormfoldError
 from app.kafka.producer import Outgoing, Producer
 from app.local.incident import Told, incident
 from app.settings import Settings
+from app.text import counted
 
 MOMENT = 0.05
 """Seconds; what is told within them is sent together."""
@@ -40,7 +41,8 @@ def main() -> None:
     settings = Settings()
     records = incident(seed=1, start=round(time.time() * 1000))
     alerts = sum(told.alerts for told in records)
-    print(f"telling an incident of {alerts:,} alerts to {settings.alerts_topic}, {records[-1].at:.0f} s", flush=True)
+    length = f"{records[-1].at:.0f} s"
+    print(f"telling an incident of {counted(alerts, 'alert')} to {settings.alerts_topic}, {length}", flush=True)
     asyncio.run(tell(settings, records))
     print("told; the storms close once they have been quiet")
 

@@ -17,7 +17,7 @@ from rich.text import Text
 from app.local.demo import Outcome, Pulse
 from app.local.incident import CHAPTERS
 from app.storm import StormMetadata
-from app.text import visible
+from app.text import counted, visible
 
 WIDTH = 100
 """Columns where there is no terminal."""
@@ -73,15 +73,16 @@ class Lines:
             self._chapters += 1
         for storm in pulse.closed[self._closed :]:
             if storm.storm_class == "Storm":
-                resources = f"{storm.resource_count:,} resource{'' if storm.resource_count == 1 else 's'}"
-                _print(f"{moment}a storm has closed: {storm.pattern}, {storm.alert_count:,} alerts, {resources}")
+                size = f"{counted(storm.alert_count, 'alert')}, {counted(storm.resource_count, 'resource')}"
+                _print(f"{moment}a storm has closed: {storm.pattern}, {size}")
         self._closed = len(pulse.closed)
         if pulse.at >= self._next:
             self._next += LINE_EVERY
             stages = ", ".join(f"{name} {flow.alerts:,}" for name, flow in pulse.stages.items())
             _print(
                 f"{moment}{stages}; lag {sum(flow.lag or 0 for flow in pulse.stages.values()):,},"
-                f" horizon {_delay(pulse)}, {len(pulse.open)} groups open, {pulse.written} manifests, {pulse.dead} dead"
+                f" horizon {_delay(pulse)}, {counted(len(pulse.open), 'group')} open,"
+                f" {counted(pulse.written, 'manifest')}, {pulse.dead} dead"
             )
             for trouble in pulse.troubles:
                 _print(f"         {trouble}")
@@ -196,8 +197,9 @@ def _gauges(pulse: Pulse) -> RenderableType:
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(no_wrap=True)
-    grid.add_row("open", f"{len(pulse.open)} groups")
-    grid.add_row("closed", f"{classes['Storm']} storms, {classes.total() - classes['Storm']} others")
+    grid.add_row("open", counted(len(pulse.open), "group"))
+    others = classes.total() - classes["Storm"]
+    grid.add_row("closed", f"{counted(classes['Storm'], 'storm')}, {counted(others, 'other')}")
     grid.add_row("manifests", f"{pulse.written}")
     grid.add_row("horizon", _delay(pulse))
     grid.add_row("dead letters", Text(f"{pulse.dead}", "red" if pulse.dead else ""))
@@ -212,11 +214,12 @@ def summary(outcome: Outcome, console: Console) -> RenderableType:
     table = Table(
         box=box.SIMPLE_HEAD if console.is_terminal else None, show_edge=False, pad_edge=False, header_style="bold"
     )
-    table.add_column("STORM", no_wrap=True, overflow="ellipsis")
+    # The only one that may wrap is the only one that gives way; its cells don't.
+    table.add_column("STORM")
     table.add_column("SEVERITY", no_wrap=True, min_width=8)
     names = ("ALERTS", "RESOURCES") if console.width < _NARROW else ("ALERTS", "DISTINCT", "RESOLVED", "RESOURCES")
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
+    for column in names:
+        table.add_column(column, justify="right", no_wrap=True, min_width=len(column))
     for storm in storms[:SHOWN]:
         counts = {
             "ALERTS": storm.alert_count,
@@ -224,21 +227,21 @@ def summary(outcome: Outcome, console: Console) -> RenderableType:
             "RESOLVED": storm.resolved,
             "RESOURCES": storm.resource_count,
         }
-        table.add_row(Text(storm.pattern), _severity(storm), *(f"{counts[name]:,}" for name in names))
+        name = Text(storm.pattern, no_wrap=True, overflow="ellipsis")
+        table.add_row(name, _severity(storm), *(f"{counts[column]:,}" for column in names))
     rest = [
-        _counted(storms[SHOWN:], "more storm"),
-        _counted([storm for storm in ordered if storm.storm_class == "Isolated"], "isolated group"),
-        _counted([storm for storm in ordered if storm.storm_class == "Silenced"], "silenced group"),
+        _sum(storms[SHOWN:], "more storm"),
+        _sum([storm for storm in ordered if storm.storm_class == "Isolated"], "isolated group"),
+        _sum([storm for storm in ordered if storm.storm_class == "Silenced"], "silenced group"),
     ]
     return Group(table, Text(f"and {', '.join(filter(None, rest))}", "dim"))
 
 
-def _counted(storms: Sequence[StormMetadata], noun: str) -> str:
+def _sum(storms: Sequence[StormMetadata], noun: str) -> str:
     """How many there are and what they hold; nothing if there are none."""
     if not storms:
         return ""
-    alerts = sum(storm.alert_count for storm in storms)
-    return f"{len(storms)} {noun}{'' if len(storms) == 1 else 's'} ({alerts:,} alert{'' if alerts == 1 else 's'})"
+    return f"{counted(len(storms), noun)} ({counted(sum(storm.alert_count for storm in storms), 'alert')})"
 
 
 def _chapter(at: float) -> int:

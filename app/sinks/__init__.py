@@ -1,7 +1,7 @@
 """Where storms are written: one protocol, and the choice that `STORMFOLD_SINK` makes."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from typing import Any, Protocol
 
@@ -15,6 +15,10 @@ KEEP_ANNOTATION = "stormfold.dev/keep"
 
 _NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+
+
+Gone = Callable[[int], object]
+"""Told how many storms went, which may be none, each time retention has got on by one request or file."""
 
 
 class Outcome(Enum):
@@ -39,9 +43,10 @@ class Sink(Protocol):
     async def write(self, manifest: dict[str, Any], key: str) -> Outcome:
         """Writes the storm named `key`; raises `DeadLetter` where it can never fit."""
 
-    async def retain(self, now: int, retention: int, max_storms: int) -> int:
+    async def retain(self, now: int, retention: int, max_storms: int, gone: Gone) -> None:
         """Deletes storms last seen more than `retention` ms before `now` (ms), then the oldest beyond `max_storms` in
-        each namespace. Kept ones (`KEEP_ANNOTATION`) are neither deleted nor counted. Returns how many went.
+        each namespace. Kept ones (`KEEP_ANNOTATION`) are neither deleted nor counted. Takes as long as it takes; `gone`
+        is called in the thread of the event loop.
         """
 
     async def close(self) -> None:

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import yaml
 
 from app.errors import DeadLetter, Retry, Stop, StormfoldError
-from app.sinks import KEEP_ANNOTATION, LAST_SEEN_LABEL, Outcome, identity
+from app.sinks import KEEP_ANNOTATION, LAST_SEEN_LABEL, Gone, Outcome, identity
 from app.sinks.retention import surplus
 
+TOLD_EVERY = 100
+"""Files that retention reads between two signs of life."""
 LEFTOVER_SECONDS = 3600
 """Age at which a file of a write that a crash cut off is removed."""
 
@@ -65,8 +67,11 @@ class DirectorySink:
             raise DeadLetter(f"file name of {len(file)} bytes is too long")
         return await asyncio.to_thread(self._write, self._folder / file, manifest)
 
-    async def retain(self, now: int, retention: int, max_storms: int) -> int:
-        return await asyncio.to_thread(self._retain, now, retention, max_storms)
+    async def retain(self, now: int, retention: int, max_storms: int, gone: Gone) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.to_thread(
+            self._retain, now, retention, max_storms, lambda count: loop.call_soon_threadsafe(gone, count)
+        )
 
     async def close(self) -> None:
         pass
@@ -118,18 +123,21 @@ class DirectorySink:
         finally:
             os.close(folder)
 
-    def _retain(self, now: int, retention: int, max_storms: int) -> int:
-        deleted = 0
+    def _retain(self, now: int, retention: int, max_storms: int, gone: Gone) -> None:
         try:
-            files = filter(None, map(_read, self._folder.glob("*.yaml")))
+            files: list[_File] = []
+            for number, path in enumerate(self._folder.glob("*.yaml")):
+                if found := _read(path):
+                    files.append(found)
+                if number % TOLD_EVERY == 0:
+                    gone(0)
             for file in surplus(files, now, retention, max_storms):
                 # Somebody may have asked to keep it meanwhile.
                 if _read(file.path):
                     file.path.unlink(missing_ok=True)
-                    deleted += 1
+                    gone(1)
         except OSError as error:
             raise self._sorted(error) from error
-        return deleted
 
     def _sorted(self, error: OSError) -> StormfoldError:
         message = f"{self._folder}: {error.strerror or error}"

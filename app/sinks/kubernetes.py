@@ -16,7 +16,7 @@ import yaml
 from kubernetes.aio import client, config
 
 from app.errors import DeadLetter, Retry, Stop, StormfoldError
-from app.sinks import KEEP_ANNOTATION, LAST_SEEN_LABEL, Outcome, identity
+from app.sinks import KEEP_ANNOTATION, LAST_SEEN_LABEL, Gone, Outcome, identity
 from app.sinks.retention import surplus
 from app.storm import Example, StormMetadata, from_metadata
 
@@ -138,9 +138,14 @@ class KubernetesSink:
             return Outcome.EXISTS
         raise sort_error(answer.status, answer.body, answer.headers)
 
-    async def retain(self, now: int, retention: int, max_storms: int) -> int:
-        storms = [storm for namespace in self._namespaces async for storm in self._stored(namespace)]
-        return sum([await self._delete(storm) for storm in surplus(storms, now, retention, max_storms)])
+    async def retain(self, now: int, retention: int, max_storms: int, gone: Gone) -> None:
+        storms: list[_Stored] = []
+        for namespace in self._namespaces:
+            async for page in self._stored(namespace):
+                storms += page
+                gone(0)
+        for storm in surplus(storms, now, retention, max_storms):
+            gone(await self._delete(storm))
 
     async def close(self) -> None:
         if self._api:
@@ -158,8 +163,8 @@ class KubernetesSink:
             field_validation="Strict",
         )
 
-    async def _stored(self, namespace: str) -> AsyncIterator[_Stored]:
-        """Storms that retention may delete."""
+    async def _stored(self, namespace: str) -> AsyncIterator[list[_Stored]]:
+        """Storms that retention may delete, page by page."""
         following: str | None = None
         while following != "":
             answer = await self._call(
@@ -175,11 +180,13 @@ class KubernetesSink:
                 page = msgspec.json.decode(answer.body, type=_Page)
             except msgspec.DecodeError as error:
                 raise Retry(f"{self._configuration.host} answered with another thing than a list: {error}") from error
-            for item in page.items or ():
-                metadata = item.metadata
-                seen = metadata.labels.get(LAST_SEEN_LABEL, "")
-                if seen.isdecimal() and KEEP_ANNOTATION not in metadata.annotations and not metadata.deletion_timestamp:
-                    yield _Stored(namespace, metadata.name, int(seen), metadata.uid, metadata.resource_version)
+            yield [
+                _Stored(namespace, metadata.name, int(seen), metadata.uid, metadata.resource_version)
+                for metadata in (item.metadata for item in page.items or ())
+                if (seen := metadata.labels.get(LAST_SEEN_LABEL, "")).isdecimal()
+                and KEEP_ANNOTATION not in metadata.annotations
+                and not metadata.deletion_timestamp
+            ]
             following = page.metadata.next
 
     async def _delete(self, storm: _Stored) -> bool:

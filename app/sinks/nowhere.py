@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from app.sinks import Outcome
+from app.sinks import Gone, Outcome
 
 
 class Nowhere:
@@ -16,8 +16,8 @@ class Nowhere:
     async def write(self, manifest: dict[str, Any], key: str) -> Outcome:  # noqa: ARG002
         return Outcome.EXISTS
 
-    async def retain(self, now: int, retention: int, max_storms: int) -> int:  # noqa: ARG002
-        return 0
+    async def retain(self, now: int, retention: int, max_storms: int, gone: Gone) -> None:
+        pass
 
     async def close(self) -> None:
         pass

@@ -25,5 +25,10 @@ class Retain(Loop):
     async def round(self) -> float:
         """Has the sink delete what is too old or too much."""
         now = time.time_ns() // 1_000_000
-        metrics.STORMS_RETAINED.inc(await self._sink.retain(now, self._config.retention, self._config.max_storms))
+        await self._sink.retain(now, self._config.retention, self._config.max_storms, self._gone)
         return EVERY
+
+    def _gone(self, storms: int) -> None:
+        # The first round after an outage, or with a smaller limit, can take minutes.
+        self.health.alive(self.name)
+        metrics.STORMS_RETAINED.inc(storms)

@@ -322,7 +322,7 @@ def _memory(redis: InRedis) -> Memory:
 
 def _line(event: Mapping[str, Any]) -> Line:
     told = ("timestamp", "level", "logger", "event", "exception")
-    details = [f"{name}={value}" for name, value in event.items() if name not in told and value is not None]
+    details = [f"{name}={_detail(value)}" for name, value in event.items() if name not in told and value is not None]
     # Of a traceback only what went wrong.
     failure = str(event.get("exception", "")).strip().rpartition("\n")[2]
     return Line(
@@ -332,6 +332,12 @@ def _line(event: Mapping[str, Any]) -> Line:
         message=str(event["event"]),
         details=", ".join(filter(None, [*details, failure])),
     )
+
+
+def _detail(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"({', '.join(f'{key}: {inner}' for key, inner in value.items())})"
+    return str(value)
 
 
 def _ms(moment: datetime) -> int:

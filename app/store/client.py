@@ -41,8 +41,6 @@ def connect(settings: Settings) -> Redis:
         options["username"] = settings.redis_username
     if settings.redis_password is not None:
         options["password"] = settings.redis_password.get_secret_value()
-    if foreign := [name for name in options if name.startswith("ssl_")]:
-        raise Stop(f"STORMFOLD_REDIS cannot have {foreign[0]}", "name files for TLS in STORMFOLD_REDIS_SSL_…")
     if options.get("connection_class") is SSLConnection:
         options |= {"connection_class": _EncryptedConnection, "tls": _tls(settings)}
     return Redis.from_pool(ConnectionPool(**options))

@@ -7,6 +7,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 import structlog
 from aiohttp import web
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from app.text import visible
 from app.web.state import State, Trouble
@@ -33,6 +34,7 @@ MOST_VIEWERS = 50
 """Streams at the same time; who comes then has the snapshot."""
 WRITE_SECONDS = 10.0
 """How long a viewer may take no data before it is left."""
+_WORD_BEGINS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 LONGEST = 300
 """Characters of a text that are shown: labels may be of any length."""
 PARTITIONS = 24
@@ -158,8 +160,9 @@ def _shown(value: Any) -> Any:
 
 
 def _breakable(text: str) -> Markup:
-    """Lines break where labels begin, if they have to."""
-    return escape(_shown(text)).replace("{", Markup("<wbr>{")).replace(",", Markup(",<wbr>"))
+    """Lines break where labels begin, or words within a name, if they have to."""
+    words = Markup("<wbr>").join(_WORD_BEGINS.split(_shown(text)))
+    return words.replace("{", Markup("<wbr>{")).replace(",", Markup(",<wbr>"))
 
 
 def _number(value: float) -> str:

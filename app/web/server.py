@@ -17,13 +17,22 @@ NOT_KEPT = {"Cache-Control": "no-store"}
 
 
 class Web:
-    """Listens on `address`, host and port, from `start` to `stop`; with `open_live` there is a status page."""
+    """Listens on `address`, host and port, from `start` to `stop`; with `open_live` there is a status page.
+
+    `sink` is where the worker writes storms; None if it writes none.
+    """
 
     def __init__(
-        self, address: tuple[str, int], health: Health, feeds: Feeds, open_live: OpenLive | None = None
+        self,
+        address: tuple[str, int],
+        health: Health,
+        feeds: Feeds,
+        open_live: OpenLive | None = None,
+        sink: str | None = None,
     ) -> None:
         self._address = address
         self._feeds = feeds
+        self._sink = sink
         self._state = State(health, feeds)
         self._page = None if open_live is None else Page(self._state, open_live)
         self._expose = make_aiohttp_handler(metrics.REGISTRY)
@@ -80,7 +89,9 @@ class Web:
             for trouble in self._state.troubles()
         ]
         return web.json_response(
-            {"ready": not troubles, "troubles": troubles}, status=503 if troubles else 200, headers=NOT_KEPT
+            {"ready": not troubles, "troubles": troubles, "sink": self._sink},
+            status=503 if troubles else 200,
+            headers=NOT_KEPT,
         )
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:

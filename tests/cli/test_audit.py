@@ -3,6 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
+
+from app.audit import Books
+from app.cli.audit import verdict
 from app.settings import Settings
 from tests.support.cli import stormfold
 from tests.support.pipeline import Sent, Workers, alert, drained, publish, record
@@ -27,6 +31,57 @@ async def test_audit(topics: Settings, tmp_path: Path) -> None:
     assert proven.returncode == 0 and books["balanced"]
     assert (books["alerts"], books["storms"], books["dead"]) == (61, 60, 1)
     assert books["foreign"] == 1
+
+
+async def test_dead_letters_of_others(topics: Settings, tmp_path: Path) -> None:
+    """Whatever somebody else writes as a dead letter's origin, it is told as foreign, and counts for nothing."""
+    await publish(topics, [*FLOOD, GARBAGE])
+    with Workers(topics, tmp_path) as workers:
+        workers.start()
+        assert (await drained(topics)).balanced
+    alerts = topics.alerts_topic
+    strange = [
+        f"{alerts}-0-abc", f"{alerts}-0-\N{ARABIC-INDIC DIGIT THREE}", f"{alerts}-x-0",
+        f"{alerts}-0-{'9' * 5000}", alerts, f"{alerts}-99-0", f"{alerts}-0-999", f" {alerts}-0-0", "elsewhere-0-0", "",
+    ]  # fmt: skip
+    dead = topics.model_copy(update={"alerts_topic": topics.dead_topic})
+    letters = [Sent(NOW, b"?", headers=(("stormfold-origin", origin.encode()),)) for origin in strange]
+    marked = Sent(NOW, None, key=b"mark", headers=(("stormfold-redriven", f"{alerts}-1-20".encode()),))
+    await publish(dead, [*letters, Sent(NOW, b"?", headers=(("stormfold-origin", None),)), Sent(NOW, b"?"), marked])
+    proven = await stormfold(topics, "audit", "-o", "json")
+    books = json.loads(proven.stdout)[0]
+    assert (proven.returncode, proven.stderr) == (0, "")
+    assert (books["balanced"], books["dead"], books["foreign"]) == (True, 1, len(strange) + 2)
+    told = (await stormfold(topics, "audit")).stdout
+    assert "61 alerts = 60 in 1 storm + 1 dead letter. 12 records in storms or dead letters are not ours." in told
+
+
+@pytest.mark.parametrize(
+    ("books", "says"),
+    [
+        (Books(1, 1, 0, 0, 1, 0, 0, 0, 0), "The books balance: 1 alert = 1 in 1 storm + 0 dead letters."),
+        (
+            Books(4, 2, 1, 1, 2, 1, 0, 0, 1),
+            "The books balance: 4 alerts = 2 in 1 storm and 1 other group + 1 dead letter, 1 in groups still open."
+            " 1 record in storms or dead letters is not ours.",
+        ),
+        (
+            Books(2000, 2000, 0, 0, 5, 3, 0, 0, 0),
+            "The books balance: 2,000 alerts = 2,000 in 2 storms and 3 other groups + 0 dead letters.",
+        ),
+        (
+            Books(2, 1, 0, 0, 1, 0, 0, 1, 0),
+            "The books do not balance: 1 alert missing. Retention has taken 1 record of alerts.",
+        ),
+        (
+            Books(2, 1, 0, 0, 1, 0, 1, 0, 0),
+            "Not known yet: 1 record has not been taken up; see `stormfold status`.",
+        ),
+    ],
+)
+def test_verdict(books: Books, says: str) -> None:
+    """One sentence that is true of one and of many: what is no storm is not called one."""
+    assert verdict(books) == says
 
 
 async def test_one_line_for_what_users_get_wrong(topics: Settings) -> None:

@@ -51,6 +51,8 @@ async def test_books(topics: Settings, tmp_path: Path) -> None:
         workers.start()
         books = await drained(topics, config)
         assert (books.alerts, books.dead, books.balanced) == (2, 2, True)
+        asked = await stormfold(topics, "dead", "redrive", "--all", stdin="n\n")
+        assert asked.returncode == 1 and "Aborted" in asked.stderr
         done = await stormfold(topics, "dead", "redrive", "--all", "--yes")
         assert done.stdout == "Published 2 records again.\n"
         books = await drained(topics, config)
@@ -104,7 +106,7 @@ async def test_once(topics: Settings) -> None:
         ((), 2, "--origin, or take --all"),
         (("--all", "--origin", "alerts-0-1"), 2, "--origin, or take --all"),
         (("--origin", "alerts-0-9", "--yes"), 1, "no dead letter alerts-0-9"),
-        (("--all",), 1, "Aborted"),
+        (("--all",), 2, "nobody is there to answer; --yes asks nothing"),
         (("--origin", "alerts-0-2", "--yes"), 0, "alerts-0-2 was too large to be kept"),
     ],
 )

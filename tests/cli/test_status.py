@@ -74,7 +74,8 @@ async def test_open_and_closed(topics: Settings, tmp_path: Path) -> None:
     assert left.code == 0 and left.records("intake") == {0: 7, 1: 0, 2: 2} and left.status["worker"]["answers"] is False
     text = (await stormfold(topics, "status")).stdout
     assert f"9 records behind in {topics.alerts_topic}, by partition 0: 7, 2: 2" in text
-    assert "1 groups, the oldest from" in text and "emit     caught up" in text
+    assert "1 group, the oldest from" in text and "emit     caught up" in text
+    assert "sink     not known: no worker answers here" in text
 
 
 async def test_missing_topics(settings: Settings) -> None:
@@ -174,6 +175,22 @@ async def test_frozen(settings: Settings, own_redis: EmbeddedRedis, tmp_path: Pa
         await asyncio.to_thread(broker.kill)
     assert found.code == 1
     assert sorted(found.troubles) == [(part, "no answer within 15 s", None) for part in ("kafka", "redis")]
+
+
+async def test_sink(topics: Settings, tmp_path: Path) -> None:
+    """Where storms go is the worker's word for it, whatever is set where the command is typed."""
+    here = topics.model_copy(update={"http": f"127.0.0.1:{free_port()}", "sink": "kubernetes"})
+    sink = f"directory:{tmp_path / 'storms'}"
+    with Workers(here, tmp_path) as workers:
+        workers.start(sink=sink)
+
+        async def answered() -> Shown | None:
+            found = await shown(here)
+            return found if found.status["worker"]["answers"] else None
+
+        assert (await until(answered, what="the worker answers")).status["sink"] == sink
+        assert f"sink     {sink}" in (await stormfold(here, "status")).stdout
+    assert (await shown(here)).status["sink"] is None
 
 
 async def test_worker_in_trouble(topics: Settings, tmp_path: Path) -> None:

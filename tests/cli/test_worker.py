@@ -125,6 +125,8 @@ def test_print_is_print() -> None:
         ({}, ("--config", "no-such.yaml"), 2, "no-such.yaml: No such file or directory"),
         ({"STORMFOLD_KAFAK": "x"}, (), 2, "STORMFOLD_KAFAK: unknown environment variable"),
         ({"STORMFOLD_REDIS": "hunter2"}, (), 2, "STORMFOLD_REDIS: expected redis://"),
+        ({"STORMFOLD_REDIS": "redis://:1/hunter2@h"}, (), 2, "STORMFOLD_REDIS: expected redis://"),
+        ({"STORMFOLD_REDIS": "redis://h?hunter2=1"}, (), 2, "STORMFOLD_REDIS: expected only these options after ?:"),
         ({"STORMFOLD_HTTP": "192.0.2.1:8080"}, (), 1, "cannot listen on 192.0.2.1:8080"),
     ],
 )

@@ -1,9 +1,11 @@
-"""The producer that the page on publishing alerts shows."""
+"""The producer that README and the page on publishing alerts show."""
 
 import asyncio
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from app.config import Config
 from app.series import SeriesReader
@@ -11,12 +13,13 @@ from app.settings import Settings
 from tests.deploy.test_docs import blocks
 from tests.support.pipeline import read_topic
 
-PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "produce-alerts.md"
+ROOT = Path(__file__).parents[2]
 
 
-async def test_producer(topics: Settings) -> None:
-    """It publishes one record, which is one alert with the labels that it shows."""
-    (program,) = blocks(PAGE, "python")
+@pytest.mark.parametrize("page", ["README.md", "docs/how-to/produce-alerts.md"])
+async def test_producer(topics: Settings, page: str) -> None:
+    """As a file of its own it publishes one record, which is one alert with the labels that it shows."""
+    (program,) = blocks(ROOT / page, "python")
     program = program.replace("127.0.0.1:9092", topics.kafka).replace('"alerts"', f'"{topics.alerts_topic}"')
     await asyncio.to_thread(subprocess.run, [sys.executable, "-c", program], check=True)
     (published,) = await read_topic(topics, topics.alerts_topic)

@@ -13,7 +13,7 @@ from app.sinks import Outcome, Sink
 from app.sinks import kubernetes as sinks
 from app.sinks.kubernetes import MAX_BYTES, KubernetesSink
 from tests.support.apiserver import ADMIN, NOBODY, STORMS, STRANGER, WORKER, WRITER, ApiServer
-from tests.support.sinks import HOUR, NOW, SinkSuite
+from tests.support.sinks import HOUR, NOW, SinkSuite, retained
 from tests.support.storms import NAME, manifest
 
 
@@ -79,11 +79,13 @@ class TestKubernetes(SinkSuite):
             await place.sink.write(manifest(pattern="\ud800"), NAME)
 
     async def test_pages(self, place: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Retention sees storms beyond the first page."""
+        """Retention sees storms beyond the first page, and tells of each page and each storm that goes."""
         monkeypatch.setattr(sinks, "PAGE", 3)
         await self._write(place, **{f"s{age}": NOW // 1000 - age for age in range(8)})
-        assert await place.sink.retain(NOW, HOUR, 7) == 1
-        assert await place.sink.retain(NOW, 2000, 100) == 4
+        told: list[int] = []
+        await place.sink.retain(NOW, HOUR, 7, told.append)
+        assert told == [0, 0, 0, 1]
+        assert await retained(place.sink, NOW, 2000, 100) == 4
         assert set(place.stored()) == {"s0", "s1", "s2"}
 
     async def test_other_namespaces_count_for_themselves(self, place: Cluster) -> None:
@@ -96,10 +98,10 @@ class TestKubernetes(SinkSuite):
             storm = manifest(name, seen)
             storm["metadata"]["namespace"] = namespace
             await sink.write(storm, name)
-        assert await sink.retain(4000, HOUR, 1) == 1
+        assert await retained(sink, 4000, HOUR, 1) == 1
         assert set(place.stored()) == {"newer"}
         assert set(place.server.storms("elsewhere")) == {"old"}
-        assert await sink.retain(2 * HOUR, HOUR, 1) == 2
+        assert await retained(sink, 2 * HOUR, HOUR, 1) == 2
         await sink.close()
 
     async def test_keep_wins_the_race(self, place: Cluster) -> None:
@@ -110,7 +112,7 @@ class TestKubernetes(SinkSuite):
         def keep_from_the_end() -> set[str]:
             return {name for name in reversed(names) if place.server.annotate(name, "stormfold.dev/keep")}
 
-        kept, deleted = await asyncio.gather(asyncio.to_thread(keep_from_the_end), place.sink.retain(NOW, HOUR, 100))
+        kept, deleted = await asyncio.gather(asyncio.to_thread(keep_from_the_end), retained(place.sink, NOW, HOUR, 100))
         assert set(place.stored()) == kept
         assert deleted == len(names) - len(kept)
 
@@ -162,7 +164,7 @@ class TestConfiguration:
         await sink.start()
         assert await sink.write(manifest(), NAME) is Outcome.CREATED
         with pytest.raises(Stop) as stop:
-            await sink.retain(NOW, 0, 0)
+            await retained(sink, NOW, 0, 0)
         assert "stormfold-retention" in str(stop.value.advice)
         await sink.close()
 

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pty
+import re
 import signal
 import struct
 import subprocess
@@ -28,6 +29,8 @@ def test_without_a_terminal(tmp_path: Path) -> None:
     lines = demo.printed
     assert not any(character < " " for character in lines if character != "\n")
     assert "The books balance" in lines
+    alerts = re.search(r"An incident of ([\d,]+) alerts, and 1 record of garbage", lines)
+    assert alerts and f"{alerts[1]} in " in lines and f"\n{alerts[1]} alerts, " in lines
     assert all(line in lines for line in CONFIG.splitlines())
     folder = tmp_path / "stormfold-demo"
     assert loads((folder / "stormfold.yaml").read_text(), "written") == loads(CONFIG, "own")
@@ -91,7 +94,7 @@ def test_terminated_it_keeps_what_it_is_told_to(tmp_path: Path) -> None:
         demo.interrupt(signal.SIGTERM)
         assert demo.wait(STOP_SECONDS) == 130
     assert servers(tmp_path) == []
-    assert str(tmp_path / "data" / "demo") in demo.printed
+    assert f"stormfold up --data {tmp_path / 'data' / 'demo'}\n" in demo.printed
     assert (tmp_path / "data" / "demo" / "kafka" / "data").is_dir()
 
 

@@ -35,7 +35,10 @@ async def test_quickstart(tmp_path: Path) -> None:
         assert typed(second, **exported).count("24 alerts in 24 records") == 1
         (manifest,) = await until(lambda: list((tmp_path / "storms").glob("*.yaml")), what="the manifest")
         shown = typed(third, **exported)
-        assert "The books balance: 24 alerts = 24 in 1 storms" in shown and 'DiskFull{cluster="prod"}' in shown
+        assert (
+            "The books balance: 24 alerts = 24 in 1 storm + 0 dead letters." in shown
+            and 'DiskFull{cluster="prod"}' in shown
+        )
         spec = yaml.safe_load(manifest.read_text())["spec"]
         assert (spec["alertCount"], spec["distinctAlerts"], spec["resourceCount"]) == (24, 12, 12)
         running.interrupt()

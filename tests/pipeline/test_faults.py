@@ -5,8 +5,9 @@ import random
 import signal
 import time
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from redis.asyncio import Redis
@@ -18,6 +19,8 @@ from app.kafka.topics import topics as wanted_topics
 from app.local.kafka import EmbeddedKafka
 from app.local.redis import EmbeddedRedis
 from app.settings import Settings
+from app.store.client import connect
+from app.store.redis import Store
 from tests.support.pipeline import (
     Sent,
     Workers,
@@ -37,6 +40,8 @@ Place = tuple[Settings, EmbeddedRedis]
 ALERTS = 24_000
 SMALL_POLLS = {"poll_records": "40"}
 """Many polls, so that a fault has many places to strike."""
+TINY_POLLS = {"poll_records": "5"}
+"""So many that five workers in turn don't come to the end."""
 SESSION = 6.0
 """The shortest session timeout that the broker allows, in seconds."""
 
@@ -102,6 +107,34 @@ async def proven(settings: Settings, config_file: Path, model: dict[str, Any], s
     assert published == model
 
 
+class Reached(NamedTuple):
+    """How far the workers have come."""
+
+    folded: int
+    """Records of the keyed topic, all partitions together."""
+    closed: int
+    """Storms that were published."""
+
+
+async def reached(settings: Settings) -> Reached:
+    """What Redis and the topic of storms say now."""
+    async with connect(settings) as redis:
+        state = await Store(redis, settings.redis_prefix).load()
+    folded = 0 if state is None else sum(position.offset for position in state.positions.values())
+    return Reached(folded, len(await storms(settings)))
+
+
+async def beyond(settings: Settings, before: Reached, closing: bool) -> Reached:
+    """Waits until more is folded than before, with `closing` more storms closed too; returns how far it is then."""
+
+    async def more() -> Reached | None:
+        now = await reached(settings)
+        return now if now.folded > before.folded and (now.closed > before.closed or not closing) else None
+
+    found: Reached = await until(more, what=f"more is folded{' and closed' if closing else ''} than {before}")
+    return found
+
+
 async def begun(settings: Settings, model: dict[str, Any]) -> None:
     """Waits until something is folded, or all of the model's storms are closed already: a worker can be that fast."""
     async with Redis.from_url(settings.redis) as redis:
@@ -165,17 +198,24 @@ async def test_workers_killed_live(place: Place, config_file: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_killed_workers(place: Place, config_file: Path, tmp_path: Path, seed: int) -> None:
-    """Workers killed with -9 at random moments lose nothing and count nothing twice."""
+    """Workers killed with -9 at random moments lose nothing and count nothing twice.
+
+    Each has folded something when it is killed, and some have closed storms.
+    """
     settings, _ = place
     rng = random.Random(seed)
     model = await load_topic(settings, load(config_file), seed)
+    kills = [Reached(0, 0)]
     with Workers(settings, tmp_path, config_file) as workers:
-        for _ in range(5):
-            worker = workers.start(**SMALL_POLLS)
-            await begun(settings, model)
-            await asyncio.sleep(rng.uniform(0.0, 1.5))
+        for turn in range(5):
+            worker = workers.start(**TINY_POLLS)
+            await beyond(settings, kills[-1], closing=turn >= 3)
+            await asyncio.sleep(rng.uniform(0.0, 0.5))
             worker.kill()
             worker.wait()
+            kills.append(await reached(settings))
+        assert all(now.folded > before.folded for before, now in pairwise(kills)), kills
+        assert 0 < kills[-2].closed < kills[-1].closed, kills
         workers.start()
         await proven(settings, config_file, model)
 
@@ -228,16 +268,21 @@ async def test_redis_restarted(place: Place, config_file: Path, tmp_path: Path) 
 
 
 async def test_redis_flushed(place: Place, config_file: Path, tmp_path: Path) -> None:
-    """FLUSHALL while storms are open, again and again: what was closed comes again as it was, the rest is rebuilt."""
+    """FLUSHALL while storms are open, again and again: what was closed comes again as it was, the rest is rebuilt.
+
+    The first two times nothing is closed, then something, then more.
+    """
     settings, _ = place
     model = await load_topic(settings, load(config_file), 6)
+    flushed: list[Reached] = []
     with Workers(settings, tmp_path, config_file) as workers:
-        workers.start(**SMALL_POLLS)
+        workers.start(**TINY_POLLS)
         async with Redis.from_url(settings.redis) as redis:
-            for _ in range(4):
-                await begun(settings, model)
-                await asyncio.sleep(0.7)
+            for turn in range(4):
+                before = Reached(0, flushed[-1].closed if flushed else 0)
+                flushed.append(await beyond(settings, before, closing=turn >= 2))
                 await redis.flushall()
+        assert 0 < flushed[-2].closed < len(model), flushed
         await proven(settings, config_file, model)
 
 

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from redis.asyncio import ConnectionPool
 
 from app.settings import Settings, SettingsError, variable
+from app.store.client import connect
 
 SECRET = "hunter2"
 
@@ -94,14 +96,89 @@ def test_redis_is_shown_without_credentials(url: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["h:6379", f"http://me:{SECRET}@h", f"redis://me:{SECRET}", "redis://", f"redis://:{SECRET}@h:x", "redis://h/a"],
+    [
+        "h:6379",
+        f"http://me:{SECRET}@h",
+        f"redis://me:{SECRET}",
+        "redis://",
+        f"redis://:{SECRET}@h:x",
+        "redis://h/a",
+        f"redis://:{SECRET}@h:99999",
+        f"redis://:{SECRET}@h:0",
+        f"redis://:123#{SECRET}@h/0",
+        f"redis://:123/{SECRET}@h/0",
+        f"redis://me:123/{SECRET}@h/0",
+        f"redis://:123?{SECRET}@h/0",
+        f"redis://:1@{SECRET}@h/0",
+        f"redis://:1[{SECRET}@h/0",
+        f"redis://:1\N{ACCOUNT OF}{SECRET}@h/0",
+        f"redis://h/0?password=1#{SECRET}",
+        f"unix://:1/{SECRET}@/run/redis.sock",
+        f"unix:///:{SECRET}@/run/redis.sock",
+        "redis://[:::::]",
+    ],
 )
 def test_a_bad_redis_url_is_not_repeated(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     """The message says what was expected, not what was found: it may hold a password."""
     monkeypatch.setenv("STORMFOLD_REDIS", url)
     with pytest.raises(SettingsError) as caught:
         Settings()
-    assert str(caught.value) == "STORMFOLD_REDIS: expected redis://HOST:PORT/DB, rediss:// for TLS, or unix:///PATH"
+    assert str(caught.value) == (
+        "STORMFOLD_REDIS: expected redis://HOST:PORT/DB, rediss:// for TLS, or unix:///PATH;"
+        " in a user name or password write / as %2F, ? as %3F, # as %23, @ as %40"
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        (f"redis://me?{SECRET}@h/0", "expected only these options after ?: client_name, db, "),
+        (f"redis://h?{SECRET}={SECRET}", "expected only these options after ?: client_name, db, "),
+        ("redis://h?decode_responses=yes", "expected only these options after ?: client_name, db, "),
+        ("redis://h?ssl_cert_reqs=none", "expected only these options after ?: client_name, db, "),
+        ("unix:///s?socket_keepalive=yes", "expected only these options after ?: client_name, db, "),
+        ("redis://h?socket_timeout=abc", "expected another value for the option socket_timeout"),
+        ("redis://h?socket_timeout=0", "expected another value for the option socket_timeout"),
+        ("redis://h?socket_timeout=nan", "expected another value for the option socket_timeout"),
+        ("redis://h?db=", "expected another value for the option db"),
+        (f"rediss://:{SECRET}@h?ssl_cert_reqs=none", "expected only these options after ?: client_name, db, "),
+    ],
+)
+def test_bad_options_of_a_redis_url(monkeypatch: pytest.MonkeyPatch, url: str, why: str) -> None:
+    """One line that names the option only where it is one: anything else may be a piece of a password."""
+    monkeypatch.setenv("STORMFOLD_REDIS", url)
+    with pytest.raises(SettingsError) as caught:
+        Settings()
+    assert str(caught.value).startswith(f"STORMFOLD_REDIS: {why}")
+    assert SECRET not in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["redis://h", "rediss://h", "unix:///s"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        "client_name=me", "db=3", "health_check_interval=5", "max_connections=9", "password=a%2Fb", "protocol=3",
+        "socket_connect_timeout=1.5", "socket_timeout=2", "username=me", "socket_keepalive=yes", "no_option=1",
+    ],
+)  # fmt: skip
+async def test_the_client_takes_what_is_taken(scheme: str, option: str) -> None:
+    """Whatever passes here makes a connection of the client, and what the client does not know does not pass."""
+    url = f"{scheme}?{option}"
+    try:
+        ConnectionPool.from_url(url).make_connection()  # type: ignore[no-untyped-call]
+    except (TypeError, ValueError):
+        with pytest.raises(SettingsError):
+            Settings(redis=url)
+    else:
+        assert Settings(redis=url).redis == url
+
+
+async def test_escaped_credentials_arrive() -> None:
+    """A password of separators, written as the message says, is what the client logs in with."""
+    settings = Settings(redis="redis://m%40e:1%2F2%3F3%234%405@h:6380/2")
+    given = connect(settings).connection_pool.connection_kwargs
+    assert (given["username"], given["password"], given["host"], given["port"]) == ("m@e", "1/2?3#4@5", "h", 6380)
+    assert settings.redis_url_safe == "redis://h:6380/2"
 
 
 def test_passwords_are_not_printed() -> None:

@@ -10,7 +10,7 @@ from redis import Redis
 from app.errors import Stop
 from app.local.process import HOST, free_port
 from app.local.redis import EmbeddedRedis, find_servers
-from app.settings import Settings
+from app.settings import Settings, SettingsError
 from app.store.client import connect
 from app.store.redis import Store
 from tests.deploy.test_docs import blocks
@@ -258,5 +258,5 @@ def test_files_that_do_not_fit(settings: Settings, authority: Authority) -> None
 
 def test_tls_in_the_url(settings: Settings) -> None:
     """Nothing that weakens or contradicts the files is passed over in silence."""
-    with pytest.raises(Stop, match="STORMFOLD_REDIS cannot have ssl_cert_reqs"):
+    with pytest.raises(SettingsError, match="STORMFOLD_REDIS: expected only these options"):
         connect(changed(settings, redis=f"{settings.redis}?ssl_cert_reqs=none"))

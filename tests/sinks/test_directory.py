@@ -13,7 +13,7 @@ import yaml
 from app.errors import DeadLetter, Retry, Stop
 from app.sinks import Outcome, Sink
 from app.sinks.directory import LEFTOVER_SECONDS, DirectorySink
-from tests.support.sinks import SinkSuite
+from tests.support.sinks import SinkSuite, retained
 from tests.support.storms import manifest
 
 
@@ -67,7 +67,7 @@ class TestDirectory(SinkSuite):
         words = {"stormfold.dev/keep": "yes", "stormfold.dev/last-seen": "1"}
         await place.sink.write(manifest("old", 1000, groupLabels=words), "old")
         await place.sink.write(manifest("new", 9000, groupLabels=words), "new")
-        assert await place.sink.retain(9_000_000, 1_000_000, 100) == 1
+        assert await retained(place.sink, 9_000_000, 1_000_000, 100) == 1
         assert set(place.stored()) == {"new"}
 
     async def test_cut_off_write_leaves_no_manifest(self, place: Folder) -> None:

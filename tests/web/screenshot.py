@@ -1,6 +1,8 @@
 """The status page while an incident goes on, as the docs show it: `python -m tests.web.screenshot` takes it anew."""
 
 import asyncio
+import re
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from playwright.async_api import ViewportSize
 
 from app.kafka.client import open_admin
 from app.kafka.topics import create, topics
+from app.local.demo import CONFIG
 from app.local.incident import CLUSTER, incident
 from app.local.kafka import EmbeddedKafka
 from app.local.process import free_port
@@ -28,6 +31,8 @@ UNTIL = 2.1
 """Seconds of it that are told: later on there is more than fits into a picture."""
 EARLIER = 20 * 60
 """How long ago another one began that is over (s)."""
+WRITTEN = 2
+"""Storms that are written in the picture; the others wait."""
 SIZE = ViewportSize(width=1420, height=1000)
 
 
@@ -52,13 +57,20 @@ async def take(folder: Path) -> None:
             http=f"127.0.0.1:{free_port()}",
             sink=f"directory:{folder / 'storms'}",
         )
+        # The demo's routes, with the windows that one has by default.
+        config = folder / "stormfold.yaml"
+        config.write_text(re.sub(r"(?m)^#.*\nwindows:.*\n", "", CONFIG))
         async with open_admin(settings) as admin:
             await create(admin, topics(settings, PARTITIONS, past=True))
         await publish(settings, told(1, "eu2", EARLIER))
         await publish(settings, told(2, CLUSTER, UNTIL * STRETCH))
-        with Workers(settings, folder) as workers:
-            workers.start()
-            await until(lambda: _shows(settings), 60, "storms are forming and written")
+        with Workers(settings, folder, config) as workers:
+            workers.start(stages="intake,fold,close")
+            await until(lambda: _shows(settings, 0), 60, "storms are forming and closed")
+            emitter = workers.start(stages="emit", http="127.0.0.1:0", poll_records="1")
+            await until(lambda: len(list(folder.glob("storms/*.yaml"))) >= WRITTEN, 60, "storms are written")
+            emitter.send_signal(signal.SIGSTOP)
+            await until(lambda: _shows(settings, 1), 60, "some are shown as written, some as waiting")
             async with chromium() as browser:
                 page = await browser.new_page(viewport=SIZE, device_scale_factor=1)
                 await page.goto(f"http://{settings.http}/")
@@ -70,14 +82,21 @@ async def take(folder: Path) -> None:
         kafka.stop()
 
 
-async def _shows(settings: Settings) -> bool:
+async def _shows(settings: Settings, written: int) -> bool:
+    """Whether there are storms that form, wait, and so many at least that are written; one of them critical."""
     async with aiohttp.ClientSession() as session:
         try:
             async with session.get(f"http://{settings.http}/") as answer:
                 text = await answer.text()
         except aiohttp.ClientError:
             return False
-    return "</bdi> <small>kubepod" in text and 'class="waiting"' not in text and ">Ready<" in text
+    recent = text[text.index('id="recent"') :]
+    return (
+        'class="waiting"' in recent
+        and recent.count(">written<") >= written
+        and 'data-level="critical"' in recent[: recent.index("</table>")]
+        and ">Ready<" in text
+    )
 
 
 if __name__ == "__main__":

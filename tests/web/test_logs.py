@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -146,10 +147,25 @@ def test_libraries_do_not_flood() -> None:
     logging.getLogger("aiokafka.consumer.group_coordinator").error(
         "Group Coordinator Request failed: %s", "[Error 15] GroupCoordinatorNotAvailableError"
     )
+    for _ in range(2):
+        logging.getLogger("aiokafka.consumer.group_coordinator").warning(
+            "Marking the coordinator dead (node %s)for group %s.", 1, "stormfold-fold"
+        )
     logging.getLogger("app.kafka.ingest").info("[^-Ingest]: Starting...")
     messages = [line["message"] for line in lines(stream)]
     assert messages.count("ours") == 5
     assert [m for m in messages if m != "ours"] == ["Unable connect to 127.0.0.1:9", "Unable connect to 127.0.0.1:10"]
+
+
+def test_a_coordinator_that_goes_is_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a worker joins its groups, their coordinator may be elsewhere; later on it went away."""
+    stream = configured()
+    later = time.monotonic() + logs.START_SECONDS
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    logging.getLogger("aiokafka.consumer.group_coordinator").warning(
+        "Marking the coordinator dead (node 1)for group g."
+    )
+    assert [line["message"] for line in lines(stream)] == ["Marking the coordinator dead (node 1)for group g."]
 
 
 def test_kept() -> None:

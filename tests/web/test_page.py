@@ -97,6 +97,13 @@ def test_nothing_from_outside_is_markup(text: str) -> None:
     assert found.text.replace("\n", "").replace("\xa0", "").isprintable()
 
 
+def test_names_break_between_words() -> None:
+    """A line breaks before a word of a name or before a label, and nowhere else by itself."""
+    assert page._breakable('KubeDown{cluster="eu1",a="b"}') == (
+        "Kube<wbr>Down<wbr>{cluster=&#34;eu1&#34;,<wbr>a=&#34;b&#34;}"
+    )
+
+
 def test_long_texts() -> None:
     """A label of a megabyte does not become a page of one."""
     sections = draw(*filled("x" * 1_000_000))

@@ -68,7 +68,7 @@ async def test_ready(topics: Settings) -> None:
     await publish(topics, [Sent(1_780_000_000_000 + n, record(alert(pod=f"p-{n}")), n % 3) for n in range(30)])
     async with working(topics) as worker:
         await until(lambda: ready(worker), what="it is ready")
-        assert (await get(worker, "/readyz")).body == {"ready": True, "troubles": []}
+        assert (await get(worker, "/readyz")).body == {"ready": True, "troubles": [], "sink": "none"}
         lag = await lags(worker)
         assert lag.keys() >= {("intake", "0"), ("intake", "1"), ("intake", "2"), ("fold", "0"), ("emit", "2")}
 
@@ -83,11 +83,14 @@ async def test_ready(topics: Settings) -> None:
 
 
 async def test_some_stages(topics: Settings) -> None:
-    """Only the stages that run are judged."""
+    """Only the stages that run are judged; a sink is told of only where storms are written."""
     async with working(topics.model_copy(update={"stages": "emit"})) as worker:
         await until(lambda: ready(worker), what="it is ready")
         stages = {stage for stage, _ in await lags(worker)}
         assert stages == {"emit"}
+        assert (await get(worker, "/readyz")).body["sink"] == "none"
+    async with working(topics.model_copy(update={"stages": "intake"})) as worker:
+        assert (await get(worker, "/readyz")).body["sink"] is None
 
 
 async def test_partitions_that_go(topics: Settings) -> None:
