@@ -189,19 +189,22 @@ class Merger:
                 if time > latest:
                     latest = time
                 _, fingerprint, group, rank, resource, example, severity, of = known
+                meta = of.meta
                 past = time % gap
                 row = rows.get((group, time - past))
                 if row is None:
                     row = rows[group, time - past] = Row(
-                        group, of.meta, of.overflow, time - past, 0, 0, time, time, rank, severity, 0, example, {}
+                        group, meta, of.overflow, time - past, 0, 0, time, time, rank, severity, 0, example, {}
                     )
                 row.alerts += 1
                 if time < row.first or (time == row.first and example < row.example):
                     row.first, row.example = time, example
                 if time > row.last:
                     row.last = time
-                if rank < row.rank:
+                if rank < row.rank or (rank == row.rank and severity < row.severity):
                     row.rank, row.severity = rank, severity
+                if meta is not row.meta and meta < row.meta:
+                    row.meta = meta
                 if flags & LATE:
                     row.late += 1
                 member = row.members.get(fingerprint)

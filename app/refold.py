@@ -4,10 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-import msgspec
-
 from app.eventtime import Cell
-from app.keyed import GroupMeta
 from app.merge import Floor, Merger, Origin, Record, Row, Rows, as_member
 from app.storm import Detail, StormMetadata, fold_storm
 from app.window import Bucket, Rebuild, Windows, first_due, segments
@@ -57,14 +54,13 @@ class Refold:
         return list(groups.values())
 
     def _close_group(self, rows: list[Row], watermark: int) -> Iterator[StormMetadata]:
-        meta = msgspec.msgpack.decode(rows[0].meta, type=GroupMeta)
         for part in segments(map(_bucket, rows), self._windows, self._rebuild):
             if part.due > watermark:
                 return
             closed = [self._rows.pop((rows[0].group, bucket.start)) for bucket in part.buckets]
             if part.start >= self._rebuild.closed:
                 details = (_detail(row, self._max_fingerprints) for row in closed)
-                yield fold_storm(meta, part, details, self._windows.gap, self._max_resources)
+                yield fold_storm(part, details, self._windows.gap, self._max_resources)
 
 
 def _bucket(row: Row) -> Bucket:
@@ -73,6 +69,7 @@ def _bucket(row: Row) -> Bucket:
 
 def _detail(row: Row, most: int) -> Detail:
     return Detail(
+        meta=row.meta,
         rank=row.rank,
         severity=row.severity,
         late=row.late,

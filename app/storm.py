@@ -71,6 +71,8 @@ class Member(NamedTuple):
 class Detail(NamedTuple):
     """What a bucket holds beyond its times and count."""
 
+    meta: bytes
+    """`GroupMeta` in msgpack: of several, as where the configuration was changed meanwhile, the lowest."""
     rank: int
     """Place of the highest severity in the configured order, 0 the highest."""
     severity: str
@@ -188,11 +190,10 @@ def cut(text: str, size: int) -> str:
     return raw[: size - 3].decode(errors="ignore") + "…"
 
 
-def fold_storm(
-    meta: GroupMeta, segment: Segment, details: Iterable[Detail], gap: int, max_resources: int
-) -> StormMetadata:
+def fold_storm(segment: Segment, details: Iterable[Detail], gap: int, max_resources: int) -> StormMetadata:
     """Folds a final segment, with a detail per bucket in order of time, into the storm."""
     ordered = list(details)
+    meta = msgspec.msgpack.decode(min(detail.meta for detail in ordered), type=GroupMeta)
     members: dict[bytes, Member] = {}
     for detail in ordered:
         for fingerprint, member in detail.members.items():
@@ -209,7 +210,7 @@ def fold_storm(
     # tell of a storm that may be none is better than to keep one to oneself.
     unlisted = sum(bucket.alerts for bucket in segment.buckets) - sum(member.alerts for member in members.values())
     resources = bounded((Affected(resource, alerts) for resource, alerts in affected.items()), max_resources)
-    worst = min(ordered, key=lambda detail: detail.rank)
+    worst = min(ordered, key=lambda detail: (detail.rank, detail.severity))
     return StormMetadata(
         name=storm_name(meta, segment.start, gap),
         namespace=meta.namespace,

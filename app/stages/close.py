@@ -130,10 +130,8 @@ class Close(Loop):
         wanted = [(group.group, bucket) for group, part in final for bucket in part.buckets]
         details = iter(await self._store.details(epoch, wanted))
         return [
-            fold_storm(
-                group.meta, part, [next(details) for _ in part.buckets], epoch.windows.gap, self._config.max_resources
-            )
-            for group, part in final
+            fold_storm(part, [next(details) for _ in part.buckets], epoch.windows.gap, self._config.max_resources)
+            for _, part in final
         ]
 
     def _outlasts(self, claimed_at: float) -> bool:

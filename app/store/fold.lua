@@ -86,8 +86,8 @@ local function lower(a, b)
   return #a < #b and a or b
 end
 
-local function fold_members(key, start, members, truncated)
-  local room = max_fingerprints - math.max(redis.call('HLEN', key) - 1, 0)
+local function fold_members(key, start, members, others, truncated)
+  local room = max_fingerprints - (redis.call('HLEN', key) - others)
   for from = 1, #members, CHUNK * 5 do
     local fingerprints, count = {}, 0
     for at = from, math.min(from + CHUNK * 5, #members + 1) - 1, 5 do
@@ -134,9 +134,16 @@ end
 
 local function fold_row(group, meta, start, row_due, alerts, first, last, rank, severity, late, example, members)
   local group_key, key = group_prefix .. group, bucket_prefix .. group .. ':' .. start
-  local before = redis.call('HGET', key, 'a')
+  local known = redis.call('HMGET', key, 'a', 'm')
+  local before, own_meta = known[1], known[2]
+  local others = (before and 1 or 0) + (own_meta and 1 or 0)
+  local group_meta = redis.call('HGET', group_key, 'm')
   local truncated = 0
   if before then
+    local old_meta = own_meta or group_meta
+    if meta ~= old_meta then
+      meta = lower(meta, old_meta)
+    end
     local old_alerts, old_first, old_last, old_late, old_rank, old_truncated, at =
       struct.unpack(AGGREGATE, before)
     if old_first == first then
@@ -145,8 +152,10 @@ local function fold_row(group, meta, start, row_due, alerts, first, last, rank, 
     if old_first >= first then
       redis.call('HSET', group_key, start, example)
     end
-    if old_rank < rank then
-      rank, severity = old_rank, string.sub(before, at)
+    local old_severity = string.sub(before, at)
+    if old_rank < rank or (old_rank == rank and severity ~= old_severity) then
+      severity = old_rank < rank and old_severity or lower(severity, old_severity)
+      rank = old_rank
     end
     alerts, late, truncated = alerts + old_alerts, late + old_late, old_truncated
     first, last = math.min(first, old_first), math.max(last, old_last)
@@ -159,6 +168,7 @@ local function fold_row(group, meta, start, row_due, alerts, first, last, rank, 
       end
     end
     if not earliest then
+      group_meta = meta
       redis.call('HSET', group_key, 'm', meta)
       redis.call('ZADD', due, row_due, group)
       redis.call('ZADD', open, start, group)
@@ -168,7 +178,13 @@ local function fold_row(group, meta, start, row_due, alerts, first, last, rank, 
     end
     redis.call('HSET', group_key, start, example)
   end
-  truncated = fold_members(key, tonumber(start), members, truncated)
+  truncated = fold_members(key, tonumber(start), members, others, truncated)
+  -- The same for all buckets of a group, unless the configuration was changed while it was open.
+  if own_meta and meta == group_meta then
+    redis.call('HDEL', key, 'm')
+  elseif meta ~= group_meta and meta ~= own_meta then
+    redis.call('HSET', key, 'm', meta)
+  end
   redis.call('HSET', key, 'a', struct.pack(AGGREGATE, alerts, first, last, late, rank, truncated) .. severity)
 end
 

@@ -47,7 +47,8 @@ class EpochKeys:
 
     @property
     def bucket(self) -> str:
-        """Prefix of `<group>:<start>`. hash, no TTL: `a` → aggregate, 8-byte fingerprint → member."""
+        """Prefix of `<group>:<start>`. hash, no TTL: `a` → aggregate, 8-byte fingerprint → member;
+        `m` → `GroupMeta`, if it is not the group's."""
         return self.base + "b:"
 
     @property

@@ -373,13 +373,13 @@ class Store:
             pipeline = self.redis.pipeline(transaction=False)
             for group, bucket in wanted:
                 start = str(bucket.start)
-                pipeline.hgetall(f"{names.bucket}{group}:{start}").hget(f"{names.group}{group}", start)
+                pipeline.hgetall(f"{names.bucket}{group}:{start}").hmget(f"{names.group}{group}", start, "m")
             found = await pipeline.execute()
-        if not all(found[::2]) or None in found:
+        if not all(found[::2]) or any(None in general for general in found[1::2]):
             raise Retry("buckets were settled by another closer")
         return [
-            _detail(bucket, fields, example)
-            for (_, bucket), fields, example in zip(wanted, found[::2], found[1::2], strict=True)
+            _detail(bucket, fields, *general)
+            for (_, bucket), fields, general in zip(wanted, found[::2], found[1::2], strict=True)
         ]
 
     async def settle(self, epoch: Epoch, token: str, settlements: Iterable[Settlement]) -> list[bool]:
@@ -519,12 +519,13 @@ def _bucket(start: int, aggregate: bytes) -> Bucket:
     return Bucket(start, alerts, first, last)
 
 
-def _detail(bucket: Bucket, fields: dict[bytes, bytes], example: bytes) -> Detail:
-    aggregate = fields.pop(b"a")
+def _detail(bucket: Bucket, fields: dict[bytes, bytes], example: bytes, meta: bytes) -> Detail:
+    aggregate, meta = fields.pop(b"a"), fields.pop(b"m", meta)
     if _bucket(bucket.start, aggregate) != bucket:
         raise Retry("a bucket is another than was claimed")
     _, _, _, late, rank, truncated = AGGREGATE.unpack_from(aggregate)
     return Detail(
+        meta=meta,
         rank=rank,
         severity=aggregate[AGGREGATE.size :].decode(),
         late=late,

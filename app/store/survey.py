@@ -17,7 +17,7 @@ STRETCHES = 4
 """Calls in one look. With more open groups than that, several looks go round once."""
 MOST_MEMBERS = 12_000
 """Fields of buckets that one look reads to count fingerprints and resources: a bucket of the default bound fits."""
-_OTHERS = {b"a"}
+_OTHERS = {b"a", b"m"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def _forming(group: _Group, read: Sequence[Mapping[bytes, bytes]]) -> Forming:
         meta=group.meta,
         severity=worst.aggregate[AGGREGATE.size :].decode(),
         alerts=sum(alerts for alerts, *_ in aggregates),
-        distinct=max(len(fingerprints), *(bucket.fields - len(_OTHERS) for bucket in group.buckets)),
+        distinct=max(len(fingerprints), *(bucket.fields - 1 for bucket in group.buckets)),
         resources=len(resources - {b""}),
         exact=len(read) == len(group.buckets) and not any(truncated for *_, truncated in aggregates),
         first=min(first for _, first, *_ in aggregates),

@@ -102,6 +102,7 @@ class Alert:
 class Content(NamedTuple):
     """What a bucket should hold."""
 
+    meta: bytes
     alerts: int
     first: int
     last: int
@@ -131,6 +132,7 @@ def content(alerts: Iterable[Alert]) -> Content:
     held = list(alerts)
     first, rank = min(alert.time for alert in held), min(alert.rank for alert in held)
     return Content(
+        meta=min(msgspec.msgpack.encode(alert.meta) for alert in held),
         alerts=len(held),
         first=first,
         last=max(alert.time for alert in held),
@@ -152,7 +154,8 @@ def buckets(alerts: Iterable[Alert], windows: Windows) -> dict[tuple[str, int], 
 
 def storm(part: Part[Alert], windows: Windows) -> StormMetadata:
     """The storm that a part should be published as. Its list of resources is not bounded."""
-    alerts, meta = part.held, part.held[0].meta
+    alerts = part.held
+    meta = msgspec.msgpack.decode(min(msgspec.msgpack.encode(alert.meta) for alert in alerts), type=GroupMeta)
     members = {}
     for fingerprint in {alert.fingerprint for alert in alerts}:
         mine = [alert for alert in alerts if alert.fingerprint == fingerprint]

@@ -11,6 +11,8 @@ GROUPS = (
     GroupMeta("default", {"alertname": "KubePodCrashLooping", "cluster": "prod"}, "storms", False, 3, 2),
     GroupMeta("default", {"alertname": "KubePodCrashLooping"}, "storms", True, 3, 2),
     GroupMeta("payments", {}, "payments", False, 2, 10),
+    # The first one again, as another configuration has it.
+    GroupMeta("default", {"alertname": "KubePodCrashLooping", "cluster": "prod"}, "elsewhere", False, 2, 9),
 )
 
 _resources = (None, Resource("Pod", "shop", "api-1"), Resource("Pod", "shop", "api-2"), Resource("Node", "", "node-7"))

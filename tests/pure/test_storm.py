@@ -316,13 +316,12 @@ class TestFold:
     def test_against_the_plain_model(self, alerts: list[plain.Alert], windows: Windows) -> None:
         """Bucket by bucket or all alerts at once: the same storms."""
         held = plain.buckets(alerts, windows)
-        metas = {alert.group: alert.meta for alert in alerts}
         found = {}
-        for group, meta in metas.items():
+        for group in {alert.group for alert in alerts}:
             buckets = [Bucket(start, c.alerts, c.first, c.last) for (g, start), c in held.items() if g == group]
             for part in segments(buckets, windows):
                 details = [_detail(held[group, bucket.start]) for bucket in part.buckets]
-                one = storm.fold_storm(meta, part, details, windows.gap, 1_000)
+                one = storm.fold_storm(part, details, windows.gap, 1_000)
                 found[one.name] = one
         assert found == plain.storms(alerts, windows)
 
@@ -376,8 +375,8 @@ class TestFold:
         meta = GroupMeta("default", {"alertname": "A"}, "storms", False, 10, 5)
         members = {bytes([n]): Member(1, 1_000, False, True, None) for n in range(listed)}
         (part,) = segments([Bucket(0, alerts, 1_000, 1_000)], Windows())
-        detail = Detail(0, "critical", 0, True, b"{}", members)
-        one = storm.fold_storm(meta, part, [detail], Windows().gap, 1_000)
+        detail = Detail(msgspec.msgpack.encode(meta), 0, "critical", 0, True, b"{}", members)
+        one = storm.fold_storm(part, [detail], Windows().gap, 1_000)
         assert (one.storm_class, one.alert_count, one.distinct) == (expected, alerts, listed)
 
     def test_huge_group_labels(self) -> None:
@@ -398,8 +397,8 @@ class TestFold:
         buckets = [Bucket(start, c.alerts, c.first, c.last) for (_, start), c in held.items()]
         (part,) = segments(buckets, windows)
         details = [_detail(held[alerts[0].group, b.start])._replace(truncated=truncated) for b in part.buckets]
-        return storm.fold_storm(alerts[0].meta, part, details, windows.gap, max_resources)
+        return storm.fold_storm(part, details, windows.gap, max_resources)
 
 
 def _detail(content: plain.Content) -> Detail:
-    return Detail(content.rank, content.severity, content.late, False, content.example, content.members)
+    return Detail(content.meta, content.rank, content.severity, content.late, False, content.example, content.members)

@@ -19,7 +19,7 @@ from tests.model.strategies import GROUPS
 WINDOWS = Windows(gap=10, grace=5, slice=30)
 EPOCH = Epoch(1, WINDOWS, 2, None)
 LIMITS = Limits(max_fingerprints=10_000, max_groups=100_000)
-GROUP, OTHER, THIRD = GROUPS
+GROUP, OTHER, THIRD, _ = GROUPS
 NOW = 1_767_225_600_000
 """A multiple of the slice, and as many digits as real times have."""
 
@@ -76,8 +76,8 @@ async def held(store: Store) -> list[Detail]:
 def content(bucket: Bucket, detail: Detail) -> plain.Content:
     """A bucket, as the plain model tells it."""
     return plain.Content(
-        bucket.alerts, bucket.first, bucket.last, detail.late, detail.rank, detail.severity, detail.example,
-        dict(detail.members),
+        detail.meta, bucket.alerts, bucket.first, bucket.last, detail.late, detail.rank, detail.severity,
+        detail.example, dict(detail.members),
     )  # fmt: skip
 
 

@@ -272,7 +272,7 @@ class TestSettle:
     async def test_large_group(self, store: Store, redis: Redis) -> None:
         """Thousands of buckets and members go in one call."""
         await start(store)
-        await Folder(store)([alert(n, n * 10) for n in range(3_000)] + [alert(n, 0) for n in range(9_000)])
+        await Folder(store)([alert(n, n * 10) for n in range(2_000)] + [alert(n, 0) for n in range(9_000)])
         _, (mine,) = await claim(store, END)
         assert await store.settle(EPOCH, "me", [delete(mine)]) == [True]
         assert not [key async for key in redis.scan_iter(match=f"{store.keys.of(1).base}[bg]:*")]
