@@ -3,8 +3,9 @@
 import asyncio
 import os
 import signal
+import struct
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -13,9 +14,11 @@ from typing import NamedTuple
 from aiokafka.admin import NewPartitions
 from redis.asyncio import Redis
 
+from app.errors import StormfoldError
 from app.kafka.client import open_admin
 from app.kafka.committed import read_committed
 from app.kafka.topics import partition_counts
+from app.store.redis import Store
 from tests.chaos.toxiproxy import Proxy
 from tests.chaos.world import SESSION, Slot, World
 from tests.support.apiserver import ApiServer
@@ -30,11 +33,20 @@ from tests.support.outages import (
 )
 from tests.support.servers import until
 
-Broken = AbstractAsyncContextManager[None]
+Proof = Callable[[], Awaitable[bool]]
+"""Asked while a fault is still there: whether it struck anything. None where it cannot but strike."""
+Broken = AbstractAsyncContextManager[Proof | None]
+
+HEALTHY = 0.09
+"""Seconds within which a server answers through a way that nothing is wrong with: less than any latency added here."""
+READY = 120.0
+"""Seconds that a new worker has to get ready, while something else may be broken."""
+FORGIVEN = 10_000
+"""Milliseconds after Redis has room again until no worker takes it for full any more, also one that was frozen."""
 
 
 class Fault(NamedTuple):
-    """Something that goes wrong."""
+    """Something that goes wrong. Entered it gives its proof, if it has one."""
 
     part: str
     """What it is about. Two faults at once are about different parts."""
@@ -44,55 +56,90 @@ class Fault(NamedTuple):
     """How long it lasts, from and to."""
     act: Callable[[World, Random], Broken]
     sweeping: bool = False
-    """It spares no worker, or no resource. So it is tried first and alone: after that one worker lives as long as the
-    run, and resources pile up."""
+    """It spares no worker, or no resource. So it is tried first, alone and with others: after that one worker lives as
+    long as the run, and resources pile up."""
+    takes: float = 0.0
+    """Seconds, about, that it goes on for by itself, whatever its length."""
+
+
+async def _always(struck: bool) -> bool:
+    return struck
+
+
+def _known(struck: bool) -> Proof:
+    """What was seen when it struck."""
+    return lambda: _always(struck)
+
+
+async def _counts(slots: Callable[[], Sequence[Slot]], metric: str) -> Proof:
+    """Struck if some worker counts more of it than now."""
+    before = {slot.http: await slot.told(metric) for slot in slots()}
+
+    async def proof() -> bool:
+        return any([await slot.told(metric) > before.get(slot.http, 0.0) for slot in slots()])
+
+    return proof
+
+
+def _stopped(pid: int) -> Proof:
+    """Struck if the process does not run."""
+    return lambda: _always(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+
+
+def _unwell(proxies: Sequence[Proxy], question: bytes) -> Proof:
+    """Struck if no server answers as usual by these ways."""
+
+    async def proof() -> bool:
+        return all([await proxy.answers(question) > HEALTHY for proxy in proxies])
+
+    return proof
 
 
 # Workers
 
 
 @asynccontextmanager
-async def worker_killed(world: World, rng: Random) -> AsyncIterator[None]:
+async def worker_killed(world: World, rng: Random) -> AsyncIterator[Proof | None]:
     slot = rng.choice(world.expendable)
     await world.end(slot, signal.SIGKILL)
-    yield
+    yield None
     world.start(slot)
 
 
 @asynccontextmanager
-async def workers_killed(world: World, _: Random) -> AsyncIterator[None]:
+async def workers_killed(world: World, _: Random) -> AsyncIterator[Proof | None]:
     slots = world.staffed
     for slot in slots:
         await world.end(slot, signal.SIGKILL)
-    yield
+    yield None
     for slot in slots:
         world.start(slot)
 
 
 @asynccontextmanager
-async def workers_rolled(world: World, _: Random) -> AsyncIterator[None]:
+async def workers_rolled(world: World, _: Random) -> AsyncIterator[Proof | None]:
     for slot in world.staffed:
         await world.end(slot, signal.SIGTERM)
         world.start(slot)
-        await until(slot.ready, 60, "the new worker is ready")
-    yield
+        await until(slot.ready, READY, "the new worker is ready")
+    yield None
 
 
 @asynccontextmanager
-async def worker_frozen(world: World, rng: Random) -> AsyncIterator[None]:
+async def worker_frozen(world: World, rng: Random) -> AsyncIterator[Proof | None]:
     process = rng.choice(world.staffed).process
     assert process is not None
     process.send_signal(signal.SIGSTOP)
-    yield
+    yield _stopped(process.pid)
     process.send_signal(signal.SIGCONT)
 
 
 @asynccontextmanager
-async def worker_added(world: World, _: Random) -> AsyncIterator[None]:
+async def worker_added(world: World, _: Random) -> AsyncIterator[Proof | None]:
     (slot,) = (slot for slot in world.slots if not slot.running)
     world.start(slot)
-    await until(slot.ready, 60, "the new worker is ready")
-    yield
+    await until(slot.ready, READY, "the new worker is ready")
+    yield None
     await world.end(slot, signal.SIGTERM)
 
 
@@ -100,62 +147,91 @@ async def worker_added(world: World, _: Random) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def redis_killed(world: World, _: Random) -> AsyncIterator[None]:
+async def redis_killed(world: World, _: Random) -> AsyncIterator[Proof | None]:
     await asyncio.to_thread(world.redis.kill)
-    yield
+    yield None
     await asyncio.to_thread(world.redis.start)
 
 
 @asynccontextmanager
-async def redis_truncated(world: World, rng: Random) -> AsyncIterator[None]:
+async def redis_truncated(world: World, rng: Random) -> AsyncIterator[Proof | None]:
     await asyncio.to_thread(world.redis.kill)
     # Before version 7 it is a single file; since then the newest of several that end so is the one in use.
     log = max(world.redis.data_dir.rglob("*.aof"), key=lambda path: (path.stat().st_mtime, "incr" in path.name))
     size = log.stat().st_size
-    os.truncate(log, size - min(size // 2, rng.randrange(2_000_000)))
-    yield
+    kept = size - min(size // 2, rng.randrange(2_000_000))
+    with log.open("rb") as file:
+        file.seek(kept)
+        # A position that fold had come to is in what goes.
+        struck = b":pos\r\n" in file.read()
+    os.truncate(log, kept)
+    yield _known(struck)
     await asyncio.to_thread(world.redis.start)
 
 
 @asynccontextmanager
-async def redis_flushed(world: World, _: Random) -> AsyncIterator[None]:
+async def redis_flushed(world: World, _: Random) -> AsyncIterator[Proof | None]:
     async with Redis.from_url(world.redis.url) as redis:
+        struck = await _reached(redis, world) > 0
         await redis.flushall()
-    yield
+    yield _known(struck)
 
 
 @asynccontextmanager
-async def redis_paused(world: World, rng: Random) -> AsyncIterator[None]:
+async def redis_paused(world: World, rng: Random) -> AsyncIterator[Proof | None]:
     async with Redis.from_url(world.redis.url) as redis:
         await redis.client_pause(rng.randint(1_000, 8_000))
-    yield
+    begin = time.monotonic()
+    async with Redis.from_url(world.redis.url, socket_timeout=60) as redis:
+        await redis.ping()
+    yield _known(time.monotonic() - begin > HEALTHY)
 
 
 @asynccontextmanager
-async def redis_asleep(world: World, rng: Random) -> AsyncIterator[None]:
+async def redis_asleep(world: World, rng: Random) -> AsyncIterator[Proof | None]:
     async with Redis.from_url(world.redis.url, socket_timeout=60) as redis:
         await redis.execute_command("DEBUG", "SLEEP", f"{rng.uniform(1.0, 8.0):.1f}")  # type: ignore[no-untyped-call]
-    yield
+    yield None
 
 
 @asynccontextmanager
-async def redis_full(world: World, _: Random) -> AsyncIterator[None]:
+async def redis_full(world: World, _: Random) -> AsyncIterator[Proof | None]:
+    refused = await _counts(lambda: world.staffed, "stormfold_redis_refused_total")
     async with Redis.from_url(world.redis.url) as redis:
+        folded = await _watermark(redis, world)
         await redis.config_set("maxmemory", "1mb")
-    yield
+    yield refused
     async with Redis.from_url(world.redis.url) as redis:
         await redis.config_set("maxmemory", "512mb")
+    world.crowded.append((folded, time.time_ns() // 1_000_000 + FORGIVEN))
+
+
+async def _watermark(redis: Redis, world: World) -> int:
+    """Event time (ms) before which all is folded."""
+    store = Store(redis, world.settings.redis_prefix)
+    epoch = await store.epoch()
+    horizon = (await store.clock(epoch)).horizon if epoch else None
+    return (horizon or 0) - world.config.windows.grace
+
+
+async def _reached(redis: Redis, world: World) -> int:
+    """Sum of fold's positions, as this Redis has them."""
+    with suppress(StormfoldError):
+        state = await Store(redis, world.settings.redis_prefix).load()
+        return sum(position.offset for position in state.positions.values()) if state else 0
+    return 0
 
 
 @asynccontextmanager
-async def redis_forgot_scripts(world: World, _: Random) -> AsyncIterator[None]:
+async def redis_forgot_scripts(world: World, _: Random) -> AsyncIterator[Proof | None]:
     async with Redis.from_url(world.redis.url) as redis:
+        struck = (await redis.info("memory"))["number_of_cached_scripts"] > 0
         await redis.script_flush()
-    yield
+    yield _known(struck)
 
 
 @asynccontextmanager
-async def redis_failed_over(world: World, rng: Random) -> AsyncIterator[None]:
+async def redis_failed_over(world: World, rng: Random) -> AsyncIterator[Proof | None]:
     old = world.redis
     await world.another_redis()
     async with Redis.from_url(world.redis.url) as redis:
@@ -164,9 +240,11 @@ async def redis_failed_over(world: World, rng: Random) -> AsyncIterator[None]:
         # What is written from here on is gone with the old one.
         await redis.replicaof("NO", "ONE")
     await asyncio.sleep(rng.uniform(0.2, 2.0))
+    async with Redis.from_url(old.url) as before, Redis.from_url(world.redis.url) as after:
+        struck = await _reached(before, world) > await _reached(after, world)
     await asyncio.to_thread(old.kill)
     await world.lead_to_redis()
-    yield
+    yield _known(struck)
 
 
 async def _in_step(redis: Redis) -> bool:
@@ -177,16 +255,16 @@ async def _in_step(redis: Redis) -> bool:
 
 
 @asynccontextmanager
-async def kafka_killed(world: World, _: Random) -> AsyncIterator[None]:
+async def kafka_killed(world: World, _: Random) -> AsyncIterator[Proof | None]:
     await asyncio.to_thread(world.kafka.kill)
-    yield
+    yield None
     await asyncio.to_thread(world.kafka.start)
 
 
 @asynccontextmanager
-async def kafka_frozen(world: World, _: Random) -> AsyncIterator[None]:
+async def kafka_frozen(world: World, _: Random) -> AsyncIterator[Proof | None]:
     os.kill(world.kafka.pid, signal.SIGSTOP)
-    yield
+    yield _stopped(world.kafka.pid)
     os.kill(world.kafka.pid, signal.SIGCONT)
 
 
@@ -194,15 +272,20 @@ async def _add_partition(world: World, topic: str) -> int:
     async with open_admin(world.settings) as admin:
         count = (await partition_counts(admin))[topic]
         await admin.create_partitions({topic: NewPartitions(count + 1)})
+
+        async def there() -> bool:
+            return (await partition_counts(admin))[topic] > count
+
+        await until(there, 30, f"{topic} has a partition more")
     return count
 
 
 @asynccontextmanager
-async def alerts_partition_added(world: World, _: Random) -> AsyncIterator[None]:
+async def alerts_partition_added(world: World, _: Random) -> AsyncIterator[Proof | None]:
     settings = world.settings
     added = await _add_partition(world, settings.alerts_topic)
     world.producer.partitions = added + 1
-    yield
+    yield None
 
     async def read() -> bool:
         return added in await read_committed(settings, settings.consumer_group("intake"), settings.alerts_topic)
@@ -212,15 +295,15 @@ async def alerts_partition_added(world: World, _: Random) -> AsyncIterator[None]
 
 
 @asynccontextmanager
-async def keyed_partition_added(world: World, _: Random) -> AsyncIterator[None]:
+async def keyed_partition_added(world: World, _: Random) -> AsyncIterator[Proof | None]:
     await _add_partition(world, world.settings.keyed_topic)
-    yield
+    yield None
 
 
 @asynccontextmanager
-async def storms_partition_added(world: World, _: Random) -> AsyncIterator[None]:
+async def storms_partition_added(world: World, _: Random) -> AsyncIterator[Proof | None]:
     await _add_partition(world, world.settings.storms_topic)
-    yield
+    yield None
 
 
 # The network between workers and servers
@@ -228,15 +311,15 @@ async def storms_partition_added(world: World, _: Random) -> AsyncIterator[None]
 
 def _hit(world: World, rng: Random, way: Callable[[Slot], Proxy]) -> list[Proxy]:
     """The ways of one worker, or of all."""
-    return [way(slot) for slot in rng.choice(([rng.choice(world.staffed)], world.staffed))]
+    return [way(slot) for slot in rng.choice(([rng.choice(world.usual)], world.usual))]
 
 
 def _cut(way: Callable[[Slot], Proxy]) -> Callable[[World, Random], Broken]:
     @asynccontextmanager
-    async def cut(world: World, rng: Random) -> AsyncIterator[None]:
+    async def cut(world: World, rng: Random) -> AsyncIterator[Proof | None]:
         proxies = _hit(world, rng, way)
         await asyncio.gather(*(proxy.cut() for proxy in proxies))
-        yield
+        yield _unwell(proxies, QUESTIONS[way])
         await asyncio.gather(*(proxy.mend() for proxy in proxies))
 
     return cut
@@ -244,21 +327,21 @@ def _cut(way: Callable[[Slot], Proxy]) -> Callable[[World, Random], Broken]:
 
 def _poisoned(way: Callable[[Slot], Proxy], kind: str, **attributes: int) -> Callable[[World, Random], Broken]:
     @asynccontextmanager
-    async def poisoned(world: World, rng: Random) -> AsyncIterator[None]:
+    async def poisoned(world: World, rng: Random) -> AsyncIterator[Proof | None]:
         stream = rng.choice(("upstream", "downstream"))
         proxies = _hit(world, rng, way)
         await asyncio.gather(*(proxy.poison(kind, stream, **attributes) for proxy in proxies))
-        yield
+        yield _unwell(proxies, QUESTIONS[way])
         await asyncio.gather(*(proxy.mend() for proxy in proxies))
 
     return poisoned
 
 
 @asynccontextmanager
-async def answers_late(world: World, _: Random) -> AsyncIterator[None]:
-    proxies = [slot.kafka for slot in world.staffed]
+async def answers_late(world: World, _: Random) -> AsyncIterator[Proof | None]:
+    proxies = [slot.kafka for slot in world.usual]
     await asyncio.gather(*(proxy.poison("latency", latency=world.config.windows.grace + 500) for proxy in proxies))
-    yield
+    yield _unwell(proxies, QUESTIONS[_kafka])
     await asyncio.gather(*(proxy.mend() for proxy in proxies))
 
 
@@ -270,27 +353,49 @@ def _redis(slot: Slot) -> Proxy:
     return slot.redis
 
 
+QUESTIONS: dict[Callable[[Slot], Proxy], bytes] = {
+    _redis: b"PING\r\n",
+    # The length, then ApiVersions of version 0, the first correlation, from no client in particular.
+    _kafka: struct.pack(">ihhih", 10, 18, 0, 0, -1),
+}
+"""What anybody may ask the server at the end of a way."""
+
+
 # Producers
 
 
 @asynccontextmanager
-async def clocks_skewed(world: World, rng: Random) -> AsyncIterator[None]:
+async def clocks_skewed(world: World, rng: Random) -> AsyncIterator[Proof | None]:
     grace = world.config.windows.grace
     skew = world.producer.skew
     for partition in range(world.producer.partitions):
         skew[partition] = rng.choice((0, -grace * 3 // 4, grace * 3 // 4, -3 * grace, 10 * grace))
-    yield
+    producer = world.producer
+    before = len(producer.tardy) + len(producer.ahead)
+
+    async def proof() -> bool:
+        return len(producer.tardy) + len(producer.ahead) > before
+
+    yield proof
     skew.clear()
 
 
 # Sinks
 
+SINK_ERRORS = "stormfold_sink_errors_total"
+
+
+async def _unwritten(world: World) -> Proof:
+    """Struck if a storm could not be written to the cluster."""
+    return await _counts(lambda: [world.cluster.emitter], SINK_ERRORS)
+
 
 @asynccontextmanager
-async def disk_full(world: World, _: Random) -> AsyncIterator[None]:
+async def disk_full(world: World, _: Random) -> AsyncIterator[Proof | None]:
     filler = world.sink / ".filler"
+    errors = await _counts(lambda: world.staffed, SINK_ERRORS)
     await asyncio.to_thread(_fill, filler)
-    yield
+    yield errors
     filler.unlink()
 
 
@@ -304,48 +409,58 @@ def _fill(filler: Path) -> None:
 
 def _outage(broken: Callable[[ApiServer], AbstractContextManager[None]]) -> Callable[[World, Random], Broken]:
     @asynccontextmanager
-    async def outage(world: World, _: Random) -> AsyncIterator[None]:
+    async def outage(world: World, _: Random) -> AsyncIterator[Proof | None]:
         context = broken(world.cluster.server)
+        errors = await _unwritten(world)
         await asyncio.to_thread(context.__enter__)
-        yield
+        yield errors
         await asyncio.to_thread(context.__exit__, None, None, None)
 
     return outage
 
 
 @asynccontextmanager
-async def api_cut(world: World, _: Random) -> AsyncIterator[None]:
+async def api_cut(world: World, _: Random) -> AsyncIterator[Proof | None]:
+    errors = await _unwritten(world)
     await world.cluster.way.cut()
-    yield
+    yield errors
     await world.cluster.way.mend()
 
 
 @asynccontextmanager
-async def namespace_deleted(world: World, _: Random) -> AsyncIterator[None]:
+async def namespace_deleted(world: World, _: Random) -> AsyncIterator[Proof | None]:
+    errors = await _unwritten(world)
     await asyncio.to_thread(delete_namespace, world.cluster.server, "storms")
-    yield
+    yield errors
     await asyncio.to_thread(create_namespace, world.cluster.server, "storms")
 
 
 @asynccontextmanager
-async def definition_removed(world: World, _: Random) -> AsyncIterator[None]:
+async def definition_removed(world: World, _: Random) -> AsyncIterator[Proof | None]:
     cluster = world.cluster
     # All storms go with their definition: nobody may write one between counting them and that.
     await cluster.way.cut()
     cluster.gone |= await asyncio.to_thread(cluster.server.storms)
     await asyncio.to_thread(cluster.server.uninstall, 300)
+    errors = await _unwritten(world)
     await cluster.way.mend()
-    yield
+    yield errors
     await asyncio.to_thread(cluster.server.install)
 
 
+PIPELINE = ("workers", "redis", "redis-link", "kafka", "kafka-link")
+"""Parts that alerts pass through: what breaks there can lose or double one."""
+FORGETFUL = ("redis-truncated", "redis-flushed", "redis-failover")
+"""Redis has lost something."""
 CLUSTER = "cluster"
 """Part of the faults that need one."""
 DISK = "disk"
 """Part of the faults that need one of their own."""
 FAULTS = {
     "all-workers-killed": Fault("workers", "kill -9 of every worker at once", (0, 3), workers_killed, sweeping=True),
-    "workers-rolled": Fault("workers", "SIGTERM to one worker after the other", (0, 0), workers_rolled, sweeping=True),
+    "workers-rolled": Fault(
+        "workers", "SIGTERM to one worker after the other", (0, 0), workers_rolled, sweeping=True, takes=6
+    ),
     "worker-killed": Fault("workers", "kill -9 of a worker", (0, 3), worker_killed),
     "worker-zombie": Fault(
         "workers", "SIGSTOP of a worker, SIGCONT after its session", (SESSION + 1, SESSION + 5), worker_frozen
@@ -357,11 +472,13 @@ FAULTS = {
     "redis-killed": Fault("redis", "kill -9 of Redis, back from its append-only file", (0, 8), redis_killed),
     "redis-truncated": Fault("redis", "the same, the end of that file lost", (0, 3), redis_truncated),
     "redis-flushed": Fault("redis", "`FLUSHALL`", (0, 0), redis_flushed),
-    "redis-paused": Fault("redis", "`CLIENT PAUSE`", (0, 0), redis_paused),
-    "redis-asleep": Fault("redis", "`DEBUG SLEEP`", (0, 0), redis_asleep),
+    "redis-paused": Fault("redis", "`CLIENT PAUSE`", (0, 0), redis_paused, takes=1),
+    "redis-asleep": Fault("redis", "`DEBUG SLEEP`", (0, 0), redis_asleep, takes=1),
     "redis-full": Fault("redis", "`maxmemory` shrunk below what is used", (3, 8), redis_full),
     "redis-scripts": Fault("redis", "`SCRIPT FLUSH`", (0, 0), redis_forgot_scripts),
-    "redis-failover": Fault("redis", "failover to a replica without the last writes", (0, 0), redis_failed_over),
+    "redis-failover": Fault(
+        "redis", "failover to a replica without the last writes", (0, 0), redis_failed_over, takes=1
+    ),
     "kafka-killed": Fault("kafka", "kill -9 of the broker, and with it of every coordinator", (0, 5), kafka_killed),
     "kafka-frozen": Fault("kafka", "SIGSTOP of the broker", (3, 12), kafka_frozen),
     "alerts-partition": Fault("kafka", "a partition more for `alerts`", (0, 0), alerts_partition_added),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from tests.chaos.faults import FAULTS
 from tests.chaos.truth import Verdict, Wrong
-from tests.chaos.watch import Life
+from tests.chaos.watch import SETTLED_MINUTES, TOLERANCE, Life
 from tests.docs import ROOT, table
 
 PAGE = ROOT / "docs" / "reliability.md"
@@ -32,12 +32,16 @@ class Outcome(NamedTuple):
     """Seconds of the longest span without progress."""
     recovery: float
     """Seconds from the end of the last fault until all was as before."""
+    struck: bool = True
+    """False if a fault is known to have met nothing that it could break."""
 
 
 class Report(NamedTuple):
     """A whole run."""
 
     seed: int
+    faults: tuple[str, ...]
+    """Those that were to be tried: with the seed they decide the schedule."""
     rate: int
     """Alerts a second that were asked for."""
     minutes: float
@@ -60,21 +64,34 @@ def block_of(report: Report) -> str:
     rows = []
     for name, fault in FAULTS.items():
         tried = [outcome for outcome in alone if outcome.faults == (name,)]
-        rows.append((f"`{name}`: {fault.what}", *_columns(tried, wrong)))
-    rows.append(("two of them at once", *_columns(pairs, wrong)))
+        rows.append((f"`{name}`: {fault.what}", *_columns(tried, _met(tried, wrong))))
+    rows.append(("two of them at once", *_columns(pairs, _met(pairs, wrong))))
+    # All that is wrong, whenever it happened: what no turn met is in no other row.
     rows.append(("**all**", *_columns(report.outcomes, wrong)))
-    return f"\n{_summary(report)}\n\n{table(HEADING, rows)}\n{_lives(report.lives)}\n"
+    return f"\n{_summary(report)}\n\n{table(HEADING, rows)}\n{_lives(report.lives)}\n{_plateau(report.lives)}\n"
 
 
-def _columns(tried: Sequence[Outcome], wrong: Iterable[Wrong]) -> tuple[str, ...]:
+def repeat(seed: int, faults: Sequence[str], rate: int, minutes: float) -> str:
+    """The command that does the same again."""
+    if minutes and tuple(faults) == tuple(FAULTS):
+        return f"make soak MINUTES={minutes:g} SEED={seed} RATE={rate}"
+    length = f" --minutes {minutes:g}" if minutes else ""
+    return f"python -m tests.chaos.run{length} --seed {seed} --rate {rate} --faults {','.join(faults)}"
+
+
+def _met(tried: Sequence[Outcome], wrong: Iterable[Wrong]) -> list[Wrong]:
+    return [one for one in wrong if any(outcome.begin <= one.end and one.begin <= outcome.end for outcome in tried)]
+
+
+def _columns(tried: Sequence[Outcome], wrong: Sequence[Wrong]) -> tuple[str, ...]:
     if not tried:
         return ("0", "", "", "", "", "")
-    met = [one for one in wrong if any(outcome.begin <= one.end and one.begin <= outcome.end for outcome in tried)]
+    missed = sum(not outcome.struck for outcome in tried)
     return (
-        str(len(tried)),
+        f"{len(tried)}, {missed} of them struck nothing" if missed else str(len(tried)),
         f"{sum(outcome.under_way for outcome in tried):,}",
-        f"{sum(one.lost for one in met):,}",
-        f"{sum(one.double for one in met):,}",
+        f"{sum(one.lost for one in wrong):,}",
+        f"{sum(one.double for one in wrong):,}",
         f"{max(outcome.stop for outcome in tried):.1f}",
         _spread([outcome.recovery for outcome in tried]),
     )
@@ -90,20 +107,33 @@ def _summary(report: Report) -> str:
     verdict = report.verdict
     day = time.strftime("%Y-%m-%d", time.gmtime(report.outcomes[0].begin / 1000))
     sinks = " and ".join(f"{count:,} resources in {sink}" for sink, count in verdict.written.items())
+    books = verdict.books
+    balance = "The books balance" if books.balanced and not books.open else "**The books do not balance**"
     return (
-        f"{day}, `make soak MINUTES={report.minutes:g} SEED={report.seed}` with {report.rate:,} alerts a second asked"
-        f" for: {verdict.alerts:,} alerts became {verdict.storms:,} storms, {sinks}; {verdict.late:,} alerts were late,"
-        f" {verdict.books.dead:,} records were not alerts. The books balance: "
-        f"{verdict.books.alerts:,} in, {verdict.books.storms + verdict.books.dead:,} out."
-        f" Found wrong: {len(verdict.wrong)}."
+        f"{day}, `{repeat(report.seed, report.faults, report.rate, report.minutes)}` with {report.rate:,} alerts a"
+        f" second asked for: {verdict.alerts:,} alerts became {verdict.storms:,} storms, {sinks};"
+        f" {verdict.late:,} alerts were late, {books.dead:,} records were not alerts. {balance}: "
+        f"{books.alerts:,} in, {books.storms + books.dead:,} out. Found wrong: {len(verdict.wrong)}."
+    )
+
+
+def _plateau(lives: Iterable[Life]) -> str:
+    settled = [life for life in lives if life.settled]
+    if not settled:
+        return f"No worker lived for {SETTLED_MINUTES:g} minutes: whether what it holds stays is not judged."
+    return (
+        f"From the middle third to the last, of workers that lived for {SETTLED_MINUTES:g} minutes and more, memory at"
+        f" its highest rose by {max(0.0, max(life.growth for life in settled)) / 1e6:.0f} MB"
+        f" (wrong from {TOLERANCE / 1e6:.0f} on), descriptors by {max(0.0, max(life.opened for life in settled)):g}"
+        " (any would be wrong)."
     )
 
 
 def _lives(lives: Iterable[Life]) -> str:
     rows = [
         (
-            str(number), f"{life.minutes:.0f}", f"{life.resident[0] / 1e6:.0f} → {life.resident[1] / 1e6:.0f}",
-            f"{life.descriptors[0]:.0f} → {life.descriptors[1]:.0f}",
+            str(number), f"{life.minutes:.0f}", f"{life.resident[0] / 1e6:.0f} → {life.resident[-1] / 1e6:.0f}",
+            f"{life.descriptors[0]:.0f} → {life.descriptors[-1]:.0f}",
         )
         for number, life in enumerate(lives, 1)
     ]  # fmt: skip

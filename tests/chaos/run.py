@@ -1,6 +1,6 @@
 """Runs load and faults against each other, judges what came out, and makes the table of docs/reliability.md.
 
-`python -m tests.chaos.run --seed 7 --minutes 30`: the same seed gives the same schedule and the same load.
+`python -m tests.chaos.run --seed 7 --minutes 30`: the same seed and faults give the same schedule and the same load.
 """
 
 import argparse
@@ -11,17 +11,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from itertools import combinations, islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
 from app.config import loads
-from tests.chaos.faults import CLUSTER, DISK, FAULTS
+from tests.chaos.faults import CLUSTER, DISK, FAULTS, FORGETFUL, PIPELINE
 from tests.chaos.load import load
-from tests.chaos.page import Outcome, Report, write
-from tests.chaos.truth import judge
-from tests.chaos.watch import Watch
+from tests.chaos.page import Outcome, Report, repeat, write
+from tests.chaos.truth import judge, now
+from tests.chaos.watch import Watch, growth
 from tests.chaos.world import PARTITIONS, ROOT, WINDOWS, World, world
 from tests.support.apiserver import binaries
 from tests.support.gobuild import CannotBuild
@@ -31,6 +31,10 @@ RATE = 3_000
 """Alerts a second."""
 REST = 0.5
 """Seconds between brief turns."""
+OVERLAP = 4.0
+"""Longest (s) that the second of two faults waits after the first."""
+WEIGHT = 3
+"""A part of the pipeline is drawn so many times as often for a pair as one before or behind it."""
 WRONG_SHOWN = 20
 WATCHED = 1 / 3
 """Of the run, how long a worker must have lived for its memory to be told of."""
@@ -57,43 +61,87 @@ class Turn(NamedTuple):
     strikes: tuple[Strike, ...]
 
 
-def schedule(seed: int, names: Sequence[str], *, brief: bool = False) -> Iterator[Turn]:
+def schedule(seed: int, names: Sequence[str]) -> Iterator[Turn]:
     """Each fault alone, in an order that is drawn, then pairs of faults about different parts, for ever.
 
-    Where there are no pairs, single faults. With `brief`, faults and rests are as short as they can be.
+    Those that sweep come first, and with them their pairs: one with each part of the pipeline, with a Redis that has
+    forgotten something above all. Where there are no pairs, single faults.
     """
     rng = random.Random(f"schedule {seed}")
-    for name in sorted(rng.sample(names, len(names)), key=lambda name: not FAULTS[name].sweeping):
-        yield _turn(rng, name, brief=brief)
-    pairs = [
-        (one, other) for one, other in combinations(names, 2)
-        if FAULTS[one].part != FAULTS[other].part and not FAULTS[one].sweeping and not FAULTS[other].sweeping
-    ]  # fmt: skip
+    order = sorted(rng.sample(names, len(names)), key=lambda name: not FAULTS[name].sweeping)
+    sweeping = [name for name in order if FAULTS[name].sweeping]
+    for name in sweeping:
+        yield _turn(rng, name)
+    for pair in _sweeping_pairs(rng, sweeping, names):
+        yield _turn(rng, *pair)
+    for name in order[len(sweeping) :]:
+        yield _turn(rng, name)
+    others = [name for name in names if not FAULTS[name].sweeping] or names
     while True:
-        yield _turn(rng, *(rng.sample(rng.choice(pairs), 2) if pairs else rng.sample(names, 1)), brief=brief)
+        yield _turn(rng, *(_pair(rng, others) or rng.sample(others, 1)))
 
 
-def _turn(rng: random.Random, *names: str, brief: bool) -> Turn:
+def once(seed: int, names: Sequence[str]) -> list[Turn]:
+    """Each fault alone, in an order that is drawn."""
+    rng = random.Random(f"once {seed}")
+    return [_turn(rng, name) for name in rng.sample(names, len(names))]
+
+
+def excerpt(seed: int, names: Sequence[str], singles: int, pairs: int) -> list[Turn]:
+    """Some of the faults alone, then some pairs; faults and rests are as short as they can be.
+
+    One that sweeps takes long, so there is a single one: with a Redis that has forgotten something.
+    """
+    rng = random.Random(f"excerpt {seed}")
+    sweeping = [name for name in names if FAULTS[name].sweeping]
+    others = [name for name in names if not FAULTS[name].sweeping]
+    turns = [_turn(rng, name, brief=True) for name in rng.sample(others, singles)]
+    turns.append(_turn(rng, rng.choice(sweeping), rng.choice(FORGETFUL), brief=True))
+    return turns + [_turn(rng, *(_pair(rng, others) or ()), brief=True) for _ in range(pairs - 1)]
+
+
+def _sweeping_pairs(rng: random.Random, sweeping: Sequence[str], names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for name in sweeping:
+        for part in PIPELINE:
+            partners = [other for other in names if FAULTS[other].part == part != FAULTS[name].part]
+            partners = [other for other in partners if other in FORGETFUL] or partners
+            if partners:
+                yield name, rng.choice(partners)
+
+
+def _pair(rng: random.Random, names: Sequence[str]) -> tuple[str, str] | None:
+    pairs = [(one, other) for one, other in combinations(names, 2) if FAULTS[one].part != FAULTS[other].part]
+    weights = [_weight(one) * _weight(other) for one, other in pairs]
+    return rng.choices(pairs, weights)[0] if pairs else None
+
+
+def _weight(name: str) -> int:
+    return WEIGHT if FAULTS[name].part in PIPELINE else 1
+
+
+def _turn(rng: random.Random, *names: str, brief: bool = False) -> Turn:
+    """The one that lasts longest comes first, so that the next begins while it is there."""
     strikes = []
-    for number, name in enumerate(names):
+    for name in names:
         least, most = FAULTS[name].seconds
-        lasts = least if brief else rng.uniform(least, most)
-        strikes.append(Strike(name, rng.uniform(0, 2) * number, lasts, rng.randrange(2**32)))
-    return Turn(REST if brief else rng.uniform(2, 5), tuple(strikes))
+        strikes.append(Strike(name, 0.0, least if brief else rng.uniform(least, most), rng.randrange(2**32)))
+    strikes.sort(key=_span, reverse=True)
+    later = (
+        strike._replace(after=rng.uniform(0, min(OVERLAP, 0.8 * _span(strikes[0]))))
+        for strike in strikes[1:]
+    )  # fmt: skip
+    return Turn(REST if brief else rng.uniform(2, 5), (strikes[0], *later))
+
+
+def _span(strike: Strike) -> float:
+    return strike.seconds + FAULTS[strike.fault].takes
 
 
 async def run(
-    seed: int,
-    names: Sequence[str],
-    folder: Path,
-    *,
-    rate: int = RATE,
-    minutes: float | None = None,
-    brief: bool = False,
+    seed: int, turns: Iterable[Turn], names: Sequence[str], folder: Path, *, rate: int = RATE, minutes: float = 0.0
 ) -> Report:
-    """Takes turns for so many minutes, or else until each fault has had its own; lets it all drain, and judges."""
+    """Takes turns of the named faults, for so many minutes if they have no end; lets it all drain, and judges."""
     planned = load(seed, rate, loads(WINDOWS, "windows").windows, PARTITIONS)
-    turns = schedule(seed, names, brief=brief)
     parts = {FAULTS[name].part for name in names}
     outcomes = []
     started = time.monotonic()
@@ -103,7 +151,7 @@ async def run(
         try:
             await until(lambda: watch.looks and not watch.looks[-1].troubles, RECOVERY, "all workers are ready")
             ends = time.monotonic() + minutes * 60 if minutes else None
-            for turn in turns if minutes else islice(turns, len(names)):
+            for turn in turns:
                 if ends and time.monotonic() > ends:
                     break
                 outcomes.append(await _take(turn, place, watch, rate))
@@ -113,7 +161,9 @@ async def run(
                 lambda: watch.looks[-1].open == watch.looks[-1].unwritten == 0, 120, "all is closed and written"
             )
             lives = watch.lives((time.monotonic() - started) * WATCHED)
-            return Report(seed, rate, minutes or 0.0, outcomes, await judge(place), lives)
+            verdict = await judge(place)
+            verdict.wrong += [now(complaint) for life in lives for complaint in growth(life)]
+            return Report(seed, tuple(names), rate, minutes, outcomes, verdict, lives)
         except BaseException:
             tell(f"seed {seed} failed; logs in {folder}")
             raise
@@ -129,27 +179,39 @@ async def _take(turn: Turn, place: World, watch: Watch, rate: int) -> Outcome:
     await asyncio.sleep(turn.rest)
     before, sent = watch.before(), place.producer.sent
     begin, began = time.time_ns() // 1_000_000, time.monotonic()
-    await asyncio.gather(*(_strike(strike, place) for strike in turn.strikes))
+    begun = [asyncio.Event() for _ in turn.strikes]
+    struck = await asyncio.gather(
+        *(_strike(strike, place, mine, begun) for strike, mine in zip(turn.strikes, begun, strict=True))
+    )
     mended = time.monotonic()
     at = await watch.recovered(before, mended, rate, RECOVERY)
+    faults = tuple(strike.fault for strike in turn.strikes)
     outcome = Outcome(
-        tuple(strike.fault for strike in turn.strikes), begin, time.time_ns() // 1_000_000,
-        before.unread + place.producer.sent - sent, watch.longest_stop(began, at), at - mended,
+        faults, begin, time.time_ns() // 1_000_000, before.unread + place.producer.sent - sent,
+        watch.longest_stop(began, at), at - mended, all(struck),
     )  # fmt: skip
     tell(f"{' + '.join(outcome.faults)}: {outcome.under_way:,} alerts under way, stopped for {outcome.stop:.1f} s, "
          f"recovered {outcome.recovery:.1f} s after {mended - began:.1f} s")  # fmt: skip
     return outcome
 
 
-async def _strike(strike: Strike, place: World) -> None:
+async def _strike(strike: Strike, place: World, mine: asyncio.Event, begun: Sequence[asyncio.Event]) -> bool:
+    """Whether it struck, as far as it can tell. It is there at least until each of the others has begun."""
     await asyncio.sleep(strike.after)
     tell(f"  {strike.fault} for {strike.seconds:.1f} s")
-    async with FAULTS[strike.fault].act(place, random.Random(strike.seed)):
+    mine.set()
+    async with FAULTS[strike.fault].act(place, random.Random(strike.seed)) as proof:
         await asyncio.sleep(strike.seconds)
+        for event in begun:
+            await event.wait()
+        struck = await proof() if proof else True
+    if not struck:
+        tell(f"  {strike.fault} struck nothing")
+    return struck
 
 
-def possible(names: Sequence[str]) -> list[str]:
-    """Those of the faults that this machine allows."""
+def possible() -> list[str]:
+    """The faults that this machine allows."""
     missing = {}
     if subprocess.run([*ROOT, "true"], check=False).returncode:
         missing[DISK] = "only root can make a disk"
@@ -159,7 +221,7 @@ def possible(names: Sequence[str]) -> list[str]:
         missing[CLUSTER] = str(error)
     for part, why in missing.items():
         tell(f"without faults of the {part}: {why}")
-    return [name for name in names if FAULTS[name].part not in missing]
+    return [name for name in FAULTS if FAULTS[name].part not in missing]
 
 
 def tell(text: str) -> None:
@@ -167,21 +229,30 @@ def tell(text: str) -> None:
     print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)
 
 
+def _faults(text: str) -> list[str]:
+    """In the order of `FAULTS`, however they are named: it is part of what the seed decides."""
+    asked = set(text.split(","))
+    if unknown := asked - FAULTS.keys():
+        raise argparse.ArgumentTypeError(f"no such fault: {', '.join(sorted(unknown))}")
+    return [name for name in FAULTS if name in asked]
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.run", description=__doc__)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10_000))
-    parser.add_argument("--minutes", type=float, help="without it each fault has one turn")
-    parser.add_argument("--faults", help=f"some of {','.join(FAULTS)}", default=",".join(FAULTS))
+    parser.add_argument("--minutes", type=float, default=0.0, help="without it each fault has one turn")
+    parser.add_argument("--faults", type=_faults, help=f"some of {','.join(FAULTS)}; what this machine allows")
     parser.add_argument("--page", action="store_true", help="write the table of docs/reliability.md")
     parser.add_argument("--rate", type=int, default=RATE, help="alerts a second")
     options = parser.parse_args()
-    names = possible(options.faults.split(","))
+    names = options.faults or possible()
     # That the broker is away is no news here.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    tell(f"seed {options.seed}")
+    tell(repeat(options.seed, names, options.rate, options.minutes))
     folder = Path(tempfile.mkdtemp(prefix="stormfold-chaos-"))
-    report = asyncio.run(run(options.seed, names, folder, rate=options.rate, minutes=options.minutes))
+    turns = schedule(options.seed, names) if options.minutes else once(options.seed, names)
+    report = asyncio.run(run(options.seed, turns, names, folder, rate=options.rate, minutes=options.minutes))
     tell(f"{report.verdict.books} {report.verdict.late} late, {report.verdict.storms} storms, in sinks: "
          f"{report.verdict.written}")  # fmt: skip
     for life in report.lives:

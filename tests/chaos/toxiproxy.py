@@ -3,7 +3,11 @@
 Built from its Go module once and kept in the user's cache.
 """
 
+import asyncio
+import math
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +65,21 @@ class Proxy:
     async def poison(self, kind: str, stream: str = "downstream", **attributes: int) -> None:
         """Adds one of Toxiproxy's toxics to what comes from the server, or with `upstream` to what goes there."""
         await self._ask("POST", f"/{self._name}/toxics", {"type": kind, "stream": stream, "attributes": attributes})
+
+    async def answers(self, question: bytes) -> float:
+        """Seconds until the server answers a question through here; infinite if it does not, within a second."""
+        host, port = self.address.rsplit(":", 1)
+        asked = time.monotonic()
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(1.0):
+                reader, writer = await asyncio.open_connection(host, int(port))
+                try:
+                    writer.write(question)
+                    if await reader.read(1):
+                        return time.monotonic() - asked
+                finally:
+                    writer.close()
+        return math.inf
 
     async def _ask(self, method: str, path: str, body: Any = None) -> Any:
         url = f"http://{self._toxiproxy.address}/proxies{path}"

@@ -3,7 +3,7 @@
 import asyncio
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from itertools import pairwise
 from typing import NamedTuple
@@ -23,6 +23,12 @@ PATIENCE = 3.0
 """Longest that a look may take: longer than that nobody answers."""
 FRESH = 20
 """Looks through one connection: topics may get partitions."""
+SETTLED_MINUTES = 10.0
+"""What a worker holds must stay after a third of so long. Two memos of 64 MB (`app/series.py`, `app/merge.py`) fill
+first: that takes some 64,000 series, three minutes of this load, and 120 MB. Then they start anew, and memory goes up
+and down by some 20 MB."""
+TOLERANCE = 48e6
+"""Bytes that memory at its highest may still grow by: those ups and downs, and a longer backlog than before."""
 BASE = 6
 """Looks that say how it was before."""
 
@@ -57,12 +63,54 @@ class Held(NamedTuple):
 
 
 class Life(NamedTuple):
-    """What one worker held: medians of the first and of the last third of the time that it was watched."""
+    """What one worker held, in each third of the time that it was watched."""
 
     minutes: float
-    resident: tuple[float, float]
-    """Bytes."""
-    descriptors: tuple[float, float]
+    resident: tuple[float, ...]
+    """Bytes, medians."""
+    highest: tuple[float, ...]
+    """Bytes, at most."""
+    descriptors: tuple[float, ...]
+    """Medians."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether it lived long enough to tell that what it holds stays."""
+        return self.minutes >= SETTLED_MINUTES
+
+    @property
+    def growth(self) -> float:
+        """Bytes by which memory at its highest rose from the middle third to the last."""
+        return self.highest[2] - self.highest[1]
+
+    @property
+    def opened(self) -> float:
+        """Descriptors more in the last third than in the middle one."""
+        return self.descriptors[2] - self.descriptors[1]
+
+
+def growth(life: Life) -> Iterator[str]:
+    """What is wrong with what a worker held."""
+    if life.settled and life.growth > TOLERANCE:
+        yield f"a worker's memory still grows: at most {', '.join(f'{size / 1e6:.0f} MB' for size in life.highest)}"
+    if life.settled and life.opened > 0:
+        yield f"a worker's descriptors grow: {life.descriptors}"
+
+
+def life(held: Sequence[Held]) -> Life | None:
+    """One worker's, from all that was seen of it; None if it was not seen in each third."""
+    begin, lived = held[0].at, held[-1].at - held[0].at
+    thirds: list[list[Held]] = [[], [], []]
+    for one in held:
+        thirds[min(2, int(3 * (one.at - begin) / lived)) if lived else 0].append(one)
+    if not all(thirds):
+        return None
+    return Life(
+        lived / 60,
+        tuple(statistics.median(one.resident for one in third) for third in thirds),
+        tuple(max(one.resident for one in third) for third in thirds),
+        tuple(statistics.median(one.descriptors for one in third) for third in thirds),
+    )
 
 
 class Watch:
@@ -125,16 +173,8 @@ class Watch:
         for pid in dict.fromkeys(held.pid for held in self.held):
             mine = [held for held in self.held if held.pid == pid]
             lived = mine[-1].at - mine[0].at
-            if lived >= seconds:
-                thirds = (
-                    [held for held in mine if held.at <= mine[0].at + lived / 3],
-                    [held for held in mine if held.at >= mine[-1].at - lived / 3],
-                )
-                resident, descriptors = (
-                    tuple(statistics.median(getattr(held, what) for held in third) for third in thirds)
-                    for what in ("resident", "descriptors")
-                )
-                found.append(Life(lived / 60, resident, descriptors))
+            if lived >= seconds and (one := life(mine)):
+                found.append(one)
         return found
 
     async def _look(self, tail: Tail) -> None:

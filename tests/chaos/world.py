@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from app.config import load
 from app.kafka.client import open_admin
@@ -83,6 +84,20 @@ class Slot:
         """Whether it says that it is."""
         return not await self.trouble()
 
+    async def told(self, metric: str) -> float:
+        """The sum of a metric of the worker there, over its labels; 0 if nobody answers."""
+        timeout = aiohttp.ClientTimeout(total=1.0)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as session,
+                session.get(f"http://{self.http}/metrics") as answer,
+            ):
+                text = await answer.text()
+        except (aiohttp.ClientError, TimeoutError):
+            return 0.0
+        families = text_string_to_metric_families(text)
+        return sum(sample.value for family in families for sample in family.samples if sample.name == metric)
+
     def resident(self) -> int:
         """Bytes of memory that the worker holds."""
         assert self.process is not None
@@ -129,6 +144,8 @@ class World:
         self.sink.mkdir()
         self.complaints: list[str] = []
         """What went wrong besides alerts and storms."""
+        self.crowded: list[tuple[int, int]] = []
+        """Event times (ms) of what was folded while Redis had no room: of that less may be told apart."""
         self._stack = stack
         self._workers: Workers
 
@@ -142,6 +159,11 @@ class World:
     def staffed(self) -> list[Slot]:
         """The slots with a worker in them."""
         return [slot for slot in self.slots if slot.running]
+
+    @property
+    def usual(self) -> list[Slot]:
+        """The slots that have a worker most of the time, also while it is down."""
+        return self.slots[:WORKERS]
 
     @property
     def expendable(self) -> list[Slot]:
@@ -177,7 +199,7 @@ class World:
         self._workers = self._stack.enter_context(Workers(self.settings, self.folder, self.config_file))
         if cluster:
             await self._open_cluster(toxiproxy, slots[-1])
-        for slot in self.slots[:WORKERS]:
+        for slot in self.usual:
             self.start(slot)
 
     def start(self, slot: Slot) -> None:
@@ -194,6 +216,8 @@ class World:
         asked = time.monotonic()
         code = await asyncio.to_thread(slot.process.wait, 60)
         took = time.monotonic() - asked
+        if sign == signal.SIGKILL:
+            assert code == -sign, f"worker {slot.process.pid} had ended before, with exit code {code}"
         if sign == signal.SIGTERM and (code or took > STOP_SECONDS):
             self.complaints.append(f"worker {slot.process.pid} took {took:.0f} s to stop, with exit code {code}")
 

@@ -1,0 +1,106 @@
+"""A fault that met nothing says so, and two at once are there at once."""
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from app.local.process import HOST
+from tests.chaos import run
+from tests.chaos.faults import FAULTS, Fault, Proof, _counts, _known, _stopped, _unwell
+from tests.chaos.run import Strike, Turn
+from tests.chaos.toxiproxy import Proxy, Toxiproxy
+
+
+async def _ask(proof: Proof) -> bool:
+    return await proof()
+
+
+def test_a_process_that_does_not_run() -> None:
+    """It is stopped, or it is not."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        try:
+            assert not asyncio.run(_ask(_stopped(process.pid)))
+            process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+            assert asyncio.run(_ask(_stopped(process.pid)))
+        finally:
+            process.kill()
+
+
+async def test_a_way_that_nobody_answers_by() -> None:
+    """A way is broken if no answer comes, or a late one."""
+    seconds = 0.0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        await asyncio.sleep(seconds)
+        writer.write(b"+PONG\r\n")
+        writer.close()
+
+    way = Proxy(cast("Toxiproxy", None), "way")
+    broken = _unwell([way], b"PING\r\n")
+    assert await broken()
+    async with await asyncio.start_server(answer, *way.address.split(":")):
+        assert way.address.startswith(HOST)
+        assert min([await way.answers(b"PING\r\n") for _ in range(5)]) < 0.09
+        seconds = 0.2
+        assert await broken()
+        seconds = 30.0
+        assert await broken()
+
+
+async def test_a_worker_that_counts() -> None:
+    """A worker that started meanwhile counts from nothing."""
+    counts = {"old": 3.0}
+
+    class Slot:
+        def __init__(self, http: str) -> None:
+            self.http = http
+
+        async def told(self, _metric: str) -> float:
+            return counts[self.http]
+
+    slots: list[Any] = [Slot("old")]
+    grown = await _counts(lambda: slots, "metric")
+    assert not await grown()
+    slots, counts["new"] = [Slot("new")], 0.0
+    assert not await grown()
+    counts["new"] = 1.0
+    assert await grown()
+
+
+def fault(name: str, part: str, told: list[str], proof: Callable[[], Proof | None]) -> Fault:
+    """One that only tells when it comes and goes."""
+
+    @asynccontextmanager
+    async def act(*_: Any) -> AsyncIterator[Proof | None]:
+        told.append(f"{name} comes")
+        yield proof()
+        told.append(f"{name} goes")
+
+    return Fault(part, name, (0, 0), act)
+
+
+@pytest.mark.parametrize("struck", [True, False])
+async def test_two_at_once(monkeypatch: pytest.MonkeyPatch, struck: bool) -> None:
+    """The first goes on until the second has come, however short it is; of one that struck nothing the turn knows."""
+    told: list[str] = []
+    monkeypatch.setitem(FAULTS, "first", fault("first", "redis", told, lambda: None))
+    monkeypatch.setitem(FAULTS, "second", fault("second", "kafka", told, lambda: _known(struck)))
+
+    async def recovered(*_: Any) -> float:
+        return 0.0
+
+    watch = SimpleNamespace(before=lambda: SimpleNamespace(unread=0), recovered=recovered, longest_stop=lambda *_: 0.0)
+    place = SimpleNamespace(producer=SimpleNamespace(sent=0))
+    turn = Turn(0.0, (Strike("first", 0.0, 0.0, 1), Strike("second", 0.2, 0.0, 1)))
+    outcome = await run._take(turn, cast("Any", place), cast("Any", watch), 1)
+    assert told.index("second comes") < told.index("first goes")
+    assert outcome.struck == struck
