@@ -8,8 +8,8 @@ from tests.chaos.page import HEADING, Outcome, Report, block_of, repeat
 from tests.chaos.truth import Verdict, Wrong
 from tests.chaos.watch import TOLERANCE, Held, Life, growth, life
 
-SOUND = Books(alerts=1_000, storms=990, dead=10, open=0, names=5, unread=0, trimmed=0, foreign=0)
-SHORT = Books(alerts=1_000, storms=983, dead=10, open=0, names=5, unread=0, trimmed=0, foreign=0)
+SOUND = Books(alerts=1_000, storms=990, dead=10, open=0, names=5, others=2, unread=0, trimmed=0, foreign=0)
+SHORT = Books(alerts=1_000, storms=983, dead=10, open=0, names=5, others=2, unread=0, trimmed=0, foreign=0)
 KILLED = Outcome(("worker-killed",), 1_000, 2_000, 50, 1.0, 1.0)
 BOTH = Outcome(("kafka-killed", "redis-flushed"), 3_000, 4_000, 70, 1.0, 1.0)
 
