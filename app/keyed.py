@@ -70,6 +70,8 @@ class Marks(msgspec.Struct, frozen=True, array_like=True):
     """How many partitions `alerts` has."""
     progress: dict[_Number, Time]
     """Alerts partition → event time reached (ms)."""
+    grace: Time = 0
+    """The grace under which what follows is stamped (ms); 0 in marks of a version that did not tell."""
 
 
 def encode_alert(body: bytes, time: int, resolved: bool, late: bool, partition: int, offset: int, index: int) -> bytes:

@@ -229,8 +229,10 @@ class Merger:
             merged.unknown += 1
             return
         merged.alerts_partitions = max(merged.alerts_partitions, marks.partitions)
-        for alerts, reached in marks.progress.items():
-            cell = (keyed, alerts)
+        # Stamped under a larger grace than that of the watermark, what follows may be so much earlier.
+        more = max(0, marks.grace - self.windows.grace)
+        for alerts, time in marks.progress.items():
+            cell, reached = (keyed, alerts), max(0, time - more)
             if merged.marks.get(cell, -1) < reached:
                 merged.marks[cell] = reached
 

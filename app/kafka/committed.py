@@ -1,7 +1,7 @@
 """What a consumer group has committed, with the metadata that the consumer drops: event time and C live there.
 
 Intake commits `{"e": event time reached, "b": base of origins, "t": timestamp of the last record}`, fold
-`{"c": C, "h": horizon, "n": number of the epoch, "k": its keyed partitions, "t": …}`.
+`{"c": C, "h": horizon, "n": number of the epoch, "k": its keyed partitions, "w": its windows, "s": S, "t": …}`.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from aiokafka.errors import (
 
 from app.kafka.client import open_admin
 from app.settings import Settings
+from app.window import Windows
 from app.wire import Malformed, read
 
 COORDINATOR_WAIT = 10.0
@@ -37,6 +38,10 @@ class Note(msgspec.Struct, frozen=True, omit_defaults=True):
     """Fold: number of the epoch."""
     k: int = 0
     """Fold: how many keyed partitions that has. It outlives Redis: a series must stay in its partition."""
+    w: Windows | None = None
+    """Fold: the windows of the epoch; C and what was published are theirs. None in a note of a version without."""
+    s: int | None = None
+    """Fold: S; what is before it was counted under other windows. None if there never were others."""
     b: int = 0
     """Intake: added to offsets in origins, so that they ascend although `alerts` was created anew."""
     t: int = -1
@@ -64,6 +69,11 @@ Committed = dict[int, tuple[int, Note]]
 def newest_closed(committed: Committed) -> int | None:
     """The newest C (ms): every storm that begins before it is closed and published. None if no commit has one."""
     return max((note.c for _, note in committed.values() if note.c is not None), default=None)
+
+
+def newest_note(committed: Committed) -> Note:
+    """One of the newest epoch; an empty one if there is none."""
+    return max((note for _, note in committed.values()), key=lambda note: (note.n, note.w is not None), default=Note())
 
 
 async def read_committed(settings: Settings, group: str, topic: str) -> Committed:

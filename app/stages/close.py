@@ -78,8 +78,7 @@ class Close(Loop):
             epoch, seen, witnesses=witnesses, most=MOST, token=self._token, lease=round(self._settings.lease * 1000)
         )
         self._tell(clock)
-        if clock.open_groups == 0 and epoch.windows != self._config.windows:
-            await change_windows(self._store, epoch, self._config.windows)
+        if clock.open_groups == 0 and await change_windows(self._store, epoch):
             self._epoch = None
             return False
         if not claimed or clock.horizon is None:

@@ -1,26 +1,29 @@
 """Which epoch stands, and when a new one must be opened: Redis empty or behind, or settings changed after draining."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from contextlib import suppress
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from app import metrics
 from app.errors import Retry
-from app.kafka.committed import Committed, newest_closed, read_committed
+from app.kafka.committed import Committed, newest_closed, newest_note, read_committed
 from app.kafka.topics import partitions_of
 from app.settings import Settings
-from app.store.redis import Clock, Epoch, Position, State, Store
+from app.store.redis import Asked, Clock, Epoch, Full, Position, State, Store
 from app.window import Rebuild, Windows
 
 log = structlog.get_logger(__name__)
 
 
-async def ensure_epoch(store: Store, consumer: AIOKafkaConsumer, settings: Settings, windows: Windows) -> State:
+async def ensure_epoch(
+    store: Store, consumer: AIOKafkaConsumer, settings: Settings, windows: Windows, started: int
+) -> State:
     """The state to fold on; opens a new epoch where the one in Redis is missing or can't be continued.
 
-    `consumer` is only asked about offsets. Raises `Retry` (also when somebody else opened one first) or `Stop`.
+    `consumer` is only asked about offsets. `started` is when the worker with these windows was (ms): of several those
+    of the last one shall hold. Raises `Retry` (also when somebody else opened one first) or `Stop`.
     """
     group = settings.consumer_group("fold")
     committed = await read_committed(settings, group, settings.keyed_topic)
@@ -28,15 +31,22 @@ async def ensure_epoch(store: Store, consumer: AIOKafkaConsumer, settings: Setti
     if state is not None:
         why = await _unusable(state, store, consumer, settings, committed)
         if why is None:
-            return await _with_windows(state, store, windows)
+            await _ask(state, store, consumer, settings, windows, started)
+            return state
         log.warning("the epoch in Redis can't be continued", epoch=state.epoch.number, why=why)
     partitions = await keyed_partitions(settings, committed)
     before = state.epoch.number if state else None
-    number = 1 + max([before or 0, *(note.n for _, note in committed.values())])
+    last = newest_note(committed)
+    known = max(before or 0, last.n)
+    # The number after the last known may have been that of other windows, lost before anybody committed it.
+    number = known + 2 if known else 1
     closed = newest_closed(committed)
-    rebuild = None if closed is None else Rebuild.of(closed, windows)
+    # What was closed was cut under the windows of then; others have to wait until all of it is read again.
+    holding, by = (windows, started) if last.w is None else (last.w, 0)
+    # C inside a bucket is S: the bucket's alerts from there on are not closed, those before it are skipped.
+    rebuild = None if closed is None else Rebuild.of(holding.bucket(closed), holding)
     starts = await _starts(consumer, settings, committed, partitions, rebuild)
-    epoch = Epoch(number, windows, len(partitions), rebuild)
+    epoch = Epoch(number, holding, len(partitions), rebuild, last.s, by)
     opened = await store.open_epoch(before, epoch, {p: Position(o, -1) for p, o in starts.items()})
     if opened:
         metrics.EPOCHS_OPENED.labels("first" if number == 1 else "rebuild").inc()
@@ -45,6 +55,7 @@ async def ensure_epoch(store: Store, consumer: AIOKafkaConsumer, settings: Setti
     state = await store.load()
     if state is None:
         raise Retry("the epoch just opened is gone")
+    await _ask(state, store, consumer, settings, windows, started)
     return state
 
 
@@ -52,36 +63,52 @@ async def keyed_partitions(settings: Settings, committed: Committed) -> range:
     """As many as the epoch before had, also if the topic has got more since: what was sent once and is sent again would
     be in another one then, and counted twice."""
     there = await partitions_of(settings, settings.keyed_topic)
-    _, before = max(((note.n, note.k) for _, note in committed.values()), default=(0, 0))
+    before = newest_note(committed).k
     return there[:before] if before else there
 
 
-async def _with_windows(state: State, store: Store, windows: Windows) -> State:
-    if state.epoch.windows == windows:
-        return state
-    if await change_windows(store, state.epoch, windows):
-        return await store.load() or state
-    log.warning("other windows are configured; they hold once nothing is open", epoch=state.epoch.number)
-    return state
+async def _ask(
+    state: State, store: Store, consumer: AIOKafkaConsumer, settings: Settings, windows: Windows, started: int
+) -> None:
+    """Asks for the configured windows, unless those of a worker that was started later hold or are asked for.
+
+    So configurations side by side can't take turns. Asked with the ends of the log: what is before them may have been
+    published under the windows that stand, and Redis may have to read it again.
+    """
+    epoch = state.epoch
+    asked = await store.asked(epoch)
+    wanted, by = (epoch.windows, epoch.by) if asked is None else (asked.windows, asked.by)
+    if windows != wanted and started > by:
+        wanted, by = windows, started
+        log.warning("other windows are asked for; they hold once nothing is open", epoch=epoch.number, windows=windows)
+    elif windows != wanted:
+        log.warning("other windows than the configured ones hold: a worker started later has them", windows=wanted)
+    if asked is None and wanted == epoch.windows:
+        return
+    ends = await consumer.end_offsets([TopicPartition(settings.keyed_topic, p) for p in state.positions])
+    # A full Redis has other worries; whoever is placed next asks again.
+    with suppress(Full):
+        await store.ask(epoch, Asked(wanted, by, {tp.partition: end for tp, end in ends.items()}))
 
 
-async def change_windows(store: Store, epoch: Epoch, windows: Windows) -> bool:
-    """Goes on under other windows, if nothing is open: what is closed stays as it was cut."""
-    new = replace(epoch, number=epoch.number + 1, windows=windows)
-    changed = await store.continue_epoch(epoch, new)
+async def change_windows(store: Store, epoch: Epoch) -> bool:
+    """Goes on under windows that were asked for, if nothing is open: what is closed stays as it was cut."""
+    changed = await store.change_windows(epoch)
     if changed:
         metrics.EPOCHS_OPENED.labels("windows").inc()
-        log.warning("opened an epoch with other windows", epoch=new.number, windows=windows)
-        await store.sweep(new.number)
+        log.warning("opened an epoch with other windows", epoch=epoch.number + 1)
+        await store.sweep(epoch.number + 1)
     return changed
 
 
 def closed_until(epoch: Epoch, clock: Clock) -> int | None:
     """C: start of the bucket that holds min(W, first bucket of the oldest open group).
 
-    Every storm that begins before it is closed and published. None while there is no horizon and never was.
+    Every storm that begins before it is closed and published. Never before S: there were other buckets. None while
+    there is no horizon and never was.
     """
-    before = None if epoch.rebuild is None else epoch.rebuild.closed
+    floors = (epoch.since, None if epoch.rebuild is None else epoch.rebuild.closed)
+    before = max((floor for floor in floors if floor is not None), default=None)
     if clock.horizon is None:
         return before
     reached = epoch.windows.bucket(clock.horizon - epoch.windows.grace)
@@ -104,6 +131,9 @@ async def _unusable(
     for tp, begin in begins.items():
         if state.positions[tp.partition].offset < begin:
             return f"{tp.topic}-{tp.partition} begins at {begin}, after the position in Redis"
+    last = newest_note(committed).n
+    if last > state.epoch.number:
+        return f"epoch {last} came after it"
     newest = newest_closed(committed)
     if newest is not None:
         closed = closed_until(state.epoch, await store.clock(state.epoch))

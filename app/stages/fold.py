@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import structlog
 from aiokafka import AIOKafkaConsumer
+from msgspec import structs
 
 from app import metrics
 from app.config import Config
@@ -46,12 +47,15 @@ class Fold:
         self._closed: int | None = None
         self._horizon: int | None = None
         self._committed = 0.0
+        self._noted = 0
+        """The epoch that a commit has told Kafka of."""
+        self._started = time.time_ns() // 1_000_000
         self.ingest: Ingest
 
     async def place(self, consumer: AIOKafkaConsumer, partitions: set[int]) -> dict[int, Start]:
         """Continues from the positions in Redis."""
         await pass_gone(self._store, consumer, self._settings)
-        state = await ensure_epoch(self._store, consumer, self._settings, self._config.windows)
+        state = await ensure_epoch(self._store, consumer, self._settings, self._config.windows, self._started)
         self._epoch = state.epoch
         self._merger.windows = state.epoch.windows
         self._positions = {p: at for p, at in state.positions.items() if p in partitions}
@@ -69,27 +73,36 @@ class Fold:
         if not self.ingest.current(batch) or epoch is None:
             return
         if batch.records:
+            if self._noted != epoch.number and not await self._commit():
+                # What is published of an epoch is of its windows: were they unknown once Redis is lost, it would be
+                # counted again under others.
+                await self.ingest.sleep_current(batch, BACKOFF)
+                self.ingest.rewind()
+                return
             await self._fold(batch, epoch)
         if time.monotonic() - self._committed >= COMMIT_EVERY:
             await self.leave()
 
     async def leave(self) -> None:
         """Commits the positions, with C."""
+        await self._commit()
+
+    async def _commit(self) -> bool:
         if self._epoch is None:
-            return
+            return False
         self._committed = time.monotonic()
         epoch, closed, horizon = self._epoch, self._closed, self._horizon
         assigned = self.ingest.assigned()
-        await self.ingest.commit(
-            {
-                partition: (
-                    at.offset,
-                    Note(c=closed, h=horizon, n=epoch.number, k=epoch.partitions, t=at.timestamp).encode(),
-                )
-                for partition, at in self._positions.items()
-                if partition in assigned
-            }
-        )
+        note = Note(c=closed, h=horizon, n=epoch.number, k=epoch.partitions, w=epoch.windows, s=epoch.since)
+        offsets = {
+            partition: (at.offset, structs.replace(note, t=at.timestamp).encode())
+            for partition, at in self._positions.items()
+            if partition in assigned
+        }
+        if not offsets or not await self.ingest.commit(offsets):
+            return False
+        self._noted = epoch.number
+        return True
 
     async def stop(self) -> None:
         """Nothing to end."""
@@ -99,7 +112,7 @@ class Fold:
             Move(p, self._positions[p].offset, records[-1].offset + 1, records[-1].timestamp)
             for p, records in batch.records.items()
         ]
-        begin = epoch.rebuild.begin if epoch.rebuild else None
+        begin = epoch.skip_before
         merged = self._merger.merge(batch.records, self._origins, Floor(begin))
         while self.ingest.current(batch):
             try:

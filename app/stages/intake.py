@@ -83,13 +83,14 @@ class Intake:
         self._position: dict[int, tuple[int, int]] = {}
         self._base: dict[int, int] = {}
         self._marked = 0.0
+        self._started = time.time_ns() // 1_000_000
         metrics.ALERTS_DEAD.labels(settings.dead_topic)
         self.ingest: Ingest
 
     async def place(self, consumer: AIOKafkaConsumer, partitions: set[int]) -> dict[int, Start]:
         """Continues from the commits, which carry the event time reached."""
         await pass_gone(self._store, consumer, self._settings)
-        state = await ensure_epoch(self._store, consumer, self._settings, self._config.windows)
+        state = await ensure_epoch(self._store, consumer, self._settings, self._config.windows, self._started)
         self._epoch = state.epoch
         committed = await intake_positions(self._settings, self._store)
         starts = {}
@@ -247,7 +248,7 @@ class Intake:
         if reached:
             # The producer may not know yet of a partition that was added: it would not count for the horizon.
             partitions = max(await self._producer.partitions(self.ingest.topic), 1 + max(reached))
-            marks = Marks(partitions=partitions, progress=reached)
+            marks = Marks(partitions=partitions, progress=reached, grace=epoch.windows.grace)
             value = encode_marks(marks)
             await self._producer.send(
                 self._settings.keyed_topic, {p: [Outgoing(None, value)] for p in range(epoch.partitions)}

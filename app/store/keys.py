@@ -25,6 +25,12 @@ class EpochKeys:
         return self.base + "org"
 
     @property
+    def next(self) -> str:
+        """hash, no TTL: windows asked for (`gap`, `grace`, `slice`), `by` → start of the worker that asked (ms), keyed
+        partition → where it ended then: they hold once that is folded and nothing is open."""
+        return self.base + "next"
+
+    @property
     def marks(self) -> str:
         """hash, no TTL: `<keyed partition>:<alerts partition>` → event time reached (ms); `n` → partitions of `alerts`;
         `h` → the horizon (ms); `b` → number of calls that brought marks."""
@@ -75,7 +81,8 @@ class Keys:
 
     @property
     def epoch(self) -> str:
-        """hash, no TTL: the epoch that stands: `number`, windows, `partitions`, rebuilt: `begin` (B), `closed` (C)."""
+        """hash, no TTL: the epoch that stands: `number`, windows, `by` → start of the worker that has them (ms),
+        `partitions`, rebuilt: `begin` (B), `closed` (C), after other windows: `since` (S)."""
         return self.root + "epoch"
 
     @property

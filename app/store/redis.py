@@ -70,7 +70,29 @@ class Epoch:
     partitions: int
     """Partitions of the keyed topic: fixed for the epoch."""
     rebuild: Rebuild | None
-    """Where it began to read again; None if from the beginning."""
+    """Where it began to read again; None if from the beginning, or where the epoch before had come to."""
+    since: int | None = None
+    """S: what is before it was counted under other windows (ms); None if there never were others."""
+    by: int = 0
+    """When the worker was started whose windows these are (ms); 0 if nobody knows any more."""
+
+    @property
+    def skip_before(self) -> int | None:
+        """A rebuild reads alerts again that it must not count again: those before this time (ms)."""
+        if self.rebuild is None:
+            return None
+        return self.rebuild.begin if self.since is None else max(self.rebuild.begin, self.since)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Windows that shall hold once nothing is open."""
+
+    windows: Windows
+    by: int
+    """When the worker was started that asked (ms)."""
+    ends: Mapping[int, int]
+    """Where the keyed partitions ended then."""
 
 
 class Position(NamedTuple):
@@ -210,9 +232,9 @@ class Store:
 
     def __post_init__(self) -> None:
         self.keys = Keys(self.prefix)
-        self._fold, self._claim, self._settle, self._epoch = (
+        self._fold, self._claim, self._settle, self._epoch, self._windows = (
             self.redis.register_script((files("app.store") / f"{name}.lua").read_text())
-            for name in ("fold", "claim", "settle", "epoch")
+            for name in ("fold", "claim", "settle", "epoch", "windows")
         )
 
     async def load(self) -> State | None:
@@ -245,32 +267,49 @@ class Store:
         positions: dict[str, str] = {}
         for partition, start in starts.items():
             positions |= {str(partition): str(start.offset), f"{partition}:t": str(start.timestamp)}
-        return await self._open(before, epoch, _pack(positions))
-
-    async def continue_epoch(self, before: Epoch, epoch: Epoch) -> bool:
-        """Opens `epoch` where `before` ends; False if that one is not drained, or no longer stands."""
-        return await self._open(before.number, epoch, b"")
-
-    async def _open(self, before: int | None, epoch: Epoch, positions: bytes) -> bool:
         fields = {
             "number": str(epoch.number),
-            "gap": str(epoch.windows.gap),
-            "grace": str(epoch.windows.grace),
-            "slice": str(epoch.windows.slice),
+            **_windows_fields(epoch.windows, epoch.by),
             "partitions": str(epoch.partitions),
         }
         if epoch.rebuild is not None:
             fields |= {"begin": str(epoch.rebuild.begin), "closed": str(epoch.rebuild.closed)}
-        new, old = self.keys.of(epoch.number), self.keys.of(before or 0)
+        if epoch.since is not None:
+            fields["since"] = str(epoch.since)
+        new = self.keys.of(epoch.number)
         async with sorted_errors():
             opened = await self._epoch(
-                keys=[
-                    self.keys.epoch, new.void, new.positions, new.origins, new.marks,
-                    old.positions, old.origins, old.marks, old.open,
-                ],
-                args=["" if before is None else str(before), _pack(fields), positions],
-            )  # fmt: skip
+                keys=[self.keys.epoch, new.void, new.positions, new.next],
+                args=["" if before is None else str(before), _pack(fields), _pack(positions)],
+            )
         return bool(opened)
+
+    async def ask(self, epoch: Epoch, asked: Asked) -> None:
+        """Asks for other windows than those of `epoch`, in place of what was asked for before."""
+        fields = _windows_fields(asked.windows, asked.by) | {str(p): str(end) for p, end in asked.ends.items()}
+        async with sorted_errors():
+            await self.redis.hset(self.keys.of(epoch.number).next, mapping=fields)
+
+    async def asked(self, epoch: Epoch) -> Asked | None:
+        """What windows were asked for, if any."""
+        async with sorted_errors():
+            fields: dict[bytes, bytes] = await self.redis.hgetall(self.keys.of(epoch.number).next)
+        values = {name.decode(): int(value) for name, value in fields.items()}
+        ends = {int(name): value for name, value in values.items() if name.isdecimal()}
+        return Asked(_windows(values), values["by"], ends) if values else None
+
+    async def change_windows(self, epoch: Epoch) -> bool:
+        """Goes on in the next epoch, under the windows asked for; False if there are none, or not all is closed."""
+        old, new = self.keys.of(epoch.number), self.keys.of(epoch.number + 1)
+        async with sorted_errors():
+            changed = await self._windows(
+                keys=[
+                    self.keys.epoch, old.next, old.positions, old.origins, old.marks, old.open,
+                    new.positions, new.origins, new.marks, new.void,
+                ],
+                args=[epoch.number],
+            )  # fmt: skip
+        return bool(changed)
 
     async def keep_intake(self, notes: Mapping[int, tuple[int, str]]) -> None:
         """Keeps what intake has committed: partition → next offset and note."""
@@ -474,10 +513,20 @@ def _epoch(fields: Mapping[bytes, bytes]) -> Epoch:
     values = {name.decode(): int(value) for name, value in fields.items()}
     return Epoch(
         number=values["number"],
-        windows=Windows(gap=values["gap"], grace=values["grace"], slice=values["slice"]),
+        windows=_windows(values),
         partitions=values["partitions"],
         rebuild=Rebuild(values["begin"], values["closed"]) if "begin" in values else None,
+        since=values.get("since"),
+        by=values.get("by", 0),
     )
+
+
+def _windows(values: Mapping[str, int]) -> Windows:
+    return Windows(gap=values["gap"], grace=values["grace"], slice=values["slice"])
+
+
+def _windows_fields(windows: Windows, by: int) -> dict[str, str]:
+    return {"gap": str(windows.gap), "grace": str(windows.grace), "slice": str(windows.slice), "by": str(by)}
 
 
 def _positions(fields: Mapping[bytes, bytes]) -> dict[int, Position]:

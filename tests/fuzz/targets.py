@@ -24,7 +24,7 @@ from app.series import SeriesReader
 from app.sinks import directory, identity
 from app.store.redis import _pack, _row
 from app.storm import StormMetadata, decode_storm, encode_manifest, from_metadata, group_id, pattern
-from app.window import Rebuild
+from app.window import Rebuild, Windows
 from app.wire import Malformed
 from tests.support.storms import AWKWARD, manifest
 
@@ -230,7 +230,7 @@ def note(data: bytes) -> None:
 def note_seeds() -> Iterator[bytes]:
     yield Note().encode().encode()
     yield Note(e=NOW, b=7, t=NOW).encode().encode()
-    yield Note(c=NOW, h=NOW, n=3, k=12, t=NOW).encode().encode()
+    yield Note(c=NOW, h=NOW, n=3, k=12, w=Windows(), s=NOW, t=NOW).encode().encode()
 
 
 def document(data: bytes) -> None:

@@ -22,13 +22,13 @@ Steps = list[tuple[str, int]]
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> Steps:
+def histories(draw: st.DrawFn, usual: list[str] = USUAL, rare: list[str] = RARE) -> Steps:
     """Who does something, and the seed of how; each history has its own kinds of trouble, more or less of it."""
-    kinds = USUAL * draw(st.integers(1, 3)) + draw(st.lists(st.sampled_from(RARE), unique=True))
+    kinds = usual * draw(st.integers(1, 3)) + draw(st.lists(st.sampled_from(rare), unique=True))
     return draw(st.lists(st.tuples(st.sampled_from(kinds), st.integers(0, 2**16)), min_size=80, max_size=320))
 
 
-@settings(
+BY_CHANCE = settings(
     deadline=None,
     max_examples=80,
     print_blob=True,
@@ -36,6 +36,9 @@ def histories(draw: st.DrawFn) -> Steps:
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+
+
+@BY_CHANCE
 @given(
     history=histories(),
     windows=st.sampled_from(WINDOWS),

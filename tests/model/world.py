@@ -7,6 +7,7 @@ drained and the published storms are compared with the plain model of what the k
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from itertools import count
 from random import Random
 from typing import Any
@@ -38,6 +39,8 @@ from tests.model.broker import Broker, Clock, Crash, Fault, Ingest, Producer
 
 START = 1_767_225_600_000
 NEVER = 10**12
+OTHERS = (Windows(gap=2_000, grace=1_000, slice=6_000), Windows(gap=60_000, grace=1_000, slice=120_000))
+"""Windows that a worker may be started with instead."""
 PREFIX = "model"
 _prefixes = count()
 
@@ -252,6 +255,21 @@ class World:
                 self.folds[at] = self._reborn(self.folds[at], self._fold())
             case _:
                 self.closers[at] = self._closer()
+
+    async def reconfigure(self, random: Random) -> None:
+        """A worker is replaced by one with other windows: of a rolling change, or of one that stops half way."""
+        windows = random.choice(
+            [replace(w, grace=g) for w in (self.windows, *OTHERS) for g in (w.grace, 3 * w.grace, w.grace // 3)]
+        )
+        self.configured(windows, random.choice(((0,), (1,), (0, 1))))
+
+    def configured(self, windows: Windows, workers: tuple[int, ...] = (0, 1)) -> None:
+        """These workers are stopped, and started with other windows."""
+        self.config = replace(self.config, windows=windows)
+        for at in workers:
+            self.intakes[at] = self._reborn(self.intakes[at], self._intake())
+            self.folds[at] = self._reborn(self.folds[at], self._fold())
+            self.closers[at] = self._closer()
 
     def _reborn(self, dead: Ingest, new: Ingest) -> Ingest:
         new.partitions = dead.partitions

@@ -220,6 +220,12 @@ class TestMarks:
         """The first millisecond of all is a mark like others."""
         assert Merger(WINDOWS).merge({0: [_marks(1, {0: 0})]}, {}, Floor()).marks == {(0, 0): 0}
 
+    @pytest.mark.parametrize(("grace", "reached"), [(0, 100), (WINDOWS.grace, 100), (WINDOWS.grace + 7, 93), (999, 0)])
+    def test_of_another_grace(self, grace: int, reached: int) -> None:
+        """What follows a mark of a larger grace may be so much earlier; of a smaller one it is not."""
+        marks = Record(0, encode_marks(Marks(1, {0: 100}, grace)))
+        assert Merger(WINDOWS).merge({0: [marks]}, {}, Floor()).marks == {(0, 0): reached}
+
 
 def _marks(partitions: int, progress: dict[int, int]) -> Record:
     return Record(0, encode_marks(Marks(partitions, progress)))

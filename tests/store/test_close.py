@@ -305,7 +305,8 @@ async def test_bytes_in_redis(store: Store, redis: Redis) -> None:
     root, group = b"stormfold:{0}:", one.group.encode()
     assert await everything(redis) == {
         root + b"epoch": {
-            b"number": b"1", b"gap": b"10", b"grace": b"5", b"slice": b"30", b"partitions": b"2",
+            b"number": b"1", b"gap": b"10", b"grace": b"5", b"slice": b"30", b"by": b"0",
+            b"partitions": b"2",
         },
         root + b"1:pos": {b"0": b"1", b"0:t": str(NOW).encode(), b"1": b"0", b"1:t": b"-1"},
         root + b"1:org": {b"0:0": b"1:0"},

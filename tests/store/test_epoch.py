@@ -1,12 +1,13 @@
-"""epoch.lua: the first wins; and what other epochs left behind is swept away."""
+"""epoch.lua and windows.lua: the first wins; and what other epochs left behind is swept away."""
 
 import asyncio
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 from redis.asyncio import Redis
 
-from app.store.redis import Epoch, Marked, Move, Position, StaleEpoch, Store
+from app.store.redis import Asked, Epoch, Marked, Move, Position, StaleEpoch, Store
 from app.window import Rebuild, Windows
 from tests.model import plain
 from tests.store.actions import EPOCH, LIMITS, NOW, WINDOWS, Folder, alert, contents, everything, merged, start
@@ -19,9 +20,10 @@ async def test_nothing_there(store: Store) -> None:
 
 
 @pytest.mark.parametrize("rebuild", [None, Rebuild(NOW - 90, NOW), Rebuild(-90, 0)], ids=str)
-async def test_opened(store: Store, rebuild: Rebuild | None) -> None:
+@pytest.mark.parametrize("since", [None, NOW])
+async def test_opened(store: Store, rebuild: Rebuild | None, since: int | None) -> None:
     """All of it comes back as it was opened."""
-    epoch = Epoch(7, Windows(gap=60_000, grace=10_000, slice=300_000), 3, rebuild)
+    epoch = Epoch(7, Windows(gap=60_000, grace=10_000, slice=300_000), 3, rebuild, since, NOW)
     starts = {0: Position(12, NOW), 1: Position(0, -1), 2: Position(2**40, NOW + 1)}
     assert await store.open_epoch(None, epoch, starts)
     state = await store.load()
@@ -76,44 +78,80 @@ async def test_a_number_used_before(store: Store) -> None:
     assert state.positions == {0: Position(0, -1)}
 
 
-class TestContinue:
-    """Other windows, once nothing is open."""
+class TestOtherWindows:
+    """windows.lua: once nothing is open, and all is folded that was there when they were asked for."""
 
-    NEW = replace(EPOCH, number=2, windows=Windows(gap=20, grace=5, slice=60))
+    WINDOWS = Windows(gap=20, grace=5, slice=60)
+    ENDS: ClassVar = {0: 4, 1: 2}
+    NEW = replace(EPOCH, number=2, windows=WINDOWS, by=NOW)
 
-    async def test_drained(self, store: Store) -> None:
-        """Positions, origins, marks and horizon go on."""
+    async def asked(self, store: Store, windows: Windows = WINDOWS) -> None:
+        """They are asked for in an epoch that has been read to the ends."""
         await start(store)
         await store.fold(EPOCH, [Move(0, 0, 4, NOW)], merged([]), LIMITS)
         batch = merged([])
         batch.marks, batch.alerts_partitions, batch.origins = {(0, 0): NOW}, 2, {(0, 1): (3, 2)}
         await store.fold(EPOCH, [Move(1, 0, 2, NOW)], batch, LIMITS)
         await store.claim(EPOCH, NOW, witnesses=0, most=1, token="t", lease=1)
-        assert await store.continue_epoch(EPOCH, self.NEW)
+        await store.ask(EPOCH, Asked(windows, NOW, self.ENDS))
+        assert await store.asked(EPOCH) == Asked(windows, NOW, self.ENDS)
+
+    @pytest.mark.parametrize("grace", [0, 5, 50])
+    async def test_drained(self, store: Store, grace: int) -> None:
+        """Positions, origins and marks go on; the watermark stays where it is, and is the floor."""
+        windows = replace(self.WINDOWS, grace=grace)
+        await self.asked(store, windows)
+        assert await store.change_windows(EPOCH)
         state = await store.load()
         assert state is not None
-        assert (state.epoch, state.positions) == (self.NEW, {0: Position(4, NOW), 1: Position(2, NOW)})
+        watermark = NOW - EPOCH.windows.grace
+        new = replace(self.NEW, windows=windows, since=watermark)
+        assert (state.epoch, state.positions) == (new, {0: Position(4, NOW), 1: Position(2, NOW)})
         assert state.origins == {(0, 1): (3, 2)}
-        assert await store.marks(self.NEW) == Marked({(0, 0): NOW}, 2, 1)
-        assert (await store.clock(self.NEW)).horizon == NOW
-        await store.fold(self.NEW, [Move(0, 4, 5, NOW)], merged([alert(1, 3)], self.NEW.windows), LIMITS)
+        # What was sent under the larger grace may lie so far before its mark.
+        assert await store.marks(new) == Marked({(0, 0): min(NOW, watermark + grace)}, 2, 1)
+        assert (await store.clock(new)).horizon == watermark + grace
+        assert await store.asked(new) is None
+        await store.fold(new, [Move(0, 4, 5, NOW)], merged([alert(1, NOW)], windows), LIMITS)
 
     async def test_before_anything_was_folded(self, store: Store) -> None:
-        """There may be no origins or marks yet."""
+        """There may be no origins, marks or floor yet."""
         await start(store)
-        assert await store.continue_epoch(EPOCH, self.NEW)
+        await store.ask(EPOCH, Asked(self.WINDOWS, NOW, {0: 0, 1: 0}))
+        assert await store.change_windows(EPOCH)
         state = await store.load()
         assert state is not None
-        assert state.positions == {0: Position(0, -1), 1: Position(0, -1)}
+        assert (state.epoch, state.positions) == (self.NEW, {0: Position(0, -1), 1: Position(0, -1)})
+        assert (await store.clock(self.NEW)).horizon is None
 
-    async def test_not_drained(self, store: Store, redis: Redis) -> None:
-        """While something is open, or another epoch stands, nothing happens."""
-        await start(store)
-        await Folder(store)([alert(1, 3)])
+    @pytest.mark.parametrize("since", [None, NOW + 7])
+    async def test_a_rebuild_before_its_marks(self, store: Store, since: int | None) -> None:
+        """The floor is not before C, nor before the floor that was."""
+        epoch = replace(EPOCH, rebuild=Rebuild.of(NOW, WINDOWS), since=since)
+        assert epoch.rebuild is not None
+        await start(store, epoch)
+        await store.ask(epoch, Asked(self.WINDOWS, NOW, {0: 0, 1: 0}))
+        assert await store.change_windows(epoch)
+        assert await store.epoch() == replace(self.NEW, since=max(since or 0, epoch.rebuild.closed))
+
+    async def test_not_yet(self, store: Store, redis: Redis) -> None:
+        """While something is open, or was not read again, nothing happens; nor unasked, nor in another epoch."""
+        await self.asked(store)
+        await store.ask(EPOCH, Asked(self.WINDOWS, NOW, {0: 5, 1: 2}))
         before = await everything(redis)
-        assert not await store.continue_epoch(EPOCH, self.NEW)
-        assert not await store.continue_epoch(replace(EPOCH, number=4), self.NEW)
+        assert not await store.change_windows(EPOCH)
         assert await everything(redis) == before
+        await store.fold(EPOCH, [Move(0, 4, 5, NOW)], merged([alert(1, NOW)]), LIMITS)
+        before = await everything(redis)
+        assert not await store.change_windows(EPOCH)
+        assert not await store.change_windows(replace(EPOCH, number=4))
+        assert await everything(redis) == before
+
+    async def test_unasked(self, store: Store) -> None:
+        """Nobody asked."""
+        await start(store)
+        assert not await store.change_windows(EPOCH)
+        assert await store.epoch() == EPOCH
 
 
 class TestSweep:
