@@ -91,7 +91,7 @@ def _million(found: Million) -> Goal:
         "all there, none refused, fragmentation < 1.5",
         f"{found.listed:,} there, {found.refused} refused, {found.fragmentation:.2f}",
         complete and not found.refused and found.fragmentation < 1.5,
-        f"(within the allocator {found.allocator:.2f}; the rest is program, Lua and free pages, a few MB each)",
+        f"(within the allocator {found.allocator:.2f}; the rest is the program, Lua and pages that are kept free)",
     )
 
 
