@@ -23,6 +23,7 @@ lint: $(BIN)/.project  ## style, types, import layers
 
 bench: $(BIN)/.project  ## how fast and how small: docs/performance.md (PARTS="claim growth" ROUNDS=3)
 	@$(BIN)/python -m tests.benchmarks $(PARTS) $(if $(ROUNDS),--rounds $(ROUNDS))
+	@$(BIN)/python -m tests.docs
 
 soak: $(BIN)/.project  ## faults against a steady load (MINUTES=30 SEED= RATE=3000): docs/reliability.md
 	@$(BIN)/python -m tests.chaos.run --page --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) \
