@@ -117,7 +117,7 @@ class Fold:
         while self.ingest.current(batch):
             try:
                 started = time.perf_counter()
-                clock = await self._store.fold(epoch, moves, merged, self._watch.limits)
+                clock, _ = await self._store.fold(epoch, moves, merged, self._watch.limits)
             except BehindHorizon as behind:
                 metrics.ALERTS_CLAMPED.inc()
                 watermark = behind.horizon - epoch.windows.grace

@@ -10,11 +10,12 @@
 --           rows      {{group, meta, overflow index (from 0), bucket start, due, alerts, first, last, rank, severity, late,
 --                       example, members {fingerprint, alerts, last - start, flags, resource, ...}}, ...} }
 --       Rows of one batch name each (group, bucket) once.
--- Returns {0, horizon or '', open groups, first open bucket or ''}   folded
---         {1, ...}                                                   the same, folded before: a resent call
---         {2}                                                        a position is another one: reload, seek
---         {3}                                                        another epoch, or none: reload
---         {4, horizon}                                               a row begins before horizon - grace
+-- Returns {0, horizon or '', open groups, first open bucket or '', overflowed}   folded
+--         {1, ..., 0}                                                            the same, folded before: a resent call
+--         {2}                                                                    a position is another: reload, seek
+--         {3}                                                                    another epoch, or none: reload
+--         {4, horizon}                                                           a row begins before horizon - grace
+--       overflowed: how many alerts went into groups of overflow
 local epoch, positions, origins, marks, due, open = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local number, group_prefix, bucket_prefix = ARGV[1], ARGV[2], ARGV[3]
 local grace, max_fingerprints, max_groups, list_new, alerts_partitions, moves, new_origins, new_marks, overflow, rows =
@@ -31,9 +32,9 @@ if redis.call('HGET', epoch, 'number') ~= number then
   return {3}
 end
 
-local function reply(code)
+local function reply(code, overflowed)
   local first = redis.call('ZRANGE', open, 0, 0, 'WITHSCORES')
-  return {code, redis.call('HGET', marks, 'h') or '', redis.call('ZCARD', open), first[2] or ''}
+  return {code, redis.call('HGET', marks, 'h') or '', redis.call('ZCARD', open), first[2] or '', overflowed}
 end
 
 local names = {}
@@ -47,7 +48,7 @@ for i, move in ipairs(moves) do
   at_end = at_end and stored[i] == move[3]
 end
 if at_end then
-  return reply(1)
+  return reply(1, 0)
 elseif not at_start then
   return {2}
 end
@@ -57,7 +58,7 @@ redis.call('ZCARD', due)
 redis.call('HLEN', origins)
 local horizon = redis.call('HGET', marks, 'h')
 local opened = redis.call('ZCARD', open)
-local seen = {}
+local seen, overflowed = {}, 0
 for _, row in ipairs(rows) do
   if horizon and row[7] < tonumber(horizon) - grace then
     return {4, horizon}
@@ -66,6 +67,7 @@ for _, row in ipairs(rows) do
     if opened >= max_groups then
       local other = overflow[row[3] + 1]
       row[1], row[2] = other[1], other[2]
+      overflowed = overflowed + row[6]
       redis.call('HLEN', group_prefix .. row[1])
     else
       opened = opened + 1
@@ -221,4 +223,4 @@ end
 for _, row in ipairs(rows) do
   fold_row(row[1], row[2], row[4], row[5], row[6], row[7], row[8], row[9], row[10], row[11], row[12], row[13])
 end
-return reply(0)
+return reply(0, overflowed)

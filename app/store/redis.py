@@ -346,9 +346,10 @@ class Store:
                 swept += await self.redis.unlink(*doomed)
         return swept
 
-    async def fold(self, epoch: Epoch, moves: Sequence[Move], merged: Merged, limits: Limits) -> Clock:
+    async def fold(self, epoch: Epoch, moves: Sequence[Move], merged: Merged, limits: Limits) -> tuple[Clock, int]:
         """Folds a poll and moves its positions, all or nothing; folding the same once more is success.
 
+        Returns also how many alerts went into overflow groups: 0 the second time.
         Raises `StaleEpoch`, `Moved`, `BehindHorizon`, `Full`.
         """
         names = self.keys.of(epoch.number)
@@ -379,7 +380,7 @@ class Store:
             case Folded.BEHIND:
                 raise BehindHorizon(int(rest[0]))
             case _:
-                return _clock(rest)
+                return _clock(rest), rest[3]
 
     async def claim(
         self, epoch: Epoch, seen: int | None, *, witnesses: int, most: int, token: str, lease: int

@@ -74,7 +74,7 @@ class Folding:
     async def fold(self, merged: Merged) -> Clock:
         """Folds what was merged; it moves the position by its number of alerts."""
         move = Move(0, self.at, self.at + max(1, merged.alerts), BEGIN)
-        clock = await self.store.fold(self.epoch, [move], merged, LIMITS)
+        clock, _ = await self.store.fold(self.epoch, [move], merged, LIMITS)
         self.at = move.end
         return clock
 
@@ -113,7 +113,7 @@ class Nowhere:
         """A script that says that it has folded."""
 
         async def call(keys: Sequence[str], args: Sequence[object]) -> list[object]:  # noqa: ARG001
-            return [0, b"", 0, b""]
+            return [0, b"", 0, b"", 0]
 
         return call
 

@@ -50,12 +50,12 @@ class LosesReplies(Store):
 
     lose: BaseException | None = None
 
-    async def fold(self, epoch: Epoch, moves: Any, merged: Merged, limits: Limits) -> StoreClock:
-        clock = await super().fold(epoch, moves, merged, limits)
+    async def fold(self, epoch: Epoch, moves: Any, merged: Merged, limits: Limits) -> tuple[StoreClock, int]:
+        folded = await super().fold(epoch, moves, merged, limits)
         if self.lose:
             lost, self.lose = self.lose, None
             raise lost
-        return clock
+        return folded
 
 
 class World:

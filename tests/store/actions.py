@@ -48,12 +48,15 @@ class Folder:
         self.store = store
         self.epoch = epoch
         self.at = 0
+        self.overflowed = 0
+        """Alerts that went into overflow groups."""
 
     async def __call__(self, alerts: Sequence[Alert], limits: Limits = LIMITS) -> Clock:
         """Folds alerts as one batch."""
         batch = merged(alerts, self.epoch.windows)
-        clock = await self.store.fold(self.epoch, [Move(0, self.at, self.at + 1, NOW)], batch, limits)
+        clock, overflowed = await self.store.fold(self.epoch, [Move(0, self.at, self.at + 1, NOW)], batch, limits)
         self.at += 1
+        self.overflowed += overflowed
         return clock
 
 

@@ -61,6 +61,7 @@ class TestCompareAndSet:
         await start(store)
         batch = merged([alert(1, 3)])
         first = await store.fold(EPOCH, [Move(0, 0, 5, NOW)], batch, LIMITS)
+        assert first == (await store.clock(EPOCH), 0)
         before = await everything(redis)
         assert await store.fold(EPOCH, [Move(0, 0, 5, NOW)], batch, LIMITS) == first
         assert await everything(redis) == before
@@ -327,12 +328,15 @@ class TestLimits:
         assert counts == {NOW: (4, 2), NOW + 10: (1, 0)}
 
     async def test_groups(self, store: Store) -> None:
-        """Beyond the limit new groups fold into one of their route and class, known ones go on; no alert is lost."""
+        """Beyond the limit new groups fold into one of their route and class, known ones go on; no alert is lost, and
+        it is told how many alerts went there."""
         await start(store)
         fold, limits = Folder(store), Limits(10, 2)
         metas = [replace_labels(meta, n) for n in range(4) for meta in (GROUP, OTHER)]
         await fold([alert(n, 3, meta=meta) for n, meta in enumerate(metas)], limits)
+        assert fold.overflowed == 6
         await fold([alert(n, 14, meta=meta) for n, meta in enumerate(metas)], limits)
+        assert fold.overflowed == 12
         found = await contents(store)
         spill = {group_id(meta.route, overflow_meta(meta).labels, meta.silenced): meta for meta in (GROUP, OTHER)}
         kept = [group_id(meta.route, meta.labels, meta.silenced) for meta in metas[:2]]
@@ -346,10 +350,21 @@ class TestLimits:
     async def test_groups_of_one_batch(self, store: Store) -> None:
         """Two buckets of one new group take one place, also within a batch."""
         await start(store)
-        metas = [replace_labels(GROUP, n) for n in range(2)]
-        await Folder(store)([alert(1, time, meta=meta) for meta in metas for time in (3, 14, 25)], Limits(10, 2))
+        fold, metas = Folder(store), [replace_labels(GROUP, n) for n in range(2)]
+        await fold([alert(1, time, meta=meta) for meta in metas for time in (3, 14, 25)], Limits(10, 2))
+        assert fold.overflowed == 0
         assert len(await store.open_buckets(EPOCH)) == 2
         assert not {g for g, _ in await contents(store)} & {group_id("default", overflow_meta(GROUP).labels, False)}
+
+    async def test_groups_of_a_resent_call(self, store: Store) -> None:
+        """What went into an overflow group is told once; alerts are counted, not rows."""
+        await start(store)
+        moves, limits = [Move(0, 0, 1, NOW)], Limits(10, 1)
+        batch = merged([alert(1, 3), *(alert(n, 3, meta=OTHER) for n in range(3))])
+        assert [await store.fold(EPOCH, moves, batch, limits) for _ in range(2)] == [
+            (clock := await store.clock(EPOCH), 3),
+            (clock, 0),
+        ]
 
 
 def replace_labels(meta: GroupMeta, number: int) -> GroupMeta:
