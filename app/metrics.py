@@ -120,6 +120,10 @@ LOST = Gauge("stormfold_lost_records", "Records that retention took unread", ["s
 HORIZON_DELAY = Age("stormfold_horizon_delay_seconds", "Now less the horizon")
 STALLED = Fresh("stormfold_stalled_partitions", "Cells left out of the horizon: no progress")
 OPEN_GROUPS = Fresh("stormfold_open_groups", "Groups with something not yet closed")
+MAX_GROUPS = Fresh("stormfold_max_groups", "Open groups beyond which fold tells new ones no longer apart")
+ALERTS_OVERFLOWED = Counter(
+    "stormfold_alerts_overflowed", "Alerts folded into an overflow group: too many groups were open", registry=REGISTRY
+)
 BATCH_ALERTS = Histogram(
     "stormfold_batch_alerts", "Alerts in a poll", ["stage"], buckets=(1, 10, 100, 1000, 5000, 20000), registry=REGISTRY
 )

@@ -117,7 +117,8 @@ class Fold:
         while self.ingest.current(batch):
             try:
                 started = time.perf_counter()
-                clock, _ = await self._store.fold(epoch, moves, merged, self._watch.limits)
+                limits = self._watch.limits
+                clock, overflowed = await self._store.fold(epoch, moves, merged, limits)
             except BehindHorizon as behind:
                 metrics.ALERTS_CLAMPED.inc()
                 watermark = behind.horizon - epoch.windows.grace
@@ -139,7 +140,8 @@ class Fold:
                 self._origins |= merged.origins
                 self._reach(merged.marks)
                 self._folded(clock, epoch)
-                self._count(merged)
+                self._count(merged, overflowed)
+                metrics.MAX_GROUPS.set(limits.max_groups)
                 return
 
     def _folded(self, clock: Clock, epoch: Epoch) -> None:
@@ -152,8 +154,9 @@ class Fold:
         for (partition, _), reached in marks.items():
             self.ingest.reached[partition] = max(reached, self.ingest.reached.get(partition, reached))
 
-    def _count(self, merged: Merged) -> None:
+    def _count(self, merged: Merged, overflowed: int) -> None:
         metrics.ALERTS_FOLDED.inc(merged.alerts)
+        metrics.ALERTS_OVERFLOWED.inc(overflowed)
         metrics.ALERTS_DUPLICATE.inc(merged.duplicates)
         metrics.ALERTS_SKIPPED.inc(merged.skipped)
         if merged.alerts:

@@ -51,6 +51,7 @@ _STAGES = {_in("lag_records", stage, 0): "0x40" for stage in ("intake", "fold", 
 _LETTERS = _of("stormfold_dead_letters_total", topic="alerts-dead")
 _ERRORS = _of("stormfold_sink_errors_total", kind="stop")
 _REFUSED = "stormfold_redis_refused_total"
+_OVERFLOWED = "stormfold_alerts_overflowed_total"
 _EPOCH = "stormfold_epoch"
 
 
@@ -72,6 +73,16 @@ def _exported(**figures: str) -> dict[str, str]:
         "evicted": "evicted_keys_total",
     }  # fmt: skip
     return {_of(f"redis_{names[name]}", EXPORTER): values for name, values in figures.items()}
+
+
+def _groups(opened: str, seen_by_other: str, most: str = "1000x99", others: str = "1000x99") -> dict[str, str]:
+    """Open groups, as each of two closers last saw them, and what two that fold take for the most."""
+    return {
+        _of("stormfold_open_groups"): opened,
+        _of("stormfold_open_groups", OTHER): seen_by_other,
+        _of("stormfold_max_groups"): most,
+        _of("stormfold_max_groups", OTHER): others,
+    }
 
 
 def _of_others(series: Series) -> Series:
@@ -297,6 +308,23 @@ CASES: dict[str, Sequence[Case]] = {
         ),
         # More than an hour ago there was another Redis.
         Case({_of(_EPOCH): "9x10 3x74 4x20", _of(_EPOCH, OTHER): "3x99"}, fires=86, resolved=96, labels=""),
+    ],
+    "StormfoldGroupsNearLimit": [
+        Case(
+            _groups("500x5 801x15 500x20", "100x60"), fires=11, resolved=22, labels="",
+            near=[
+                _groups("799x60", "799x60"),
+                _groups("500x5 950x4 500x30", "500x60"),
+            ],
+        ),
+        # One that folds was given less.
+        Case(_groups("500x5 850x15 500x20", "0x60", others="5000x99"), fires=11, resolved=22, labels=""),
+    ],
+    "StormfoldGroupsOverflow": [
+        Case(
+            {_of(_OVERFLOWED): "0x5 40x40", _of(_OVERFLOWED, OTHER): "0x60"}, fires=6, resolved=25, labels="",
+            near=[{_of(_OVERFLOWED): "9x10 stale _x2 0x20"}],
+        )
     ],
     "StormfoldDeadLetters": [
         Case(

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,10 @@ from tests.web.metrics_page import names
 
 CONFIG = K8S / "monitoring" / "prometheus.yml"
 BEGIN = 1_780_000_000_000
+FEW_GROUPS = """
+windows: {gap: 15s, grace: 1s, slice: 60s}
+limits: {max_groups: 10}
+"""
 
 
 class ComposePrometheus(Prometheus):
@@ -103,11 +108,17 @@ def test_compose_targets(services: dict[str, Any]) -> None:
 @pytest.fixture
 async def watched(topics: Settings, tmp_path: Path) -> AsyncIterator[Prometheus]:
     """Prometheus with the rules, scraping a worker that has folded something."""
+    async with _watching(topics, tmp_path) as prometheus:
+        yield prometheus
+
+
+@asynccontextmanager
+async def _watching(topics: Settings, tmp_path: Path, config: Path | None = None) -> AsyncIterator[Prometheus]:
     port = free_port()
-    with Workers(topics, tmp_path) as workers:
+    with Workers(topics, tmp_path, config) as workers:
         workers.start(http=f"{HOST}:{port}", sink=f"directory:{tmp_path / 'storms'}")
         await publish(topics, [Sent(BEGIN + n, record(alert(pod=f"p-{n}")), n % 3) for n in range(50)])
-        assert (await drained(topics)).balanced
+        assert (await drained(topics, config)).balanced
         prometheus = Prometheus(tmp_path / "prometheus", {JOB: [f"{HOST}:{port}"]}, [RULES])
         await asyncio.to_thread(prometheus.start)
         try:
@@ -194,3 +205,25 @@ async def test_rules_on_a_full_redis(watched: Prometheus, topics: Settings) -> N
             return await begun() == counted
 
         await until(over, what="those that are over end")
+
+
+async def test_rules_on_too_many_groups(topics: Settings, tmp_path: Path) -> None:
+    """What a worker tells of groups that are open, that may be, and of alerts that went elsewhere: the alerts begin,
+    and the books balance all the same."""
+    config = tmp_path / "stormfold.yaml"
+    config.write_text(FEW_GROUPS)
+    async with _watching(topics, tmp_path, config) as prometheus:
+
+        async def begun(*alerts: str) -> bool:
+            return {sample.labels["alertname"] for sample in await prometheus.query("ALERTS")} == set(alerts)
+
+        now = time.time_ns() // 1_000_000
+        await publish(topics, [Sent(now, record(alert(f"A{n}"))) for n in range(13)])
+        both = ("StormfoldGroupsNearLimit", "StormfoldGroupsOverflow")
+        await until(lambda: begun(*both), what="the alerts begin")
+        assert await prometheus.value("stormfold_max_groups == 10")
+        assert await prometheus.value("stormfold_alerts_overflowed_total == 3")
+        # With the group that has them.
+        assert await prometheus.value("max_over_time(stormfold_open_groups[1m]) == 11")
+        await until(lambda: begun("StormfoldGroupsOverflow"), what="the one that is over ends")
+        assert (await drained(topics, config)).balanced

@@ -136,6 +136,7 @@ def _others(rule: dict[str, Any]) -> Iterator[dict[str, Any]]:
         (r"> 0\b(?!\.)", lambda _: ">= 0"),
         (r"(?<=offset )\d+|(?<=\[)\d+", lambda m: str(3 * int(m[0]))),
         (r"\bmax\b", lambda _: "min"),
+        (r"\bmin\b", lambda _: "max"),
     ]
     # Whether there is anything at all, both say alike.
     if re.search("> [1-9]", rule["expr"]):

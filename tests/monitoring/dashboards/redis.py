@@ -24,8 +24,8 @@ def redis() -> models.Dashboard:
     return dashboard(
         "redis",
         "Redis",
-        "How full Redis is, when it will be, what it refuses, and what folding costs.",
-        {"Now": _now(), "Memory": _memory(), "Folding": _folding(), "Begun anew": _epochs()},
+        "How full Redis is, when it will be, what it refuses, how many groups are open, and what folding costs.",
+        {"Now": _now(), "Memory": _memory(), "Groups": _groups(), "Folding": _folding(), "Begun anew": _epochs()},
     )
 
 
@@ -68,12 +68,25 @@ def _memory() -> list[Part]:
         ),
         graph("Used", "Of maxmemory.", units.PercentUnit, Query(SHARE, "used"), steps=FULL),
         graph(
-            "Open groups", "Each takes memory until its storm closes.", units.Short,
-            Query("max(stormfold_open_groups)", "open"),
-        ),
-        graph(
             "Fragmentation", "Resident over used memory.", units.NoUnit,
             Query(f"max({RATIO})", "resident / used"), steps=FRAGMENTED,
+        ),
+    ]  # fmt: skip
+
+
+def _groups() -> list[Part]:
+    return [
+        graph(
+            "Open groups", "Each takes memory until its storm closes; beyond the most of them new ones are not told "
+            "apart.", units.Short,
+            Query("max(stormfold_open_groups)", "open"),
+            Query("min(stormfold_max_groups)", "max_groups"),
+            alerts=["StormfoldGroupsNearLimit"],
+        ),
+        graph(
+            "Overflow", "Alerts a second that were folded into overflow groups, as too many groups were open.",
+            units.Short, Query("sum(rate(stormfold_alerts_overflowed_total[$__rate_interval]))", "alerts"),
+            alerts=["StormfoldGroupsOverflow"],
         ),
     ]  # fmt: skip
 
