@@ -1,9 +1,13 @@
 """The `stormfold` command as people run it: in a folder of its own, on a terminal or not, interrupted or not."""
 
+import fcntl
 import os
+import pty
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Sequence
@@ -16,6 +20,8 @@ COMMAND = (sys.executable, "-c", "from app.cli import main; main()")
 START_SECONDS = 300.0
 """The first start on a machine downloads Kafka."""
 STOP_SECONDS = 20.0
+COLUMNS, ROWS = 100, 24
+"""Of the terminal that commands are run on."""
 
 
 class Running:
@@ -28,7 +34,7 @@ class Running:
         self._process = subprocess.Popen(
             [*COMMAND, *words],
             cwd=folder,
-            env=environment(folder) | {"TERM": "xterm-256color"},
+            env=environment(folder) | {"TERM": "xterm-256color", "COLORTERM": "truecolor"},
             stdin=subprocess.DEVNULL if terminal is None else terminal,
             stdout=subprocess.PIPE if terminal is None else terminal,
             stderr=subprocess.STDOUT if terminal is None else terminal,
@@ -73,9 +79,34 @@ class Running:
             print(self.printed)
 
 
+def on_terminal(folder: Path, *words: str) -> str:
+    """All that a command writes to a terminal until it ends, control characters included; it has to end well."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+    shown = bytearray()
+
+    def read() -> None:
+        try:
+            while chunk := os.read(ours, 65_536):
+                shown.extend(chunk)
+        except OSError:
+            # Linux' way of saying that the other end is closed.
+            return
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    with Running(folder, *words, terminal=theirs) as command:
+        os.close(theirs)
+        assert command.wait() == 0, shown.decode()
+    reader.join(STOP_SECONDS)
+    os.close(ours)
+    return shown.decode()
+
+
 def environment(folder: Path) -> dict[str, str]:
-    """The environment of a user whose data are below the folder."""
-    return os.environ | {variable("data_dir"): str(folder / "data")}
+    """The environment of a user whose data are below the folder, without what tells programs of another terminal."""
+    others = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+    return others | {variable("data_dir"): str(folder / "data")}
 
 
 def servers(folder: Path) -> Sequence[int]:

@@ -1,14 +1,8 @@
 """`stormfold demo` as a newcomer runs it: in a pipe, on a terminal, interrupted, and where it must not write."""
 
-import fcntl
-import os
-import pty
 import re
 import signal
-import struct
 import subprocess
-import termios
-import threading
 from collections import Counter
 from pathlib import Path
 
@@ -19,7 +13,8 @@ from app.config import loads
 from app.local.demo import CONFIG
 from app.local.incident import incident
 from tests.local.expected import expected
-from tests.local.running import COMMAND, STOP_SECONDS, Running, environment, servers
+from tests.local.picture import PICTURE, lines, picture
+from tests.local.running import COMMAND, STOP_SECONDS, Running, environment, on_terminal, servers
 
 
 def test_without_a_terminal(tmp_path: Path) -> None:
@@ -46,30 +41,17 @@ def test_without_a_terminal(tmp_path: Path) -> None:
 
 
 def test_on_a_terminal(tmp_path: Path) -> None:
-    """A live picture, gone at the end with the cursor back, then the summary; exit 0 without a key pressed."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
-    shown = bytearray()
-
-    def read() -> None:
-        try:
-            while chunk := os.read(ours, 65_536):
-                shown.extend(chunk)
-        except OSError:
-            # Linux' way of saying that the other end is closed.
-            return
-
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
-    with Running(tmp_path, "demo", terminal=theirs) as demo:
-        os.close(theirs)
-        assert demo.wait() == 0
-    reader.join(STOP_SECONDS)
-    text = shown.decode()
+    """A live picture, gone at the end with the cursor back, then the summary; exit 0 without a key pressed. README's
+    picture is of what is shown; if not: `python -m tests.local.picture` takes it anew."""
+    text = on_terminal(tmp_path, "demo")
     assert "○ forming" in text and "● closed" in text and "ALERTS/S" in text
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
     end = text[text.rindex("\x1b[?25h") :]
     assert "The books balance" in end and "KubePodCrashLooping" in end and "○ forming" not in end
+    taken, committed = lines(picture(text)), lines(PICTURE.read_text(encoding="utf-8"))
+    # Its headings, and what is said last: numbers and times differ.
+    for part in (lambda shown: [line for line in shown if line.isupper()], lambda shown: shown[-3:]):
+        assert part(taken) == part(committed) != []
 
 
 @pytest.mark.parametrize("moment", ["Starting Kafka", "Starting a worker", "worker-7 stops answering"])
