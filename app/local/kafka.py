@@ -75,9 +75,10 @@ rootLogger.appenderRef.console.ref=console
 
 
 class EmbeddedKafka(ServerProcess):
-    """A single broker. `on_progress` gets a line now and then while the first start downloads.
+    """A broker, single if nothing else is said. `on_progress` gets a line now and then while the first start downloads.
 
-    `properties` are more broker properties; they win over its own.
+    `properties` are more broker properties; they win over its own. `cluster` is the id of the cluster that a new one is
+    part of, if it is not to be one of its own.
     """
 
     name = "kafka"
@@ -89,10 +90,12 @@ class EmbeddedKafka(ServerProcess):
         port: int | None = None,
         on_progress: Progress = lambda _: None,
         properties: Mapping[str, str] = MappingProxyType({}),
+        cluster: str = "",
     ) -> None:
         super().__init__(data_dir, port)
         self._on_progress = on_progress
         self._properties = properties
+        self._cluster = cluster
 
     @property
     def bootstrap(self) -> str:
@@ -114,7 +117,7 @@ class EmbeddedKafka(ServerProcess):
         return [*java, "kafka.Kafka", "server.properties"]
 
     def _format(self, java: Sequence[str]) -> None:
-        cluster = base64.urlsafe_b64encode(b"\0" + os.urandom(15)).rstrip(b"=").decode()
+        cluster = self._cluster or new_cluster()
         tool = [*java, "kafka.tools.StorageTool", "format", "--cluster-id", cluster, "--ignore-formatted"]
         done = subprocess.run(
             [*tool, "--config", "server.properties"],
@@ -122,6 +125,11 @@ class EmbeddedKafka(ServerProcess):
         )  # fmt: skip
         if done.returncode:
             raise Stop(f"cannot format {self.data_dir} for Kafka: {(done.stderr or done.stdout).strip()}")
+
+
+def new_cluster() -> str:
+    """A new id for a cluster, as Kafka writes UUIDs. None begins with a dash: its tools take that for an option."""
+    return base64.urlsafe_b64encode(b"\0" + os.urandom(15)).rstrip(b"=").decode()
 
 
 def jars(

@@ -18,7 +18,9 @@ from app.errors import StormfoldError
 from app.kafka.client import open_admin
 from app.kafka.committed import read_committed
 from app.kafka.topics import partition_counts
+from app.local.kafka import EmbeddedKafka
 from app.store.redis import Store
+from tests.chaos.brokers import coordinators, freeze, thaw
 from tests.chaos.toxiproxy import Proxy
 from tests.chaos.world import SESSION, Slot, World
 from tests.support.apiserver import ApiServer
@@ -81,9 +83,10 @@ async def _counts(slots: Callable[[], Sequence[Slot]], metric: str) -> Proof:
     return proof
 
 
-def _stopped(pid: int) -> Proof:
-    """Struck if the process does not run."""
-    return lambda: _always(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+def _stopped(*pids: int) -> Proof:
+    """Struck if none of the processes runs."""
+    stats = [Path(f"/proc/{pid}/stat") for pid in pids]
+    return lambda: _always(all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in stats))
 
 
 def _unwell(proxies: Sequence[Proxy], question: bytes) -> Proof:
@@ -256,16 +259,56 @@ async def _in_step(redis: Redis) -> bool:
 
 @asynccontextmanager
 async def kafka_killed(world: World, _: Random) -> AsyncIterator[Proof | None]:
-    await asyncio.to_thread(world.kafka.kill)
+    servers = world.kafka.servers
+    await asyncio.gather(*(asyncio.to_thread(server.kill) for server in servers))
     yield None
-    await asyncio.to_thread(world.kafka.start)
+    await asyncio.gather(*(asyncio.to_thread(server.start) for server in servers))
 
 
 @asynccontextmanager
 async def kafka_frozen(world: World, _: Random) -> AsyncIterator[Proof | None]:
-    os.kill(world.kafka.pid, signal.SIGSTOP)
-    yield _stopped(world.kafka.pid)
-    os.kill(world.kafka.pid, signal.SIGCONT)
+    servers = world.kafka.servers
+    for server in servers:
+        freeze(server)
+    yield _stopped(*(server.pid for server in servers))
+    for server in servers:
+        thaw(server)
+
+
+@asynccontextmanager
+async def _without_broker(
+    world: World, rng: Random, take: Callable[[EmbeddedKafka], None], back: Callable[[EmbeddedKafka], None]
+) -> AsyncIterator[Proof | None]:
+    """A broker that coordinates some of the workers' groups does not; it is back when it does so again."""
+    groups = [world.settings.consumer_group(stage) for stage in ("intake", "fold", "emit")]
+    before = await coordinators(world.kafka.brokers[0], groups)
+    node = rng.choice(sorted({*before.values()}))
+    broker, other = world.kafka.broker(node), world.kafka.other(node)
+    await asyncio.to_thread(take, broker)
+
+    async def moved() -> bool:
+        now = await coordinators(other, groups)
+        return now.keys() == before.keys() and node not in now.values()
+
+    yield moved
+    await asyncio.to_thread(back, broker)
+
+    async def returned() -> bool:
+        return await coordinators(other, groups) == before
+
+    await until(returned, 60, "coordinators are where they were")
+
+
+def broker_killed(world: World, rng: Random) -> Broken:
+    return _without_broker(world, rng, EmbeddedKafka.kill, EmbeddedKafka.start)
+
+
+def broker_restarted(world: World, rng: Random) -> Broken:
+    return _without_broker(world, rng, EmbeddedKafka.stop, EmbeddedKafka.start)
+
+
+def broker_frozen(world: World, rng: Random) -> Broken:
+    return _without_broker(world, rng, freeze, thaw)
 
 
 async def _add_partition(world: World, topic: str) -> int:
@@ -309,29 +352,32 @@ async def storms_partition_added(world: World, _: Random) -> AsyncIterator[Proof
 # The network between workers and servers
 
 
-def _hit(world: World, rng: Random, way: Callable[[Slot], Proxy]) -> list[Proxy]:
+Ways = Callable[[Slot], Sequence[Proxy]]
+
+
+def _hit(world: World, rng: Random, ways: Ways) -> list[Proxy]:
     """The ways of one worker, or of all."""
-    return [way(slot) for slot in rng.choice(([rng.choice(world.usual)], world.usual))]
+    return [way for slot in rng.choice(([rng.choice(world.usual)], world.usual)) for way in ways(slot)]
 
 
-def _cut(way: Callable[[Slot], Proxy]) -> Callable[[World, Random], Broken]:
+def _cut(ways: Ways) -> Callable[[World, Random], Broken]:
     @asynccontextmanager
     async def cut(world: World, rng: Random) -> AsyncIterator[Proof | None]:
-        proxies = _hit(world, rng, way)
+        proxies = _hit(world, rng, ways)
         await asyncio.gather(*(proxy.cut() for proxy in proxies))
-        yield _unwell(proxies, QUESTIONS[way])
+        yield _unwell(proxies, QUESTIONS[ways])
         await asyncio.gather(*(proxy.mend() for proxy in proxies))
 
     return cut
 
 
-def _poisoned(way: Callable[[Slot], Proxy], kind: str, **attributes: int) -> Callable[[World, Random], Broken]:
+def _poisoned(ways: Ways, kind: str, **attributes: int) -> Callable[[World, Random], Broken]:
     @asynccontextmanager
     async def poisoned(world: World, rng: Random) -> AsyncIterator[Proof | None]:
         stream = rng.choice(("upstream", "downstream"))
-        proxies = _hit(world, rng, way)
+        proxies = _hit(world, rng, ways)
         await asyncio.gather(*(proxy.poison(kind, stream, **attributes) for proxy in proxies))
-        yield _unwell(proxies, QUESTIONS[way])
+        yield _unwell(proxies, QUESTIONS[ways])
         await asyncio.gather(*(proxy.mend() for proxy in proxies))
 
     return poisoned
@@ -339,21 +385,21 @@ def _poisoned(way: Callable[[Slot], Proxy], kind: str, **attributes: int) -> Cal
 
 @asynccontextmanager
 async def answers_late(world: World, _: Random) -> AsyncIterator[Proof | None]:
-    proxies = [slot.kafka for slot in world.usual]
+    proxies = [way for slot in world.usual for way in slot.kafka]
     await asyncio.gather(*(proxy.poison("latency", latency=world.config.windows.grace + 500) for proxy in proxies))
     yield _unwell(proxies, QUESTIONS[_kafka])
     await asyncio.gather(*(proxy.mend() for proxy in proxies))
 
 
-def _kafka(slot: Slot) -> Proxy:
+def _kafka(slot: Slot) -> Sequence[Proxy]:
     return slot.kafka
 
 
-def _redis(slot: Slot) -> Proxy:
-    return slot.redis
+def _redis(slot: Slot) -> Sequence[Proxy]:
+    return [slot.redis]
 
 
-QUESTIONS: dict[Callable[[Slot], Proxy], bytes] = {
+QUESTIONS: dict[Ways, bytes] = {
     _redis: b"PING\r\n",
     # The length, then ApiVersions of version 0, the first correlation, from no client in particular.
     _kafka: struct.pack(">ihhih", 10, 18, 0, 0, -1),
@@ -479,8 +525,15 @@ FAULTS = {
     "redis-failover": Fault(
         "redis", "failover to a replica without the last writes", (0, 0), redis_failed_over, takes=1
     ),
-    "kafka-killed": Fault("kafka", "kill -9 of the broker, and with it of every coordinator", (0, 5), kafka_killed),
-    "kafka-frozen": Fault("kafka", "SIGSTOP of the broker", (3, 12), kafka_frozen),
+    "kafka-killed": Fault("kafka", "kill -9 of every broker and of the controller", (0, 5), kafka_killed),
+    "kafka-frozen": Fault("kafka", "SIGSTOP of all of them", (3, 12), kafka_frozen),
+    "broker-killed": Fault(
+        "kafka", "kill -9 of a broker: what it led and coordinated moves to the other, and back", (4, 9), broker_killed
+    ),
+    "broker-restarted": Fault("kafka", "SIGTERM of a broker: the same, handed over", (0, 4), broker_restarted, takes=2),
+    "broker-frozen": Fault(
+        "kafka", "SIGSTOP of a broker until the other has taken over, then SIGCONT", (6, 20), broker_frozen
+    ),
     "alerts-partition": Fault("kafka", "a partition more for `alerts`", (0, 0), alerts_partition_added),
     "keyed-partition": Fault("kafka", "a partition more for `alerts-by-fingerprint`", (0, 0), keyed_partition_added),
     "storms-partition": Fault("kafka", "a partition more for `storms`", (0, 0), storms_partition_added),

@@ -18,10 +18,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.config import load
 from app.kafka.client import open_admin
 from app.kafka.topics import create, topics
-from app.local.kafka import EmbeddedKafka
 from app.local.process import HOST, ServerProcess, free_port
 from app.local.redis import EmbeddedRedis, find_servers
 from app.settings import Settings
+from tests.chaos.brokers import BROKERS, Cluster
 from tests.chaos.load import Planned
 from tests.chaos.producer import LiveLoad
 from tests.chaos.toxiproxy import Proxy, Toxiproxy
@@ -56,7 +56,8 @@ class Redis(EmbeddedRedis):
 class Slot:
     """A place for a worker: its ways to the servers, and the process that is there now."""
 
-    kafka: Proxy
+    kafka: Sequence[Proxy]
+    """One to each broker."""
     redis: Proxy
     extra: dict[str, str] = field(default_factory=dict)
     """Settings of workers here."""
@@ -111,7 +112,7 @@ class Slot:
 
 
 @dataclass
-class Cluster:
+class Kubernetes:
     """An API server, and a worker that does nothing but write the storms there a second time."""
 
     server: ApiServer
@@ -126,13 +127,13 @@ class Cluster:
 class World:
     """All of it. Faults change it and put it right again."""
 
-    kafka: EmbeddedKafka
+    kafka: Cluster
     redis: EmbeddedRedis
     settings: Settings
     """How the run itself reaches Kafka and Redis, past the proxies."""
     slots: list[Slot]
     producer: LiveLoad
-    others: Cluster | None = None
+    others: Kubernetes | None = None
     """The cluster, where there is one."""
 
     def __init__(self, folder: Path, stack: AsyncExitStack) -> None:
@@ -150,7 +151,7 @@ class World:
         self._workers: Workers
 
     @property
-    def cluster(self) -> Cluster:
+    def cluster(self) -> Kubernetes:
         """The cluster; there has to be one."""
         assert self.others is not None
         return self.others
@@ -181,13 +182,18 @@ class World:
             await self._mount()
         toxiproxy = Toxiproxy(self.folder / "toxiproxy")
         await self.run(toxiproxy)
-        ways = [(Proxy(toxiproxy, f"kafka-{n}"), Proxy(toxiproxy, f"redis-{n}")) for n in range(WORKERS + 2)]
-        self.kafka, listeners = broker(self.folder / "kafka", [kafka.address for kafka, _ in ways])
-        await asyncio.gather(self.run(self.kafka), self.another_redis())
-        for (kafka, redis), listener in zip(ways, listeners, strict=True):
-            await kafka.open(listener)
-            await redis.open(self.redis.address)
-        slots = [Slot(*way) for way in ways]
+        slots = [
+            Slot([Proxy(toxiproxy, f"kafka-{n}-{b}") for b in range(BROKERS)], Proxy(toxiproxy, f"redis-{n}"))
+            for n in range(WORKERS + 2)
+        ]
+        ways = list(zip(*(slot.kafka for slot in slots), strict=True))
+        self.kafka = Cluster(self.folder / "kafka", [[way.address for way in mine] for mine in ways])
+        await asyncio.gather(*map(self.run, self.kafka.servers), self.another_redis())
+        for mine, listeners in zip(ways, self.kafka.listeners, strict=True):
+            for way, listener in zip(mine, listeners, strict=True):
+                await way.open(listener)
+        for slot in slots:
+            await slot.redis.open(self.redis.address)
         self.slots = slots[:-1]
         self.settings = Settings(
             kafka=self.kafka.bootstrap, redis=self.redis.url, sink=f"directory:{self.sink}", http=f"{HOST}:0",
@@ -206,7 +212,10 @@ class World:
         """Puts a new worker there."""
         slot.http = f"{HOST}:{free_port()}"
         slot.process = self._workers.start(
-            kafka=slot.kafka.address, redis=f"redis://{slot.redis.address}/0", http=slot.http, **slot.extra
+            kafka=",".join(way.address for way in slot.kafka),
+            redis=f"redis://{slot.redis.address}/0",
+            http=slot.http,
+            **slot.extra,
         )
 
     async def end(self, slot: Slot, sign: signal.Signals) -> None:
@@ -258,7 +267,7 @@ class World:
         slot.extra = {
             "stages": "emit", "group_prefix": "cluster", "sink": "kubernetes", "kubeconfig": str(kubeconfig)
         }  # fmt: skip
-        self.others = Cluster(server, way, slot, self.settings.model_copy(update={"group_prefix": "cluster"}))
+        self.others = Kubernetes(server, way, slot, self.settings.model_copy(update={"group_prefix": "cluster"}))
         self.start(slot)
 
 
@@ -269,21 +278,3 @@ async def world(folder: Path, planned: Iterator[Planned], *, disk: bool, cluster
         place = World(folder, stack)
         await place.open(planned, disk=disk, cluster=cluster)
         yield place
-
-
-def broker(folder: Path, ways: Sequence[str]) -> tuple[EmbeddedKafka, list[str]]:
-    """A broker, not started, that can be reached by each of these ways; and the listeners behind them, in order."""
-    own, controller, *others = (free_port() for _ in range(2 + len(ways)))
-    listeners = {f"W{number}": f"{HOST}:{port}" for number, port in enumerate(others)}
-    direct = {"PLAINTEXT": f"{HOST}:{own}"}
-    listens = {**direct, **listeners, "CONTROLLER": f"{HOST}:{controller}"}
-    told = {**direct, **dict(zip(listeners, ways, strict=True))}
-    properties = {
-        "listeners": ",".join(f"{name}://{address}" for name, address in listens.items()),
-        "advertised.listeners": ",".join(f"{name}://{address}" for name, address in told.items()),
-        "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in listens),
-        "inter.broker.listener.name": "PLAINTEXT",
-        "controller.quorum.voters": f"1@{HOST}:{controller}",
-        "group.min.session.timeout.ms": "1000",
-    }
-    return EmbeddedKafka(folder, own, properties=properties), list(listeners.values())

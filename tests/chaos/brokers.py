@@ -1,0 +1,104 @@
+"""Kafka as a cluster: a controller, and two brokers, each of which takes over what the other leads and coordinates."""
+
+import os
+import signal
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from aiokafka.conn import create_conn
+from aiokafka.protocol.coordination import FindCoordinatorRequest
+
+from app.local.kafka import EmbeddedKafka, new_cluster
+from app.local.process import HOST, ServerProcess, free_port
+
+BROKERS = 2
+FIRST_NODE = 2
+"""Node id of the first broker; the controller's is 1."""
+_COMMON = {
+    "controller.listener.names": "CONTROLLER",
+    "group.min.session.timeout.ms": "1000",
+    "offsets.topic.replication.factor": str(BROKERS),
+    # Enough that each broker is the coordinator of some group.
+    "offsets.topic.num.partitions": "50",
+    "transaction.state.log.replication.factor": str(BROKERS),
+    # A broker that is back leads again what it led before: 300 s by default.
+    "leader.imbalance.check.interval.seconds": "2",
+    "replica.lag.time.max.ms": "5000",
+}
+
+
+class Cluster:
+    """Not started. `ways` are, for each broker, the addresses under which it is to be reached besides its own."""
+
+    def __init__(self, folder: Path, ways: Sequence[Sequence[str]]) -> None:
+        name, port = new_cluster(), free_port()
+        voters = {"controller.quorum.voters": f"1@{HOST}:{port}", **_COMMON}
+        controller = {
+            "process.roles": "controller",
+            "listeners": f"CONTROLLER://{HOST}:{port}",
+            "advertised.listeners": f"CONTROLLER://{HOST}:{port}",
+        }
+        self.controller = EmbeddedKafka(folder / "controller", port, properties=voters | controller, cluster=name)
+        self.listeners: list[list[str]] = []
+        """For each broker, the addresses behind its ways, in their order."""
+        self.brokers: list[EmbeddedKafka] = []
+        for number, mine in enumerate(ways):
+            own, *others = (free_port() for _ in range(1 + len(mine)))
+            listeners = [f"{HOST}:{other}" for other in others]
+            listens = {"PLAINTEXT": f"{HOST}:{own}", **{f"W{way}": at for way, at in enumerate(listeners)}}
+            told = {"PLAINTEXT": f"{HOST}:{own}", **{f"W{way}": at for way, at in enumerate(mine)}}
+            properties = {
+                "process.roles": "broker",
+                "node.id": str(number + FIRST_NODE),
+                "listeners": ",".join(f"{listener}://{address}" for listener, address in listens.items()),
+                "advertised.listeners": ",".join(f"{listener}://{address}" for listener, address in told.items()),
+                "listener.security.protocol.map": ",".join(
+                    f"{listener}:PLAINTEXT" for listener in (*listens, "CONTROLLER")
+                ),
+                "inter.broker.listener.name": "PLAINTEXT",
+            }
+            self.listeners.append(listeners)
+            folder_of = folder / f"broker-{number + 1}"
+            self.brokers.append(EmbeddedKafka(folder_of, own, properties=voters | properties, cluster=name))
+
+    @property
+    def servers(self) -> list[EmbeddedKafka]:
+        """All of it."""
+        return [self.controller, *self.brokers]
+
+    @property
+    def bootstrap(self) -> str:
+        """Both brokers, past the ways."""
+        return ",".join(broker.bootstrap for broker in self.brokers)
+
+    def broker(self, node: int) -> EmbeddedKafka:
+        """The one with this node id."""
+        return self.brokers[node - FIRST_NODE]
+
+    def other(self, node: int) -> EmbeddedKafka:
+        """The one that takes over from it."""
+        return self.brokers[FIRST_NODE + 1 - node]
+
+
+async def coordinators(broker: EmbeddedKafka, groups: Iterable[str]) -> dict[str, int]:
+    """The node that coordinates each consumer group, as far as a broker can say."""
+    found = {}
+    connection = await create_conn(HOST, broker.port)
+    try:
+        for group in groups:
+            answer = await connection.send(FindCoordinatorRequest(group, 0))
+            if not answer.error_code:
+                found[group] = answer.coordinator_id
+    finally:
+        connection.close()
+    return found
+
+
+def freeze(server: ServerProcess) -> None:
+    """It does nothing and says nothing until it is thawed; its connections stand."""
+    os.kill(server.pid, signal.SIGSTOP)
+
+
+def thaw(server: ServerProcess) -> None:
+    """It goes on."""
+    os.kill(server.pid, signal.SIGCONT)
