@@ -201,11 +201,12 @@ class Settings(BaseSettings):
     """Most records in a batch: larger batches fold cheaper, up to about here; more only costs memory."""
     session_timeout: Seconds = 15.0
     """Seconds after which the brokers take a silent worker for dead: rides out a pause, and recovery stays short."""
-    lease: Seconds = 60.0
+    lease: Seconds = 30.0
     """Seconds for which a closer holds a group: longer than the delivery timeout, so that what it sends is acknowledged
-    or given up before another closer may begin."""
-    delivery_timeout: Seconds = 20.0
-    """Seconds within which a record must be acknowledged by the brokers."""
+    before another closer begins, unless no broker answers."""
+    delivery_timeout: Seconds = 10.0
+    """Seconds that a broker has to acknowledge records; then they are sent again, to whoever leads by then. By default
+    Kafka takes a silent broker out after 9 s."""
 
     log_format: Literal["auto", "json", "console"] = "auto"
     """Form of the log: `auto` is `console` on a terminal, otherwise `json`."""

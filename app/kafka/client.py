@@ -1,5 +1,6 @@
 """What every Kafka client is built with, and what its errors mean to whoever runs it, in one line."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import wraps
@@ -8,14 +9,27 @@ from typing import Any
 from aiokafka import errors
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.conn import AIOKafkaConnection, CloseReason, collect_hosts, create_conn
+from aiokafka.protocol.admin import ApiVersionRequest
+from aiokafka.protocol.coordination import FindCoordinatorRequest
+from aiokafka.protocol.group import HeartbeatRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
 from app.errors import Retry, Stop, StormfoldError
 from app.settings import Settings
 from app.tls import FollowingContext, tls_error
 
-PROBE_MS = 5_000
-"""Longest that a question to one broker may take, by a connection of its own."""
+REQUEST_TIMEOUT_MS = 10_000
+"""Longest that a broker may take to answer. One that is silent, because its machine is gone or stands still, is given
+up when Kafka has given it up too (`broker.session.timeout.ms`, 9 s) and another leads and coordinates in its place; and
+before a session of the workers ends, so that they keep their partitions."""
+METADATA_MAX_AGE_MS = 5_000
+"""How long it can stay unknown that another broker leads, or that a partition was added: below the default grace, or
+what that one gets first would be late."""
+CONNECT_SECONDS = 5.0
+"""Longest that connecting to a broker may take, TLS and credentials included."""
+PROMPT_SECONDS = 3.0
+"""Longest that a broker may take to answer what it has at hand."""
+_PROMPT = (ApiVersionRequest, MetadataRequest, FindCoordinatorRequest, HeartbeatRequest)
 
 _CREDENTIALS = (errors.SaslAuthenticationFailed, errors.AuthenticationFailedError)
 _MECHANISM = (
@@ -49,14 +63,40 @@ for _write in ("send", "_send_sasl_token"):
     setattr(AIOKafkaConnection, _write, _broken_is_told(getattr(AIOKafkaConnection, _write)))
 
 
+def _prompt(send: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(send)
+    def sent(connection: AIOKafkaConnection, request: Any, *args: Any, **kwargs: Any) -> Any:
+        answer = send(connection, request, *args, **kwargs)
+        return asyncio.wait_for(answer, PROMPT_SECONDS) if isinstance(request, _PROMPT) else answer
+
+    return sent
+
+
+def _soon(connect: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(connect)
+    async def connected(connection: AIOKafkaConnection) -> Any:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            return await connect(connection)
+
+    return connected
+
+
+# aiokafka has the same patience for every request, and asks one broker after the other, under a lock: what it takes to
+# find out who leads and coordinates in place of a silent one would each take as long as the largest fetch may.
+AIOKafkaConnection.send = _prompt(AIOKafkaConnection.send)
+AIOKafkaConnection.connect = _soon(AIOKafkaConnection.connect)
+
+
 def client_options(settings: Settings) -> dict[str, Any]:
-    """Addresses and credentials, as aiokafka's consumer, producer and admin client take them.
+    """Addresses, credentials and patience, as aiokafka's consumer, producer and admin client take them.
 
     Raises `Stop` for a certificate or key that cannot be read.
     """
     options: dict[str, Any] = {
         "bootstrap_servers": settings.kafka,
         "security_protocol": settings.kafka_security_protocol,
+        "request_timeout_ms": REQUEST_TIMEOUT_MS,
+        "metadata_max_age_ms": METADATA_MAX_AGE_MS,
     }
     if "SASL" in settings.kafka_security_protocol:
         password = settings.kafka_sasl_password
@@ -92,11 +132,12 @@ async def metadata(settings: Settings, topics: Iterable[str]) -> Any:
 
     Raises what kept it from an answer: `Stop` if that is so for any broker, else `Retry`.
     """
-    options = {name: value for name, value in client_options(settings).items() if name != "bootstrap_servers"}
+    options = client_options(settings) | {"request_timeout_ms": round(CONNECT_SECONDS * 1000)}
+    del options["bootstrap_servers"], options["metadata_max_age_ms"]
     reasons: list[Stop | Retry] = []
     for host, port, _ in collect_hosts(settings.kafka):
         try:
-            connection = await create_conn(host, port, request_timeout_ms=PROBE_MS, **options)
+            connection = await create_conn(host, port, **options)
             try:
                 return await connection.send(MetadataRequest(list(topics), allow_auto_topic_creation=False))
             finally:
@@ -156,6 +197,8 @@ def broker_error(error: BaseException, settings: Settings) -> Stop | Retry:
 
 
 def _text(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer"
     said = error.strerror if isinstance(error, OSError) else ", ".join(_names(error.args))
     return " ".join((said or str(error) or type(error).__name__).split())
 

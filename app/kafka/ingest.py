@@ -46,10 +46,6 @@ FIRST_POLL = 100
 """Records of the first poll after an assignment: what they are like is not known yet. Then twice as many each time."""
 MAX_POLL_INTERVAL_MS = 86_400_000
 """A stage may wait for Redis or the API server as long as it takes: health tells of it, leaving helps nobody."""
-REQUEST_TIMEOUT_MS = 30_000
-"""A frozen broker is given up before health takes the stage for dead."""
-METADATA_MAX_AGE_MS = 5_000
-"""How long an added partition can stay unknown: below the default grace, or what it gets first would be late."""
 STOP_SECONDS = 3.0
 """Longest that leaving the group may take."""
 MEASURE_SECONDS = 1.0
@@ -292,8 +288,6 @@ class Ingest(Service):
             max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
             fetch_max_wait_ms=POLL_MS,
             max_partition_fetch_bytes=FETCH_BYTES,
-            metadata_max_age_ms=METADATA_MAX_AGE_MS,
-            request_timeout_ms=REQUEST_TIMEOUT_MS,
         )
         try:
             await consumer.start()

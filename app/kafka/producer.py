@@ -105,14 +105,15 @@ class Producer:
     async def _started(self) -> AIOKafkaProducer:
         async with self._lock:
             if self._client is None:
+                options = client_options(self._settings)
+                options["request_timeout_ms"] = round(self._settings.delivery_timeout * 1000)
                 client = AIOKafkaProducer(
-                    **client_options(self._settings),
+                    **options,
                     client_id=f"stormfold-{self._name}",
                     enable_idempotence=True,
                     acks="all",
                     max_batch_size=MAX_BATCH_BYTES,
                     max_request_size=MAX_RECORD_BYTES,
-                    request_timeout_ms=round(self._settings.delivery_timeout * 1000),
                 )
                 try:
                     await client.start()

@@ -11,8 +11,6 @@ from app.kafka.client import client_options, explain
 from app.kafka.topics import partitions_of
 from app.settings import Settings
 
-REQUEST_TIMEOUT_MS = 10_000
-"""A person waits for the answer."""
 STOP_SECONDS = 3.0
 """Longest that taking leave of the broker may take."""
 
@@ -100,7 +98,6 @@ async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
         max_partition_fetch_bytes=8 * 1024 * 1024,
         # Who reads what is there now need not wait for more.
         fetch_max_wait_ms=50,
-        request_timeout_ms=REQUEST_TIMEOUT_MS,
     )
     try:
         await consumer.start()

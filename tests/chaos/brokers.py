@@ -7,6 +7,7 @@ from pathlib import Path
 
 from aiokafka.conn import create_conn
 from aiokafka.protocol.coordination import FindCoordinatorRequest
+from aiokafka.protocol.metadata import MetadataRequest
 
 from app.local.kafka import EmbeddedKafka, new_cluster
 from app.local.process import HOST, ServerProcess, free_port
@@ -78,6 +79,21 @@ class Cluster:
     def other(self, node: int) -> EmbeddedKafka:
         """The one that takes over from it."""
         return self.brokers[FIRST_NODE + 1 - node]
+
+
+async def settled(broker: EmbeddedKafka) -> bool:
+    """Whether every partition, as a broker knows it, is led by whom it is to be led by, and all its replicas are in
+    sync: what had moved is back."""
+    connection = await create_conn(HOST, broker.port)
+    try:
+        answer = await connection.send(MetadataRequest(None))
+    finally:
+        connection.close()
+    partitions = [partition for *_, found in answer.topics for partition in found]
+    return all(
+        not code and leader == replicas[0] and len(isr) == len(replicas)
+        for code, _, leader, replicas, isr, *_ in partitions
+    )
 
 
 async def coordinators(broker: EmbeddedKafka, groups: Iterable[str]) -> dict[str, int]:

@@ -12,6 +12,7 @@ from random import Random
 from typing import NamedTuple
 
 from aiokafka.admin import NewPartitions
+from aiokafka.errors import KafkaError
 from redis.asyncio import Redis
 
 from app.errors import StormfoldError
@@ -20,7 +21,7 @@ from app.kafka.committed import read_committed
 from app.kafka.topics import partition_counts
 from app.local.kafka import EmbeddedKafka
 from app.store.redis import Store
-from tests.chaos.brokers import coordinators, freeze, thaw
+from tests.chaos.brokers import coordinators, freeze, settled, thaw
 from tests.chaos.toxiproxy import Proxy
 from tests.chaos.world import SESSION, Slot, World
 from tests.support.apiserver import ApiServer
@@ -263,6 +264,7 @@ async def kafka_killed(world: World, _: Random) -> AsyncIterator[Proof | None]:
     await asyncio.gather(*(asyncio.to_thread(server.kill) for server in servers))
     yield None
     await asyncio.gather(*(asyncio.to_thread(server.start) for server in servers))
+    await _settled(world)
 
 
 @asynccontextmanager
@@ -273,13 +275,14 @@ async def kafka_frozen(world: World, _: Random) -> AsyncIterator[Proof | None]:
     yield _stopped(*(server.pid for server in servers))
     for server in servers:
         thaw(server)
+    await _settled(world)
 
 
 @asynccontextmanager
 async def _without_broker(
     world: World, rng: Random, take: Callable[[EmbeddedKafka], None], back: Callable[[EmbeddedKafka], None]
 ) -> AsyncIterator[Proof | None]:
-    """A broker that coordinates some of the workers' groups does not; it is back when it does so again."""
+    """A broker that coordinates some of the workers' groups does not do so, nor lead, until it is back."""
     groups = [world.settings.consumer_group(stage) for stage in ("intake", "fold", "emit")]
     before = await coordinators(world.kafka.brokers[0], groups)
     node = rng.choice(sorted({*before.values()}))
@@ -292,11 +295,18 @@ async def _without_broker(
 
     yield moved
     await asyncio.to_thread(back, broker)
+    await _settled(world)
 
-    async def returned() -> bool:
-        return await coordinators(other, groups) == before
 
-    await until(returned, 60, "coordinators are where they were")
+async def _settled(world: World) -> None:
+    """Waits until leaders and coordinators are where they belong: a fault that moves them has to find them there."""
+
+    async def all_settled() -> bool:
+        with suppress(KafkaError, OSError):
+            return all([await settled(broker) for broker in world.kafka.brokers])
+        return False
+
+    await until(all_settled, 60, "leaders are where they belong")
 
 
 def broker_killed(world: World, rng: Random) -> Broken:

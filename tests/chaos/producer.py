@@ -52,9 +52,8 @@ class LiveLoad:
         """Goes on until it is stopped; returns when all is acknowledged."""
         begin = _now()
         async with AIOKafkaProducer(
-            **client_options(self._settings), acks="all", enable_idempotence=True, linger_ms=10,
-            max_batch_size=500_000, max_request_size=5_000_000, request_timeout_ms=120_000, compression_type="lz4",
-            metadata_max_age_ms=1_000,
+            **client_options(self._settings) | {"metadata_max_age_ms": 1_000}, acks="all", enable_idempotence=True,
+            linger_ms=10, max_batch_size=500_000, max_request_size=5_000_000, compression_type="lz4",
         ) as producer:  # fmt: skip
             for planned in self._planned:
                 early = begin + planned.at - _now()

@@ -174,7 +174,10 @@ async def test_frozen(settings: Settings, own_redis: EmbeddedRedis, tmp_path: Pa
             os.kill(server.pid, signal.SIGCONT)
         await asyncio.to_thread(broker.kill)
     assert found.code == 1
-    assert sorted(found.troubles) == [(part, "no answer within 15 s", None) for part in ("kafka", "redis")]
+    assert sorted(found.troubles) == [
+        ("kafka", f"no Kafka broker answers at {broker.bootstrap} (STORMFOLD_KAFKA): no answer", None),
+        ("redis", "no answer within 15 s", None),
+    ]
 
 
 async def test_sink(topics: Settings, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_variables_set_fields(monkeypatch: pytest.MonkeyPatch) -> None:
         ("poll_records", "0", "STORMFOLD_POLL_RECORDS: expected greater than or equal to 1"),
         ("log_level", "loud", "STORMFOLD_LOG_LEVEL: expected 'debug', 'info', 'warning' or 'error'"),
         ("kubeconfig", "/absent", "STORMFOLD_KUBECONFIG: Path does not point to a file"),
-        ("lease", "20", "STORMFOLD_LEASE: expected more than STORMFOLD_DELIVERY_TIMEOUT"),
+        ("lease", "10", "STORMFOLD_LEASE: expected more than STORMFOLD_DELIVERY_TIMEOUT"),
         (
             "kafka_sasl_username",
             "me",
