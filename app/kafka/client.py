@@ -11,8 +11,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.conn import AIOKafkaConnection, CloseReason, collect_hosts, create_conn
 from aiokafka.protocol.admin import ApiVersionRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
-from aiokafka.protocol.group import HeartbeatRequest
 from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.util import wait_for
 
 from app.errors import Retry, Stop, StormfoldError
 from app.settings import Settings
@@ -29,7 +29,8 @@ CONNECT_SECONDS = 5.0
 """Longest that connecting to a broker may take, TLS and credentials included."""
 PROMPT_SECONDS = 3.0
 """Longest that a broker may take to answer what it has at hand."""
-_PROMPT = (ApiVersionRequest, MetadataRequest, FindCoordinatorRequest, HeartbeatRequest)
+_PROMPT = (ApiVersionRequest, MetadataRequest, FindCoordinatorRequest)
+"""Not a heartbeat: it shares a connection with commits, which may wait for a silent follower, and is answered after."""
 
 _CREDENTIALS = (errors.SaslAuthenticationFailed, errors.AuthenticationFailedError)
 _MECHANISM = (
@@ -67,7 +68,7 @@ def _prompt(send: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(send)
     def sent(connection: AIOKafkaConnection, request: Any, *args: Any, **kwargs: Any) -> Any:
         answer = send(connection, request, *args, **kwargs)
-        return asyncio.wait_for(answer, PROMPT_SECONDS) if isinstance(request, _PROMPT) else answer
+        return wait_for(answer, PROMPT_SECONDS) if isinstance(request, _PROMPT) else answer
 
     return sent
 

@@ -18,6 +18,7 @@ from aiokafka.errors import (
     CommitFailedError,
     IllegalGenerationError,
     KafkaError,
+    KafkaTimeoutError,
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
     RebalanceInProgressError,
@@ -40,6 +41,8 @@ POLL_MS = 250
 FETCH_BYTES = 1024 * 1024
 """Of each partition in one answer, some 2,000 alerts; a larger record comes by itself. Answers are held until they are
 polled: they are most of a worker's memory at a backlog, and what is in no cache costs more to read."""
+ANSWER_BYTES = 4 * 1024 * 1024
+"""Of all partitions in one answer: it has to be whole before the broker is given up, also over a link of 4 Mbit/s."""
 POLL_BYTES = 16 * 1024 * 1024
 """Of values in a poll, about: records may be large, and packed a hundredfold. Far more than thousands of usual ones."""
 FIRST_POLL = 100
@@ -176,7 +179,8 @@ class Ingest(Service):
         """Waits, but not longer than the batch is current; returns whether it still is."""
         if self.current(batch):
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._turned.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await self._turned.wait()
         return self.current(batch)
 
     def assigned(self) -> set[int]:
@@ -245,7 +249,7 @@ class Ingest(Service):
             except KafkaError as error:
                 self._trouble(broker_error(error, self._settings))
                 await self.sleep(BACKOFF)
-                if not error.retriable:
+                if not error.retriable and not isinstance(error, KafkaTimeoutError):
                     # The client would say the same of its group for ever, whatever is put right.
                     await _Listener(self).on_partitions_revoked(self._tps(self.assigned()))
                     await self._leave_group()
@@ -288,6 +292,7 @@ class Ingest(Service):
             max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
             fetch_max_wait_ms=POLL_MS,
             max_partition_fetch_bytes=FETCH_BYTES,
+            fetch_max_bytes=ANSWER_BYTES,
         )
         try:
             await consumer.start()
@@ -501,7 +506,8 @@ class Ingest(Service):
     async def settle(self, seconds: float) -> None:
         """Waits for the batch in hand, at most so long, and has the stage commit what it did."""
         try:
-            await asyncio.wait_for(self.busy.acquire(), seconds)
+            async with asyncio.timeout(seconds):
+                await self.busy.acquire()
         except TimeoutError:
             log.warning("a batch is still under way", stage=self.name)
             return

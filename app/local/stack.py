@@ -163,7 +163,8 @@ async def working(settings: Settings, config: Config) -> AsyncIterator[Worker]:
         yield worker
     finally:
         with suppress(TimeoutError):
-            await asyncio.wait_for(worker.stop(), STOP_SECONDS)
+            async with asyncio.timeout(STOP_SECONDS):
+                await worker.stop()
 
 
 @asynccontextmanager

@@ -2,8 +2,9 @@
 
 import os
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from aiokafka.conn import create_conn
 from aiokafka.protocol.coordination import FindCoordinatorRequest
@@ -29,11 +30,16 @@ _COMMON = {
 
 
 class Cluster:
-    """Not started. `ways` are, for each broker, the addresses under which it is to be reached besides its own."""
+    """Not started. `ways` are, for each broker, the addresses under which it is to be reached besides its own.
 
-    def __init__(self, folder: Path, ways: Sequence[Sequence[str]]) -> None:
+    `properties` are more properties of all its servers; they win over its own.
+    """
+
+    def __init__(
+        self, folder: Path, ways: Sequence[Sequence[str]], properties: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         name, port = new_cluster(), free_port()
-        voters = {"controller.quorum.voters": f"1@{HOST}:{port}", **_COMMON}
+        voters = {"controller.quorum.voters": f"1@{HOST}:{port}", **_COMMON, **properties}
         controller = {
             "process.roles": "controller",
             "listeners": f"CONTROLLER://{HOST}:{port}",

@@ -22,8 +22,8 @@ PARTITIONS = 4
 
 @pytest.fixture
 async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
-    """Two brokers."""
-    kafka = Cluster(tmp_path / "kafka", [[]] * BROKERS)
+    """Two brokers; how long a silent one is taken for alive is as Kafka has it."""
+    kafka = Cluster(tmp_path / "kafka", [[]] * BROKERS, {"broker.session.timeout.ms": "9000"})
     async with AsyncExitStack() as stack:
         for server in kafka.servers:
             stack.push_async_callback(asyncio.to_thread, server.kill)

@@ -9,9 +9,10 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.conn import create_conn
 from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.util import wait_for
 
 from app.errors import Retry, Stop, StormfoldError
-from app.kafka.client import client_options, explain, open_admin
+from app.kafka.client import _prompt, client_options, explain, open_admin
 from app.kafka.topics import create, topics
 from app.local.kafka import EmbeddedKafka
 from app.local.process import HOST, free_port
@@ -131,3 +132,19 @@ def test_a_connection_that_broke_just_now(kafka: EmbeddedKafka, turns: int) -> N
         assert not connection.connected()
 
     uvloop.run(ask())
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_cancelled_while_the_answer_comes(turns: int) -> None:
+    """Who is cancelled in that moment is cancelled: a client that is closed waits until its tasks have ended."""
+    answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    ask = _prompt(lambda _connection, _request: wait_for(answer, 10))
+    task = asyncio.ensure_future(ask(None, MetadataRequest([])))
+    await asyncio.sleep(0)
+    answer.set_result("leaders")
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    done = task.done()
+    task.cancel()
+    await asyncio.wait({task})
+    assert task.cancelled() != done
