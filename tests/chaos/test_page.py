@@ -5,7 +5,7 @@ import pytest
 from app.audit import Books
 from tests.chaos.faults import FAULTS
 from tests.chaos.page import HEADING, Outcome, Report, block_of, repeat
-from tests.chaos.truth import Verdict, Wrong
+from tests.chaos.truth import Excused, Verdict, Wrong
 from tests.chaos.watch import TOLERANCE, Held, Life, growth, life
 
 SOUND = Books(alerts=1_000, storms=990, dead=10, open=0, names=5, others=2, unread=0, trimmed=0, foreign=0)
@@ -18,7 +18,7 @@ def said(
     *wrong: Wrong, books: Books = SOUND, outcomes: tuple[Outcome, ...] = (KILLED, BOTH), lives: tuple[Life, ...] = ()
 ) -> str:
     """The page of a run."""
-    verdict = Verdict(books, 990, 0, 5, {"the folder": 5}, list(wrong))
+    verdict = Verdict(books, 990, 0, 5, {"the folder": 5}, Excused(), list(wrong))
     return block_of(Report(7, tuple(FAULTS), 3_000, 15, outcomes, verdict, lives))
 
 

@@ -11,7 +11,7 @@ from app.keyed import Body
 from app.series import SeriesReader
 from app.storm import StormMetadata, from_metadata
 from tests.chaos.expected import Counted, storms
-from tests.chaos.truth import Early, Wrong, compare_log, compare_sink
+from tests.chaos.truth import Early, Excused, Wrong, checksum, compare_log, compare_sink
 from tests.chaos.world import WINDOWS
 from tests.support.pipeline import alert, record
 
@@ -40,7 +40,7 @@ CROWDED = [(BIG.last_seen, BIG.last_seen + 1)]
 def found(said: StormMetadata, crowded: list[tuple[int, int]]) -> list[Wrong]:
     """What is found wrong if a storm was published like this."""
     published = {name: [storm] for name, storm in RIGHT.items()} | {said.name: [said]}
-    return list(compare_log(CONFIG, LOG, published, Early(0), crowded))
+    return list(compare_log(CONFIG, LOG, published, Early(0), crowded, Excused()))
 
 
 def test_the_right_storms() -> None:
@@ -112,6 +112,23 @@ def test_a_storm_may_be_published_twice() -> None:
     """Of two that a full Redis made of one, the sink has either."""
     less = msgspec.structs.replace(BIG, **LESS)
     published = {name: [storm] for name, storm in RIGHT.items()} | {BIG.name: [less, BIG]}
-    assert not list(compare_log(CONFIG, LOG, published, Early(0), CROWDED))
+    excused = Excused()
+    assert not list(compare_log(CONFIG, LOG, published, Early(0), CROWDED, excused))
+    assert excused == Excused(crowded=1)
     for there in (less, BIG):
         assert not list(compare_sink("the folder", {BIG.name: [less, BIG]}, {BIG.name: from_metadata(there)}))
+
+
+def test_what_alerts_say() -> None:
+    """It is the same in whatever order they come, and another if one of them is another: in any respect, or place."""
+    said = [(index, one.body, one.resolved) for index, one in enumerate(LOG)]
+    index, body, resolved = said[7]
+    assert checksum(said) == checksum(said[::-1])
+    for other in (
+        (index, said[8][1], resolved),
+        (index, body, not resolved),
+        (index, msgspec.structs.replace(body, resource=b""), resolved),
+        (index, msgspec.structs.replace(body, example=b"{}"), resolved),
+    ):
+        assert checksum([*said[:7], other, *said[8:]]) != checksum(said)
+    assert checksum([(0, body, False), (1, said[8][1], False)]) != checksum([(1, body, False), (0, said[8][1], False)])
