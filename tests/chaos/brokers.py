@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from aiokafka.conn import create_conn
 from aiokafka.protocol.coordination import FindCoordinatorRequest
@@ -82,24 +83,32 @@ class Cluster:
         """The one with this node id."""
         return self.brokers[node - FIRST_NODE]
 
-    def other(self, node: int) -> EmbeddedKafka:
-        """The one that takes over from it."""
-        return self.brokers[FIRST_NODE + 1 - node]
+    def rest(self, node: int) -> int:
+        """The node id of the one that takes over from it."""
+        return 2 * FIRST_NODE + 1 - node
 
 
 async def settled(broker: EmbeddedKafka) -> bool:
     """Whether every partition, as a broker knows it, is led by whom it is to be led by, and all its replicas are in
     sync: what had moved is back."""
+    return all(
+        not code and leader == replicas[0] and len(isr) == len(replicas)
+        for code, _, leader, replicas, isr, *_ in await _partitions(broker)
+    )
+
+
+async def leaders(broker: EmbeddedKafka) -> set[int]:
+    """The nodes that lead partitions, as a broker knows it."""
+    return {leader for _, _, leader, *_ in await _partitions(broker)}
+
+
+async def _partitions(broker: EmbeddedKafka) -> list[Any]:
     connection = await create_conn(HOST, broker.port)
     try:
         answer = await connection.send(MetadataRequest(None))
     finally:
         connection.close()
-    partitions = [partition for *_, found in answer.topics for partition in found]
-    return all(
-        not code and leader == replicas[0] and len(isr) == len(replicas)
-        for code, _, leader, replicas, isr, *_ in partitions
-    )
+    return [partition for *_, found in answer.topics for partition in found]
 
 
 async def coordinators(broker: EmbeddedKafka, groups: Iterable[str]) -> dict[str, int]:

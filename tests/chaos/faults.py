@@ -286,7 +286,7 @@ async def _without_broker(
     groups = [world.settings.consumer_group(stage) for stage in ("intake", "fold", "emit")]
     before = await coordinators(world.kafka.brokers[0], groups)
     node = rng.choice(sorted({*before.values()}))
-    broker, other = world.kafka.broker(node), world.kafka.other(node)
+    broker, other = world.kafka.broker(node), world.kafka.broker(world.kafka.rest(node))
     await asyncio.to_thread(take, broker)
 
     async def moved() -> bool:

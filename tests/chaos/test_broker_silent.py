@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,15 @@ import pytest
 from app.config import load
 from app.kafka.client import open_admin
 from app.kafka.topics import create, topics
+from app.local.kafka import EmbeddedKafka
 from app.local.redis import EmbeddedRedis
 from app.settings import Settings
-from tests.chaos.brokers import BROKERS, Cluster, coordinators, freeze, thaw
+from tests.chaos.brokers import BROKERS, Cluster, coordinators, freeze, leaders, thaw
 from tests.support.pipeline import Sent, Workers, alert, drained, essence, keyed_model, publish, record, storms
 from tests.support.servers import until
 
 PARTITIONS = 4
+STAGES = ("intake", "fold")
 
 
 @pytest.fixture
@@ -31,6 +34,46 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
         yield kafka
 
 
+@pytest.fixture
+async def settings(cluster: Cluster, redis_server: EmbeddedRedis) -> Settings:
+    """Topics on both brokers; one broker coordinates both groups."""
+    for attempt in count():
+        name = f"silent{time.time_ns()}-{attempt}"
+        found = Settings(
+            kafka=cluster.bootstrap,
+            redis=redis_server.url,
+            sink="none",
+            http="127.0.0.1:0",
+            redis_prefix=name,
+            group_prefix=name,
+        )
+        if len(set((await coordinated(found, cluster.brokers[0])).values())) == 1:
+            break
+    async with open_admin(found) as admin:
+        await create(admin, topics(found, PARTITIONS, past=True))
+    return found
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """Short windows."""
+    path = tmp_path / "stormfold.yaml"
+    path.write_text("windows: {gap: 2s, grace: 2s, slice: 10s}\n")
+    return path
+
+
+async def coordinated(settings: Settings, asked: EmbeddedKafka) -> dict[str, int]:
+    """The node that coordinates each stage's group, as a broker says it."""
+    found: dict[str, int] = {}
+
+    async def told() -> bool:
+        found.update(await coordinators(asked, map(settings.consumer_group, STAGES)))
+        return len(found) == len(STAGES)
+
+    await until(told, what="each group has a coordinator")
+    return found
+
+
 async def happen(settings: Settings, name: str) -> None:
     """Thirty alerts in each partition, now."""
     now = time.time_ns() // 1_000_000
@@ -38,42 +81,43 @@ async def happen(settings: Settings, name: str) -> None:
     await publish(settings, alerts)
 
 
-async def test_silent(cluster: Cluster, redis_server: EmbeddedRedis, tmp_path: Path) -> None:
-    """What it led and coordinated moves to the other, and storms are closed while it is still silent; in the end each
-    alert is in one storm, once."""
-    config = tmp_path / "stormfold.yaml"
-    config.write_text("windows: {gap: 2s, grace: 2s, slice: 10s}\n")
-    settings = Settings(
-        kafka=cluster.bootstrap,
-        redis=redis_server.url,
-        sink="none",
-        http="127.0.0.1:0",
-        redis_prefix=f"silent{time.time_ns()}",
-    )
-    groups = [settings.consumer_group(stage) for stage in ("intake", "fold")]
-    async with open_admin(settings) as admin:
-        await create(admin, topics(settings, PARTITIONS, past=True))
+async def closed(settings: Settings, name: str) -> None:
+    """Waits until a storm of these alerts is published."""
+
+    async def there() -> bool:
+        return any(storm.group_labels["alertname"] == name for storm in (await storms(settings)).values())
+
+    await until(there, 60, f"a storm {name}")
+
+
+async def led_by(node: int, cluster: Cluster) -> None:
+    """Waits until this broker leads everything, as it says itself."""
+
+    async def alone() -> bool:
+        return await leaders(cluster.broker(node)) == {node}
+
+    await until(alone, what="leaders have moved")
+
+
+@pytest.mark.parametrize("coordinates", [True, False])
+async def test_silent(cluster: Cluster, settings: Settings, config: Path, tmp_path: Path, *, coordinates: bool) -> None:
+    """What it led and coordinated moves to the other, and storms are closed while it is still silent, by a worker that
+    came meanwhile, too; in the end each alert is in one storm, once."""
     with Workers(settings, tmp_path, config) as workers:
         workers.start()
         await happen(settings, "Before")
-        await until(lambda: storms(settings), what="a storm before")
-        before = await coordinators(cluster.brokers[0], groups)
-        node = before[groups[1]]
-        others = settings.model_copy(update={"kafka": cluster.other(node).bootstrap})
+        await closed(settings, "Before")
+        (coordinator,) = set((await coordinated(settings, cluster.brokers[0])).values())
+        node = coordinator if coordinates else cluster.rest(coordinator)
+        rest = cluster.rest(node)
         freeze(cluster.broker(node))
         try:
-
-            async def moved() -> bool:
-                now = await coordinators(cluster.other(node), groups)
-                return now.keys() == before.keys() and node not in now.values()
-
-            await until(moved, what="coordinators have moved")
+            # It has to place its partitions while nobody knows yet that their leader is gone.
+            workers.start()
+            await led_by(rest, cluster)
+            others = settings.model_copy(update={"kafka": cluster.broker(rest).bootstrap})
             await happen(others, "During")
-
-            async def closed() -> bool:
-                return any(storm.group_labels["alertname"] == "During" for storm in (await storms(others)).values())
-
-            await until(closed, 60, "a storm while the broker is silent")
+            await closed(others, "During")
         finally:
             thaw(cluster.broker(node))
         books = await drained(settings, config)
