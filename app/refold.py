@@ -13,14 +13,18 @@ from app.window import Bucket, Rebuild, Windows, first_due, segments
 class Refold:
     """Takes each partition's records in order; holds only what is still open at the watermark.
 
-    Storms that begin before the rebuild's C are dropped: the log that was read may not have their beginning.
+    Storms that begin before the rebuild's C are dropped: the log that was read may not have their beginning. Alerts
+    before S (`since`, ms) are skipped like those before B: they were counted under other windows.
     """
 
-    def __init__(self, windows: Windows, rebuild: Rebuild, max_fingerprints: int, max_resources: int) -> None:
+    def __init__(
+        self, windows: Windows, rebuild: Rebuild, max_fingerprints: int, max_resources: int, since: int | None = None
+    ) -> None:
         self.alerts = 0
         """Folded so far."""
         self._windows = windows
         self._rebuild = rebuild
+        self._floor = Floor(skip_before=rebuild.begin if since is None else max(rebuild.begin, since))
         self._max_fingerprints = max_fingerprints
         self._max_resources = max_resources
         self._merger = Merger(windows)
@@ -29,8 +33,7 @@ class Refold:
 
     def fold(self, partition: int, records: Iterable[Record]) -> None:
         """Folds records of a keyed partition; what is no alert, or was folded before, is passed over."""
-        floor = Floor(skip_before=self._rebuild.begin)
-        merged = self._merger.merge_into(self._rows, {partition: records}, self._origins, floor)
+        merged = self._merger.merge_into(self._rows, {partition: records}, self._origins, self._floor)
         self._origins |= merged.origins
         self.alerts += merged.alerts
 

@@ -69,7 +69,8 @@ def command(
     """Fold the alerts of a past range again, beside whatever is live.
 
     Publishes the storms of the range that are missing, under the names that they had; leaves alone what is there, and
-    what is not closed yet.
+    what is not closed yet. Needs the windows of the workers, for names depend on them, and leaves out what was counted
+    before those were changed to what they are. With --dry-run any will do.
     """
     settings = Settings()
     wanted = Span(begin, time.time_ns() // 1_000_000 if end is None else end)
@@ -82,7 +83,7 @@ def command(
         _show_compared(compared, loaded, output)
         return
     restored = _run(lambda tell: restore(settings, loaded, wanted, tell))
-    _say_span(wanted, restored.span)
+    _say_span(wanted, restored.span, restored.since)
     _show_restored(restored, output)
     ctx.exit(0 if restored.well else 1)
 
@@ -104,8 +105,10 @@ def _run(work: Callable[[Tell], Awaitable[_R]]) -> _R:
         return asyncio.run(run())
 
 
-def _say_span(wanted: Span, span: Span) -> None:
-    if span.begin > wanted.begin:
+def _say_span(wanted: Span, span: Span, since: int | None = None) -> None:
+    if since is not None and since > wanted.begin:
+        click.echo(f"What is before {timestamp(since)} was counted under other windows: left out.", err=True)
+    if span.begin > max(wanted.begin, since or 0):
         click.echo(f"The log begins later: storms are certain from {timestamp(span.begin)} on.", err=True)
     if span.end < wanted.end:
         click.echo(f"Storms that begin from {timestamp(span.end)} on may still be open: left out.", err=True)
@@ -117,7 +120,8 @@ def _span(span: Span) -> dict[str, str]:
 
 def _show_restored(found: Restored, output: Output) -> None:
     if output != "table":
-        emit_document(_span(found.span) | {k: v for k, v in asdict(found).items() if k != "span"}, output)
+        rest = {key: value for key, value in asdict(found).items() if key not in ("span", "since")}
+        emit_document(_span(found.span) | rest, output)
         return
     row: dict[str, Any] = {
         **_span(found.span), "alerts": found.alerts, "same": found.same, "published": len(found.published),
@@ -127,7 +131,7 @@ def _show_restored(found: Restored, output: Output) -> None:
     differs = [f"{d.name} (published {d.published:,}, replayed {d.replayed:,} alerts)" for d in found.differs]
     for names, said in (
         (differs, "the log gives them otherwise; left as they are"),
-        (found.unexplained, "the log does not give them under these windows; left as they are"),
+        (found.unexplained, "the log does not give them; left as they are"),
         (found.doubtful, "missing, but their alerts may be counted in those above; not published"),
     ):
         if names:

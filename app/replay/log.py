@@ -9,10 +9,10 @@ from typing import NamedTuple
 from aiokafka import ConsumerRecord
 
 from app.alert import Poison
-from app.config import Config, timestamp
+from app.config import Config, duration, timestamp
 from app.errors import Stop
 from app.eventtime import Cell
-from app.kafka.committed import newest_closed, read_committed
+from app.kafka.committed import Note, newest_closed, newest_note, read_committed
 from app.kafka.tail import Tail
 from app.keyed import ALERT, HEAD, LATE, MARKS, decode_marks, encode_alert
 from app.merge import Record
@@ -21,7 +21,7 @@ from app.series import SeriesReader
 from app.settings import Settings
 from app.stages.epochs import keyed_partitions
 from app.storm import StormMetadata
-from app.window import Rebuild
+from app.window import Rebuild, Windows
 from app.wire import Malformed
 
 BEFORE, AFTER = 5, 2
@@ -58,6 +58,9 @@ class Range:
     """Of the keyed topic: those that the epoch knows."""
     horizon: int
     """No storm that is final at it is still open."""
+    since: int | None = None
+    """S: what is before it was counted under other windows, and does not count again (ms). None if nothing is to be
+    as it was counted, or all was under these."""
 
     @property
     def rebuild(self) -> Rebuild:
@@ -77,7 +80,7 @@ class Range:
 
     def holds(self, time: int) -> bool:
         """Whether a storm whose first alert is at `time` belongs to the range."""
-        return self.span.begin <= self.config.windows.bucket(time) < self.span.end
+        return self.span.begin <= self.config.windows.bucket(time) < self.span.end and time >= (self.since or 0)
 
     def cut(self, edge: int) -> "Range":
         """The same without the storms that may have alerts before `edge`, which is where the log begins."""
@@ -88,20 +91,51 @@ class Range:
         return replace(self, span=span)
 
 
-async def open_range(settings: Settings, config: Config, wanted: Span, tail: Tail, tell: Tell) -> Range:
-    """The part of a range that is closed, and still in the log with all that is around it. Raises `Retry` or `Stop`."""
+async def open_range(
+    settings: Settings, config: Config, wanted: Span, tail: Tail, tell: Tell, *, as_counted: bool = False
+) -> Range:
+    """The part of a range that is closed, and still in the log with all that is around it. `as_counted`: and that was
+    counted under the configured windows. Raises `Retry` or `Stop`."""
     committed = await read_committed(settings, settings.consumer_group("fold"), settings.keyed_topic)
     closed = newest_closed(committed)
     if closed is None:
         raise Stop("no storm has been closed yet, so there is nothing to replay", "start a worker")
+    since = None
+    if as_counted:
+        note = newest_note(committed)
+        wanted, since = _same_windows(config.windows, wanted, note)
+        # A storm that begins in the bucket of C may be open where C is S, which lies inside one.
+        config, closed = replace(config, windows=note.w or config.windows), config.windows.bucket(closed)
     span = Span(wanted.begin, min(wanted.end, closed))
     if span.begin >= span.end:
         raise Stop(f"what begins from {timestamp(closed)} on may still be open", "replay what is before")
     horizon = max((note.h for _, note in committed.values() if note.h is not None), default=closed)
     partitions = await keyed_partitions(settings, committed)
-    result = Range(settings, config, tail, tell, span, partitions, horizon)
+    result = Range(settings, config, tail, tell, span, partitions, horizon, since)
     edge = await _edge(result)
     return result if edge is None else result.cut(edge)
+
+
+def _same_windows(windows: Windows, wanted: Span, note: Note) -> tuple[Span, int | None]:
+    """The part of a range that the configured windows have counted, and S. Under any other they would give storms other
+    names, so their alerts would be counted twice. Raises `Stop` where there is none."""
+    if note.s is not None and wanted.end <= note.s:
+        raise Stop(
+            f"what is before {timestamp(note.s)} was counted under other windows than those that hold now",
+            "its storms can't be published again; --dry-run tells what these windows make of it",
+        )
+    if note.w is not None and (note.w.gap, note.w.slice) != (windows.gap, windows.slice):
+        raise Stop(
+            f"the storms were counted under other windows ({_said(note.w)}) than are configured ({_said(windows)}), so "
+            "they would come back under other names",
+            "replay with the configuration of the workers (--config or STORMFOLD_CONFIG), or with --dry-run",
+        )
+    begin = wanted.begin if note.s is None else max(wanted.begin, windows.bucket(note.s))
+    return Span(begin, wanted.end), note.s
+
+
+def _said(windows: Windows) -> str:
+    return f"gap {duration(windows.gap)}, slice {duration(windows.slice)}"
 
 
 async def _edge(of: Range) -> int | None:

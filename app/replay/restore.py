@@ -37,6 +37,8 @@ class Restored:
 
     span: Span
     """As far as it could be replayed."""
+    since: int | None = None
+    """S: what is before it was counted under other windows (ms)."""
     alerts: int = 0
     """Read of the range and of what is around it."""
     same: int = 0
@@ -46,7 +48,7 @@ class Restored:
     differs: list[Difference] = field(default_factory=list)
     """Those that stay as they were published."""
     unexplained: list[str] = field(default_factory=list)
-    """Those that are there although the log does not give them: under other windows, or of an overflow group."""
+    """Those that are there although the log does not give them, such as those of an overflow group."""
     doubtful: list[str] = field(default_factory=list)
     """Those that are missing still: storms of their group are there otherwise, and may count the same alerts."""
 
@@ -59,10 +61,11 @@ class Restored:
 async def restore(settings: Settings, config: Config, wanted: Span, tell: Tell) -> Restored:
     """Publishes what is missing; what is there stays as it is. Raises `Retry` or `Stop`."""
     async with open_tail(settings) as tail:
-        of = await open_range(settings, config, wanted, tail, tell)
-        there = await published(of)
-        refold = Refold(config.windows, of.rebuild, config.max_fingerprints, config.max_resources)
-        result = Restored(of.span)
+        of = await open_range(settings, config, wanted, tail, tell, as_counted=True)
+        # What ended before S is of other windows and has none of the alerts that are counted here.
+        there = {name: brief for name, brief in (await published(of)).items() if brief.last >= (of.since or 0)}
+        refold = Refold(of.config.windows, of.rebuild, config.max_fingerprints, config.max_resources, of.since)
+        result = Restored(of.span, of.since)
         proven: set[str] = set()
         missing: list[tuple[Brief, int]] = []
         with SpooledTemporaryFile(IN_MEMORY) as kept:

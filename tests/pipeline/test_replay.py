@@ -2,18 +2,20 @@
 
 import asyncio
 import json
+import time
 from collections import Counter
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 
 from app.config import Config, load
 from app.kafka.client import open_admin
-from app.kafka.committed import newest_closed, read_committed
+from app.kafka.committed import Note, newest_closed, newest_note, read_committed
 from app.kafka.producer import Outgoing, Producer
 from app.kafka.tail import open_tail
 from app.refold import Refold
@@ -135,13 +137,16 @@ async def test_storms_come_back(topics: Settings, workers: Workers, config_file:
     storm["spec"]["alertCount"] += 1
     await delete(topics, topics.storms_topic)
     values = {name: value for name, value in before.items() if name not in (gone, tampered)}
-    values |= {tampered: msgspec.json.encode(storm), "foreign": b"{}"}
+    stray = msgspec.json.decode(before[sorted(before)[2]])
+    stray["metadata"]["name"] = "stray"
+    values |= {tampered: msgspec.json.encode(storm), "stray": msgspec.json.encode(stray), "foreign": b"{}"}
     await write(topics, values)
     code, answer = await replay(topics, config_file, span)
     assert code == 1
     assert answer["differs"] == [
         {"name": tampered, "published": storm["spec"]["alertCount"], "replayed": storm["spec"]["alertCount"] - 1}
     ]
+    assert answer["unexplained"] == ["stray"]
     assert answer["published"] + answer["doubtful"] == [gone]
     assert (await published(topics))[tampered] == msgspec.json.encode(storm)
 
@@ -164,21 +169,94 @@ async def _open(settings: Settings, config_file: Path) -> bool:
     return (await books(settings, config_file, wait=0)).open > 0
 
 
-async def test_nothing_is_counted_twice(topics: Settings, workers: Workers, config_file: Path, tmp_path: Path) -> None:
-    """Under other windows nothing is published: the alerts are in storms that are there. Without its log, neither."""
+@pytest.mark.parametrize("lost", [False, True], ids=["storms there", "storms lost"])
+async def test_nothing_is_counted_twice(
+    topics: Settings, workers: Workers, config_file: Path, tmp_path: Path, lost: bool
+) -> None:
+    """Under other windows, or without its log, nothing is published, also if `storms` says nothing of what was."""
     span = await told(topics, workers, config_file, seed=7)
     before = await published(topics)
-    other = tmp_path / "other.yaml"
-    other.write_text("windows: {gap: 3s, grace: 1s, slice: 12s}\n")
+    if lost:
+        await delete(topics, topics.storms_topic)
+    other, forgotten = tmp_path / "other.yaml", tmp_path / "forgotten.yaml"
+    forgotten.write_text("")
+    for windows in ("{gap: 3s, grace: 1s, slice: 12s}", "{gap: 2s, grace: 1s, slice: 12s}"):
+        other.write_text(f"windows: {windows}\n")
+        code, answer = await replay(topics, other, span)
+        assert code == 1 and "gap 2s, slice 10s" in answer["error"] and "slice 12s" in answer["error"], answer
+    code, answer = await replay(topics, forgotten, span)
+    assert code == 1 and "gap 1m, slice 5m" in answer["error"], answer
+    assert await published(topics) == ({} if lost else before)
+
+    # The grace decides nothing here.
+    other.write_text("windows: {gap: 2s, grace: 2s, slice: 10s}\n")
     code, answer = await replay(topics, other, span)
-    assert (code, answer["published"], answer["same"]) == (1, [], 0)
-    assert sorted(answer["unexplained"]) == sorted(before) and answer["doubtful"]
+    assert (code, sorted(answer["published"])) == (0, sorted(before) if lost else [])
+    assert await published(topics) == before
 
     await delete(topics, topics.storms_topic)
     await delete(topics, topics.keyed_topic, 0.2)
     code, answer = await replay(topics, config_file, span)
     assert code == 1 and "the log begins too late" in answer["error"]
     assert await published(topics) == {}
+
+
+async def test_windows_were_others(topics: Settings, workers: Workers, config_file: Path, tmp_path: Path) -> None:
+    """Where windows were changed, what was counted under the old ones is not published again under the new."""
+    began = time.time_ns() // 1_000_000
+    workers.config = config_file
+    first = workers.start()
+    await live(topics, 1.0, seed=1)
+    assert (await drained(topics, config_file)).balanced
+    old = await published(topics)
+    first.terminate()
+    await asyncio.to_thread(first.wait, 30)
+
+    wide = tmp_path / "wide.yaml"
+    wide.write_text("windows: {gap: 10s, grace: 1s, slice: 20s}\n")
+    workers.config = wide
+    workers.start()
+
+    async def changed() -> int | None:
+        return (await noted(topics)).s
+
+    since: int = await until(changed, what="the new windows hold")
+    await live(topics, 1.0, seed=2)
+    ended = time.time_ns() // 1_000_000
+    assert (await drained(topics, wide)).balanced
+
+    async def closed() -> bool:
+        return ((await noted(topics)).c or 0) > ended
+
+    await until(closed, what="a commit says that all of it is closed")
+    now = await published(topics)
+    new = {name: value for name, value in now.items() if name not in old}
+    assert old and new and all(storm.first_seen < since for storm in decoded(old))
+    # What would be one storm under the new windows if all of it were folded under them.
+    assert load(wide).windows.bucket(since) < since < max(storm.last_seen for storm in decoded(old)) + 10_000
+
+    span = Span(began - 60_000, ended)
+    code, answer = await replay(topics, wide, span)
+    assert (code, answer["published"], answer["same"]) == (0, [], len(new)), answer
+    await delete(topics, topics.storms_topic)
+    code, answer = await replay(topics, config_file, span)
+    assert code == 1 and "gap 10s, slice 20s" in answer["error"], answer
+    for config in (config_file, wide):
+        code, answer = await replay(topics, config, Span(span.begin, since - 1))
+        assert code == 1 and "was counted under other windows" in answer["error"], answer
+    assert await published(topics) == {}
+    code, answer = await replay(topics, config_file, Span(span.begin, since - 1), "--dry-run")
+    assert code == 0 and sum(row["alerts"] for row in answer["classes"]) > 0
+
+    words = ("--from", str(span.begin), "--to", str(span.end), "--config", str(wide))
+    done = await stormfold(topics, "replay", *words)
+    assert done.returncode == 0 and "other windows" in done.stderr, done.stderr
+    assert await published(topics) == new
+
+
+async def noted(settings: Settings) -> Note:
+    """What fold has committed last."""
+    return newest_note(await read_committed(settings, settings.consumer_group("fold"), settings.keyed_topic))
 
 
 async def stamped_plainly(settings: Settings) -> list[tuple[int, dict[str, Any]]]:

@@ -22,9 +22,11 @@ def in_range(storms: dict[str, StormMetadata], windows: Windows, begin: int) -> 
 @EXACT
 @given(strategies.windows(), st.lists(strategies.alerts(st.integers(0, 400)), max_size=60), st.data())
 def test_storms_of_a_range(windows: Windows, alerts: list[Alert], data: st.DataObject) -> None:
-    """From C on the storms are those of the whole history, although nothing before B is known; none comes early."""
+    """From C on the storms are those of the whole history, or of what it has from S on, although nothing before B is
+    known; none comes early."""
     closed = data.draw(st.integers(0, 400))
-    refold = Refold(windows, Rebuild.of(closed, windows), 10_000, 1_000)
+    since = data.draw(st.none() | st.integers(0, 400))
+    refold = Refold(windows, Rebuild.of(closed, windows), 10_000, 1_000, since)
     order = data.draw(st.permutations(alerts))
     found: dict[str, StormMetadata] = {}
     for offset, alert in enumerate(order):
@@ -39,6 +41,7 @@ def test_storms_of_a_range(windows: Windows, alerts: list[Alert], data: st.DataO
     rest = list(refold.close(FOREVER))
     found |= {storm.name: storm for storm in rest}
 
+    alerts = [alert for alert in alerts if since is None or alert.time >= since]
     assert found == in_range(plain.storms(alerts, windows), windows, closed)
     assert left == len(rest)
     assert refold.alerts == sum(alert.time >= Rebuild.of(closed, windows).begin for alert in alerts)
