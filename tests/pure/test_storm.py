@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -37,6 +37,15 @@ metas = st.builds(
     storm_resources=st.integers(1, 5),
 )
 counts = st.integers(0, 2**63 - 1)
+One = TypeVar("One")
+Pair = tuple[One, One]
+
+
+def pairs(ones: st.SearchStrategy[One]) -> st.SearchStrategy[Pair[One]]:
+    """Two, often the same."""
+    return ones.map(lambda one: (one, one)) | st.tuples(ones, ones)
+
+
 metadata = st.builds(
     StormMetadata,
     name=texts,
@@ -149,18 +158,19 @@ class TestIdentity:
         assert re.fullmatch(r".{1,40}-[0-9a-f]{16}", name)
 
     @EXACT
-    @given(st.lists(st.tuples(metas, st.integers(0, 2**53)), min_size=2, max_size=2))
-    def test_identity(self, two: list[tuple[GroupMeta, int]]) -> None:
-        """Same name exactly when route, group labels, class and first bucket are the same; the rest may change."""
-        keys = [(meta.route, meta.labels, meta.silenced) for meta, _ in two]
+    @given(pairs(metas), pairs(st.integers(0, 2**53)), pairs(st.integers(1, 2**53)))
+    def test_identity(self, metas: Pair[GroupMeta], starts: Pair[int], gaps: Pair[int]) -> None:
+        """Same name exactly when route, group labels, silence, and start and length of the first bucket are the same;
+        the rest may change."""
+        keys = [(meta.route, meta.labels, meta.silenced) for meta in metas]
         groups = [storm.group_id(*key) for key in keys]
-        names = [storm.storm_name(meta, start, GAP) for meta, start in two]
+        names = [storm.storm_name(*one) for one in zip(metas, starts, gaps, strict=True)]
         same = keys[0] == keys[1]
         assert (groups[0] == groups[1]) == same
-        assert (names[0] == names[1]) == (same and two[0][1] == two[1][1])
+        assert (names[0] == names[1]) == (same and starts[0] == starts[1] and gaps[0] == gaps[1])
         assert all(len(group) == 20 for group in groups)
-        other = msgspec.structs.replace(two[0][0], namespace="x", storm_alerts=99)
-        assert storm.storm_name(other, two[0][1], GAP) == names[0]
+        other = msgspec.structs.replace(metas[0], namespace="x", storm_alerts=99, storm_resources=98)
+        assert storm.storm_name(other, starts[0], gaps[0]) == names[0]
 
     @EXACT
     @given(metas, st.randoms(use_true_random=False))
