@@ -557,9 +557,15 @@ def _clock(rest: Sequence[Any]) -> Clock:
     )
 
 
-def _claimed(group: bytes, meta: bytes, pairs: Sequence[bytes]) -> Claimed:
+def _claimed(group: bytes, meta: bytes | None, pairs: Sequence[bytes | None]) -> Claimed:
+    held = [value for value in pairs if value is not None]
+    if meta is None or len(held) < len(pairs):
+        raise Stop(
+            f"Redis has lost a part of group {group.decode()}, and kept the rest: it has thrown keys away",
+            "stop the workers, empty Redis of what is stormfold's, start them: what was open is rebuilt from Kafka",
+        )
     buckets = []
-    for start, aggregate in zip(pairs[::2], pairs[1::2], strict=True):
+    for start, aggregate in zip(held[::2], held[1::2], strict=True):
         buckets.append(_bucket(int(start), aggregate))
     return Claimed(group.decode(), msgspec.msgpack.decode(meta, type=GroupMeta), tuple(sorted(buckets)))
 
