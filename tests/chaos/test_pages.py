@@ -15,16 +15,39 @@ NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", GUARANTEES.read_text())
 
 @pytest.mark.parametrize(("file", "name"), sorted(set(NAMED)))
 def test_named_tests_exist(file: str, name: str) -> None:
-    """A guarantee is shown by a test that is there."""
+    """What is promised, assumed or not promised is shown by a test that is there."""
     found = [node.name for node in ast.walk(ast.parse((ROOT / file).read_text())) if hasattr(node, "name")]
-    assert name in found
+    assert name.startswith("test_") and name in found
 
 
-def test_every_promise_is_shown() -> None:
-    """No line of the table of promises is without a test."""
-    promises = GUARANTEES.read_text().split("## Promised")[1].split("## ")[0]
-    rows = [line for line in promises.splitlines() if line.startswith("| ")][2:]
-    assert rows and all("::" in row.split(" | ")[-1] for row in rows)
+def section(heading: str) -> str:
+    """Of the page of guarantees, with what is below it."""
+    (found,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", GUARANTEES.read_text(), re.DOTALL | re.MULTILINE)
+    return str(found)
+
+
+def test_all_is_named_as_a_test() -> None:
+    """Nothing that looks like a test is passed over because it is written otherwise."""
+    assert GUARANTEES.read_text().count("::") == len(NAMED)
+
+
+@pytest.mark.parametrize("heading", ["Promised", "Assumed"])
+def test_every_line_is_shown(heading: str) -> None:
+    """No line of a table is without a test; of what is assumed some can't have one, and say so."""
+    heads, _, *rows = [line for line in section(heading).splitlines() if line.startswith("| ")]
+    assert rows and heads.endswith("| shown by |")
+    for row in rows:
+        shown = row.split(" | ")[-1]
+        assert row.count(" | ") == heads.count(" | "), row
+        assert "::" in shown or (heading == "Assumed" and shown == "nothing to show |"), row
+
+
+def test_every_exception_is_shown() -> None:
+    """What is not promised, and each case that is told at length, has its test too."""
+    points, *cases = re.split(r"^### ", section("Not promised"), flags=re.MULTILINE)
+    listed = re.split(r"^\* ", points, flags=re.MULTILINE)[1:]
+    assert listed and cases
+    assert [part for part in (*listed, *cases) if "::" not in part] == []
 
 
 def test_the_table_has_every_fault() -> None:

@@ -10,6 +10,7 @@ from urllib.request import urlopen
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
+from redis.asyncio import Redis
 
 from app.audit import Books
 from app.kafka.client import open_admin
@@ -94,3 +95,34 @@ async def test_frozen(topics: Settings, tmp_path: Path, config_file: Path, stage
         log = workers.logs()
         for partition, records in told.items():
             assert f'"partition": {partition}, "lost": {records}, "begin": {begins[partition]}' in log
+
+
+async def test_redis_lost_too(topics: Settings, redis: Redis, tmp_path: Path) -> None:
+    """Redis is lost, and what it had is no longer in the log: the books say how much, and nothing else is missing."""
+    config = tmp_path / "patient.yaml"
+    config.write_text("windows: {gap: 10s, grace: 1s, slice: 20s}\n")
+    await publish(topics, sent("Old", OLD, now() - 3_600_000))
+    with Workers(topics, tmp_path, config) as workers:
+        workers.start()
+        assert (await drained(topics, config)).balanced
+        await publish(topics, sent("New", NEW, now()))
+
+        async def folded() -> bool:
+            found = await books(topics, config, 0)
+            return found.open == NEW
+
+        await until(folded, what="all is folded, and open")
+        workers.running[-1].terminate()
+        assert await asyncio.to_thread(workers.running[-1].wait, 10) == 0
+        was = await trimmed(topics, topics.keyed_topic)
+        await redis.flushdb()
+        workers.start()
+        await publish(topics, sent("Newer", NEWER, now()))
+        end = await until(lambda: settled(topics, config), seconds=60, what="all is read on")
+        async with open_tail(topics) as tail:
+            begins = await tail.begins(topics.keyed_topic)
+    gone = sum(value[0] == ALERT and offset < begins[p] for (p, offset), value in was.items()) - OLD
+    assert gone > NEW / 2
+    assert end.difference == gone
+    assert await alerts_of(topics, "Old") == OLD
+    assert await alerts_of(topics, "New") == NEW - gone

@@ -11,6 +11,7 @@ from app.config import Config
 from app.errors import Stop
 from app.local.redis import EmbeddedRedis
 from app.settings import Settings
+from app.store.client import connect
 from app.worker import Worker
 from tests.support.pipeline import Sent, alert, publish, record
 from tests.support.servers import until
@@ -141,6 +142,33 @@ async def test_redis_comes_and_goes(topics: Settings, tmp_path: Path) -> None:
             assert "Redis is away" in trouble["trouble"] and trouble["since"].endswith("+00:00")
             assert (await get(worker, "/healthz")).status == 200
             await asyncio.to_thread(server.start)
+            await until(lambda: ready(worker), what="it is ready again")
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+async def test_redis_that_evicts(topics: Settings, tmp_path: Path) -> None:
+    """Under a policy that throws keys away it is not ready, and says what to set; under the right one it is."""
+    server = EmbeddedRedis(tmp_path / "redis")
+    await asyncio.to_thread(server.start)
+    try:
+        async with (
+            working(topics.model_copy(update={"redis": server.url})) as worker,
+            connect(worker.settings) as redis,
+        ):
+            await until(lambda: ready(worker), what="it is ready")
+            await redis.config_set("maxmemory", "100mb")
+            await redis.config_set("maxmemory-policy", "allkeys-lru")
+
+            async def told() -> bool:
+                return "redis" in (await get(worker, "/readyz")).troubles
+
+            await until(told, what="the policy is found wrong")
+            answer = await get(worker, "/readyz")
+            (trouble,) = answer.body["troubles"]
+            assert answer.status == 503 and "allkeys-lru" in trouble["trouble"]
+            assert trouble["advice"] == "set maxmemory-policy noeviction"
+            await redis.config_set("maxmemory-policy", "noeviction")
             await until(lambda: ready(worker), what="it is ready again")
     finally:
         await asyncio.to_thread(server.stop)
