@@ -20,6 +20,7 @@ from app.kafka.client import open_admin
 from app.kafka.committed import read_committed
 from app.kafka.topics import partition_counts
 from app.local.kafka import EmbeddedKafka
+from app.sinks.kubernetes import REQUEST_SECONDS
 from app.store.redis import Store
 from tests.chaos.brokers import coordinators, freeze, settled, thaw
 from tests.chaos.toxiproxy import Proxy
@@ -75,11 +76,15 @@ def _known(struck: bool) -> Proof:
 
 
 async def _counts(slots: Callable[[], Sequence[Slot]], metric: str) -> Proof:
-    """Struck if some worker counts more of it than now."""
+    """Struck if some worker counts more of it than now. Of one that does not answer now nobody can say."""
     before = {slot.http: await slot.told(metric) for slot in slots()}
 
+    async def more(slot: Slot) -> bool:
+        then, now = before.get(slot.http, 0.0), await slot.told(metric)
+        return then is not None and now is not None and now > then
+
     async def proof() -> bool:
-        return any([await slot.told(metric) > before.get(slot.http, 0.0) for slot in slots()])
+        return any([await more(slot) for slot in slots()])
 
     return proof
 
@@ -362,12 +367,15 @@ async def storms_partition_added(world: World, _: Random) -> AsyncIterator[Proof
 # The network between workers and servers
 
 
-Ways = Callable[[Slot], Sequence[Proxy]]
+Ways = Callable[[World], Sequence[Sequence[Proxy]]]
+"""Of each worker that there mostly is and that needs servers of a kind: its ways to each of them."""
 
 
 def _hit(world: World, rng: Random, ways: Ways) -> list[Proxy]:
-    """The ways of one worker, or of all."""
-    return [way for slot in rng.choice(([rng.choice(world.usual)], world.usual)) for way in ways(slot)]
+    """The ways of one worker or of all, to one of the servers or to all: others reach it, or it reaches others."""
+    workers = ways(world)
+    servers = list(zip(*rng.choice(([rng.choice(workers)], workers)), strict=True))
+    return [way for server in rng.choice(([rng.choice(servers)], servers)) for way in server]
 
 
 def _cut(ways: Ways) -> Callable[[World, Random], Broken]:
@@ -395,24 +403,30 @@ def _poisoned(ways: Ways, kind: str, **attributes: int) -> Callable[[World, Rand
 
 @asynccontextmanager
 async def answers_late(world: World, _: Random) -> AsyncIterator[Proof | None]:
-    proxies = [way for slot in world.usual for way in slot.kafka]
+    proxies = [way for worker in _kafka(world) for way in worker]
     await asyncio.gather(*(proxy.poison("latency", latency=world.config.windows.grace + 500) for proxy in proxies))
     yield _unwell(proxies, QUESTIONS[_kafka])
     await asyncio.gather(*(proxy.mend() for proxy in proxies))
 
 
-def _kafka(slot: Slot) -> Sequence[Proxy]:
-    return slot.kafka
+def _kafka(world: World) -> Sequence[Sequence[Proxy]]:
+    return [slot.kafka for slot in world.usual]
 
 
-def _redis(slot: Slot) -> Sequence[Proxy]:
-    return [slot.redis]
+def _redis(world: World) -> Sequence[Sequence[Proxy]]:
+    return [[slot.redis] for slot in world.usual]
+
+
+def _api(world: World) -> Sequence[Sequence[Proxy]]:
+    return [[world.cluster.way]]
 
 
 QUESTIONS: dict[Ways, bytes] = {
     _redis: b"PING\r\n",
     # The length, then ApiVersions of version 0, the first correlation, from no client in particular.
     _kafka: struct.pack(">ihhih", 10, 18, 0, 0, -1),
+    # It answers that it wants TLS.
+    _api: b"GET / HTTP/1.0\r\n\r\n",
 }
 """What anybody may ask the server at the end of a way."""
 
@@ -475,12 +489,16 @@ def _outage(broken: Callable[[ApiServer], AbstractContextManager[None]]) -> Call
     return outage
 
 
-@asynccontextmanager
-async def api_cut(world: World, _: Random) -> AsyncIterator[Proof | None]:
-    errors = await _unwritten(world)
-    await world.cluster.way.cut()
-    yield errors
-    await world.cluster.way.mend()
+def _felt(act: Callable[[World, Random], Broken]) -> Callable[[World, Random], Broken]:
+    """Struck if a storm could not be written, whatever the way itself shows."""
+
+    @asynccontextmanager
+    async def felt(world: World, rng: Random) -> AsyncIterator[Proof | None]:
+        errors = await _unwritten(world)
+        async with act(world, rng):
+            yield errors
+
+    return felt
 
 
 @asynccontextmanager
@@ -570,7 +588,16 @@ FAULTS = {
     "api-storeless": Fault(CLUSTER, "kill -9 of the API server's store", (2, 10), _outage(storeless)),
     "api-429": Fault(CLUSTER, "the API server answers 429", (3, 10), _outage(saturated)),
     "api-500": Fault(CLUSTER, "the API server answers 500", (3, 10), _outage(failing)),
-    "api-cut": Fault(CLUSTER, "the API server's connections cut", (2, 10), api_cut),
+    "api-cut": Fault(CLUSTER, "the API server's connections cut", (2, 10), _felt(_cut(_api))),
+    "api-mute": Fault(
+        CLUSTER,
+        "the API server's connections swallow everything, until requests are given up",
+        (REQUEST_SECONDS + 1, REQUEST_SECONDS + 5),
+        _felt(_poisoned(_api, "timeout")),
+    ),
+    "api-slow": Fault(
+        CLUSTER, "the API server's connections slow", (4, 10), _poisoned(_api, "latency", latency=500, jitter=400)
+    ),
     "rbac-revoked": Fault(CLUSTER, "the worker's role unbound, and bound again", (3, 10), _outage(forbidden)),
     "namespace-deleted": Fault(CLUSTER, "the namespace deleted and created anew", (3, 10), namespace_deleted),
     "crd-removed": Fault(CLUSTER, "the definition removed and restored", (3, 10), definition_removed, sweeping=True),

@@ -6,6 +6,7 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from random import Random
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ import pytest
 
 from app.local.process import HOST
 from tests.chaos import run
-from tests.chaos.faults import FAULTS, Fault, Proof, _counts, _known, _stopped, _unwell
+from tests.chaos.faults import FAULTS, Fault, Proof, _counts, _hit, _kafka, _known, _stopped, _unwell
 from tests.chaos.run import Strike, Turn
 from tests.chaos.toxiproxy import Proxy, Toxiproxy
 
@@ -58,13 +59,13 @@ async def test_a_way_that_nobody_answers_by() -> None:
 
 async def test_a_worker_that_counts() -> None:
     """A worker that started meanwhile counts from nothing."""
-    counts = {"old": 3.0}
+    counts: dict[str, float | None] = {"old": 3.0}
 
     class Slot:
         def __init__(self, http: str) -> None:
             self.http = http
 
-        async def told(self, _metric: str) -> float:
+        async def told(self, _metric: str) -> float | None:
             return counts[self.http]
 
     slots: list[Any] = [Slot("old")]
@@ -72,8 +73,31 @@ async def test_a_worker_that_counts() -> None:
     assert not await grown()
     slots, counts["new"] = [Slot("new")], 0.0
     assert not await grown()
+    counts["new"] = None
+    assert not await grown()
     counts["new"] = 1.0
     assert await grown()
+
+
+async def test_a_worker_that_did_not_answer() -> None:
+    """What it had counted before nobody knows, so that nobody can say whether it counts more."""
+    counts = [None, 5.0]
+
+    async def told(_metric: str) -> float | None:
+        return counts.pop(0)
+
+    slots: list[Any] = [SimpleNamespace(http="frozen", told=told)]
+    assert not await (await _counts(lambda: slots, "metric"))()
+
+
+def test_whom_a_way_belongs_to() -> None:
+    """One worker is cut off or all are; from one broker or from all, the same one for all of them."""
+    slots = [SimpleNamespace(kafka=[f"{worker}{broker}" for broker in "12"]) for worker in "abce"]
+    world = cast("Any", SimpleNamespace(usual=slots))
+    hit = {"".join(cast("list[str]", _hit(world, Random(seed), _kafka))) for seed in range(300)}
+    alone = {worker + broker for worker in "abce" for broker in "12"}
+    both = {f"{worker}1{worker}2" for worker in "abce"}
+    assert hit == alone | both | {"a1b1c1e1", "a2b2c2e2", "a1b1c1e1a2b2c2e2"}
 
 
 def fault(name: str, part: str, told: list[str], proof: Callable[[], Proof | None]) -> Fault:

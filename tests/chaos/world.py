@@ -85,8 +85,8 @@ class Slot:
         """Whether it says that it is."""
         return not await self.trouble()
 
-    async def told(self, metric: str) -> float:
-        """The sum of a metric of the worker there, over its labels; 0 if nobody answers."""
+    async def told(self, metric: str) -> float | None:
+        """The sum of a metric of the worker there, over its labels; None if nobody answers."""
         timeout = aiohttp.ClientTimeout(total=1.0)
         try:
             async with (
@@ -95,7 +95,7 @@ class Slot:
             ):
                 text = await answer.text()
         except (aiohttp.ClientError, TimeoutError):
-            return 0.0
+            return None
         families = text_string_to_metric_families(text)
         return sum(sample.value for family in families for sample in family.samples if sample.name == metric)
 
