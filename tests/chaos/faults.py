@@ -117,7 +117,7 @@ async def worker_killed(world: World, rng: Random) -> AsyncIterator[Proof | None
 
 @asynccontextmanager
 async def workers_killed(world: World, _: Random) -> AsyncIterator[Proof | None]:
-    slots = world.staffed
+    slots = world.everybody
     for slot in slots:
         await world.end(slot, signal.SIGKILL)
     yield None
@@ -127,7 +127,7 @@ async def workers_killed(world: World, _: Random) -> AsyncIterator[Proof | None]
 
 @asynccontextmanager
 async def workers_rolled(world: World, _: Random) -> AsyncIterator[Proof | None]:
-    for slot in world.staffed:
+    for slot in world.everybody:
         await world.end(slot, signal.SIGTERM)
         world.start(slot)
         await until(slot.ready, READY, "the new worker is ready")
@@ -136,7 +136,7 @@ async def workers_rolled(world: World, _: Random) -> AsyncIterator[Proof | None]
 
 @asynccontextmanager
 async def worker_frozen(world: World, rng: Random) -> AsyncIterator[Proof | None]:
-    process = rng.choice(world.staffed).process
+    process = rng.choice(world.everybody).process
     assert process is not None
     process.send_signal(signal.SIGSTOP)
     yield _stopped(process.pid)
@@ -410,7 +410,7 @@ async def answers_late(world: World, _: Random) -> AsyncIterator[Proof | None]:
 
 
 def _kafka(world: World) -> Sequence[Sequence[Proxy]]:
-    return [slot.kafka for slot in world.usual]
+    return [slot.kafka for slot in [*world.usual, *world.emitters]]
 
 
 def _redis(world: World) -> Sequence[Sequence[Proxy]]:
@@ -457,7 +457,7 @@ SINK_ERRORS = "stormfold_sink_errors_total"
 
 async def _unwritten(world: World) -> Proof:
     """Struck if a storm could not be written to the cluster."""
-    return await _counts(lambda: [world.cluster.emitter], SINK_ERRORS)
+    return await _counts(lambda: world.emitters, SINK_ERRORS)
 
 
 @asynccontextmanager

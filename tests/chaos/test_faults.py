@@ -91,9 +91,10 @@ async def test_a_worker_that_did_not_answer() -> None:
 
 
 def test_whom_a_way_belongs_to() -> None:
-    """One worker is cut off or all are; from one broker or from all, the same one for all of them."""
+    """One worker is cut off or all are; from one broker or from all, the same one for all of them. The worker that only
+    writes to the cluster may be the one."""
     slots = [SimpleNamespace(kafka=[f"{worker}{broker}" for broker in "12"]) for worker in "abce"]
-    world = cast("Any", SimpleNamespace(usual=slots))
+    world = cast("Any", SimpleNamespace(usual=slots[:3], emitters=slots[3:]))
     hit = {"".join(cast("list[str]", _hit(world, Random(seed), _kafka))) for seed in range(300)}
     alone = {worker + broker for worker in "abce" for broker in "12"}
     both = {f"{worker}1{worker}2" for worker in "abce"}

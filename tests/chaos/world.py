@@ -158,23 +158,28 @@ class World:
 
     @property
     def staffed(self) -> list[Slot]:
-        """The slots with a worker in them."""
+        """The slots with a worker in them that has all stages."""
         return [slot for slot in self.slots if slot.running]
 
     @property
     def usual(self) -> list[Slot]:
-        """The slots that have a worker most of the time, also while it is down."""
+        """The slots that have such a worker most of the time, also while it is down."""
         return self.slots[:WORKERS]
 
     @property
-    def expendable(self) -> list[Slot]:
-        """Those of them whose worker may be killed: the first is watched for as long as it lives."""
-        return self.staffed[1:]
+    def emitters(self) -> list[Slot]:
+        """The slot of the worker that only writes to the cluster, where there is one."""
+        return [self.others.emitter] if self.others else []
 
     @property
     def everybody(self) -> list[Slot]:
-        """Every worker that runs, of whatever sort."""
-        return [*self.staffed, *([self.others.emitter] if self.others else [])]
+        """Every worker that runs, of whatever sort. One that writes to the cluster ought to."""
+        return [*self.staffed, *self.emitters]
+
+    @property
+    def expendable(self) -> list[Slot]:
+        """Those of them that may be killed: the first is watched for as long as it lives."""
+        return self.everybody[1:]
 
     async def open(self, planned: Iterator[Planned], *, disk: bool, cluster: bool) -> None:
         """Starts the servers; with a disk of its own for the sink, with a cluster."""
