@@ -43,6 +43,10 @@ Broken = AbstractAsyncContextManager[Proof | None]
 
 HEALTHY = 0.09
 """Seconds within which a server answers through a way that nothing is wrong with: less than any latency added here."""
+LOOKS, BETWEEN_LOOKS = 5, 0.1
+"""How often, and how many seconds apart, something has to be found waiting. Where there is room it is gone at once."""
+NARROW = 40
+"""Kilobytes a second that a narrow connection lets through: less than what a stage reads and writes by one."""
 READY = 120.0
 """Seconds that a new worker has to get ready, while something else may be broken."""
 FORGIVEN = 10_000
@@ -100,6 +104,19 @@ def _unwell(proxies: Sequence[Proxy], question: bytes) -> Proof:
 
     async def proof() -> bool:
         return all([await proxy.answers(question) > HEALTHY for proxy in proxies])
+
+    return proof
+
+
+def _jammed(proxies: Sequence[Proxy]) -> Proof:
+    """Struck if on one of these ways something waits, and goes on waiting, until there is room for it."""
+
+    async def proof() -> bool:
+        jammed = list(proxies)
+        for _ in range(LOOKS):
+            jammed = [proxy for proxy in jammed if proxy.waiting()]
+            await asyncio.sleep(BETWEEN_LOOKS)
+        return bool(jammed)
 
     return proof
 
@@ -409,6 +426,15 @@ async def answers_late(world: World, _: Random) -> AsyncIterator[Proof | None]:
     await asyncio.gather(*(proxy.mend() for proxy in proxies))
 
 
+@asynccontextmanager
+async def kafka_narrow(world: World, rng: Random) -> AsyncIterator[Proof | None]:
+    stream = rng.choice(("upstream", "downstream"))
+    proxies = _hit(world, rng, _kafka)
+    await asyncio.gather(*(proxy.poison("bandwidth", stream, rate=NARROW) for proxy in proxies))
+    yield _jammed(proxies)
+    await asyncio.gather(*(proxy.mend() for proxy in proxies))
+
+
 def _kafka(world: World) -> Sequence[Sequence[Proxy]]:
     return [slot.kafka for slot in [*world.usual, *world.emitters]]
 
@@ -573,6 +599,7 @@ FAULTS = {
     "kafka-slow": Fault(
         "kafka-link", "Kafka's connections slow", (4, 10), _poisoned(_kafka, "latency", latency=500, jitter=400)
     ),
+    "kafka-narrow": Fault("kafka-link", "Kafka's connections let little through", (4, 10), kafka_narrow),
     "kafka-late": Fault("kafka-link", "Kafka's answers come later than the grace allows", (5, 8), answers_late),
     "redis-cut": Fault("redis-link", "Redis' connections cut", (1, 10), _cut(_redis)),
     "redis-mute": Fault("redis-link", "Redis' connections swallow everything", (2, 10), _poisoned(_redis, "timeout")),

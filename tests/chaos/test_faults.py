@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ import pytest
 
 from app.local.process import HOST
 from tests.chaos import run
-from tests.chaos.faults import FAULTS, Fault, Proof, _counts, _hit, _kafka, _known, _stopped, _unwell
+from tests.chaos.faults import FAULTS, Fault, Proof, _counts, _hit, _jammed, _kafka, _known, _stopped, _unwell
 from tests.chaos.run import Strike, Turn
 from tests.chaos.toxiproxy import Proxy, Toxiproxy
 
@@ -55,6 +56,26 @@ async def test_a_way_that_nobody_answers_by() -> None:
         assert await broken()
         seconds = 30.0
         assert await broken()
+
+
+async def test_a_way_that_is_jammed() -> None:
+    """On a way something waits that its end does not take, from whichever side it comes."""
+    with socket.create_server((HOST, 0)) as end, socket.create_connection(end.getsockname()) as other:
+        taken, _ = end.accept()
+        address = "{}:{}".format(*end.getsockname())
+        from_here, from_there = (
+            Proxy(cast("Toxiproxy", None), "from here"),
+            Proxy(cast("Toxiproxy", None), "from there"),
+        )
+        from_here.address = from_there.upstream = address
+        jammed = _jammed([from_here]), _jammed([from_there])
+        with taken:
+            assert [await proof() for proof in jammed] == [False, False]
+            other.sendall(b"for the end")
+            assert [await proof() for proof in jammed] == [True, False]
+            taken.recv(100)
+            taken.sendall(b"for the other")
+            assert [await proof() for proof in jammed] == [False, True]
 
 
 async def test_a_worker_that_counts() -> None:

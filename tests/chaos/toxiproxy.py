@@ -5,6 +5,8 @@ Built from its Go module once and kept in the user's cache.
 
 import asyncio
 import math
+import socket
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,6 +19,11 @@ from app.local.process import HOST, ServerProcess, cache_dir, free_port
 from tests.support.gobuild import build
 
 VERSION = "v2.12.0"
+
+
+_CONNECTIONS = Path("/proc/net/tcp")
+"""A line for each connection: a number, both ends, its state, what waits to be sent and to be read."""
+_ESTABLISHED = "01"
 
 
 class Toxiproxy(ServerProcess):
@@ -36,6 +43,12 @@ def program() -> Path:
     return build(path, f"github.com/Shopify/toxiproxy/v2/cmd/server@{VERSION}")
 
 
+def _in_table(address: str) -> str:
+    """How that table writes it."""
+    host, _, port = address.rpartition(":")
+    return f"{int.from_bytes(socket.inet_aton(host), sys.byteorder):08X}:{int(port):04X}" if host else ""
+
+
 class Proxy:
     """One way to one server, from a port of its own. Toxiproxy must run from `open` on."""
 
@@ -43,14 +56,18 @@ class Proxy:
         self._toxiproxy = toxiproxy
         self._name = name
         self.address = f"{HOST}:{free_port()}"
+        self.upstream = ""
+        """Where it leads."""
 
     async def open(self, upstream: str) -> None:
         """Begins to pass connections on to `upstream`."""
         await self._ask("POST", "", {"name": self._name, "listen": self.address, "upstream": upstream})
+        self.upstream = upstream
 
     async def point(self, upstream: str) -> None:
         """Passes connections on to another server from now on; those that stand are cut."""
         await self._ask("POST", f"/{self._name}", {"upstream": upstream})
+        self.upstream = upstream
 
     async def cut(self) -> None:
         """Ends all connections and refuses new ones."""
@@ -80,6 +97,16 @@ class Proxy:
                 finally:
                     writer.close()
         return math.inf
+
+    def waiting(self) -> int:
+        """Bytes that have come to Toxiproxy by connections through here, from either side, and not been taken yet."""
+        mine, server = _in_table(self.address), _in_table(self.upstream)
+        rows = [row.split() for row in _CONNECTIONS.read_text().splitlines()[1:]]
+        return sum(
+            int(queues.partition(":")[2], 16)
+            for _, local, remote, state, queues, *_ in rows
+            if state == _ESTABLISHED and (local == mine or remote == server)
+        )
 
     async def _ask(self, method: str, path: str, body: Any = None) -> Any:
         url = f"http://{self._toxiproxy.address}/proxies{path}"
