@@ -5,11 +5,11 @@ import os
 import signal
 import struct
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aiokafka.admin import NewPartitions
 from aiokafka.errors import KafkaError
@@ -69,6 +69,8 @@ class Fault(NamedTuple):
     long as the run, and resources pile up."""
     takes: float = 0.0
     """Seconds, about, that it goes on for by itself, whatever its length."""
+    settles: Callable[[World], Coroutine[Any, Any, None]] | None = None
+    """What is waited for once it was put right, before the next turn; the pipeline recovers meanwhile."""
 
 
 async def _always(struck: bool) -> bool:
@@ -290,7 +292,6 @@ async def kafka_killed(world: World, _: Random) -> AsyncIterator[Proof | None]:
     await asyncio.gather(*(asyncio.to_thread(server.kill) for server in servers))
     yield None
     await asyncio.gather(*(asyncio.to_thread(server.start) for server in servers))
-    await _settled(world)
 
 
 @asynccontextmanager
@@ -301,7 +302,6 @@ async def kafka_frozen(world: World, _: Random) -> AsyncIterator[Proof | None]:
     yield _stopped(*(server.pid for server in servers))
     for server in servers:
         thaw(server)
-    await _settled(world)
 
 
 @asynccontextmanager
@@ -321,11 +321,10 @@ async def _without_broker(
 
     yield moved
     await asyncio.to_thread(back, broker)
-    await _settled(world)
 
 
 async def _settled(world: World) -> None:
-    """Waits until leaders and coordinators are where they belong: a fault that moves them has to find them there."""
+    """Leaders and coordinators are where they belong: a fault that moves them has to find them there."""
 
     async def all_settled() -> bool:
         with suppress(KafkaError, OSError):
@@ -361,10 +360,13 @@ async def _add_partition(world: World, topic: str) -> int:
 
 @asynccontextmanager
 async def alerts_partition_added(world: World, _: Random) -> AsyncIterator[Proof | None]:
-    settings = world.settings
-    added = await _add_partition(world, settings.alerts_topic)
-    world.producer.partitions = added + 1
+    world.producer.partitions = await _add_partition(world, world.settings.alerts_topic) + 1
     yield None
+
+
+async def _alerts_partition_read(world: World) -> None:
+    """What the partition that was added last gets is read: from then on its alerts are as punctual as others."""
+    settings, added = world.settings, world.producer.partitions - 1
 
     async def read() -> bool:
         return added in await read_committed(settings, settings.consumer_group("intake"), settings.alerts_topic)
@@ -586,16 +588,30 @@ FAULTS = {
     "redis-failover": Fault(
         "redis", "failover to a replica without the last writes", (0, 0), redis_failed_over, takes=1
     ),
-    "kafka-killed": Fault("kafka", "kill -9 of every broker and of the controller", (0, 5), kafka_killed),
-    "kafka-frozen": Fault("kafka", "SIGSTOP of all of them", (3, 12), kafka_frozen),
+    "kafka-killed": Fault(
+        "kafka", "kill -9 of every broker and of the controller", (0, 5), kafka_killed, settles=_settled
+    ),
+    "kafka-frozen": Fault("kafka", "SIGSTOP of all of them", (3, 12), kafka_frozen, settles=_settled),
     "broker-killed": Fault(
-        "kafka", "kill -9 of a broker: what it led and coordinated moves to the other, and back", (4, 9), broker_killed
+        "kafka",
+        "kill -9 of a broker: what it led and coordinated moves to the other, and back",
+        (4, 9),
+        broker_killed,
+        settles=_settled,
     ),
-    "broker-restarted": Fault("kafka", "SIGTERM of a broker: the same, handed over", (0, 4), broker_restarted, takes=2),
+    "broker-restarted": Fault(
+        "kafka", "SIGTERM of a broker: the same, handed over", (0, 4), broker_restarted, takes=2, settles=_settled
+    ),
     "broker-frozen": Fault(
-        "kafka", "SIGSTOP of a broker until the other has taken over, then SIGCONT", (6, 20), broker_frozen
+        "kafka",
+        "SIGSTOP of a broker until the other has taken over, then SIGCONT",
+        (6, 20),
+        broker_frozen,
+        settles=_settled,
     ),
-    "alerts-partition": Fault("kafka", "a partition more for `alerts`", (0, 0), alerts_partition_added),
+    "alerts-partition": Fault(
+        "kafka", "a partition more for `alerts`", (0, 0), alerts_partition_added, settles=_alerts_partition_read
+    ),
     "keyed-partition": Fault("kafka", "a partition more for `alerts-by-fingerprint`", (0, 0), keyed_partition_added),
     "storms-partition": Fault("kafka", "a partition more for `storms`", (0, 0), storms_partition_added),
     "kafka-cut": Fault("kafka-link", "Kafka's connections cut", (1, 10), _cut(_kafka)),

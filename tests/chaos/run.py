@@ -180,34 +180,51 @@ async def _take(turn: Turn, place: World, watch: Watch, rate: int) -> Outcome:
     before, sent = watch.before(), place.producer.sent
     begin, began = time.time_ns() // 1_000_000, time.monotonic()
     begun = [asyncio.Event() for _ in turn.strikes]
-    struck = await asyncio.gather(
+    strikes = await asyncio.gather(
         *(_strike(strike, place, mine, begun) for strike, mine in zip(turn.strikes, begun, strict=True))
     )
-    mended = time.monotonic()
+    mended = max(strike.at for strike in strikes)
+    settling = [strike.settling for strike in strikes if strike.settling]
     at = await watch.recovered(before, mended, rate, RECOVERY)
+    await asyncio.gather(*settling)
+    # What has settled since may have disturbed it once more.
+    last = await watch.recovered(before, time.monotonic(), rate, RECOVERY) if settling else at
     faults = tuple(strike.fault for strike in turn.strikes)
     outcome = Outcome(
         faults, begin, time.time_ns() // 1_000_000, before.unread + place.producer.sent - sent,
-        watch.longest_stop(began, at), at - mended, all(struck),
+        watch.longest_stop(began, last), at - mended, all(strike.struck for strike in strikes),
     )  # fmt: skip
     tell(f"{' + '.join(outcome.faults)}: {outcome.under_way:,} alerts under way, stopped for {outcome.stop:.1f} s, "
          f"recovered {outcome.recovery:.1f} s after {mended - began:.1f} s")  # fmt: skip
     return outcome
 
 
-async def _strike(strike: Strike, place: World, mine: asyncio.Event, begun: Sequence[asyncio.Event]) -> bool:
-    """Whether it struck, as far as it can tell. It is there at least until each of the others has begun."""
+class Mended(NamedTuple):
+    """A fault that was put right."""
+
+    struck: bool
+    """As far as it can tell."""
+    at: float
+    """Monotonic time (s) of that moment: what it still waits for comes after."""
+    settling: asyncio.Task[None] | None
+    """What is still waited for."""
+
+
+async def _strike(strike: Strike, place: World, mine: asyncio.Event, begun: Sequence[asyncio.Event]) -> Mended:
+    """One fault. It is there at least until each of the others has begun."""
     await asyncio.sleep(strike.after)
     tell(f"  {strike.fault} for {strike.seconds:.1f} s")
     mine.set()
-    async with FAULTS[strike.fault].act(place, random.Random(strike.seed)) as proof:
+    fault = FAULTS[strike.fault]
+    async with fault.act(place, random.Random(strike.seed)) as proof:
         await asyncio.sleep(strike.seconds)
         for event in begun:
             await event.wait()
         struck = await proof() if proof else True
+    at = time.monotonic()
     if not struck:
         tell(f"  {strike.fault} struck nothing")
-    return struck
+    return Mended(struck, at, asyncio.create_task(fault.settles(place)) if fault.settles else None)
 
 
 def possible() -> list[str]:

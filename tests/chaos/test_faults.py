@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import Random
@@ -122,7 +123,9 @@ def test_whom_a_way_belongs_to() -> None:
     assert hit == alone | both | {"a1b1c1e1", "a2b2c2e2", "a1b1c1e1a2b2c2e2"}
 
 
-def fault(name: str, part: str, told: list[str], proof: Callable[[], Proof | None]) -> Fault:
+def fault(
+    name: str, part: str, told: list[str], proof: Callable[[], Proof | None], settles: float | None = None
+) -> Fault:
     """One that only tells when it comes and goes."""
 
     @asynccontextmanager
@@ -131,7 +134,31 @@ def fault(name: str, part: str, told: list[str], proof: Callable[[], Proof | Non
         yield proof()
         told.append(f"{name} goes")
 
-    return Fault(part, name, (0, 0), act)
+    async def settle(_: Any) -> None:
+        await asyncio.sleep(settles or 0.0)
+        told.append(f"{name} has settled")
+
+    return Fault(part, name, (0, 0), act, settles=None if settles is None else settle)
+
+
+class Seen:
+    """A watch over a pipeline that is well so many seconds after it was last disturbed."""
+
+    def __init__(self, told: list[str], recovers: float = 0.0) -> None:
+        self._told = told
+        self._recovers = recovers
+        self.longest_stop = lambda begin, end: end - begin
+
+    def before(self) -> Any:
+        return SimpleNamespace(unread=0)
+
+    async def recovered(self, _before: Any, since: float, *_: Any) -> float:
+        await asyncio.sleep(max(0.0, since + self._recovers - time.monotonic()))
+        self._told.append("well")
+        return since + self._recovers
+
+
+PLACE = cast("Any", SimpleNamespace(producer=SimpleNamespace(sent=0)))
 
 
 @pytest.mark.parametrize("struck", [True, False])
@@ -140,13 +167,32 @@ async def test_two_at_once(monkeypatch: pytest.MonkeyPatch, struck: bool) -> Non
     told: list[str] = []
     monkeypatch.setitem(FAULTS, "first", fault("first", "redis", told, lambda: None))
     monkeypatch.setitem(FAULTS, "second", fault("second", "kafka", told, lambda: _known(struck)))
-
-    async def recovered(*_: Any) -> float:
-        return 0.0
-
-    watch = SimpleNamespace(before=lambda: SimpleNamespace(unread=0), recovered=recovered, longest_stop=lambda *_: 0.0)
-    place = SimpleNamespace(producer=SimpleNamespace(sent=0))
     turn = Turn(0.0, (Strike("first", 0.0, 0.0, 1), Strike("second", 0.2, 0.0, 1)))
-    outcome = await run._take(turn, cast("Any", place), cast("Any", watch), 1)
+    outcome = await run._take(turn, PLACE, cast("Any", Seen(told)), 1)
     assert told.index("second comes") < told.index("first goes")
     assert outcome.struck == struck
+
+
+async def test_recovery_is_counted_from_the_mending(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two at once the later one's, and not from when all has settled; that is waited for, and that all is well then,
+    and the longest stop is looked for until then."""
+    told: list[str] = []
+    monkeypatch.setitem(FAULTS, "brief", fault("brief", "kafka", told, lambda: None, settles=0.6))
+    monkeypatch.setitem(FAULTS, "longer", fault("longer", "redis", told, lambda: None))
+    turn = Turn(0.0, (Strike("brief", 0.0, 0.0, 1), Strike("longer", 0.0, 0.2, 1)))
+    outcome = await run._take(turn, PLACE, cast("Any", Seen(told, recovers=0.1)), 1)
+    assert told[-5:] == ["brief goes", "longer goes", "well", "brief has settled", "well"]
+    assert outcome.recovery == pytest.approx(0.1)
+    assert 0.65 < outcome.stop < 1.5
+
+
+async def test_what_never_settles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fails the run, as if it were waited for inside the fault."""
+
+    async def settle(_: Any) -> None:
+        raise AssertionError("leaders are not where they belong")
+
+    monkeypatch.setitem(FAULTS, "lasting", fault("lasting", "kafka", [], lambda: None)._replace(settles=settle))
+    turn = Turn(0.0, (Strike("lasting", 0.0, 0.0, 1),))
+    with pytest.raises(AssertionError, match="where they belong"):
+        await run._take(turn, PLACE, cast("Any", Seen([])), 1)
