@@ -46,8 +46,8 @@ HEALTHY = 0.09
 """Seconds within which a server answers through a way that nothing is wrong with: less than any latency added here."""
 LOOKS, BETWEEN_LOOKS = 5, 0.1
 """How often, and how many seconds apart, something has to be found waiting. Where there is room it is gone at once."""
-NARROW = 40
-"""Kilobytes a second that a narrow connection lets through: less than what a stage reads and writes by one."""
+NARROW = 10
+"""Kilobytes a second that a narrow connection lets through: less than half of what a stage reads or writes by one."""
 READY = 120.0
 """Seconds that a new worker has to get ready, while something else may be broken."""
 FORGIVEN = 10_000
@@ -492,6 +492,12 @@ async def _unwritten(world: World) -> Proof:
     return await _counts(lambda: world.emitters, SINK_ERRORS)
 
 
+async def _noticed(errors: Proof, seconds: float) -> None:
+    """Waits until there is proof, so long at most: whoever would notice may have nothing to do, or not be there."""
+    with suppress(AssertionError):
+        await until(errors, seconds)
+
+
 @asynccontextmanager
 async def disk_full(world: World, _: Random) -> AsyncIterator[Proof | None]:
     filler = world.sink / ".filler"
@@ -521,13 +527,15 @@ def _outage(broken: Callable[[ApiServer], AbstractContextManager[None]]) -> Call
     return outage
 
 
-def _felt(act: Callable[[World, Random], Broken]) -> Callable[[World, Random], Broken]:
-    """Struck if a storm could not be written, whatever the way itself shows."""
+def _felt(act: Callable[[World, Random], Broken], within: float = 0.0) -> Callable[[World, Random], Broken]:
+    """Struck if a storm could not be written, whatever the way itself shows; it begins to count when that is so, or
+    after the seconds `within`."""
 
     @asynccontextmanager
     async def felt(world: World, rng: Random) -> AsyncIterator[Proof | None]:
         errors = await _unwritten(world)
         async with act(world, rng):
+            await _noticed(errors, within)
             yield errors
 
     return felt
@@ -551,8 +559,7 @@ async def definition_removed(world: World, _: Random) -> AsyncIterator[Proof | N
     errors = await _unwritten(world)
     await cluster.way.mend()
     # While the way was cut it has learned to wait between two tries.
-    with suppress(AssertionError):
-        await until(errors, BACKOFF_MOST)
+    await _noticed(errors, BACKOFF_MOST)
     yield errors
     await asyncio.to_thread(cluster.server.install)
 
@@ -642,8 +649,9 @@ FAULTS = {
     "api-mute": Fault(
         CLUSTER,
         "the API server's connections swallow everything, until requests are given up",
-        (REQUEST_SECONDS + 1, REQUEST_SECONDS + 5),
-        _felt(_poisoned(_api, "timeout")),
+        (0, 4),
+        _felt(_poisoned(_api, "timeout"), within=REQUEST_SECONDS + 5),
+        takes=REQUEST_SECONDS,
     ),
     "api-slow": Fault(
         CLUSTER, "the API server's connections slow", (4, 10), _poisoned(_api, "latency", latency=500, jitter=400)
