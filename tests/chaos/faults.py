@@ -485,6 +485,9 @@ async def clocks_skewed(world: World, rng: Random) -> AsyncIterator[Proof | None
 # Sinks
 
 SINK_ERRORS = "stormfold_sink_errors_total"
+NOTICED = max(REQUEST_SECONDS, BACKOFF_MOST) + 5.0
+"""Seconds until the worker that writes to the cluster has noticed that it can't: it may be waiting for an answer, or
+until it tries again, and then a storm has to come."""
 
 
 async def _unwritten(world: World) -> Proof:
@@ -492,10 +495,10 @@ async def _unwritten(world: World) -> Proof:
     return await _counts(lambda: world.emitters, SINK_ERRORS)
 
 
-async def _noticed(errors: Proof, seconds: float) -> None:
-    """Waits until there is proof, so long at most: whoever would notice may have nothing to do, or not be there."""
+async def _noticed(errors: Proof) -> None:
+    """Waits until a storm could not be written, but not for ever: there may be none, or nobody to write it."""
     with suppress(AssertionError):
-        await until(errors, seconds)
+        await until(errors, NOTICED)
 
 
 @asynccontextmanager
@@ -521,21 +524,21 @@ def _outage(broken: Callable[[ApiServer], AbstractContextManager[None]]) -> Call
         context = broken(world.cluster.server)
         errors = await _unwritten(world)
         await asyncio.to_thread(context.__enter__)
+        await _noticed(errors)
         yield errors
         await asyncio.to_thread(context.__exit__, None, None, None)
 
     return outage
 
 
-def _felt(act: Callable[[World, Random], Broken], within: float = 0.0) -> Callable[[World, Random], Broken]:
-    """Struck if a storm could not be written, whatever the way itself shows; it begins to count when that is so, or
-    after the seconds `within`."""
+def _felt(act: Callable[[World, Random], Broken]) -> Callable[[World, Random], Broken]:
+    """Struck if a storm could not be written, whatever the way itself shows."""
 
     @asynccontextmanager
     async def felt(world: World, rng: Random) -> AsyncIterator[Proof | None]:
         errors = await _unwritten(world)
         async with act(world, rng):
-            await _noticed(errors, within)
+            await _noticed(errors)
             yield errors
 
     return felt
@@ -545,6 +548,7 @@ def _felt(act: Callable[[World, Random], Broken], within: float = 0.0) -> Callab
 async def namespace_deleted(world: World, _: Random) -> AsyncIterator[Proof | None]:
     errors = await _unwritten(world)
     await asyncio.to_thread(delete_namespace, world.cluster.server, "storms")
+    await _noticed(errors)
     yield errors
     await asyncio.to_thread(create_namespace, world.cluster.server, "storms")
 
@@ -558,8 +562,7 @@ async def definition_removed(world: World, _: Random) -> AsyncIterator[Proof | N
     await asyncio.to_thread(cluster.server.uninstall, 300)
     errors = await _unwritten(world)
     await cluster.way.mend()
-    # While the way was cut it has learned to wait between two tries.
-    await _noticed(errors, BACKOFF_MOST)
+    await _noticed(errors)
     yield errors
     await asyncio.to_thread(cluster.server.install)
 
@@ -650,7 +653,7 @@ FAULTS = {
         CLUSTER,
         "the API server's connections swallow everything, until requests are given up",
         (0, 4),
-        _felt(_poisoned(_api, "timeout"), within=REQUEST_SECONDS + 5),
+        _felt(_poisoned(_api, "timeout")),
         takes=REQUEST_SECONDS,
     ),
     "api-slow": Fault(
