@@ -21,7 +21,7 @@ from tests.chaos.faults import CLUSTER, DISK, FAULTS, FORGETFUL, PIPELINE
 from tests.chaos.load import load
 from tests.chaos.page import Outcome, Report, repeat, write
 from tests.chaos.truth import judge, now
-from tests.chaos.watch import Watch, growth
+from tests.chaos.watch import SETTLED_MINUTES, Watch, growth
 from tests.chaos.world import PARTITIONS, ROOT, WINDOWS, World, world
 from tests.support.apiserver import binaries
 from tests.support.gobuild import CannotBuild
@@ -163,6 +163,8 @@ async def run(
             lives = watch.lives((time.monotonic() - started) * WATCHED)
             verdict = await judge(place)
             verdict.wrong += [now(complaint) for life in lives for complaint in growth(life)]
+            if minutes > 2 * SETTLED_MINUTES and not any(life.settled for life in lives):
+                verdict.wrong.append(now("no worker lived for long enough to tell whether what it holds stays"))
             return Report(seed, tuple(names), rate, minutes, outcomes, verdict, lives)
         except BaseException:
             tell(f"seed {seed} failed; logs in {folder}")
@@ -271,7 +273,7 @@ def main() -> None:
     turns = schedule(options.seed, names) if options.minutes else once(options.seed, names)
     report = asyncio.run(run(options.seed, turns, names, folder, rate=options.rate, minutes=options.minutes))
     tell(f"{report.verdict.books} {report.verdict.late} late, {report.verdict.storms} storms, in sinks: "
-         f"{report.verdict.written}")  # fmt: skip
+         f"{report.verdict.written}; {report.verdict.excused}")  # fmt: skip
     for life in report.lives:
         tell(str(life))
     for wrong in report.verdict.wrong[:WRONG_SHOWN]:
