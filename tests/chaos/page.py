@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from tests.chaos.faults import FAULTS
 from tests.chaos.truth import Verdict, Wrong
-from tests.chaos.watch import SETTLED_MINUTES, TOLERANCE, Life
+from tests.chaos.watch import MORE_OPEN, SETTLED_MINUTES, TOLERANCE, Life
 from tests.docs import ROOT, table
 
 PAGE = ROOT / "docs" / "reliability.md"
@@ -127,7 +127,7 @@ def _plateau(lives: Iterable[Life]) -> str:
         f"From the middle third to the last, of workers that lived for {SETTLED_MINUTES:g} minutes and more, memory at"
         f" its highest rose by {max(0.0, max(life.growth for life in settled)) / 1e6:.0f} MB"
         f" (wrong from {TOLERANCE / 1e6:.0f} on), descriptors by {max(0.0, max(life.opened for life in settled)):g}"
-        " (any would be wrong)."
+        f" (wrong beyond {MORE_OPEN})."
     )
 
 
