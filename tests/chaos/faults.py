@@ -24,7 +24,7 @@ from app.sinks.kubernetes import REQUEST_SECONDS
 from app.stages.emit import BACKOFF_MOST
 from app.store.redis import Store
 from tests.chaos.brokers import coordinators, freeze, settled, thaw
-from tests.chaos.toxiproxy import Proxy
+from tests.chaos.toxiproxy import Proxy, where_bytes_wait
 from tests.chaos.world import SESSION, Slot, World
 from tests.support.apiserver import ApiServer
 from tests.support.outages import (
@@ -44,9 +44,9 @@ Broken = AbstractAsyncContextManager[Proof | None]
 
 HEALTHY = 0.09
 """Seconds within which a server answers through a way that nothing is wrong with: less than any latency added here."""
-LOOKS, BETWEEN_LOOKS = 5, 0.1
+LOOKS, BETWEEN_LOOKS = 4, 0.2
 """How often, and how many seconds apart, something has to be found waiting. Where there is room it is gone at once."""
-NARROW = 10
+NARROW = 5
 """Kilobytes a second that a narrow connection lets through: less than half of what a stage reads or writes by one."""
 READY = 120.0
 """Seconds that a new worker has to get ready, while something else may be broken."""
@@ -111,17 +111,23 @@ def _unwell(proxies: Sequence[Proxy], question: bytes) -> Proof:
     return proof
 
 
-def _jammed(proxies: Sequence[Proxy]) -> Proof:
-    """Struck if on one of these ways something waits, and goes on waiting, until there is room for it."""
+@asynccontextmanager
+async def _jammed(proxies: Sequence[Proxy]) -> AsyncIterator[Proof]:
+    """Struck if on one of these ways something waited meanwhile, and went on waiting, until there was room for it."""
+    longest = 0
 
-    async def proof() -> bool:
-        jammed = list(proxies)
-        for _ in range(LOOKS):
-            jammed = [proxy for proxy in jammed if proxy.waiting()]
+    async def look() -> None:
+        nonlocal longest
+        found = dict.fromkeys(proxies, 0)
+        while True:
+            waiting = await asyncio.to_thread(where_bytes_wait, proxies)
+            found = {proxy: found[proxy] + 1 if proxy in waiting else 0 for proxy in proxies}
+            longest = max(longest, *found.values())
             await asyncio.sleep(BETWEEN_LOOKS)
-        return bool(jammed)
 
-    return proof
+    looking = asyncio.create_task(look())
+    yield lambda: _always(longest >= LOOKS)
+    looking.cancel()
 
 
 # Workers
@@ -437,7 +443,8 @@ async def kafka_narrow(world: World, rng: Random) -> AsyncIterator[Proof | None]
     stream = rng.choice(("upstream", "downstream"))
     proxies = _hit(world, rng, _kafka)
     await asyncio.gather(*(proxy.poison("bandwidth", stream, rate=NARROW) for proxy in proxies))
-    yield _jammed(proxies)
+    async with _jammed(proxies) as proof:
+        yield proof
     await asyncio.gather(*(proxy.mend() for proxy in proxies))
 
 

@@ -16,7 +16,20 @@ import pytest
 
 from app.local.process import HOST
 from tests.chaos import run
-from tests.chaos.faults import FAULTS, Fault, Proof, _counts, _hit, _jammed, _kafka, _known, _stopped, _unwell
+from tests.chaos.faults import (
+    BETWEEN_LOOKS,
+    FAULTS,
+    LOOKS,
+    Fault,
+    Proof,
+    _counts,
+    _hit,
+    _jammed,
+    _kafka,
+    _known,
+    _stopped,
+    _unwell,
+)
 from tests.chaos.run import Strike, Turn
 from tests.chaos.toxiproxy import Proxy, Toxiproxy
 
@@ -69,14 +82,19 @@ async def test_a_way_that_is_jammed() -> None:
             Proxy(cast("Toxiproxy", None), "from there"),
         )
         from_here.address = from_there.upstream = address
-        jammed = _jammed([from_here]), _jammed([from_there])
+
+        async def jammed() -> list[bool]:
+            async with _jammed([from_here]) as one, _jammed([from_there]) as another:
+                await asyncio.sleep(2 * LOOKS * BETWEEN_LOOKS)
+                return [await one(), await another()]
+
         with taken:
-            assert [await proof() for proof in jammed] == [False, False]
+            assert await jammed() == [False, False]
             other.sendall(b"for the end")
-            assert [await proof() for proof in jammed] == [True, False]
+            assert await jammed() == [True, False]
             taken.recv(100)
             taken.sendall(b"for the other")
-            assert [await proof() for proof in jammed] == [False, True]
+            assert await jammed() == [False, True]
 
 
 async def test_a_worker_that_counts() -> None:

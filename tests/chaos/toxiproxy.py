@@ -22,8 +22,9 @@ VERSION = "v2.12.0"
 
 
 _CONNECTIONS = Path("/proc/net/tcp")
-"""A line for each connection: a number, both ends, its state, what waits to be sent and to be read."""
-_ESTABLISHED = "01"
+"""A line for each connection. Used of it: both ends, the state, what waits to be sent and to be read."""
+_LOCAL, _REMOTE, _STATE, _QUEUES = 1, 2, 3, 4
+_ESTABLISHED, _EMPTY = "01", ":00000000"
 
 
 class Toxiproxy(ServerProcess):
@@ -41,12 +42,6 @@ def program() -> Path:
     """The cached program, built first where it is missing; raises `CannotBuild`."""
     path = cache_dir() / "toxiproxy" / VERSION / "server"
     return build(path, f"github.com/Shopify/toxiproxy/v2/cmd/server@{VERSION}")
-
-
-def _in_table(address: str) -> str:
-    """How that table writes it."""
-    host, _, port = address.rpartition(":")
-    return f"{int.from_bytes(socket.inet_aton(host), sys.byteorder):08X}:{int(port):04X}" if host else ""
 
 
 class Proxy:
@@ -98,19 +93,22 @@ class Proxy:
                     writer.close()
         return math.inf
 
-    def waiting(self) -> int:
-        """Bytes that have come to Toxiproxy by connections through here, from either side, and not been taken yet."""
-        mine, server = _in_table(self.address), _in_table(self.upstream)
-        rows = [row.split() for row in _CONNECTIONS.read_text().splitlines()[1:]]
-        return sum(
-            int(queues.partition(":")[2], 16)
-            for _, local, remote, state, queues, *_ in rows
-            if state == _ESTABLISHED and (local == mine or remote == server)
-        )
-
     async def _ask(self, method: str, path: str, body: Any = None) -> Any:
         url = f"http://{self._toxiproxy.address}/proxies{path}"
         async with aiohttp.ClientSession() as session, session.request(method, url, json=body) as answer:
             text = await answer.text()
             assert answer.status < 300, f"{method} {path}: {answer.status} {text}"
             return await answer.json(content_type=None) if text else None
+
+
+def where_bytes_wait(proxies: Sequence[Proxy]) -> set[Proxy]:
+    """The ways by which something has come to Toxiproxy, from either side, that it has not taken yet."""
+    rows = [row.split() for row in _CONNECTIONS.read_text().splitlines()[1:]]
+    waiting = [row for row in rows if row[_STATE] == _ESTABLISHED and not row[_QUEUES].endswith(_EMPTY)]
+    ends = {row[_LOCAL] for row in waiting}, {row[_REMOTE] for row in waiting}
+    return {proxy for proxy in proxies if _in_table(proxy.address) in ends[0] or _in_table(proxy.upstream) in ends[1]}
+
+
+def _in_table(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    return f"{int.from_bytes(socket.inet_aton(host), sys.byteorder):08X}:{int(port):04X}" if host else ""
