@@ -24,7 +24,7 @@ from app.sinks.kubernetes import REQUEST_SECONDS
 from app.stages.emit import BACKOFF_MOST
 from app.store.redis import Store
 from tests.chaos.brokers import coordinators, freeze, settled, thaw
-from tests.chaos.toxiproxy import Proxy, where_bytes_wait
+from tests.chaos.toxiproxy import Proxy
 from tests.chaos.world import SESSION, Slot, World
 from tests.support.apiserver import ApiServer
 from tests.support.outages import (
@@ -44,10 +44,9 @@ Broken = AbstractAsyncContextManager[Proof | None]
 
 HEALTHY = 0.09
 """Seconds within which a server answers through a way that nothing is wrong with: less than any latency added here."""
-LOOKS, BETWEEN_LOOKS = 4, 0.2
-"""How often, and how many seconds apart, something has to be found waiting. Where there is room it is gone at once."""
 NARROW = 5
-"""Kilobytes a second that a narrow connection lets through: less than half of what a stage reads or writes by one."""
+"""Kilobytes a second that a narrow connection lets through: less than half of what a stage reads or writes by one. What
+takes longer is passed on in pieces of a tenth of a second, so that already the first one comes late."""
 READY = 120.0
 """Seconds that a new worker has to get ready, while something else may be broken."""
 FORGIVEN = 10_000
@@ -109,25 +108,6 @@ def _unwell(proxies: Sequence[Proxy], question: bytes) -> Proof:
         return all([await proxy.answers(question) > HEALTHY for proxy in proxies])
 
     return proof
-
-
-@asynccontextmanager
-async def _jammed(proxies: Sequence[Proxy]) -> AsyncIterator[Proof]:
-    """Struck if on one of these ways something waited meanwhile, and went on waiting, until there was room for it."""
-    longest = 0
-
-    async def look() -> None:
-        nonlocal longest
-        found = dict.fromkeys(proxies, 0)
-        while True:
-            waiting = await asyncio.to_thread(where_bytes_wait, proxies)
-            found = {proxy: found[proxy] + 1 if proxy in waiting else 0 for proxy in proxies}
-            longest = max(longest, *found.values())
-            await asyncio.sleep(BETWEEN_LOOKS)
-
-    looking = asyncio.create_task(look())
-    yield lambda: _always(longest >= LOOKS)
-    looking.cancel()
 
 
 # Workers
@@ -438,16 +418,6 @@ async def answers_late(world: World, _: Random) -> AsyncIterator[Proof | None]:
     await asyncio.gather(*(proxy.mend() for proxy in proxies))
 
 
-@asynccontextmanager
-async def kafka_narrow(world: World, rng: Random) -> AsyncIterator[Proof | None]:
-    stream = rng.choice(("upstream", "downstream"))
-    proxies = _hit(world, rng, _kafka)
-    await asyncio.gather(*(proxy.poison("bandwidth", stream, rate=NARROW) for proxy in proxies))
-    async with _jammed(proxies) as proof:
-        yield proof
-    await asyncio.gather(*(proxy.mend() for proxy in proxies))
-
-
 def _kafka(world: World) -> Sequence[Sequence[Proxy]]:
     return [slot.kafka for slot in [*world.usual, *world.emitters]]
 
@@ -462,8 +432,9 @@ def _api(world: World) -> Sequence[Sequence[Proxy]]:
 
 QUESTIONS: dict[Ways, bytes] = {
     _redis: b"PING\r\n",
-    # The length, then ApiVersions of version 0, the first correlation, from no client in particular.
-    _kafka: struct.pack(">ihhih", 10, 18, 0, 0, -1),
+    # The length, then Metadata of version 0, the first correlation, from a client with a long name, about every topic:
+    # question and answer are so long that they take their time by a narrow way.
+    _kafka: struct.pack(">ihhih1000si", 1014, 3, 0, 0, 1000, b"x" * 1000, 0),
     # It answers that it wants TLS.
     _api: b"GET / HTTP/1.0\r\n\r\n",
 }
@@ -641,7 +612,9 @@ FAULTS = {
     "kafka-slow": Fault(
         "kafka-link", "Kafka's connections slow", (4, 10), _poisoned(_kafka, "latency", latency=500, jitter=400)
     ),
-    "kafka-narrow": Fault("kafka-link", "Kafka's connections let little through", (4, 10), kafka_narrow),
+    "kafka-narrow": Fault(
+        "kafka-link", "Kafka's connections let little through", (4, 10), _poisoned(_kafka, "bandwidth", rate=NARROW)
+    ),
     "kafka-late": Fault("kafka-link", "Kafka's answers come later than the grace allows", (5, 8), answers_late),
     "redis-cut": Fault("redis-link", "Redis' connections cut", (1, 10), _cut(_redis)),
     "redis-mute": Fault("redis-link", "Redis' connections swallow everything", (2, 10), _poisoned(_redis, "timeout")),

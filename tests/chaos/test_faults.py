@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
@@ -16,20 +15,7 @@ import pytest
 
 from app.local.process import HOST
 from tests.chaos import run
-from tests.chaos.faults import (
-    BETWEEN_LOOKS,
-    FAULTS,
-    LOOKS,
-    Fault,
-    Proof,
-    _counts,
-    _hit,
-    _jammed,
-    _kafka,
-    _known,
-    _stopped,
-    _unwell,
-)
+from tests.chaos.faults import FAULTS, Fault, Proof, _counts, _hit, _kafka, _known, _stopped, _unwell
 from tests.chaos.run import Strike, Turn
 from tests.chaos.toxiproxy import Proxy, Toxiproxy
 
@@ -70,31 +56,6 @@ async def test_a_way_that_nobody_answers_by() -> None:
         assert await broken()
         seconds = 30.0
         assert await broken()
-
-
-async def test_a_way_that_is_jammed() -> None:
-    """On a way something waits that its end does not take, from whichever side it comes."""
-    with socket.create_server((HOST, 0)) as end, socket.create_connection(end.getsockname()) as other:
-        taken, _ = end.accept()
-        address = "{}:{}".format(*end.getsockname())
-        from_here, from_there = (
-            Proxy(cast("Toxiproxy", None), "from here"),
-            Proxy(cast("Toxiproxy", None), "from there"),
-        )
-        from_here.address = from_there.upstream = address
-
-        async def jammed() -> list[bool]:
-            async with _jammed([from_here]) as one, _jammed([from_there]) as another:
-                await asyncio.sleep(2 * LOOKS * BETWEEN_LOOKS)
-                return [await one(), await another()]
-
-        with taken:
-            assert await jammed() == [False, False]
-            other.sendall(b"for the end")
-            assert await jammed() == [True, False]
-            taken.recv(100)
-            taken.sendall(b"for the other")
-            assert await jammed() == [False, True]
 
 
 async def test_a_worker_that_counts() -> None:

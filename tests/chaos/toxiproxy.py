@@ -5,8 +5,6 @@ Built from its Go module once and kept in the user's cache.
 
 import asyncio
 import math
-import socket
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,12 +17,6 @@ from app.local.process import HOST, ServerProcess, cache_dir, free_port
 from tests.support.gobuild import build
 
 VERSION = "v2.12.0"
-
-
-_CONNECTIONS = Path("/proc/net/tcp")
-"""A line for each connection. Used of it: both ends, the state, what waits to be sent and to be read."""
-_LOCAL, _REMOTE, _STATE, _QUEUES = 1, 2, 3, 4
-_ESTABLISHED, _EMPTY = "01", ":00000000"
 
 
 class Toxiproxy(ServerProcess):
@@ -51,18 +43,14 @@ class Proxy:
         self._toxiproxy = toxiproxy
         self._name = name
         self.address = f"{HOST}:{free_port()}"
-        self.upstream = ""
-        """Where it leads."""
 
     async def open(self, upstream: str) -> None:
         """Begins to pass connections on to `upstream`."""
         await self._ask("POST", "", {"name": self._name, "listen": self.address, "upstream": upstream})
-        self.upstream = upstream
 
     async def point(self, upstream: str) -> None:
         """Passes connections on to another server from now on; those that stand are cut."""
         await self._ask("POST", f"/{self._name}", {"upstream": upstream})
-        self.upstream = upstream
 
     async def cut(self) -> None:
         """Ends all connections and refuses new ones."""
@@ -99,16 +87,3 @@ class Proxy:
             text = await answer.text()
             assert answer.status < 300, f"{method} {path}: {answer.status} {text}"
             return await answer.json(content_type=None) if text else None
-
-
-def where_bytes_wait(proxies: Sequence[Proxy]) -> set[Proxy]:
-    """The ways by which something has come to Toxiproxy, from either side, that it has not taken yet."""
-    rows = [row.split() for row in _CONNECTIONS.read_text().splitlines()[1:]]
-    waiting = [row for row in rows if row[_STATE] == _ESTABLISHED and not row[_QUEUES].endswith(_EMPTY)]
-    ends = {row[_LOCAL] for row in waiting}, {row[_REMOTE] for row in waiting}
-    return {proxy for proxy in proxies if _in_table(proxy.address) in ends[0] or _in_table(proxy.upstream) in ends[1]}
-
-
-def _in_table(address: str) -> str:
-    host, _, port = address.rpartition(":")
-    return f"{int.from_bytes(socket.inet_aton(host), sys.byteorder):08X}:{int(port):04X}" if host else ""
