@@ -32,10 +32,13 @@ class LiveLoad:
         self._planned_for = partitions
         self._grace = grace
         self._waiting: deque[tuple[int, asyncio.Future[Any]]] = deque()
+        self._given = 0
         self.partitions = partitions
         """Of the topic. Those beyond the ones planned for get their share too."""
         self.sent = 0
-        """Alerts given to the producer so far."""
+        """Alerts acknowledged so far; a record that is none counts as one."""
+        self.failed = 0
+        """Records that were given up: maybe written, maybe not."""
         self.skew: dict[int, int] = {}
         """Milliseconds that the clock is wrong by of whoever publishes to a partition."""
         self.tardy: set[tuple[int, int]] = set()
@@ -51,43 +54,59 @@ class LiveLoad:
     async def run(self) -> None:
         """Goes on until it is stopped; returns when all is acknowledged."""
         begin = _now()
-        async with AIOKafkaProducer(
-            **client_options(self._settings) | {"metadata_max_age_ms": 1_000}, acks="all", enable_idempotence=True,
-            linger_ms=10, max_batch_size=500_000, max_request_size=5_000_000, compression_type="lz4",
-        ) as producer:  # fmt: skip
-            for planned in self._planned:
-                early = begin + planned.at - _now()
-                if early > 0:
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(self.stopped.wait(), max(PAUSE, early / 1000))
-                if self.stopped.is_set():
-                    break
-                if self._waiting and _now() - self._waiting[0][0] > NEWS_MS:
-                    await self._acknowledged()
-                begin += max(0, _now() - begin - planned.at - NEWS_MS)
+        while not self.stopped.is_set():
+            async with AIOKafkaProducer(
+                **client_options(self._settings) | {"metadata_max_age_ms": 1_000}, acks="all", enable_idempotence=True,
+                linger_ms=10, max_batch_size=500_000, max_request_size=5_000_000, compression_type="lz4",
+            ) as producer:  # fmt: skip
+                begin = await self._run(producer, begin)
+                await producer.flush()
+
+    async def _run(self, producer: AIOKafkaProducer, begin: int) -> int:
+        """Until it is stopped, or a record is given up: a partition that lacks one takes no later one of this producer.
+
+        Takes and returns when it began (ms), later by the time in which nothing new happened.
+        """
+        failed = self.failed
+        for planned in self._planned:
+            early = begin + planned.at - _now()
+            if early > 0:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self.stopped.wait(), max(PAUSE, early / 1000))
+            if self._waiting and _now() - self._waiting[0][0] > NEWS_MS:
+                await self._acknowledged()
+            if self.stopped.is_set() or self.failed > failed:
+                break
+            begin += max(0, _now() - begin - planned.at - NEWS_MS)
+            try:
                 await self._send(producer, planned, begin + planned.at)
-            await producer.flush()
+            except KafkaError:
+                self.failed += 1
+        return begin
 
     async def _send(self, producer: AIOKafkaProducer, planned: Planned, at: int) -> None:
         topic = self._settings.alerts_topic
         partition = planned.partition
         if self.partitions > self._planned_for:
-            added = self.sent % self.partitions
+            added = self._given % self.partitions
             known = await producer.partitions_for(topic)
             partition = added if added >= self._planned_for and added in known else partition
         stamp = at + self.skew.get(partition, 0)
         future = await producer.send(
             topic, planned.value, partition=partition, timestamp_ms=stamp, key=b"" if planned.value is None else None
         )
+        alerts = max(1, len(planned.alerts))
+        self._given += alerts
         self._waiting.append((at, future))
-        future.add_done_callback(lambda done: self._done(done, stamp, ahead=stamp > at))
-        self.sent += max(1, len(planned.alerts))
+        future.add_done_callback(lambda done: self._done(done, alerts, stamp, ahead=stamp > at))
 
-    def _done(self, future: asyncio.Future[Any], stamp: int, *, ahead: bool) -> None:
+    def _done(self, future: asyncio.Future[Any], alerts: int, stamp: int, *, ahead: bool) -> None:
         while self._waiting and self._waiting[0][1].done():
             self._waiting.popleft()
         if future.cancelled() or future.exception() is not None:
+            self.failed += 1
             return
+        self.sent += alerts
         place, age = (future.result().partition, future.result().offset), _now() - stamp
         if ahead or age < 0:
             self.ahead.add(place)

@@ -157,6 +157,7 @@ async def run(
                 outcomes.append(await _take(turn, place, watch, rate))
             place.producer.stopped.set()
             await tasks[0]
+            tell(f"{place.producer.sent:,} alerts sent, {place.producer.failed:,} records given up")
             await until(
                 lambda: watch.looks[-1].open == watch.looks[-1].unwritten == 0, 120, "all is closed and written"
             )

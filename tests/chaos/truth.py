@@ -54,8 +54,9 @@ class Excused:
     """Storms that tell less than they might, of a time when Redis was full."""
 
 
-MOST_EXCUSED = 0.1
-"""Share of all alerts, and of all storms: where more is excused, a run shows little."""
+MOST_EXCUSED = 0.5
+"""Share of all alerts, and of all storms: where more is excused, a run shows little. Of early ones any number may be: a
+short run with a new partition is all around that."""
 
 
 @dataclass
@@ -89,6 +90,8 @@ async def judge(world: World) -> Verdict:
     balance = await books(world.settings, world.config_file)
     if not balance.balanced or balance.open:
         wrong.append(now(f"the books do not balance: {balance}", max(0, balance.difference), -balance.difference))
+    if balance.alerts < world.producer.sent:
+        wrong.append(now(f"only {balance.alerts} of {world.producer.sent} acknowledged alerts are in the log"))
     read = await _read(world)
     excused = Excused()
     counted, early, late = await _keyed(world, read, excused, wrong)
@@ -102,7 +105,7 @@ async def judge(world: World) -> Verdict:
     for sink, found in sinks.items():
         wrong += compare_sink(sink, wanted, found)
     alerts = sum(sum(part.alerts) for part in read.values())
-    if excused.alerts + excused.early > MOST_EXCUSED * alerts or excused.crowded > MOST_EXCUSED * len(published):
+    if excused.alerts > MOST_EXCUSED * alerts or excused.crowded > MOST_EXCUSED * len(published):
         wrong.append(now(f"most was not compared: {excused} of {alerts} alerts and {len(published)} storms"))
     written = {sink: len(found) for sink, found in sinks.items()}
     return Verdict(balance, alerts, late, len(published), written, excused, wrong)
