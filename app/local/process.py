@@ -49,9 +49,14 @@ def port_is_free(port: int) -> bool:
     return True
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A port nobody listens on."""
-    return next(port for port in random.sample(PORTS, len(PORTS)) if port_is_free(port))
+    """A port nobody listens on, another one each time: who got one before may not listen on it yet."""
+    port = next(port for port in random.sample(PORTS, len(PORTS)) if port not in _given and port_is_free(port))
+    _given.add(port)
+    return port
 
 
 class ServerProcess(ABC):

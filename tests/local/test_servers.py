@@ -17,7 +17,7 @@ from app.errors import Stop
 from app.kafka.client import client_options, open_admin
 from app.local import kafka as local_kafka
 from app.local.kafka import EmbeddedKafka
-from app.local.process import HOST, port_is_free
+from app.local.process import HOST, free_port, port_is_free
 from app.local.redis import OLDEST, EmbeddedRedis, RedisBinary, find_servers
 from app.settings import Settings
 from tests.support.servers import until
@@ -215,6 +215,11 @@ def test_a_folder_has_one_server_at_a_time(tmp_path: Path) -> None:
         first.stop()
     second.start()
     second.stop()
+
+
+def test_a_port_is_given_once() -> None:
+    """Servers are told their ports before any of them listens."""
+    assert len({free_port() for _ in range(300)}) == 300
 
 
 def test_a_port_in_use_is_told(tmp_path: Path) -> None:
