@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -119,7 +119,7 @@ class ServerProcess(ABC):
             command = self.prepare()
             begin = self.log_path.stat().st_size if self.log_path.exists() else 0
             with self.log_path.open("ab") as log:
-                self._process = _spawn(command, log, self.data_dir)
+                self._process = spawn(command, log, self.data_dir)
             atexit.register(self.stop)
             self._wait(begin)
         except BaseException:
@@ -196,8 +196,12 @@ class ServerProcess(ABC):
             time.sleep(0.05)
 
 
-def _spawn(command: Sequence[str], log: IO[bytes], folder: Path) -> subprocess.Popen[bytes]:
+def spawn(
+    command: Sequence[str], log: IO[bytes], folder: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     """Starts a child that gets no Ctrl-C from the terminal and, on Linux, dies with us even if we are killed.
+
+    Without an `environment` it has ours. Raises `Stop` if it can't be started.
 
     That signal comes when the *thread* that started the child ends, so a thread of its own waits as long as it lives.
     """
@@ -208,7 +212,7 @@ def _spawn(command: Sequence[str], log: IO[bytes], folder: Path) -> subprocess.P
         try:
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=folder,
-                start_new_session=True, preexec_fn=_die_with_parent if _libc else None,
+                env=environment, start_new_session=True, preexec_fn=_die_with_parent if _libc else None,
             )  # fmt: skip
         except BaseException as error:
             started.append(error)

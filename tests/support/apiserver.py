@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Self
 
 import yaml
 
-from app.local.process import cache_dir
+from app.local.process import cache_dir, free_port, spawn
 from tests.support.gobuild import CannotBuild, build
 
 KINE = "v0.17.5"
@@ -81,7 +81,7 @@ class ApiServer:
     def __init__(self, folder: Path, *flags: str) -> None:
         self._folder = folder
         self._flags = flags
-        self._port, self._store_port = _free_ports(2)
+        self._port, self._store_port = free_port(), free_port()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         folder.mkdir(parents=True, exist_ok=True)
         self._tokens = {identity: secrets.token_hex(16) for identity in (*_GROUPS, NOBODY)}
@@ -275,9 +275,7 @@ class ApiServer:
 
     def _spawn(self, name: str, *command: str) -> None:
         with (self._folder / f"{name}.log").open("ab") as log:
-            self._processes[name] = subprocess.Popen(
-                command, cwd=self._folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL
-            )
+            self._processes[name] = spawn(command, log, self._folder)
 
     def _wait(self, condition: Callable[[], bool], seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
@@ -298,14 +296,6 @@ class ApiServer:
         path.write_text(text)
         path.chmod(0o600)
         return path
-
-
-def _free_ports(count: int) -> list[int]:
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listener.getsockname()[1] for listener in listeners]
-    for listener in listeners:
-        listener.close()
-    return ports
 
 
 def _listens(port: int) -> bool:

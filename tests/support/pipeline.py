@@ -22,6 +22,7 @@ from app.config import Config, load
 from app.kafka.client import client_options
 from app.kafka.tail import open_tail
 from app.keyed import ALERT, HEAD, LATE, RESOLVED, Body, GroupMeta
+from app.local.process import spawn
 from app.series import SeriesReader
 from app.settings import Settings, variable
 from app.store.client import connect
@@ -210,7 +211,7 @@ def model(config: Config, stamped: Iterable[Stamped]) -> dict[str, Essence]:
 
 @dataclass
 class Workers:
-    """Worker processes against the test's servers; all are stopped at the end."""
+    """Worker processes against the test's servers; none outlives the test, whatever becomes of it."""
 
     settings: Settings
     folder: Path
@@ -220,18 +221,10 @@ class Workers:
     def start(self, **environment: str) -> subprocess.Popen[bytes]:
         """Starts one more; `environment` are further settings, without the prefix."""
         more = ({"config": str(self.config)} if self.config else {}) | environment
-        log = (self.folder / f"worker-{len(self.running)}.log").open("ab")
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                "from app.cli import main; main()",
-                "worker",
-            ],
-            env=os.environ | variables(self.settings) | {variable(name): value for name, value in more.items()},
-            stdout=log,
-            stderr=log,
-        )
+        environ = os.environ | variables(self.settings) | {variable(name): value for name, value in more.items()}
+        command = [sys.executable, "-c", "from app.cli import main; main()", "worker"]
+        with (self.folder / f"worker-{len(self.running)}.log").open("ab") as log:
+            process = spawn(command, log, Path.cwd(), environ)
         self.running.append(process)
         return process
 
