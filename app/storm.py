@@ -206,15 +206,16 @@ def fold_storm(segment: Segment, details: Iterable[Detail], gap: int, max_resour
         if member.resource is not None:
             affected[member.resource] += member.alerts
     firing = [member for member in members.values() if member.fired]
-    # Of alerts that are counted without being listed nothing else is known: each may be another one, and firing. To
-    # tell of a storm that may be none is better than to keep one to oneself.
+    firing_resources = {member.resource for member in firing if member.resource is not None}
+    # Of alerts that are counted without being listed nothing else is known: each may be another one, firing, and about
+    # another resource. To tell of a storm that may be none is better than to keep one to oneself.
     unlisted = sum(bucket.alerts for bucket in segment.buckets) - sum(member.alerts for member in members.values())
     resources = bounded((Affected(resource, alerts) for resource, alerts in affected.items()), max_resources)
     worst = min(ordered, key=lambda detail: (detail.rank, detail.severity))
     return StormMetadata(
         name=storm_name(meta, segment.start, gap),
         namespace=meta.namespace,
-        storm_class=classify(meta, len(firing) + unlisted, len({m.resource for m in firing if m.resource is not None})),
+        storm_class=classify(meta, len(firing) + unlisted, len(firing_resources) + unlisted),
         route=meta.route,
         group_labels=_shown(meta.labels),
         pattern=cut(pattern(meta.labels), MAX_PATTERN_BYTES),
