@@ -51,8 +51,10 @@ MAX_POLL_INTERVAL_MS = 86_400_000
 """A stage may wait for Redis or the API server as long as it takes: health tells of it, leaving helps nobody."""
 STOP_SECONDS = 3.0
 """Longest that leaving the group may take."""
-MEASURE_SECONDS = 1.0
-"""Seconds between two looks at the ends of partitions."""
+MEASURE_SECONDS = POLL_MS / 1000
+"""Seconds between two questions for the ends of partitions: that one is read to its end is known with the answer."""
+END_SECONDS = 3.0
+"""Longest wait for it. Then those whose leaders do answer are asked for apart."""
 BACKOFF = 1.0
 """Seconds between two tries to place an assignment or to reach the broker."""
 SETTLE_SECONDS = 5.0
@@ -74,8 +76,8 @@ class End(NamedTuple):
     """A partition has been read to its end."""
 
     polled: int
-    """Wall-clock time (ms) as of which that was so: the fetch that showed it was not sent before. Its answer may have
-    been under way for long, or have waited for a frozen worker."""
+    """Wall-clock time (ms) as of which that was so: what showed it was not asked for before. An answer may have been
+    under way for long, or have waited for a frozen worker."""
     offset: int
     """The end: behind the last record if a transaction's marker follows it."""
 
@@ -140,6 +142,8 @@ class Ingest(Service):
         self._expected: dict[int, tuple[int, int]] = {}
         self._answers: dict[int, tuple[int | None, int]] = {}
         """When the last two fetches of a partition were answered (ms)."""
+        self._told_ends: dict[int, End] = {}
+        """What the leader of a partition last said when it was asked for the end, and when that was."""
         self._paused: set[int] = set()
         self.consumer: AIOKafkaConsumer = None
 
@@ -378,9 +382,13 @@ class Ingest(Service):
                 continue
             read.add(tp.partition)
             self._ends[tp.partition] = max(end, self._ends.get(tp.partition, 0))
-            asked = self._asked(tp.partition, polled)
-            if position >= end and asked is not None and tp.partition not in self._unread:
-                ends[tp.partition] = End(asked, position)
+            asked, told = self._asked(tp.partition, polled), self._told_ends.get(tp.partition)
+            if asked is None or told is None or tp.partition in self._unread:
+                continue
+            # Both: a leader that is new answers a fetch before it knows how much of what it has was acknowledged by the
+            # one before it, but not this question (KIP-207); and that answer ends where a transaction is open.
+            if position >= max(end, told.offset):
+                ends[tp.partition] = End(min(asked, told.polled), position)
         self.read = read
         return ends
 
@@ -396,13 +404,23 @@ class Ingest(Service):
                 # Polling tells of what it can be. Unknown is truer than what the lag was.
                 self._ends = {}
                 log.debug("lag is unknown", stage=self.name, error=str(error))
+                # A broker that is away is no reason to stand still with what others lead.
+                each = (self._ask_ends([tp]) for tp in self._tps(self.assigned() - self.foreign))
+                await asyncio.gather(*each, return_exceptions=True)
+
+    async def _ask_ends(self, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
+        asked = time.time_ns() // 1_000_000
+        async with asyncio.timeout(END_SECONDS):
+            ends: dict[TopicPartition, int] = await self.consumer.end_offsets(tps)
+        self._told_ends |= {tp.partition: End(asked, end) for tp, end in ends.items()}
+        return ends
 
     async def _measure_once(self) -> None:
         generation = self.generation
         tps = self._tps(self.assigned() - self.foreign)
         if not tps:
             return
-        ends = await self.consumer.end_offsets(tps)
+        ends = await self._ask_ends(tps)
         done = {}
         # As long as it can't be said where the stage begins, it stands at its last commit.
         for tp in [tp for tp in tps if tp.partition not in self.done]:

@@ -2,17 +2,23 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from aiokafka.conn import create_conn
+from aiokafka.protocol.admin import AlterPartitionReassignmentsRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.protocol.offset import OffsetRequest
 
 from app.local.kafka import EmbeddedKafka, new_cluster
 from app.local.process import HOST, ServerProcess, free_port
+from app.settings import Settings
+from tests.support.servers import until
 
 BROKERS = 2
 FIRST_NODE = 2
@@ -111,6 +117,28 @@ async def _partitions(broker: EmbeddedKafka) -> list[Any]:
     return [partition for *_, found in answer.topics for partition in found]
 
 
+async def prefer(broker: EmbeddedKafka, topic: str, partition: int, nodes: Sequence[int]) -> None:
+    """The first of the nodes, which are the replicas that the partition has, is to lead it; a broker is asked."""
+    wanted: list[Any] = [(topic, [(partition, list(nodes), {})], {})]
+    connection = await create_conn(HOST, broker.port)
+    try:
+        answer = await connection.send(AlterPartitionReassignmentsRequest(10_000, wanted, {}))
+    finally:
+        connection.close()
+    assert not answer.error_code and not any(code for _, found, _ in answer.responses for _, code, *_ in found), answer
+
+
+async def end_error(broker: EmbeddedKafka, topic: str, partition: int) -> int:
+    """The error code of a broker that is asked for the end of a partition; 0 if it tells it."""
+    connection = await create_conn(HOST, broker.port)
+    try:
+        answer = await connection.send(OffsetRequest(-1, 1, [(topic, [(partition, -1)])]))
+    finally:
+        connection.close()
+    ((_, ((_, code, *_),)),) = answer.topics
+    return int(code)
+
+
 async def coordinators(broker: EmbeddedKafka, groups: Iterable[str]) -> dict[str, int]:
     """The node that coordinates each consumer group, as far as a broker can say."""
     found = {}
@@ -122,6 +150,31 @@ async def coordinators(broker: EmbeddedKafka, groups: Iterable[str]) -> dict[str
                 found[group] = answer.coordinator_id
     finally:
         connection.close()
+    return found
+
+
+async def coordinated_by_one(cluster: Cluster, redis: str, stages: Sequence[str]) -> tuple[Settings, int]:
+    """Settings under which one broker coordinates the groups of these stages, and its node id."""
+    for attempt in count():
+        name = f"one{time.time_ns()}-{attempt}"
+        settings = Settings(
+            kafka=cluster.bootstrap, redis=redis, sink="none", http="127.0.0.1:0", redis_prefix=name, group_prefix=name
+        )
+        nodes = set((await coordinated(settings, cluster.brokers[0], stages)).values())
+        if len(nodes) == 1:
+            return settings, nodes.pop()
+    raise AssertionError
+
+
+async def coordinated(settings: Settings, asked: EmbeddedKafka, stages: Sequence[str]) -> dict[str, int]:
+    """The node that coordinates each stage's group, as a broker says it, as soon as there is one."""
+    found: dict[str, int] = {}
+
+    async def told() -> bool:
+        found.update(await coordinators(asked, map(settings.consumer_group, stages)))
+        return len(found) == len(stages)
+
+    await until(told, what="each group has a coordinator")
     return found
 
 

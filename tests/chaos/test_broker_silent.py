@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,9 @@ import pytest
 from app.config import load
 from app.kafka.client import open_admin
 from app.kafka.topics import create, topics
-from app.local.kafka import EmbeddedKafka
 from app.local.redis import EmbeddedRedis
 from app.settings import Settings
-from tests.chaos.brokers import BROKERS, Cluster, coordinators, freeze, leaders, thaw
+from tests.chaos.brokers import BROKERS, Cluster, coordinated, coordinated_by_one, freeze, leaders, thaw
 from tests.support.pipeline import Sent, Workers, alert, drained, essence, keyed_model, publish, record, storms
 from tests.support.servers import until
 
@@ -37,18 +35,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
 @pytest.fixture
 async def settings(cluster: Cluster, redis_server: EmbeddedRedis) -> Settings:
     """Topics on both brokers; one broker coordinates both groups."""
-    for attempt in count():
-        name = f"silent{time.time_ns()}-{attempt}"
-        found = Settings(
-            kafka=cluster.bootstrap,
-            redis=redis_server.url,
-            sink="none",
-            http="127.0.0.1:0",
-            redis_prefix=name,
-            group_prefix=name,
-        )
-        if len(set((await coordinated(found, cluster.brokers[0])).values())) == 1:
-            break
+    found, _ = await coordinated_by_one(cluster, redis_server.url, STAGES)
     async with open_admin(found) as admin:
         await create(admin, topics(found, PARTITIONS, past=True))
     return found
@@ -60,18 +47,6 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / "stormfold.yaml"
     path.write_text("windows: {gap: 2s, grace: 2s, slice: 10s}\n")
     return path
-
-
-async def coordinated(settings: Settings, asked: EmbeddedKafka) -> dict[str, int]:
-    """The node that coordinates each stage's group, as a broker says it."""
-    found: dict[str, int] = {}
-
-    async def told() -> bool:
-        found.update(await coordinators(asked, map(settings.consumer_group, STAGES)))
-        return len(found) == len(STAGES)
-
-    await until(told, what="each group has a coordinator")
-    return found
 
 
 async def happen(settings: Settings, name: str) -> None:
@@ -107,7 +82,7 @@ async def test_silent(cluster: Cluster, settings: Settings, config: Path, tmp_pa
         workers.start()
         await happen(settings, "Before")
         await closed(settings, "Before")
-        (coordinator,) = set((await coordinated(settings, cluster.brokers[0])).values())
+        (coordinator,) = set((await coordinated(settings, cluster.brokers[0], STAGES)).values())
         node = coordinator if coordinates else cluster.rest(coordinator)
         rest = cluster.rest(node)
         freeze(cluster.broker(node))
