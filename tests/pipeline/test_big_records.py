@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import signal
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from app.config import Config
 from app.kafka.client import client_options
+from app.kafka.committed import read_committed
 from app.settings import Settings
 from tests.pipeline.conftest import Brisk
 from tests.support.pipeline import (
@@ -23,9 +25,12 @@ from tests.support.pipeline import (
     record,
     storms,
 )
+from tests.support.servers import until
 
-MANY = [(500, 6), (5_000, 2)] * 3
+MANY = [(500, 6), (5_000, 2)] * 4
 """(alerts in a record, records), one after the other."""
+TRIES = 10
+"""Looks at a worker that stands still before it is killed even if all that it has sent is committed."""
 
 
 def crowd(rng: random.Random, size: int) -> list[dict[str, Any]]:
@@ -46,6 +51,13 @@ async def length(settings: Settings, topic: str) -> int:
     async with AIOKafkaConsumer(**client_options(settings)) as consumer:
         ends = await consumer.end_offsets([TopicPartition(topic, partition) for partition in range(3)])
     return sum(ends.values())
+
+
+async def uncommitted(settings: Settings) -> bool:
+    """Whether something was sent of records that intake has not committed."""
+    committed = await read_committed(settings, settings.consumer_group("intake"), settings.alerts_topic)
+    ends = {partition: offset for partition, (offset, _) in committed.items()}
+    return any(offset >= ends.get(partition, 0) for partition, offset, _ in await origins(settings))
 
 
 async def proven(settings: Settings, alerts: list[tuple[int, dict[str, Any]]], dead: int = 0) -> None:
@@ -85,14 +97,21 @@ async def test_killed_in_the_middle(brisk: Brisk, tmp_path: Any, past: int) -> N
     await publish(settings, [Sent(time, webhook(alerts), partition) for time, partition, alerts in records])
 
     with Workers(settings, tmp_path) as workers:
-        for _ in range(4):
+        for _ in range(3):
             before = await length(settings, settings.keyed_topic)
-            worker = workers.start(poll_records="3")
-            # Marks alone do not make it so much longer.
-            while await length(settings, settings.keyed_topic) < before + 100:
-                assert worker.poll() is None
-                await asyncio.sleep(0.05)
-            await asyncio.sleep(rng.uniform(0.0, 0.3))
+            worker = workers.start(poll_records="1")
+
+            async def sending(before: int = before) -> bool:
+                # Marks alone do not make it so much longer.
+                return await length(settings, settings.keyed_topic) >= before + 100
+
+            await until(sending, what="the worker is at it")
+            for _ in range(TRIES):
+                worker.send_signal(signal.SIGSTOP)
+                if await uncommitted(settings):
+                    break
+                worker.send_signal(signal.SIGCONT)
+                await asyncio.sleep(0.03)
             worker.kill()
             worker.wait()
         workers.start()
