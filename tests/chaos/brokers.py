@@ -4,7 +4,6 @@ import os
 import signal
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import count
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -155,15 +154,14 @@ async def coordinators(broker: EmbeddedKafka, groups: Iterable[str]) -> dict[str
 
 async def coordinated_by_one(cluster: Cluster, redis: str, stages: Sequence[str]) -> tuple[Settings, int]:
     """Settings under which one broker coordinates the groups of these stages, and its node id."""
-    for attempt in count():
-        name = f"one{time.time_ns()}-{attempt}"
+    while True:
+        name = f"one{time.time_ns()}"
         settings = Settings(
             kafka=cluster.bootstrap, redis=redis, sink="none", http="127.0.0.1:0", redis_prefix=name, group_prefix=name
         )
         nodes = set((await coordinated(settings, cluster.brokers[0], stages)).values())
         if len(nodes) == 1:
             return settings, nodes.pop()
-    raise AssertionError
 
 
 async def coordinated(settings: Settings, asked: EmbeddedKafka, stages: Sequence[str]) -> dict[str, int]:

@@ -39,8 +39,8 @@ WRONG_SHOWN = 20
 WATCHED = 1 / 3
 """Of the run, how long a worker must have lived for its memory to be told of."""
 RECOVERY = 300.0
-"""Seconds after which a pipeline that has not recovered never will. An API server that begins anew on a store of twenty
-thousand storms takes two minutes on two busy cores until all have been listed once."""
+"""Seconds after which a pipeline that has not recovered never will. An API server that begins anew on a store of ten
+thousand storms took two minutes on two busy cores until all had been listed once."""
 
 
 class Strike(NamedTuple):
