@@ -142,7 +142,7 @@ OVER_TO_WRITTEN = Histogram(
     "stormfold_over_to_written_seconds", "From when a storm is over, and grace, to its resource",
     buckets=(0.5, 1, 2, 3, 5, 10, 30, 60, 120, 600, 3600), registry=REGISTRY,
 )  # fmt: skip
-REDIS_USED = Fresh("stormfold_redis_used_bytes", "Memory that Redis uses")
+REDIS_USED = Fresh("stormfold_redis_used_bytes", "Memory that Redis measures against its maxmemory")
 REDIS_MAX = Fresh("stormfold_redis_max_bytes", "Memory that Redis may use; 0 without a limit")
 REDIS_FRAGMENTATION = Fresh("stormfold_redis_fragmentation_ratio", "Resident over used memory")
 REDIS_EVICTED = Fresh("stormfold_redis_evicted_keys", "Keys that Redis threw away; must be 0")

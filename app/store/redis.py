@@ -176,6 +176,8 @@ class Memory:
     """Redis' own account of its memory (bytes)."""
 
     used: int
+    """What it measures against maxmemory: without the buffers of its log and of replicas, which a slow disk or a
+    replica that hangs fills and which go again by themselves."""
     maximum: int
     """0: no limit."""
     resident: int
@@ -487,7 +489,7 @@ class Store:
         async with sorted_errors():
             info = await self.redis.info()
         return Memory(
-            used=info["used_memory"],
+            used=info["used_memory"] - info.get("mem_not_counted_for_evict", 0),
             maximum=info.get("maxmemory", 0),
             resident=info.get("used_memory_rss", 0),
             fragmentation=float(info.get("mem_fragmentation_ratio", 0)),

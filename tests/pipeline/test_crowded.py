@@ -5,6 +5,7 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 
+from app.store.redis import Store
 from tests.pipeline.conftest import Brisk
 from tests.support.pipeline import Sent, Workers, alert, drained, publish, record, storms
 from tests.support.servers import until
@@ -18,7 +19,7 @@ async def test_a_flood_is_a_storm(brisk: Brisk, tmp_path: Path, config_file: Pat
     async with Redis.from_url(settings.redis) as redis:
         for number in range(50):
             await redis.set(f"somebody-else-{number}", b"x" * MEGABYTE)
-        used = int((await redis.info("memory"))["used_memory"])
+        used = (await Store(redis, settings.redis_prefix).memory()).used
         await redis.config_set("maxmemory", int(used / 0.9))
     with Workers(settings, tmp_path, config_file) as workers:
         workers.start(sink=f"directory:{folder}")

@@ -1,12 +1,17 @@
 """A full Redis: folding is refused whole, everything that empties it works."""
 
+import asyncio
+import os
+import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
 
 from app.keyed import GroupMeta
+from app.local.redis import EmbeddedRedis
 from app.store.redis import Full, Move, Position, Settlement, Store
 from tests.model import plain
 from tests.store.actions import (
@@ -23,6 +28,7 @@ from tests.store.actions import (
     merged,
     start,
 )
+from tests.support.servers import until
 
 
 async def test_fold_is_refused_whole(store: Store, redis: Redis) -> None:
@@ -114,3 +120,29 @@ async def test_memory(store: Store, redis: Redis) -> None:
     await redis.config_set("maxmemory", 1_000_000_000)
     limited = await store.memory()
     assert limited.share == limited.used / 1_000_000_000 > 0
+
+
+async def test_a_replica_that_hangs_crowds_nobody(tmp_path: Path) -> None:
+    """What waits for a replica, as what waits for a slow disk, isn't measured against maxmemory, by Redis or here."""
+    primary, replica = EmbeddedRedis(tmp_path / "primary"), EmbeddedRedis(tmp_path / "replica")
+    await asyncio.gather(asyncio.to_thread(primary.start), asyncio.to_thread(replica.start))
+    try:
+        async with Redis.from_url(primary.url) as redis, Redis.from_url(replica.url) as other:
+            await other.replicaof(*primary.address.split(":"))
+
+            async def follows() -> bool:
+                return bool((await other.info("replication"))["master_link_status"] == "up")
+
+            await until(follows, what="the replica follows")
+            os.kill(replica.pid, signal.SIGSTOP)
+            store = Store(redis, "stormfold")
+            before = (await store.memory()).used
+            for _ in range(40):
+                await redis.set("the-same", b"x" * 1_000_000)
+            assert (await redis.info("memory"))["used_memory"] - before > 20_000_000
+            assert (await store.memory()).used - before < 5_000_000
+    finally:
+        if replica.running:
+            os.kill(replica.pid, signal.SIGCONT)
+        await asyncio.to_thread(replica.stop)
+        await asyncio.to_thread(primary.stop)
