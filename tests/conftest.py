@@ -1,6 +1,7 @@
 """Servers of the test run: one Kafka, one Redis; each test has its own topics, groups and keys in them."""
 
 import os
+import signal
 import uuid
 from collections.abc import AsyncIterator, Generator, Iterator
 from typing import Any
@@ -20,9 +21,11 @@ PARTITIONS = 3
 
 
 def pytest_configure() -> None:
-    """Whatever the environment points at, tests run against their own servers."""
+    """Whatever the environment says, tests run against their own servers, and Ctrl-C ends what they start."""
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         del os.environ[name]
+    # A shell has what it starts in the background ignore it, and so would all that the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def fresh_settings(kafka: EmbeddedKafka, redis: EmbeddedRedis) -> Settings:
