@@ -1,12 +1,15 @@
 """How to reach Redis: one connection pool from the settings, with credentials and TLS as given."""
 
-from collections.abc import Mapping
+import asyncio
+import builtins
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
-from redis.asyncio.connection import parse_url
+from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
+from redis.exceptions import TimeoutError
 
 from app.errors import Stop
 from app.settings import Settings
@@ -16,7 +19,37 @@ TIMEOUT = 5.0
 """Seconds for a reply or a connection; a script that was resent after it is told from a new one by its positions."""
 
 
-class _EncryptedConnection(Connection):
+class _Interruptible(AbstractConnection):
+    """A connection that is given up when who waits for it is cancelled.
+
+    redis-py sends by way of `asyncio.wait_for`, which before Python 3.12 keeps a cancellation to itself that comes
+    together with the end of what it waits for: whoever was to end went on for ever.
+    """
+
+    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
+        if not self.is_connected:
+            await self.connect_check_health(check_health=False)
+        if check_health:
+            await self.check_health()  # type: ignore[no-untyped-call]
+        seconds, self.socket_timeout = self.socket_timeout, None
+        try:
+            async with asyncio.timeout(seconds):
+                await super().send_packed_command(command, check_health=False)
+        except builtins.TimeoutError as error:
+            raise TimeoutError("Timeout writing to socket") from error
+        finally:
+            self.socket_timeout = seconds
+
+
+class _PlainConnection(_Interruptible, Connection):
+    pass
+
+
+class _LocalConnection(_Interruptible, UnixDomainSocketConnection):
+    pass
+
+
+class _EncryptedConnection(_Interruptible, Connection):
     """What redis-py's own `SSLConnection` is not: it follows its files, as Kafka's connections do."""
 
     def __init__(self, tls: FollowingContext, **options: Any) -> None:
@@ -25,6 +58,14 @@ class _EncryptedConnection(Connection):
 
     def _connection_arguments(self) -> Mapping[str, Any]:
         return {**super()._connection_arguments(), "ssl": self._tls}
+
+
+_CONNECTIONS = {
+    Connection: _PlainConnection,
+    SSLConnection: _EncryptedConnection,
+    UnixDomainSocketConnection: _LocalConnection,
+}
+"""Ours, by what redis-py chooses for the URL's scheme."""
 
 
 def connect(settings: Settings) -> Redis:
@@ -41,9 +82,10 @@ def connect(settings: Settings) -> Redis:
         options["username"] = settings.redis_username
     if settings.redis_password is not None:
         options["password"] = settings.redis_password.get_secret_value()
-    if options.get("connection_class") is SSLConnection:
-        options |= {"connection_class": _EncryptedConnection, "tls": _tls(settings)}
-    return Redis.from_pool(ConnectionPool(**options))
+    scheme = options.pop("connection_class", Connection)
+    if scheme is SSLConnection:
+        options["tls"] = _tls(settings)
+    return Redis.from_pool(ConnectionPool(connection_class=_CONNECTIONS[scheme], **options))
 
 
 def _tls(settings: Settings) -> FollowingContext:

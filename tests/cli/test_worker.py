@@ -89,7 +89,7 @@ async def test_asked_twice(topics: Settings, tmp_path: Path) -> None:
             await asyncio.sleep(0.3)
             assert worker.popen.poll() is None, "there was nothing to wait for"
             worker.popen.send_signal(signal.SIGTERM)
-            await until(lambda: worker.popen.poll() is not None, 1, "it leaves at once")
+            await until(lambda: worker.popen.poll() is not None, 3, "it leaves at once")
             assert worker.popen.returncode == 128 + signal.SIGTERM
     finally:
         os.kill(server.pid, signal.SIGCONT)

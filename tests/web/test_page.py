@@ -295,11 +295,11 @@ async def test_end(site: Site) -> None:
         await take(answer, 1)
         await site.web.end_page()
         assert site.looker.open == 0
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(5):
             async for _ in events(answer):
                 pass
     looks = site.looker.looks
-    async with site.get("/events") as answer, asyncio.timeout(1):
+    async with site.get("/events") as answer, asyncio.timeout(5):
         async for _ in events(answer):
             pass
     assert site.looker.looks == looks
