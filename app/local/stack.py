@@ -128,28 +128,36 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     Raises `KeyboardInterrupt` then.
     """
     interrupted = False
+    task: asyncio.Task[T] | None = None
 
-    async def watched() -> T:
-        task = asyncio.ensure_future(main)
-
-        def interrupt() -> None:
-            nonlocal interrupted
-            if not interrupted:
-                interrupted = True
+    def interrupt(*_: object) -> None:
+        nonlocal interrupted
+        if not interrupted:
+            interrupted = True
+            if task is not None:
                 task.cancel()
 
+    async def watched() -> T:
+        nonlocal task
+        task = asyncio.create_task(main)
         for number in SIGNALS:
             asyncio.get_running_loop().add_signal_handler(number, interrupt)
+        if interrupted:
+            task.cancel()
         return await task
 
+    # Nothing may be raised in the midst of the event loop: it would forget what has begun.
+    before = [(number, signal.signal(number, interrupt)) for number in SIGNALS]
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(watched())
     except BaseException:
         if interrupted:
-            _ignore_signals()
             raise KeyboardInterrupt from None
         raise
+    finally:
+        for number, handler in before:
+            signal.signal(number, signal.SIG_IGN if interrupted else handler)
 
 
 @asynccontextmanager

@@ -65,7 +65,7 @@ def test_interrupted(tmp_path: Path, moment: str) -> None:
         demo.interrupt()
         assert demo.wait(STOP_SECONDS) == 130
     assert servers(tmp_path) == []
-    assert "Traceback" not in demo.printed
+    assert "Traceback" not in demo.printed, demo.printed
     assert "Interrupted" in demo.printed and "stormfold-demo/storms" in demo.printed
 
 
