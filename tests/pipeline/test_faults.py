@@ -40,7 +40,7 @@ Place = tuple[Settings, EmbeddedRedis]
 ALERTS = 24_000
 SMALL_POLLS = {"poll_records": "40"}
 """Many polls, so that a fault has many places to strike."""
-TINY_POLLS = {"poll_records": "5"}
+TINY_POLLS = {"poll_records": "2"}
 """So many that five workers in turn don't come to the end."""
 SESSION = 6.0
 """The shortest session timeout that the broker allows, in seconds."""

@@ -36,7 +36,7 @@ from tests.support.pipeline import (
 from tests.support.servers import until
 
 ALERTS = 20_000
-SMALL_POLLS = {"poll_records": "100"}
+SMALL_POLLS = {"poll_records": "5"}
 STOP_SECONDS = 10.0
 
 
