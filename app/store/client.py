@@ -1,15 +1,14 @@
 """How to reach Redis: one connection pool from the settings, with credentials and TLS as given."""
 
 import asyncio
-import builtins
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from redis import exceptions
 from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import TimeoutError
 
 from app.errors import Stop
 from app.settings import Settings
@@ -35,8 +34,8 @@ class _Interruptible(AbstractConnection):
         try:
             async with asyncio.timeout(seconds):
                 await super().send_packed_command(command, check_health=False)
-        except builtins.TimeoutError as error:
-            raise TimeoutError("Timeout writing to socket") from error
+        except TimeoutError as error:
+            raise exceptions.TimeoutError("Timeout writing to socket") from error
         finally:
             self.socket_timeout = seconds
 

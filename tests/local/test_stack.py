@@ -4,29 +4,27 @@ import subprocess
 import sys
 
 STRUCK_AT_BIRTH = """
-import asyncio, os, signal, weakref
+import asyncio, os, signal, uvloop
 from app.local import stack
 
-add, begun = weakref.WeakSet.add, 0
+begun, new_event_loop = 0, uvloop.new_event_loop
 
-def struck(self, item):
+def struck(loop, coroutine, **options):
     global begun
-    if self is asyncio.tasks._all_tasks:
-        begun += 1
-        if begun == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-    add(self, item)
+    begun += 1
+    if begun == 2:
+        os.kill(os.getpid(), signal.SIGINT)
+    return asyncio.Task(coroutine, loop=loop, **options)
 
-async def main():
-    try:
-        await asyncio.sleep(60)
-    finally:
-        await asyncio.sleep(0)
+def loop():
+    made = new_event_loop()
+    made.set_task_factory(struck)
+    return made
 
-weakref.WeakSet.add = struck
+uvloop.new_event_loop = loop
 with stack.interruptible():
     try:
-        stack.run(main())
+        stack.run(asyncio.sleep(60))
     except KeyboardInterrupt:
         print("interrupted")
 """

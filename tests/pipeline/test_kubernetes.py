@@ -133,13 +133,13 @@ class Scene:
         async with Redis.from_url(self.settings.redis, decode_responses=True) as redis:
             return {str(key).rpartition(":")[2] for key in await redis.keys(f"{self.settings.redis_prefix}:*")}
 
-    async def unattended(self) -> bool:
-        """Whether nobody is in emit's consumer group."""
+    async def group_is(self, state: str) -> bool:
+        """Whether emit's consumer group is in that state: `Empty` without members, `Stable` once they have joined."""
         async with open_admin(self.settings) as admin:
             (answer,) = await admin.describe_consumer_groups([self.settings.consumer_group("emit")])
-        ((error, _, state, *_),) = answer.groups
+        ((error, _, now, *_),) = answer.groups
         assert error == 0
-        return bool(state == "Empty")
+        return bool(now == state)
 
     async def unwritten(self) -> int:
         """Records in `storms` that emit has not committed."""
@@ -331,9 +331,13 @@ async def test_namespace_missing(team: Scene) -> None:
     team.workers.start(stages="intake,fold,close", http=f"127.0.0.1:{free_port()}")
     await team.happen("Meanwhile")
     await drained(team.settings, team.config)
-    await until(team.unattended, what="the frozen worker's partitions are taken from it")
+    await until(lambda: team.group_is("Empty"), what="the frozen worker's partitions are taken from it")
     delete_namespace(team.server, "team")
     worker.send_signal(signal.SIGCONT)
+    # It may read on before it learns that it was left out; then it is given all of it again.
+    await until(lambda: team.group_is("Stable"), what="the worker has joined again")
+    tried = await team.refused()
+    await until(lambda: team.refused_more(tried), what="it is refused since it has")
     await team.endure(says, advice)
     await until(lambda: team.wrote_more(len(before)), what="what goes elsewhere is written")
     # What is written elsewhere does not make it ready, or it would be news that it is not when it tries again.
