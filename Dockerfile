@@ -31,7 +31,7 @@ COPY --from=build --chown=65532:65532 /storms /storms
 ENV PATH=/opt/stormfold/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/tmp \
-    STORMFOLD_HTTP=0.0.0.0:8080
+    STORMFOLD_HTTP_ADDRESS=0.0.0.0:8080
 # The root file system may be read-only; /tmp may not.
 WORKDIR /tmp
 USER 65532:65532

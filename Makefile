@@ -1,6 +1,6 @@
 # Everything runs from .venv, which is made on first use and again when the lock changes. Needs Python 3.11 or newer.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench soak fuzz lock
+.PHONY: help demo unit test lint bench soak fuzz lock
 
 BIN := .venv/bin
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -11,6 +11,9 @@ help:  ## this list
 
 demo: $(BIN)/.project  ## the whole pipeline on this machine, told an incident
 	@$(BIN)/stormfold demo
+
+unit: $(BIN)/.project  ## tests that need no server, under 30 s
+	@$(BIN)/pytest tests/unit $(ARGS)
 
 test: $(BIN)/.project  ## all tests, against servers they start
 	@$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from app.kafka.client import open_admin
-from app.kafka.topics import create
-from app.kafka.topics import topics as wanted_topics
-from app.local.kafka import EmbeddedKafka
-from app.local.redis import EmbeddedRedis
-from app.settings import PREFIX, Settings
+from stormfold.kafka.client import open_admin
+from stormfold.kafka.topics import create
+from stormfold.kafka.topics import topics as wanted_topics
+from stormfold.local.kafka import EmbeddedKafka
+from stormfold.local.redis import EmbeddedRedis
+from stormfold.settings import PREFIX, Settings
 
 PARTITIONS = 3
 """Of the topics a test gets: enough for several members of a group and for skew."""
@@ -32,16 +32,16 @@ def fresh_settings(kafka: EmbeddedKafka, redis: EmbeddedRedis) -> Settings:
     """Settings for these servers whose topics, groups and keys nobody else has."""
     name = f"t{uuid.uuid4().hex[:10]}"
     return Settings(
-        kafka=kafka.bootstrap,
-        redis=redis.url,
+        kafka_bootstrap_servers=kafka.bootstrap,
+        redis_url=redis.url,
         redis_prefix=name,
         group_prefix=name,
         alerts_topic=f"{name}-alerts",
         keyed_topic=f"{name}-keyed",
         storms_topic=f"{name}-storms",
-        dead_topic=f"{name}-dead",
-        storms_dead_topic=f"{name}-storms-dead",
-        http="127.0.0.1:0",
+        alerts_dlq_topic=f"{name}-dead",
+        storms_dlq_topic=f"{name}-storms-dlq",
+        http_address="127.0.0.1:0",
     )
 
 

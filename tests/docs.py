@@ -15,16 +15,16 @@ import click
 import yaml
 from pydantic.fields import FieldInfo
 
-from app.cli import COMMANDS, command
-from app.config import Config, File, Part, document
-from app.kafka.topics import topics
-from app.keyed import Body, GroupMeta, Marks
-from app.settings import Settings, variable
-from app.store.keys import EpochKeys, Keys
+from stormfold.cli import COMMANDS, command
+from stormfold.config import Config, File, Part, document
+from stormfold.kafka.topics import topics
+from stormfold.keyed_record import Body, GroupMeta, Marks
+from stormfold.redis.keys import Keys, VersionKeys
+from stormfold.settings import Settings, variable
 from tests.benchmarks.results import load
 
 ROOT = Path(__file__).parents[1]
-EXAMPLE = ROOT / "tests" / "pure" / "testdata" / "config" / "good_full.yaml"
+EXAMPLE = ROOT / "tests" / "unit" / "testdata" / "config" / "good_full.yaml"
 
 _BLOCK = re.compile(r"(<!-- from code: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -51,8 +51,8 @@ def example() -> str:
 def redis_keys() -> str:
     """Every key name, from its property."""
     rows = []
-    for owner, prefix in ((Keys, ""), (EpochKeys, "<epoch>:")):
-        keys = Keys("<prefix>") if owner is Keys else EpochKeys("")
+    for owner, prefix in ((Keys, ""), (VersionKeys, "<epoch>:")):
+        keys = Keys("<prefix>") if owner is Keys else VersionKeys("")
         for name, member in vars(owner).items():
             if isinstance(member, property) and name != "root":
                 key = getattr(keys, name).removeprefix("<prefix>:{0}:")
@@ -77,7 +77,7 @@ def redis_sizes() -> str:
 
 def redis_scripts() -> str:
     """The contract at the head of every script."""
-    scripts = sorted((ROOT / "app" / "store").glob("*.lua"))
+    scripts = sorted((ROOT / "app" / "stormfold" / "redis").glob("*.lua"))
     heads = [list(takewhile(lambda line: line.startswith("--"), path.read_text().splitlines())) for path in scripts]
     return "\n".join(
         f"### {path.name}\n\n```text\n" + "\n".join(line.removeprefix("--")[1:] for line in head) + "\n```\n"

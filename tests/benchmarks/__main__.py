@@ -10,8 +10,8 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from app.local.kafka import EmbeddedKafka
-from app.local.redis import EmbeddedRedis
+from stormfold.local.kafka import EmbeddedKafka
+from stormfold.local.redis import EmbeddedRedis
 from tests.benchmarks import claim, growth, latency, million, page, profile, throughput
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.peers import run as peers

@@ -15,12 +15,12 @@ import aiohttp
 from confluent_kafka import Producer
 from redis.asyncio import Redis
 
-from app.kafka.client import open_admin
-from app.kafka.topics import create, topics
-from app.local.kafka import EmbeddedKafka
-from app.local.process import free_port
-from app.local.redis import EmbeddedRedis
-from app.settings import STAGES, Settings
+from stormfold.kafka.client import open_admin
+from stormfold.kafka.topics import create, topics
+from stormfold.local.kafka import EmbeddedKafka
+from stormfold.local.process import free_port
+from stormfold.local.redis import EmbeddedRedis
+from stormfold.settings import STAGES, Settings
 from tests.benchmarks.results import Run, Taken, Usage, this_run
 from tests.conftest import fresh_settings
 from tests.support.pipeline import Sent, Workers
@@ -133,7 +133,7 @@ def start(
     """Worker processes, and where they tell their metrics."""
     addresses = [f"127.0.0.1:{free_port()}" for _ in range(workers)]
     more = {**environment, "session_timeout": SESSION_TIMEOUT}
-    return [running.start(http=address, **more) for address in addresses], addresses
+    return [running.start(http_address=address, **more) for address in addresses], addresses
 
 
 async def counted(session: aiohttp.ClientSession, addresses: Iterable[str], counter: str) -> float:
@@ -174,7 +174,8 @@ def fill(settings: Settings, records: Iterable[Sent]) -> None:
     failed: list[object] = []
     producer = Producer(
         {
-            "bootstrap.servers": settings.kafka, "acks": "all", "linger.ms": 20, "batch.size": 900_000,
+            "bootstrap.servers": settings.kafka_bootstrap_servers, "acks": "all", "linger.ms": 20,
+            "batch.size": 900_000,
             "message.max.bytes": 2_000_000, "queue.buffering.max.messages": 2_000_000,
             "queue.buffering.max.kbytes": 2_000_000,
             "on_delivery": lambda error, _: failed.append(error) if error else None,

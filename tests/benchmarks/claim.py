@@ -15,9 +15,9 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
 
-from app.store.redis import Full, Settlement
+from stormfold.redis.store import Completion, RedisOutOfMemory
 from tests.benchmarks.bench import Bench, own_redis, percentile
-from tests.benchmarks.folding import BEGIN, WINDOWS, Folding, Nowhere, bodies, script_seconds
+from tests.benchmarks.folding import BEGIN, WINDOWS, Folding, NullSink, bodies, script_seconds
 from tests.benchmarks.load import alert
 from tests.benchmarks.results import Churn, Claim, Form, Times
 
@@ -133,7 +133,7 @@ class Keeper(Protocol):
         """Forgets everything."""
 
     async def open(self, resources: int, first: int, count: int, window: int = 0) -> None:
-        """Opens storms number `first` and following; raises `Full` where Redis refuses one."""
+        """Opens storms number `first` and following; raises `RedisOutOfMemory` where Redis refuses one."""
 
     async def close(self, count: int) -> None:
         """Closes so many."""
@@ -167,7 +167,7 @@ class Json:
             try:
                 await self.client.mset({f"storm:{window}:{number}": value for number in some})
             except OutOfMemoryError as error:
-                raise Full(str(error)) from error
+                raise RedisOutOfMemory(str(error)) from error
 
     async def close(self, count: int) -> None:
         keys = await self.client.keys("storm:*")
@@ -234,8 +234,8 @@ class Fold:
         store, epoch = self._folding.store, self._folding.epoch
         # Behind the window that was opened last, before the next one.
         horizon = BEGIN + self._window * WINDOWS.gap + WINDOWS.grace + 10
-        _, claimed = await store.claim(epoch, horizon, witnesses=0, most=count, token="t", lease=60_000)
-        await store.settle(epoch, "t", [Settlement(group.group, group.buckets, 0, 0) for group in claimed])
+        _, claimed = await store.claim(epoch, horizon, min_marks=0, most=count, token="t", lease=60_000)
+        await store.settle(epoch, "t", [Completion(group.group, group.buckets, 0, 0) for group in claimed])
 
     async def opened(self) -> int:
         return (await self._folding.store.clock(self._folding.epoch)).open_groups
@@ -251,7 +251,7 @@ class Fold:
         redis = (await script_seconds(self.client) - before) / len(polls) / POLL
         alone = [await self._folding.poll([rng.choice(known)]) for _ in range(calls)]
         # The client's work alone: what is left of a poll when Redis says at once that it is done.
-        unanswered = Folding(Nowhere(), merger=self._folding.merger)
+        unanswered = Folding(NullSink(), merger=self._folding.merger)
         packed = [await unanswered.poll(rng.choices(known, k=POLL)) for _ in range(8)]
         each = [(poll.merge + poll.fold) / POLL for poll in polls]
         return Sample(
@@ -310,7 +310,7 @@ async def _fit(keeper: Keeper, resources: int, maxmemory_mb: int) -> tuple[int, 
         while True:
             await keeper.open(resources, at, step)
             at += step
-    except Full:
+    except RedisOutOfMemory:
         return room, await keeper.opened()
     finally:
         await keeper.clear()

@@ -7,18 +7,18 @@ from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 
-from app.config import Config
-from app.keyed import encode_alert
-from app.merge import Floor, Merged, Merger, Row
-from app.series import SeriesReader
-from app.store.redis import Clock, Epoch, Limits, Move, Position, Store
-from app.window import Windows
+from stormfold.config import Config
+from stormfold.keyed_record import encode_alert
+from stormfold.merge import LatePolicy, Merged, Merger, Row
+from stormfold.redis.store import Clock, Limits, Move, Position, StateVersion, Store
+from stormfold.series import SeriesReader
+from stormfold.window import Windows
 
 WINDOWS = Windows()
 BEGIN = 1_767_225_600_000
 """Event time of what is folded: the start of a bucket."""
 LIMITS = Limits(max_fingerprints=10_000, max_groups=10_000_000)
-NOTHING = Floor()
+NOTHING = LatePolicy()
 
 
 @dataclass(slots=True)
@@ -43,7 +43,7 @@ class Folding:
     client: Any
     """A `redis.asyncio.Redis`, or what stands in for one."""
     store: Store = field(init=False)
-    epoch: Epoch = field(default=Epoch(1, WINDOWS, 1, None))
+    epoch: StateVersion = field(default=StateVersion(1, WINDOWS, 1, None))
     merger: Merger = field(default_factory=lambda: Merger(WINDOWS))
     at: int = 0
     """Position, and offset of the next alert."""
@@ -56,7 +56,7 @@ class Folding:
         """On an empty database."""
         await client.flushall()
         folding = cls(client)
-        await folding.store.open_epoch(None, folding.epoch, {0: Position(0, -1)})
+        await folding.store.open_state_version(None, folding.epoch, {0: Position(0, -1)})
         return folding
 
     async def poll(self, bodies: Sequence[bytes]) -> Taken:
@@ -106,7 +106,7 @@ def bodies(alerts: Iterable[bytes]) -> list[bytes]:
     return [keyed.body for value in alerts for keyed, _ in reader.understand(value, (), BEGIN)]
 
 
-class Nowhere:
+class NullSink:
     """Stands in for Redis where only the client's own work is to be measured."""
 
     def register_script(self, _: str) -> Any:

@@ -57,13 +57,13 @@ async def _open_active(bench: Bench, size: int) -> Cost:
     return await _folded(bench, size, max(size, SERIES), 0)
 
 
-async def _folded(bench: Bench, groups: int, series: int, beside: int) -> Cost:
+async def _folded(bench: Bench, groups: int, series: int, run_in_background: int) -> Cost:
     """The cost in fold of alerts about so many groups, of so many series, while others are open beside them."""
     known = bodies(alert(one, one % groups) for one in range(series))
     async with own_redis(bench, "growth") as client:
         folding = await Folding.open(client)
-        if beside:
-            await folding.open_storms(folding.storm(known[:1]), 0, beside)
+        if run_in_background:
+            await folding.open_storms(folding.storm(known[:1]), 0, run_in_background)
         for begin in range(0, len(known), POLL):
             await folding.poll(known[begin : begin + POLL])
         polls = bench.size(20, 2)

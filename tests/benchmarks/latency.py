@@ -15,13 +15,13 @@ import msgspec
 import yaml
 from confluent_kafka import Producer
 
-from app.config import loads
-from app.keyed import Body
-from app.series import SeriesReader
-from app.settings import Settings
-from app.store.client import connect
-from app.store.keys import Keys
-from app.storm import to_metadata
+from stormfold.config import loads
+from stormfold.keyed_record import Body
+from stormfold.redis.client import connect
+from stormfold.redis.keys import Keys
+from stormfold.series import SeriesReader
+from stormfold.settings import Settings
+from stormfold.storm import to_metadata
 from tests.benchmarks.bench import PARTITIONS, PATIENCE, Bench, assigned, percentile, start
 from tests.benchmarks.load import alert
 from tests.benchmarks.results import Delay, Latency, Taken
@@ -105,7 +105,12 @@ def _produce(settings: Settings, rate: float, probes: Sequence[bytes], sent: lis
     """Sends the load, and when each probe was sent; returns how many alerts a second it came to."""
     known = [alert(one, one % GROUPS) for one in range(SERIES)]
     producer = Producer(
-        {"bootstrap.servers": settings.kafka, "acks": "all", "linger.ms": 1, "queue.buffering.max.messages": 1_000_000}
+        {
+            "bootstrap.servers": settings.kafka_bootstrap_servers,
+            "acks": "all",
+            "linger.ms": 1,
+            "queue.buffering.max.messages": 1_000_000,
+        }
     )
     begin, count = time.perf_counter(), 0
     while len(sent) < len(probes):

@@ -2,9 +2,9 @@
 
 import asyncio
 
-from app.local.redis import EmbeddedRedis
-from app.store.client import connect
-from app.store.redis import Store
+from stormfold.local.redis import EmbeddedRedis
+from stormfold.redis.client import connect
+from stormfold.redis.store import Store
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.results import Million
 from tests.benchmarks.throughput import FOLDED, filled

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from app.local.kafka import VERSION as KAFKA
-from app.local.redis import find_servers
+from stormfold.local.kafka import VERSION as KAFKA
+from stormfold.local.redis import find_servers
 
 RESULTS = Path(__file__).with_name("results.json")
 

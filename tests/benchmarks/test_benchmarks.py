@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from app.local.kafka import EmbeddedKafka
-from app.local.redis import EmbeddedRedis
+from stormfold.local.kafka import EmbeddedKafka
+from stormfold.local.redis import EmbeddedRedis
 from tests.benchmarks.__main__ import PARTS
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.page import DOCS, SECTIONS, drawings, page

@@ -5,9 +5,9 @@ from collections import defaultdict
 
 import aiohttp
 
-from app.settings import Settings
-from app.store.client import connect
-from app.store.redis import Store
+from stormfold.redis.client import connect
+from stormfold.redis.store import Store
+from stormfold.settings import Settings
 from tests.benchmarks.bench import PATIENCE, Bench, Feed, counted, fill, start
 from tests.benchmarks.load import backlog
 from tests.benchmarks.results import Taken, Throughput

@@ -14,9 +14,9 @@ from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
-from app.local.kafka import EmbeddedKafka, new_cluster
-from app.local.process import HOST, ServerProcess, free_port
-from app.settings import Settings
+from stormfold.local.kafka import EmbeddedKafka, new_cluster
+from stormfold.local.process import HOST, ServerProcess, free_port
+from stormfold.settings import Settings
 from tests.support.servers import until
 
 BROKERS = 2
@@ -157,7 +157,12 @@ async def coordinated_by_one(cluster: Cluster, redis: str, stages: Sequence[str]
     while True:
         name = f"one{time.time_ns()}"
         settings = Settings(
-            kafka=cluster.bootstrap, redis=redis, sink="none", http="127.0.0.1:0", redis_prefix=name, group_prefix=name
+            kafka_bootstrap_servers=cluster.bootstrap,
+            redis_url=redis,
+            sink="none",
+            http_address="127.0.0.1:0",
+            redis_prefix=name,
+            group_prefix=name,
         )
         nodes = set((await coordinated(settings, cluster.brokers[0], stages)).values())
         if len(nodes) == 1:

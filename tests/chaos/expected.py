@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from app.alert import Resource
-from app.config import Config
-from app.keyed import Body, GroupMeta
-from app.storm import Affected, Example, StormClass, StormMetadata, pattern, storm_name
-from app.window import Bucket, Segment, segments
+from stormfold.alert import Resource
+from stormfold.config import Config
+from stormfold.keyed_record import Body, GroupMeta
+from stormfold.storm import Affected, Example, StormClass, StormMetadata, pattern, storm_name
+from stormfold.window import Bucket, Segment, segments
 
 
 class Counted(NamedTuple):

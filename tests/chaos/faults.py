@@ -15,14 +15,14 @@ from aiokafka.admin import NewPartitions
 from aiokafka.errors import KafkaError
 from redis.asyncio import Redis
 
-from app.errors import StormfoldError
-from app.kafka.client import open_admin
-from app.kafka.committed import read_committed
-from app.kafka.topics import partition_counts
-from app.local.kafka import EmbeddedKafka
-from app.sinks.kubernetes import REQUEST_SECONDS
-from app.stages.emit import BACKOFF_MOST
-from app.store.redis import Store
+from stormfold.errors import StormfoldError
+from stormfold.kafka.client import open_admin
+from stormfold.kafka.committed import read_committed
+from stormfold.kafka.topics import partition_counts
+from stormfold.local.kafka import EmbeddedKafka
+from stormfold.redis.store import Store
+from stormfold.sinks.kubernetes import REQUEST_SECONDS
+from stormfold.stages.emit import BACKOFF_MOST
 from tests.chaos.brokers import coordinators, freeze, settled, thaw
 from tests.chaos.toxiproxy import Proxy
 from tests.chaos.world import SESSION, Slot, World
@@ -211,7 +211,7 @@ async def redis_asleep(world: World, rng: Random) -> AsyncIterator[Proof | None]
 
 @asynccontextmanager
 async def redis_full(world: World, _: Random) -> AsyncIterator[Proof | None]:
-    refused = await _counts(lambda: world.staffed, "stormfold_redis_refused_total")
+    refused = await _counts(lambda: world.staffed, "stormfold_redis_oom_rejections_total")
     async with Redis.from_url(world.redis.url) as redis:
         folded = await _watermark(redis, world)
         await redis.config_set("maxmemory", "1mb")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from app.window import Windows
+from stormfold.window import Windows
 from tests.support.pipeline import alert, record
 
 Alert = dict[str, Any]

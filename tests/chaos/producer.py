@@ -10,8 +10,8 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from app.kafka.client import client_options
-from app.settings import Settings
+from stormfold.kafka.client import client_options
+from stormfold.settings import Settings
 from tests.chaos.load import Planned
 
 NEWS_MS = 500

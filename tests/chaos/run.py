@@ -16,12 +16,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
-from app.config import loads
+from stormfold.config import loads
 from tests.chaos.faults import CLUSTER, DISK, FAULTS, FORGETFUL, PIPELINE
 from tests.chaos.load import load
 from tests.chaos.page import Outcome, Report, repeat, write
-from tests.chaos.truth import judge, now
-from tests.chaos.watch import SETTLED_MINUTES, Watch, growth
+from tests.chaos.truth import now, validate
+from tests.chaos.watch import SETTLED_MINUTES, RedisMonitor, growth
 from tests.chaos.world import PARTITIONS, ROOT, WINDOWS, World, world
 from tests.support.apiserver import binaries
 from tests.support.gobuild import CannotBuild
@@ -147,10 +147,10 @@ async def run(
     outcomes = []
     started = time.monotonic()
     async with world(folder, planned, disk=DISK in parts, cluster=CLUSTER in parts) as place:
-        watch = Watch(place)
+        watch = RedisMonitor(place)
         tasks = [asyncio.create_task(place.producer.run()), asyncio.create_task(watch.run())]
         try:
-            await until(lambda: watch.looks and not watch.looks[-1].troubles, RECOVERY, "all workers are ready")
+            await until(lambda: watch.looks and not watch.looks[-1].problems, RECOVERY, "all workers are ready")
             ends = time.monotonic() + minutes * 60 if minutes else None
             for turn in turns:
                 if ends and time.monotonic() > ends:
@@ -163,7 +163,7 @@ async def run(
                 lambda: watch.looks[-1].open == watch.looks[-1].unwritten == 0, 120, "all is closed and written"
             )
             lives = watch.lives((time.monotonic() - started) * WATCHED)
-            verdict = await judge(place)
+            verdict = await validate(place)
             verdict.wrong += [now(complaint) for life in lives for complaint in growth(life)]
             if minutes > 2 * SETTLED_MINUTES and not any(life.settled for life in lives):
                 verdict.wrong.append(now("no worker lived for long enough to tell whether what it holds stays"))
@@ -179,7 +179,7 @@ async def run(
                 await asyncio.wait(tasks, timeout=1)
 
 
-async def _take(turn: Turn, place: World, watch: Watch, rate: int) -> Outcome:
+async def _take(turn: Turn, place: World, watch: RedisMonitor, rate: int) -> Outcome:
     await asyncio.sleep(turn.rest)
     before, sent = watch.before(), place.producer.sent
     begin, began = time.time_ns() // 1_000_000, time.monotonic()

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from app.config import load
-from app.kafka.client import open_admin
-from app.kafka.topics import create, topics
-from app.local.redis import EmbeddedRedis
-from app.settings import Settings
+from stormfold.config import load
+from stormfold.kafka.client import open_admin
+from stormfold.kafka.topics import create, topics
+from stormfold.local.redis import EmbeddedRedis
+from stormfold.settings import Settings
 from tests.chaos.brokers import BROKERS, Cluster, coordinated, coordinated_by_one, freeze, leaders, thaw
 from tests.support.pipeline import Sent, Workers, alert, drained, essence, keyed_model, publish, record, storms
 from tests.support.servers import until
@@ -90,7 +90,7 @@ async def test_silent(cluster: Cluster, settings: Settings, config: Path, tmp_pa
             # It has to place its partitions while nobody knows yet that their leader is gone.
             workers.start()
             await led_by(rest, cluster)
-            others = settings.model_copy(update={"kafka": cluster.broker(rest).bootstrap})
+            others = settings.model_copy(update={"kafka_bootstrap_servers": cluster.broker(rest).bootstrap})
             await happen(others, "During")
             await closed(others, "During")
         finally:

@@ -7,7 +7,7 @@ from random import SystemRandom
 
 import pytest
 
-from app.config import loads
+from stormfold.config import loads
 from tests.chaos.faults import CLUSTER, DISK, FAULTS, FORGETFUL, PIPELINE
 from tests.chaos.load import load
 from tests.chaos.run import Turn, excerpt, once, run, schedule

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from app.local.process import HOST
+from stormfold.local.process import HOST
 from tests.chaos import run
 from tests.chaos.faults import FAULTS, Fault, Proof, _counts, _hit, _kafka, _known, _stopped, _unwell
 from tests.chaos.run import Strike, Turn

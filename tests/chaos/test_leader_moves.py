@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from aiokafka.admin import NewTopic
 
-from app.config import load
-from app.kafka.client import open_admin
-from app.kafka.topics import topics
-from app.local.redis import EmbeddedRedis
-from app.settings import Settings
+from stormfold.config import load
+from stormfold.kafka.client import open_admin
+from stormfold.kafka.topics import topics
+from stormfold.local.redis import EmbeddedRedis
+from stormfold.settings import Settings
 from tests.chaos.brokers import BROKERS, Cluster, coordinated_by_one, end_error, freeze, prefer, thaw
 from tests.support.pipeline import Sent, Workers, alert, drained, essence, keyed_alerts, keyed_model, publish, record
 from tests.support.pipeline import storms as published_storms

@@ -2,20 +2,23 @@
 
 import pytest
 
-from app.audit import Books
+from stormfold.audit import AuditReport
 from tests.chaos.faults import FAULTS
 from tests.chaos.page import HEADING, Outcome, Report, block_of, repeat
 from tests.chaos.truth import Excused, Verdict, Wrong
 from tests.chaos.watch import MORE_OPEN, TOLERANCE, Held, Life, growth, life
 
-SOUND = Books(alerts=1_000, storms=990, dead=10, open=0, names=5, others=2, unread=0, trimmed=0, foreign=0)
-SHORT = Books(alerts=1_000, storms=983, dead=10, open=0, names=5, others=2, unread=0, trimmed=0, foreign=0)
+SOUND = AuditReport(alerts=1_000, storms=990, dead=10, open=0, names=5, others=2, unread=0, trimmed=0, foreign=0)
+SHORT = AuditReport(alerts=1_000, storms=983, dead=10, open=0, names=5, others=2, unread=0, trimmed=0, foreign=0)
 KILLED = Outcome(("worker-killed",), 1_000, 2_000, 50, 1.0, 1.0)
 BOTH = Outcome(("kafka-killed", "redis-flushed"), 3_000, 4_000, 70, 1.0, 1.0)
 
 
 def said(
-    *wrong: Wrong, books: Books = SOUND, outcomes: tuple[Outcome, ...] = (KILLED, BOTH), lives: tuple[Life, ...] = ()
+    *wrong: Wrong,
+    books: AuditReport = SOUND,
+    outcomes: tuple[Outcome, ...] = (KILLED, BOTH),
+    lives: tuple[Life, ...] = (),
 ) -> str:
     """The page of a run."""
     verdict = Verdict(books, 990, 0, 5, {"the folder": 5}, Excused(), list(wrong))

@@ -7,11 +7,11 @@ import pytest
 from aiokafka.admin import NewPartitions
 from redis.asyncio import Redis
 
-from app.config import load
-from app.kafka.client import open_admin
-from app.kafka.committed import read_committed
-from app.keyed import MARKS, decode_marks
-from app.settings import Settings
+from stormfold.config import load
+from stormfold.kafka.client import open_admin
+from stormfold.kafka.committed import read_committed
+from stormfold.keyed_record import MARKS, decode_marks
+from stormfold.settings import Settings
 from tests.conftest import PARTITIONS
 from tests.support.pipeline import (
     Sent,

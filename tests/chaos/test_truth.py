@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.config import Config, loads
-from app.keyed import Body
-from app.series import SeriesReader
-from app.storm import StormMetadata, from_metadata
+from stormfold.config import Config, loads
+from stormfold.keyed_record import Body
+from stormfold.series import SeriesReader
+from stormfold.storm import StormMetadata, from_metadata
 from tests.chaos.expected import Counted, storms
 from tests.chaos.truth import Early, Excused, Wrong, checksum, compare_log, compare_sink
 from tests.chaos.world import WINDOWS

@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from app.local.process import HOST, ServerProcess, cache_dir, free_port
+from stormfold.local.process import HOST, ServerProcess, cache_dir, free_port
 from tests.support.gobuild import build
 
 VERSION = "v2.12.0"

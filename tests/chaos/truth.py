@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import msgspec
 import yaml
 
-from app.alert import Poison
-from app.audit import Books
-from app.config import Config
-from app.kafka.tail import open_tail
-from app.keyed import Body, GroupMeta
-from app.series import SeriesReader
-from app.storm import StormMetadata, pattern, to_metadata
+from stormfold.alert import Poison
+from stormfold.audit import AuditReport
+from stormfold.config import Config
+from stormfold.kafka.reader import open_reader
+from stormfold.keyed_record import Body, GroupMeta
+from stormfold.series import SeriesReader
+from stormfold.storm import StormMetadata, pattern, to_metadata
 from tests.chaos.expected import Counted, storms
 from tests.chaos.world import World
 from tests.support.pipeline import books, keyed_alerts, read_topic
@@ -63,7 +63,7 @@ short run with a new partition is all around that."""
 class Verdict:
     """What was found."""
 
-    books: Books
+    books: AuditReport
     alerts: int
     """In `alerts`, understood."""
     late: int
@@ -84,7 +84,7 @@ class Read(NamedTuple):
     """A checksum of what the alerts of a record say."""
 
 
-async def judge(world: World) -> Verdict:
+async def validate(world: World) -> Verdict:
     """Compares what came out with the log. Everything must be drained."""
     wrong = [now(complaint) for complaint in world.complaints]
     balance = await books(world.settings, world.config_file)
@@ -129,7 +129,7 @@ def _manifests(folder: Path) -> Iterator[dict[str, Any]]:
 
 async def _read(world: World) -> dict[int, Read]:
     result: defaultdict[int, Read] = defaultdict(lambda: Read(array("q"), array("q"), array("q")))
-    async with open_tail(world.settings) as tail:
+    async with open_reader(world.settings) as tail:
         async for found in tail.read(world.settings.alerts_topic):
             part = result[found.partition]
             assert found.offset == len(part.times), "the log has a hole"

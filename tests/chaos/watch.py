@@ -8,12 +8,12 @@ from contextlib import AsyncExitStack, suppress
 from itertools import pairwise
 from typing import NamedTuple
 
-from app.errors import StormfoldError
-from app.kafka.committed import read_committed
-from app.kafka.tail import Tail, open_tail
-from app.settings import Settings
-from app.store.client import connect
-from app.store.redis import Store
+from stormfold.errors import StormfoldError
+from stormfold.kafka.committed import read_committed
+from stormfold.kafka.reader import TopicReader, open_reader
+from stormfold.redis.client import connect
+from stormfold.redis.store import Store
+from stormfold.settings import Settings
 from tests.chaos.world import World
 from tests.support.servers import until
 
@@ -24,9 +24,9 @@ PATIENCE = 3.0
 FRESH = 20
 """Looks through one connection: topics may get partitions."""
 SETTLED_MINUTES = 10.0
-"""What a worker holds must stay after a third of so long. Two memos of 64 MB (`app/series.py`, `app/merge.py`) fill
-first: that takes some 64,000 series, three minutes of this load, and 120 MB. Then they start anew, and memory goes up
-and down by some 20 MB."""
+"""What a worker holds must stay after a third of so long. Two memos of 64 MB (`app/stormfold/series.py`,
+`app/stormfold/merge.py`) fill first, with about 64,000 series in three minutes of this load, and 120 MB. Then they are
+cleared, and memory varies by about 20 MB."""
 TOLERANCE = 16e6
 """Bytes that memory at its highest may still grow by: both thirds have those ups and downs, not a backlog."""
 MORE_OPEN = 8
@@ -51,7 +51,7 @@ class Look(NamedTuple):
     """Σ of the positions of the keyed topic, never falling: what is folded again is no progress."""
     behind: float
     """Seconds between now and the horizon."""
-    troubles: tuple[str, ...]
+    problems: tuple[str, ...]
     """Of the workers that are not ready."""
 
 
@@ -116,7 +116,7 @@ def life(held: Sequence[Held]) -> Life | None:
     )
 
 
-class Watch:
+class RedisMonitor:
     """Keeps its looks."""
 
     def __init__(self, world: World) -> None:
@@ -133,7 +133,7 @@ class Watch:
             with suppress(StormfoldError, TimeoutError, OSError):
                 async with AsyncExitStack() as stack:
                     async with asyncio.timeout(PATIENCE):
-                        tail = await stack.enter_async_context(open_tail(self._world.settings))
+                        tail = await stack.enter_async_context(open_reader(self._world.settings))
                     for _ in range(FRESH):
                         async with asyncio.timeout(PATIENCE):
                             await self._look(tail)
@@ -157,7 +157,7 @@ class Watch:
                 return 0.0
             look = self.looks[-1]
             caught_up = look.unread <= before.unread + slack and look.behind <= before.behind + 2.0
-            return look.at if caught_up and look.unwritten <= before.unwritten + 20 and not look.troubles else 0.0
+            return look.at if caught_up and look.unwritten <= before.unwritten + 20 and not look.problems else 0.0
 
         try:
             return float(await until(well, seconds))
@@ -180,7 +180,7 @@ class Watch:
                 found.append(one)
         return found
 
-    async def _look(self, tail: Tail) -> None:
+    async def _look(self, tail: TopicReader) -> None:
         world = self._world
         self.held += self._hold()
         settings = world.settings
@@ -201,13 +201,13 @@ class Watch:
         emitting = [settings, *([world.others.settings] if world.others else [])]
         unwritten = sum([await self._uncommitted(tail, each, "emit", each.storms_topic) for each in emitting])
         behind = time.time() - clock.horizon / 1000
-        troubles = tuple(filter(None, await asyncio.gather(*(slot.trouble() for slot in world.everybody))))
-        self.looks.append(Look(time.monotonic(), unread, unwritten, clock.open_groups, self._folded, behind, troubles))
+        problems = tuple(filter(None, await asyncio.gather(*(slot.problem() for slot in world.everybody))))
+        self.looks.append(Look(time.monotonic(), unread, unwritten, clock.open_groups, self._folded, behind, problems))
 
-    async def _unread(self, tail: Tail, topic: str, reached: dict[int, int]) -> int:
+    async def _unread(self, tail: TopicReader, topic: str, reached: dict[int, int]) -> int:
         return sum(max(0, end - reached.get(p, 0)) for p, end in (await tail.ends(topic)).items())
 
-    async def _uncommitted(self, tail: Tail, settings: Settings, stage: str, topic: str) -> int:
+    async def _uncommitted(self, tail: TopicReader, settings: Settings, stage: str, topic: str) -> int:
         committed = await read_committed(settings, settings.consumer_group(stage), topic)
         return await self._unread(tail, topic, {p: offset for p, (offset, _) in committed.items()})
 

@@ -15,12 +15,12 @@ import aiohttp
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.config import load
-from app.kafka.client import open_admin
-from app.kafka.topics import create, topics
-from app.local.process import HOST, ServerProcess, free_port
-from app.local.redis import EmbeddedRedis, find_servers
-from app.settings import Settings
+from stormfold.config import load
+from stormfold.kafka.client import open_admin
+from stormfold.kafka.topics import create, topics
+from stormfold.local.process import HOST, ServerProcess, free_port
+from stormfold.local.redis import EmbeddedRedis, find_servers
+from stormfold.settings import Settings
 from tests.chaos.brokers import BROKERS, Cluster
 from tests.chaos.load import Planned
 from tests.chaos.producer import LiveLoad
@@ -69,7 +69,7 @@ class Slot:
         """Whether somebody is there."""
         return self.process is not None and self.process.poll() is None
 
-    async def trouble(self) -> str:
+    async def problem(self) -> str:
         """What the worker there says that keeps it from its work; empty if it is ready."""
         timeout = aiohttp.ClientTimeout(total=1.0)
         try:
@@ -83,7 +83,7 @@ class Slot:
 
     async def ready(self) -> bool:
         """Whether it says that it is."""
-        return not await self.trouble()
+        return not await self.problem()
 
     async def told(self, metric: str) -> float | None:
         """The sum of a metric of the worker there, over its labels; None if nobody answers."""
@@ -201,8 +201,9 @@ class World:
             await slot.redis.open(self.redis.address)
         self.slots = slots[:-1]
         self.settings = Settings(
-            kafka=self.kafka.bootstrap, redis=self.redis.url, sink=f"directory:{self.sink}", http=f"{HOST}:0",
-            session_timeout=SESSION, delivery_timeout=5, lease=15,
+            kafka_bootstrap_servers=self.kafka.bootstrap, redis_url=self.redis.url,
+            sink=f"directory:{self.sink}", http_address=f"{HOST}:0",
+            session_timeout=SESSION, delivery_timeout=5, close_lease=15,
         )  # fmt: skip
         async with open_admin(self.settings) as admin:
             await create(admin, topics(self.settings, PARTITIONS, past=True))
@@ -217,9 +218,9 @@ class World:
         """Puts a new worker there."""
         slot.http = f"{HOST}:{free_port()}"
         slot.process = self._workers.start(
-            kafka=",".join(way.address for way in slot.kafka),
-            redis=f"redis://{slot.redis.address}/0",
-            http=slot.http,
+            kafka_bootstrap_servers=",".join(way.address for way in slot.kafka),
+            redis_url=f"redis://{slot.redis.address}/0",
+            http_address=slot.http,
             **slot.extra,
         )
 
@@ -250,7 +251,7 @@ class World:
         """All ways to Redis lead to `redis` from now on."""
         slots = {id(slot): slot for slot in [*self.slots, *self.everybody]}
         await asyncio.gather(*(slot.redis.point(self.redis.address) for slot in slots.values()))
-        self.settings = self.settings.model_copy(update={"redis": self.redis.url})
+        self.settings = self.settings.model_copy(update={"redis_url": self.redis.url})
 
     async def _mount(self) -> None:
         options = f"size={SINK_MB}m,mode=1777"

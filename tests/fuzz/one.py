@@ -5,7 +5,7 @@ import zlib
 
 import atheris
 
-with atheris.instrument_imports(include=["app", "yaml"]):
+with atheris.instrument_imports(include=["stormfold", "yaml"]):
     from tests.fuzz.bounds import bounded, bounded_memory
     from tests.fuzz.targets import TARGETS
 

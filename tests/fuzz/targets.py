@@ -9,29 +9,29 @@ from typing import NamedTuple
 import msgspec
 import yaml
 
-from app.alert import Incoming, Poison, decode_annotations, decode_labels
-from app.cli.publish import read
-from app.config import Config, ConfigError, dump, loads
-from app.errors import Stop
-from app.fingerprint import fingerprint
-from app.formats import parse
-from app.kafka.committed import Note
-from app.keyed import MARKS, Marks, decode_marks, encode_alert, encode_marks
-from app.merge import Floor, Merger
-from app.refold import Refold
-from app.routing import MatcherError, all_match, parse_matchers
-from app.series import SeriesReader
-from app.sinks import directory, identity
-from app.store.redis import _pack, _row
-from app.storm import StormMetadata, decode_storm, encode_manifest, from_metadata, group_id, pattern
-from app.window import Rebuild, Windows
-from app.wire import Malformed
+from stormfold.alert import Incoming, Poison, decode_annotations, decode_labels
+from stormfold.cli.publish import read
+from stormfold.config import Config, ConfigError, dump, loads
+from stormfold.decoding import Malformed
+from stormfold.errors import ActionRequired
+from stormfold.fingerprint import fingerprint
+from stormfold.formats import parse
+from stormfold.in_memory import InMemoryFold
+from stormfold.kafka.committed import CommitMetadata
+from stormfold.keyed_record import MARKS, Marks, decode_marks, encode_alert, encode_marks
+from stormfold.merge import LatePolicy, Merger
+from stormfold.redis.store import _pack, _row
+from stormfold.routing import MatcherError, all_match, parse_matchers
+from stormfold.series import SeriesReader
+from stormfold.sinks import directory, identity
+from stormfold.storm import StormMetadata, decode_storm, encode_manifest, from_metadata, group_id, pattern
+from stormfold.window import Rebuild, Windows
 from tests.support.storms import AWKWARD, manifest
 
 NOW = 1_767_225_600_000
 EVER, LAST = Rebuild(-(2**62), -(2**62)), 2**70
 """A rebuild that leaves nothing out, and a watermark that nothing is after."""
-TESTDATA = Path(__file__).parents[1] / "pure" / "testdata"
+TESTDATA = Path(__file__).parents[1] / "unit" / "testdata"
 RECORDS = [path.read_bytes() for path in sorted((TESTDATA / "formats").iterdir())]
 LABELS = {"alertname": "Down", "cluster": "c", "severity": "critical", "pod": "api-1", "namespace": "payments"}
 ALERT = msgspec.json.encode({"labels": LABELS, "annotations": {"summary": "x" * 300}, "status": "firing"})
@@ -68,8 +68,8 @@ def keyed_values(config: Config, value: bytes, headers: Headers = ()) -> list[by
 def storms(config: Config, values: Iterable[bytes]) -> list[StormMetadata]:
     """The storms of keyed records. Redis takes what is folded; each storm is a file and a resource, and read back."""
     records = [Keyed(offset, value) for offset, value in enumerate(values)]
-    _pack([_row(row) for row in Merger(config.windows).merge({0: records}, {}, Floor()).rows])
-    refold = Refold(config.windows, EVER, config.max_fingerprints, config.max_resources)
+    _pack([_row(row) for row in Merger(config.windows).merge({0: records}, {}, LatePolicy()).rows])
+    refold = InMemoryFold(config.windows, EVER, config.max_fingerprints, config.max_resources)
     refold.fold(0, records)
     found = list(refold.close(LAST))
     assert sum(storm.alert_count for storm in found) == refold.alerts
@@ -223,21 +223,21 @@ def label_seeds() -> Iterator[bytes]:
 
 def note(data: bytes) -> None:
     """What some client has committed: a note, or counts as none."""
-    found = Note.decode(data.decode(errors="ignore"))
-    assert Note.decode(found.encode()) == found
+    found = CommitMetadata.decode(data.decode(errors="ignore"))
+    assert CommitMetadata.decode(found.encode()) == found
 
 
 def note_seeds() -> Iterator[bytes]:
-    yield Note().encode().encode()
-    yield Note(e=NOW, b=7, t=NOW).encode().encode()
-    yield Note(c=NOW, h=NOW, n=3, k=12, w=Windows(), s=NOW, t=NOW).encode().encode()
+    yield CommitMetadata().encode().encode()
+    yield CommitMetadata(e=NOW, b=7, t=NOW).encode().encode()
+    yield CommitMetadata(c=NOW, h=NOW, n=3, k=12, w=Windows(), s=NOW, t=NOW).encode().encode()
 
 
 def document(data: bytes) -> None:
     """A file to publish: refused with its line, or records of the same alerts."""
     try:
         found = list(read(io.BytesIO(data), "file"))
-    except Stop as stop:
+    except ActionRequired as stop:
         assert str(stop)
         return
     assert found

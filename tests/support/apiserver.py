@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Self
 
 import yaml
 
-from app.local.process import cache_dir, free_port, spawn
+from stormfold.local.process import cache_dir, free_port, spawn
 from tests.support.gobuild import CannotBuild, build
 
 KINE = "v0.17.5"

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from app.settings import Settings
+from stormfold.settings import Settings
 from tests.support.servers import environment
 
 
@@ -13,7 +13,7 @@ async def stormfold(settings: Settings, *words: str, stdin: str | None = None) -
     """Runs the command against the test's servers, without a terminal."""
     return await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-c", "from app.cli import main; main()", *words],
+        [sys.executable, "-c", "from stormfold.cli import main; main()", *words],
         env=os.environ | environment(settings),
         input=stdin,
         capture_output=True,

@@ -4,8 +4,8 @@ import fcntl
 import subprocess
 from pathlib import Path
 
-from app.local.kafka import VERSION, EmbeddedKafka, jars
-from app.local.process import cache_dir
+from stormfold.local.kafka import VERSION, EmbeddedKafka, jars
+from stormfold.local.process import cache_dir
 
 _MAIN = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from app.local.process import cache_dir
+from stormfold.local.process import cache_dir
 from tests.support.gobuild import CannotBuild
 
 TYPESCRIPT = "5.9.3"

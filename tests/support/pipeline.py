@@ -16,19 +16,19 @@ from typing import Any, NamedTuple
 import msgspec
 from aiokafka import AIOKafkaProducer
 
-from app.alert import Resource
-from app.audit import Books, audit
-from app.config import Config, load
-from app.kafka.client import client_options
-from app.kafka.tail import open_tail
-from app.keyed import ALERT, HEAD, LATE, RESOLVED, Body, GroupMeta
-from app.local.process import spawn
-from app.series import SeriesReader
-from app.settings import Settings, variable
-from app.store.client import connect
-from app.store.redis import Store
-from app.storm import StormMetadata, storm_name, to_metadata
-from app.window import Bucket, segments
+from stormfold.alert import Resource
+from stormfold.audit import AuditReport, audit
+from stormfold.config import Config, load
+from stormfold.kafka.client import client_options
+from stormfold.kafka.reader import open_reader
+from stormfold.keyed_record import ALERT, HEAD, LATE, RESOLVED, Body, GroupMeta
+from stormfold.local.process import spawn
+from stormfold.redis.client import connect
+from stormfold.redis.store import Store
+from stormfold.series import SeriesReader
+from stormfold.settings import Settings, variable
+from stormfold.storm import StormMetadata, storm_name, to_metadata
+from stormfold.window import Bucket, segments
 from tests.support.servers import environment as variables
 
 
@@ -77,7 +77,7 @@ async def publish(settings: Settings, records: Iterable[Sent], compression: str 
 
 async def read_topic(settings: Settings, topic: str) -> list[Any]:
     """Every record that a topic holds now."""
-    async with open_tail(settings) as tail:
+    async with open_reader(settings) as tail:
         return [found async for found in tail.read(topic)]
 
 
@@ -98,7 +98,7 @@ async def storms(settings: Settings, besides: Collection[str] = ()) -> dict[str,
     return {name: to_metadata(msgspec.json.decode(value)) for name, value in found.items()}
 
 
-async def books(settings: Settings, config: Path | None = None, wait: float = 30.0) -> Books:
+async def books(settings: Settings, config: Path | None = None, wait: float = 30.0) -> AuditReport:
     """The audit."""
     redis = connect(settings)
     try:
@@ -107,7 +107,7 @@ async def books(settings: Settings, config: Path | None = None, wait: float = 30
         await redis.aclose()
 
 
-async def drained(settings: Settings, config: Path | None = None, seconds: float = 60.0) -> Books:
+async def drained(settings: Settings, config: Path | None = None, seconds: float = 60.0) -> AuditReport:
     """Waits until everything published is in a closed storm or a dead letter; the books as they are in the end."""
     deadline = asyncio.get_running_loop().time() + seconds
     while True:
@@ -171,7 +171,7 @@ async def keyed_alerts(settings: Settings) -> AsyncIterator[Keyed]:
     """The alerts of the keyed topic that count: of each origin the first, in the order of the log."""
     newest: dict[tuple[int, int], tuple[int, int]] = {}
     bodies: dict[bytes, Body] = {}
-    async with open_tail(settings) as tail:
+    async with open_reader(settings) as tail:
         async for keyed in tail.read(settings.keyed_topic):
             if keyed.value[0] != ALERT:
                 continue
@@ -222,7 +222,7 @@ class Workers:
         """Starts one more; `environment` are further settings, without the prefix."""
         more = ({"config": str(self.config)} if self.config else {}) | environment
         environ = os.environ | variables(self.settings) | {variable(name): value for name, value in more.items()}
-        command = [sys.executable, "-c", "from app.cli import main; main()", "worker"]
+        command = [sys.executable, "-c", "from stormfold.cli import main; main()", "worker"]
         with (self.folder / f"worker-{len(self.running)}.log").open("ab") as log:
             process = spawn(command, log, Path.cwd(), environ)
         self.running.append(process)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import aiohttp
 import yaml
 
-from app.local.process import ServerProcess, cache_dir
+from stormfold.local.process import ServerProcess, cache_dir
 from tests.support.gobuild import CannotBuild, build
 
 VERSION = "3.16.0"

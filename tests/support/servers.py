@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from app.settings import Settings, variable
+from stormfold.settings import Settings, variable
 
 
 def environment(settings: Settings) -> dict[str, str]:

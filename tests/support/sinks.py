@@ -4,8 +4,8 @@ from typing import Any, Protocol
 
 import pytest
 
-from app.errors import DeadLetter
-from app.sinks import Outcome, Sink
+from stormfold.errors import DeadLetter
+from stormfold.sinks import Outcome, Sink
 from tests.support.storms import AWKWARD, manifest
 
 HOUR = 3_600_000

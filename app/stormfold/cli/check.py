@@ -1,0 +1,121 @@
+"""`stormfold check`: is a configuration right, and what does it make of an alert."""
+
+import time
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import click
+import msgspec
+
+from stormfold.alert import Incoming, Poison, Resource
+from stormfold.cli.output import Output, emit_document, emit_table, output_option
+from stormfold.cli.publish import read
+from stormfold.config import ALL_LABELS, Config, ConfigError, document, duration, load, timestamp
+from stormfold.errors import DeadLetter
+from stormfold.formats import parse
+from stormfold.keyed_record import GroupMeta
+from stormfold.routing import Route, Silence
+from stormfold.series import SeriesReader
+from stormfold.storm import pattern
+from stormfold.text import escape_unprintable
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  stormfold check stormfold.yaml
+  stormfold check stormfold.yaml --alert alert.json
+  kubectl get event my-event -o json | stormfold check stormfold.yaml --alert - -o json
+
+Exits with 1 if the configuration or the alert can't be used."""
+)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--alert",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    metavar="FILE",
+    help="Alerts in any understood format, whole or one on each line; - for standard input.",
+)
+@output_option
+@click.pass_context
+def command(ctx: click.Context, file: Path, alert: str | None, output: Output) -> None:
+    """Validate the configuration FILE and show what is in it; with an alert, say which route, group and resource it
+    gets, how severe it is, its fingerprint, and whether it is silenced now."""
+    try:
+        config = load(file)
+    except ConfigError as error:
+        if output == "table":
+            for problem in error.problems:
+                click.echo(escape_unprintable(problem), err=True)
+        else:
+            emit_document({"valid": False, "problems": error.problems}, output)
+        ctx.exit(1)
+    now = time.time_ns() // 1_000_000
+    rows = _explain(alert, SeriesReader(config), now) if alert else None
+    if output != "table":
+        seen = {} if rows is None else {"alerts": rows}
+        emit_document({"valid": True, "config": document(config), **seen}, output)
+    elif rows is None:
+        _show(config, now)
+    else:
+        texts = [row | {"group": pattern(row["groupLabels"])} for row in rows]
+        emit_table(texts, ["route", "group", "resource", "severity", "fingerprint", "silencedBy"])
+
+
+def _show(config: Config, now: int) -> None:
+    windows = config.windows
+    click.echo(f"gap {duration(windows.gap)}, grace {duration(windows.grace)}, slice {duration(windows.slice)}\n")
+    emit_table([_route(route) for route in config.routes], ["route", "match", "group by", "storm when", "namespace"])
+    if config.silences:
+        click.echo()
+        rows = [_silence(silence, now) for silence in config.silences]
+        emit_table(rows, ["silence", "match", "starts", "ends", "active"])
+
+
+def _route(route: Route) -> dict[str, Any]:
+    return {
+        "route": route.name,
+        "match": [str(matcher) for matcher in route.match] or "every alert",
+        "group by": ALL_LABELS if route.group_by is None else route.group_by,
+        "storm when": f"{route.storm_alerts} alerts or {route.storm_resources} resources",
+        "namespace": route.namespace,
+    }
+
+
+def _silence(silence: Silence, now: int) -> dict[str, Any]:
+    return {
+        "silence": silence.name,
+        "match": [str(matcher) for matcher in silence.match],
+        "starts": None if silence.starts is None else timestamp(silence.starts),
+        "ends": None if silence.ends is None else timestamp(silence.ends),
+        "active": silence.active(now),
+    }
+
+
+def _explain(path: str, reader: SeriesReader, now: int) -> list[dict[str, Any]]:
+    """The alerts of a file as intake sees them; raises `DeadLetter` with the line of what it would not understand."""
+    name = "standard input" if path == "-" else path
+    rows: list[dict[str, Any]] = []
+    with click.open_file(path, "rb") as file:
+        for record in read(cast(BinaryIO, file), name):
+            try:
+                rows += [_seen(incoming, reader, now) for incoming in parse(record.value, (), now)]
+            except Poison as error:
+                raise DeadLetter(f"{name}:{record.line}: not understood: {error}") from None
+    return rows
+
+
+def _seen(incoming: Incoming, reader: SeriesReader, now: int) -> dict[str, Any]:
+    series = reader.keyed(incoming).series
+    meta = msgspec.msgpack.decode(series.group.meta, type=GroupMeta)
+    resource = msgspec.msgpack.decode(series.resource, type=Resource) if series.resource else None
+    return {
+        "status": "resolved" if incoming.resolved else "firing",
+        "route": meta.route,
+        "namespace": meta.namespace,
+        "groupLabels": meta.labels,
+        "resource": str(resource) if resource else None,
+        "severity": series.severity,
+        "fingerprint": series.fingerprint,
+        "silencedBy": next((silence.name for silence in series.silences if silence.active(now)), None),
+    }

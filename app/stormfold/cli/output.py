@@ -1,0 +1,93 @@
+"""What commands print: tables for people, JSON and YAML for programs. No text of an alert can act on a terminal."""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+import click
+import yaml
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from stormfold.text import escape_unprintable
+
+Output = Literal["table", "json", "yaml"]
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_WIDE = 10_000
+"""Columns where there is no terminal: nothing is wrapped or cut."""
+
+
+def output_option(function: _F) -> _F:
+    """Gives a command `-o`, as its parameter `output`."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["table", "json", "yaml"]),
+        default="table",
+        show_default=True,
+        help="Form of the output.",
+    )(function)
+
+
+def emit(rows: Sequence[Mapping[str, Any]], columns: Collection[str], output: Output) -> None:
+    """Prints rows: as a table, only the `columns`, keys of the rows; as JSON or YAML, whole."""
+    if output == "table":
+        emit_table(rows, columns)
+    else:
+        emit_document([dict(row) for row in rows], output)
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Collection[str], plain: bool = False) -> Table:
+    """The rows as a rich table; plain ones have no lines."""
+    result = Table(
+        box=None if plain else box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="" if plain else "bold"
+    )
+    for key in columns:
+        numbers = all(type(row.get(key)) in (int, float) for row in rows)
+        heading = re.sub(r"_|(?<=[a-z])(?=[A-Z])", " ", key).upper()
+        result.add_column(heading, justify="right" if numbers else "left", overflow="fold", no_wrap=plain)
+    for row in rows:
+        result.add_row(*(Text(_cell(row.get(key))) for key in columns))
+    return result
+
+
+def emit_table(rows: Sequence[Mapping[str, Any]], columns: Collection[str]) -> None:
+    """Prints rows as a table: with lines and colours on a terminal, as plain aligned columns elsewhere."""
+    if sys.stdout.isatty():
+        Console().print(table(rows, columns))
+        return
+    console = Console(width=_WIDE, color_system=None, force_terminal=False)
+    with console.capture() as captured:
+        console.print(table(rows, columns, plain=True))
+    click.echo("".join(line.rstrip() + "\n" for line in captured.get().splitlines()), nl=False)
+
+
+def emit_document(data: Any, output: Output) -> None:
+    """Prints plain data as JSON or YAML, in which what is not printable is escaped."""
+    if output == "yaml":
+        text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=_WIDE)
+        if not text.replace("\n", "").isprintable():
+            text = yaml.safe_dump(data, sort_keys=False, width=_WIDE)
+    else:
+        text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+        text = re.sub(
+            r"[^ -~\n]", lambda match: match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1], text
+        )
+    click.echo(text, nl=False)
+
+
+def _cell(value: Any) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case list() | tuple():
+            return ", ".join(map(_cell, value))
+        case _:
+            return escape_unprintable(str(value))

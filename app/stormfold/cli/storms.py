@@ -1,0 +1,149 @@
+"""`stormfold storms`: recent storms, straight from their topic."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, get_args
+
+import click
+import msgspec
+from aiokafka import ConsumerRecord
+
+from stormfold.cli.output import Output, emit, emit_document, output_option
+from stormfold.decoding import Malformed, read
+from stormfold.kafka.reader import TopicReader, open_reader
+from stormfold.settings import Settings
+from stormfold.storm import StormClass, StormMetadata, timestamp, to_metadata
+from stormfold.text import escape_unprintable
+
+COLUMNS = {
+    "last seen": 24, "namespace": 12, "name": 57, "class": 8, "severity": 8, "alerts": 7, "resources": 9,
+    "closed by": 10, "pattern": 0,
+}  # fmt: skip
+"""Of the table, with their widths where lines are printed as they come."""
+FIRST_LOOK = 100
+"""Records of each partition that are read at least: one fetch brings as many."""
+OVERLAP = 100
+"""Records before the end from which on storms are followed: what comes between two looks is not missed."""
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  stormfold storms
+  stormfold storms --class all --limit 100
+  stormfold storms -o yaml | kubectl apply -f -
+  stormfold storms --watch"""
+)
+@click.option(
+    "--class",
+    "wanted",
+    type=click.Choice([*get_args(StormClass), "all"]),
+    default="Storm",
+    show_default=True,
+    help="Which storms.",
+)
+@click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="At most so many.")
+@click.option("--watch", is_flag=True, help="Oldest first, then those that come, one by one, until Ctrl-C.")
+@output_option
+def command(wanted: str, limit: int, watch: bool, output: Output) -> None:
+    """Show recent storms, newest first; as JSON or YAML the whole manifests."""
+    show = _watch if watch else _list
+    asyncio.run(show(Settings(), wanted, limit, output))
+
+
+async def newest(
+    tail: TopicReader, topic: str, limit: int, name: Callable[[ConsumerRecord], str | None]
+) -> list[ConsumerRecord]:
+    """Records of different names, newest first: at least the `limit` newest; a name of None leaves a record out.
+
+    Reads each partition from near its end, and again from further back while that can bring a newer one.
+    """
+    depth = max(limit, FIRST_LOOK)
+    while True:
+        begins, ends = await tail.begins(topic), await tail.ends(topic)
+        found: dict[str, ConsumerRecord] = {}
+        first: dict[int, int] = {}
+        async for record in tail.read(topic, depth):
+            first.setdefault(record.partition, record.timestamp)
+            key = name(record)
+            if key is not None and (key not in found or found[key].timestamp <= record.timestamp):
+                found[key] = record
+        result = sorted(found.values(), key=lambda record: (record.timestamp, record.offset), reverse=True)
+        not_seen = [time for partition, time in first.items() if ends[partition] - begins[partition] > depth]
+        if not not_seen or (len(result) >= limit and result[limit - 1].timestamp >= max(not_seen)):
+            return result
+        depth *= 4
+
+
+async def _list(settings: Settings, wanted: str, limit: int, output: Output) -> None:
+    manifests = await _recent(settings, wanted, limit)
+    if output != "table":
+        emit_document({"apiVersion": "v1", "kind": "List", "items": manifests}, output)
+        return
+    emit([_row(to_metadata(manifest)) for manifest in manifests], COLUMNS, output)
+    if not manifests:
+        others = "" if wanted == "all" else " `--class all` also shows what was not enough for one, or silenced."
+        click.echo(f"No storms yet.{others}", err=True)
+
+
+async def _watch(settings: Settings, wanted: str, limit: int, output: Output) -> None:
+    async with open_reader(settings) as tail:
+        ends = await tail.ends(settings.storms_topic)
+    manifests = (await _recent(settings, wanted, limit))[::-1]
+    if output == "table":
+        click.echo(_line({column: column.upper() for column in COLUMNS}))
+    for manifest in manifests:
+        _tell(manifest, output)
+    shown = {manifest["metadata"]["name"] for manifest in manifests}
+    async with open_reader(settings) as tail:
+        async for record in tail.read(settings.storms_topic, OVERLAP, follow=True):
+            late = _manifest(record, wanted) if record.offset >= ends.get(record.partition, 0) else None
+            if late is not None and late["metadata"]["name"] not in shown:
+                shown.add(late["metadata"]["name"])
+                _tell(late, output)
+
+
+async def _recent(settings: Settings, wanted: str, limit: int) -> list[dict[str, Any]]:
+    def name(record: ConsumerRecord) -> str | None:
+        manifest = _manifest(record, wanted)
+        return None if manifest is None else str(manifest["metadata"]["name"])
+
+    async with open_reader(settings) as tail:
+        records = await newest(tail, settings.storms_topic, limit, name)
+    # After an outage many come at once, in no order.
+    manifests = [msgspec.json.decode(record.value) for record in records]
+    return sorted(manifests, key=lambda manifest: str(manifest["spec"]["lastSeen"]), reverse=True)[:limit]
+
+
+def _manifest(record: ConsumerRecord, wanted: str) -> dict[str, Any] | None:
+    """The manifest in a record; None if it isn't one, or of another class."""
+    try:
+        manifest: dict[str, Any] = read(msgspec.json.decode, record.value)
+        fits = wanted in ("all", to_metadata(manifest).storm_class)
+    except Malformed:
+        return None
+    return manifest if fits else None
+
+
+def _tell(manifest: Mapping[str, Any], output: Output) -> None:
+    """Prints one storm of several."""
+    if output == "table":
+        click.echo(_line(_row(to_metadata(manifest))))
+        return
+    if output == "yaml":
+        click.echo("---")
+    emit_document(manifest, output)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return "  ".join(
+        f"{escape_unprintable(str(row[column])):{width or ''}}" for column, width in COLUMNS.items()
+    ).rstrip()
+
+
+def _row(storm: StormMetadata) -> dict[str, Any]:
+    values = (
+        timestamp(storm.last_seen), storm.namespace, storm.name, storm.storm_class, storm.severity, storm.alert_count,
+        storm.resource_count, storm.close_reason, storm.pattern,
+    )  # fmt: skip
+    return dict(zip(COLUMNS, values, strict=True))

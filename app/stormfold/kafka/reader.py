@@ -1,0 +1,117 @@
+"""Reads topics from outside any consumer group: what is there now, single records, and what comes after."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
+
+from stormfold.kafka.client import client_options, explain
+from stormfold.kafka.topics import partitions_of
+from stormfold.settings import Settings
+
+STOP_SECONDS = 3.0
+"""Longest that taking leave of the broker may take."""
+
+
+class TopicReader:
+    """Asks for offsets and records; commits nothing. Raises `ActionRequired` for a topic that does not exist."""
+
+    def __init__(self, settings: Settings, consumer: AIOKafkaConsumer) -> None:
+        self._settings = settings
+        self._consumer = consumer
+        self._partitions: dict[str, list[TopicPartition]] = {}
+
+    async def begins(self, topic: str) -> dict[int, int]:
+        """Offset of each partition's first record."""
+        found = await self._consumer.beginning_offsets(await self._known(topic))
+        return {tp.partition: offset for tp, offset in found.items()}
+
+    async def ends(self, topic: str) -> dict[int, int]:
+        """Offset after each partition's last record."""
+        found = await self._consumer.end_offsets(await self._known(topic))
+        return {tp.partition: offset for tp, offset in found.items()}
+
+    async def since(self, topic: str, time: int) -> dict[int, int]:
+        """Offset of each partition's first record whose timestamp (ms) is `time` or later; its end if there is none."""
+        ends = await self.ends(topic)
+        found = await self._consumer.offsets_for_times(dict.fromkeys(await self._known(topic), max(0, time)))
+        return ends | {tp.partition: at.offset for tp, at in found.items() if at is not None}
+
+    async def read(self, topic: str, most: int | None = None, *, follow: bool = False) -> AsyncIterator[ConsumerRecord]:
+        """What is there now: of each partition the newest `most` records (None: all), in order of offsets.
+
+        With `follow`, what comes after, too, for ever.
+        """
+        begins, ends = await self.begins(topic), await self.ends(topic)
+        starts = {p: begins[p] if most is None else max(begins[p], ends[p] - most) for p in ends}
+        async with aclosing(self.polls(topic, starts, None if follow else ends)) as polls:
+            async for records in polls:
+                for record in records:
+                    yield record
+
+    async def polls(
+        self, topic: str, starts: Mapping[int, int], ends: Mapping[int, int] | None
+    ) -> AsyncGenerator[list[ConsumerRecord], None]:
+        """Records as they come, many of a partition at a time, from `starts` until `ends` are reached, or for ever."""
+        async with _consumer(self._settings) as consumer:
+            tps = _assign(consumer, topic, starts)
+            while left := [tp for tp in tps if ends is None or await consumer.position(tp) < ends[tp.partition]]:
+                polled = await consumer.getmany(*left, timeout_ms=1000, max_records=5000)
+                for records in polled.values():
+                    yield records
+                if not polled and ends is not None:
+                    # A broker that is gone looks like one that has nothing to say; a question tells them apart.
+                    await consumer.end_offsets(left)
+
+    async def first_from(self, topic: str, partition: int, offset: int) -> ConsumerRecord:
+        """The first record at `offset` or after it; waits for one if there is none."""
+        async with _consumer(self._settings) as consumer:
+            _assign(consumer, topic, {partition: offset})
+            return await consumer.getone()
+
+    async def _known(self, topic: str) -> list[TopicPartition]:
+        if topic not in self._partitions:
+            found = await partitions_of(self._settings, topic)
+            self._partitions[topic] = [TopicPartition(topic, partition) for partition in found]
+        return self._partitions[topic]
+
+
+@asynccontextmanager
+async def open_reader(settings: Settings) -> AsyncIterator[TopicReader]:
+    """A tail to ask. What Kafka refuses inside becomes `ActionRequired` or `Retry`."""
+    try:
+        async with _consumer(settings) as consumer:
+            yield TopicReader(settings, consumer)
+    except (KafkaError, OSError) as error:
+        raise await explain(error, settings) from error
+
+
+@asynccontextmanager
+async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
+    # One for each reading: stopping aiokafka's consumer after a second assignment can hang.
+    consumer = AIOKafkaConsumer(
+        **client_options(settings),
+        enable_auto_commit=False,
+        isolation_level="read_committed",
+        max_partition_fetch_bytes=8 * 1024 * 1024,
+        # Who reads what is there now need not wait for more.
+        fetch_max_wait_ms=50,
+    )
+    try:
+        await consumer.start()
+        # Its tasks must have begun before it is stopped, or stopping it raises.
+        await asyncio.sleep(0)
+        yield consumer
+    finally:
+        # Without Kafka it can wait for ever.
+        await asyncio.wait({asyncio.ensure_future(consumer.stop())}, timeout=STOP_SECONDS)
+
+
+def _assign(consumer: AIOKafkaConsumer, topic: str, starts: Mapping[int, int]) -> list[TopicPartition]:
+    tps = [TopicPartition(topic, partition) for partition in starts]
+    consumer.assign(tps)
+    for tp in tps:
+        consumer.seek(tp, starts[tp.partition])
+    return tps

@@ -1,0 +1,313 @@
+"""Merges one poll of keyed records by (group, bucket), dropping what was folded before: rows for one fold call.
+
+Pure: the caller brings the origins folded so far and gets the new ones. All times are milliseconds.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from sys import intern
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from stormfold.alert import Resource
+from stormfold.decoding import Malformed, read
+from stormfold.eventtime import PartitionPair
+from stormfold.keyed_record import ALERT, HEAD, LAST_TIME, LATE, MARKS, RESOLVED, Body, GroupMeta, decode_marks
+from stormfold.storm import Example, Member, group_id, overflow_meta
+from stormfold.window import Windows, first_due
+
+FIRED = 2
+"""Flag of a member: some alert of it was firing (`RESOLVED` is the other: its newest is resolved)."""
+MEMO_BYTES = 64 * 1024 * 1024
+"""What the memo of decoded bodies may hold, some 40,000 usual ones; beyond it the memo starts anew."""
+KNOWN_BYTES = 500
+"""What a body takes there beyond its bytes, which it has twice: objects, and its place in a table."""
+IDENTITY = 11
+"""Bytes that a packed body begins with, up to the end of its fingerprint."""
+
+_body = msgspec.msgpack.Decoder(Body)
+_meta = msgspec.msgpack.Decoder(GroupMeta)
+_example = msgspec.json.Decoder(Example)
+_resource = msgspec.msgpack.Decoder(Resource)
+
+SourcePosition = tuple[int, int]
+"""Offset and index in the record: the place of an alert in its partition of `alerts`."""
+
+
+class Record(Protocol):
+    """What is read of a Kafka record."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def value(self) -> bytes | None: ...
+
+
+@dataclass(slots=True)
+class Row:
+    """What a batch adds to one bucket of one group; `members` are flat: five values a fingerprint."""
+
+    group: str
+    meta: bytes
+    overflow: int
+    start: int
+    due: int
+    alerts: int
+    first: int
+    last: int
+    rank: int
+    severity: str
+    late: int
+    example: bytes
+    members: dict[bytes, list[Any]]
+    """Fingerprint → alerts, newest (relative to the bucket's start), flags, resource."""
+
+
+Rows = dict[tuple[str, int], Row]
+"""By group and start of the bucket."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatePolicy:
+    """Where alerts count that come before the watermark: after a stall, or because a rebuild skips them."""
+
+    skip_before: int | None = None
+    """B of a rebuild: what is before it was closed long ago."""
+    watermark: int | None = None
+    horizon: int = 0
+    """An alert before the watermark counts here, as late."""
+
+
+@dataclass(slots=True)
+class Merged:
+    """A poll, ready to be folded."""
+
+    rows: list[Row]
+    origins: dict[PartitionPair, SourcePosition]
+    """The newest origin of each cell that moved."""
+    marks: dict[PartitionPair, int]
+    alerts_partitions: int
+    overflow: list[tuple[str, bytes]]
+    alerts: int = 0
+    duplicates: int = 0
+    skipped: int = 0
+    unknown: int = 0
+    """Records that are neither alerts nor marks: somebody else wrote to the topic."""
+    newest: int | None = None
+    """Event time of the newest alert."""
+
+
+class _Group(NamedTuple):
+    """What all bodies of a group say alike, so that it is there once."""
+
+    group: str
+    meta: bytes
+    overflow: int
+    """Index of its overflow group."""
+
+
+class _Known(NamedTuple):
+    """A body as it came, and decoded."""
+
+    raw: bytes
+    fingerprint: bytes
+    group: str
+    rank: int
+    resource: bytes
+    example: bytes
+    severity: str
+    of: _Group
+
+
+@dataclass(slots=True)
+class Merger:
+    """Keeps decoded bodies between batches: alerts repeat."""
+
+    windows: Windows
+    _bodies: dict[bytes, _Known] = field(default_factory=dict)
+    _groups: dict[tuple[str, bytes], _Group] = field(default_factory=dict)
+    _held: int = 0
+    """Bytes in both, about."""
+    _overflow: list[tuple[str, bytes]] = field(default_factory=list)
+    _overflow_index: dict[str, int] = field(default_factory=dict)
+
+    def merge(
+        self,
+        records: Mapping[int, Iterable[Record]],
+        origins: Mapping[PartitionPair, SourcePosition],
+        floor: LatePolicy,
+    ) -> Merged:
+        """Merges records by keyed partition, in the order of their offsets."""
+        rows: Rows = {}
+        merged = self.merge_into(rows, records, origins, floor)
+        for row in rows.values():
+            row.due = first_due(row.start, row.last, self.windows)
+        merged.rows = list(rows.values())
+        return merged
+
+    def merge_into(
+        self,
+        rows: Rows,
+        records: Mapping[int, Iterable[Record]],
+        origins: Mapping[PartitionPair, SourcePosition],
+        floor: LatePolicy,
+    ) -> Merged:
+        """The same on top of what was merged before; says all but the rows, and not when they are due."""
+        # Turned once an alert: what every turn needs is at hand, what few turns need is called.
+        gap, bodies, read_head, head_size = self.windows.gap, self._bodies, HEAD.unpack_from, HEAD.size
+        skip_before, watermark = floor.skip_before, floor.watermark
+        merged = Merged([], {}, {}, 0, self._overflow)
+        count, latest = 0, -1
+        folded: defaultdict[int, dict[int, SourcePosition]] = defaultdict(dict)
+        for (partition, alerts), origin in origins.items():
+            folded[partition][alerts] = origin
+        for keyed, found in records.items():
+            before = folded[keyed]
+            newest = dict(before)
+            for record in found:
+                value = record.value or b"\0"
+                if value[0] != ALERT or len(value) <= head_size:
+                    self._other(keyed, value, merged)
+                    continue
+                raw = value[head_size:]
+                known = bodies.get(raw[:IDENTITY])
+                # To compare the rest is cheaper than to hash it.
+                if known is None or known[0] != raw:
+                    known = self._decode(raw)
+                    if known is None:
+                        merged.unknown += 1
+                        continue
+                _, flags, time, alerts, offset, index = read_head(value)
+                if time > LAST_TIME:
+                    merged.unknown += 1
+                    continue
+                origin = (offset, index)
+                last = newest.get(alerts)
+                if last is not None and origin <= last:
+                    merged.duplicates += 1
+                    continue
+                newest[alerts] = origin
+                if skip_before is not None and time < skip_before:
+                    merged.skipped += 1
+                    continue
+                if watermark is not None and time < watermark:
+                    time, flags = floor.horizon, flags | LATE
+                count += 1
+                if time > latest:
+                    latest = time
+                _, fingerprint, group, rank, resource, example, severity, of = known
+                meta = of.meta
+                past = time % gap
+                row = rows.get((group, time - past))
+                if row is None:
+                    row = rows[group, time - past] = Row(
+                        group, meta, of.overflow, time - past, 0, 0, time, time, rank, severity, 0, example, {}
+                    )
+                row.alerts += 1
+                if time < row.first or (time == row.first and example < row.example):
+                    row.first, row.example = time, example
+                if time > row.last:
+                    row.last = time
+                if rank < row.rank or (rank == row.rank and severity < row.severity):
+                    row.rank, row.severity = rank, severity
+                if meta is not row.meta and meta < row.meta:
+                    row.meta = meta
+                if flags & LATE:
+                    row.late += 1
+                member = row.members.get(fingerprint)
+                if member is None:
+                    row.members[fingerprint] = [1, past, flags & RESOLVED or FIRED, resource]
+                else:
+                    _again(member, past, flags & RESOLVED, resource)
+            merged.origins |= {(keyed, alerts): at for alerts, at in newest.items() if before.get(alerts) != at}
+        merged.alerts, merged.newest = count, latest if count else None
+        return merged
+
+    def _other(self, keyed: int, value: bytes, merged: Merged) -> None:
+        if value[0] == MARKS:
+            self._mark(keyed, value, merged)
+        else:
+            merged.unknown += 1
+
+    def _mark(self, keyed: int, value: bytes, merged: Merged) -> None:
+        try:
+            marks = decode_marks(value)
+        except Malformed:
+            merged.unknown += 1
+            return
+        merged.alerts_partitions = max(merged.alerts_partitions, marks.partitions)
+        # Stamped under a larger grace than that of the watermark, what follows may be so much earlier.
+        more = max(0, marks.grace - self.windows.grace)
+        for alerts, time in marks.progress.items():
+            cell, reached = (keyed, alerts), max(0, time - more)
+            if merged.marks.get(cell, -1) < reached:
+                merged.marks[cell] = reached
+
+    def _decode(self, raw: bytes) -> _Known | None:
+        try:
+            body = read(_body.decode, raw)
+            of = self._group_of(body)
+            # What the closer could not read must not get into Redis.
+            read(_example.decode, body.example)
+            if body.resource:
+                read(_resource.decode, body.resource)
+        except Malformed:
+            return None
+        self._hold(2 * len(raw) + KNOWN_BYTES)
+        known = self._bodies[raw[:IDENTITY]] = _Known(
+            raw, body.fingerprint, of.group, body.rank, body.resource, body.example, intern(body.severity), of
+        )
+        return known
+
+    def _group_of(self, body: Body) -> _Group:
+        known = self._groups.get((body.group, body.meta))
+        if known is None:
+            meta = read(_meta.decode, body.meta)
+            known = _Group(body.group, body.meta, self._overflow_of(meta))
+            self._hold(len(body.meta) + KNOWN_BYTES)
+            self._groups[body.group, body.meta] = known
+        return known
+
+    def _hold(self, size: int) -> None:
+        self._held += size
+        if self._held > MEMO_BYTES:
+            self._bodies.clear()
+            self._groups.clear()
+            self._held = size
+
+    def _overflow_of(self, meta: GroupMeta) -> int:
+        other = overflow_meta(meta)
+        group = group_id(other.route, other.labels, other.silenced)
+        if group not in self._overflow_index:
+            self._overflow_index[group] = len(self._overflow)
+            self._overflow.append((group, msgspec.msgpack.encode(other)))
+        return self._overflow_index[group]
+
+
+def _again(member: list[Any], last: int, resolved: int, resource: bytes) -> None:
+    """Another alert of a member, `last` after the bucket's start."""
+    member[0] += 1
+    fired = (member[2] & FIRED) | (0 if resolved else FIRED)
+    if last > member[1]:
+        member[1] = last
+    elif last < member[1]:
+        resolved = member[2] & RESOLVED
+    else:
+        resolved |= member[2] & RESOLVED
+    member[2] = fired | resolved
+    if resource < member[3]:
+        member[3] = resource
+
+
+def as_member(start: int, kept: Sequence[Any]) -> Member:
+    """One of a row's `members`, in the bucket that begins at `start`, as closing sees it."""
+    alerts, last, flags, resource = kept
+    return Member(
+        alerts=alerts,
+        last=start + last,
+        resolved=bool(flags & RESOLVED),
+        fired=bool(flags & FIRED),
+        resource=_resource.decode(resource) if resource else None,
+    )

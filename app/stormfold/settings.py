@@ -1,0 +1,297 @@
+"""The environment: addresses, credentials and sizes, from `STORMFOLD_*` variables. Meaning is in `config.py`."""
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl, urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, FilePath, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from stormfold.errors import ActionRequired
+
+PREFIX = "STORMFOLD_"
+
+STAGES = ("intake", "fold", "close", "emit")
+"""The stages of a worker, in the order of the pipeline."""
+
+_REDIS_URL = re.compile(
+    r"rediss?://([^@/?#\[\]\s]*@)?([^\s:/@?#\[\]]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?(/[0-9]{0,9})?"
+    r"(\?(?P<query>[^#\s]*))?"
+    r"|(?P<unix>unix)://([^@/?#\[\]\s]*@)?/[^@?#\s]+(\?(?P<unix_query>[^#\s]*))?"
+)
+_YES_OR_NO = r"(?i:true|false|yes|no|0|1)"
+_SECONDS = r"(?!0+(\.0*)?$)[0-9]{1,6}(\.[0-9]{1,6})?"
+_REDIS_OPTIONS = {
+    "client_name": r"[!-~]+",
+    "db": r"[0-9]{1,9}",
+    "health_check_interval": r"[0-9]{1,6}",
+    "max_connections": r"[1-9][0-9]{0,5}",
+    "password": r"(?s:.*)",
+    "protocol": r"[23]",
+    "socket_connect_timeout": _SECONDS,
+    "socket_timeout": _SECONDS,
+    "username": r"(?s:.*)",
+}
+"""What the query of a Redis URL may say, and how. Other options of the client would change what stormfold reads."""
+_REDIS_TCP_OPTIONS = {"socket_keepalive": _YES_OR_NO}
+_ADDRESS = re.compile(r"(?P<host>[^\s:/@\[\],]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
+# Kubernetes gives every pod such variables for each Service: one named "stormfold-web" makes STORMFOLD_WEB_PORT.
+_SERVICE_LINK = re.compile(
+    r"\w+_SERVICE_HOST=.*|\w+_SERVICE_PORT(_\w+)?=.*|\w+_PORT(_\d+_\w+)?=(tcp|udp|sctp)://.*|\w+_PORT_\d+_\w+=.*"
+)
+
+
+class SettingsError(ActionRequired):
+    """An environment variable can't be used."""
+
+
+def _address(value: str) -> str:
+    found = _ADDRESS.fullmatch(value)
+    if not found or int(found["port"]) > 65_535:
+        raise ValueError(f"expected host:port, found {value!r}")
+    return value
+
+
+def _addresses(value: str) -> str:
+    return ",".join(_address(address.strip()) for address in value.split(","))
+
+
+def _redis_url(value: str) -> str:
+    found = _REDIS_URL.fullmatch(value)
+    # To the client, port 0 would be the usual one.
+    if not found or not 0 < int(found["port"] or 6379) <= 65_535 or not _splits(value):
+        raise ValueError(
+            "expected redis://HOST:PORT/DB, rediss:// for TLS, or unix:///PATH; in a user name or password write / as"
+            " %2F, ? as %3F, # as %23, @ as %40"
+        )
+    options = dict(_REDIS_OPTIONS)
+    if not found["unix"]:
+        options |= _REDIS_TCP_OPTIONS
+    for name, said in parse_qsl(found["query"] or found["unix_query"] or "", keep_blank_values=True):
+        # What is no option may be a piece of a password: it is not repeated.
+        if name not in options:
+            known = ", ".join(sorted(options))
+            raise ValueError(f"expected only these options after ?: {known}; in a password write ? as %3F")
+        if not re.fullmatch(options[name], said):
+            raise ValueError(f"expected another value for the option {name}")
+    return value
+
+
+def _splits(url: str) -> bool:
+    """Whether the client can take it apart: no host that only looks like IPv6, no letter that reads as a separator."""
+    try:
+        urlsplit(url)
+    except ValueError:
+        return False
+    return True
+
+
+def _sink(value: str) -> str:
+    if value not in ("kubernetes", "none") and not (value.startswith("directory:") and value != "directory:"):
+        raise ValueError(f"expected kubernetes, directory:PATH or none, found {value!r}")
+    return value
+
+
+def _stages(value: str) -> str:
+    names = value.split(",")
+    if any(name not in STAGES for name in names) or len(set(names)) < len(names):
+        raise ValueError(f"expected some of {','.join(STAGES)}, found {value!r}")
+    return value
+
+
+def _credential(value: Any) -> Any:
+    # Editors and `echo` end a file with a newline, and a Secret made of files keeps it.
+    if not isinstance(value, str):
+        return value
+    ended = next((end for end in ("\r\n", "\n") if value.endswith(end)), "")
+    if ended and value == ended:
+        raise ValueError("expected text, found an empty line")
+    return value.removesuffix(ended)
+
+
+def _data_dir() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "stormfold"
+
+
+Topic = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,248}$")]
+User = Annotated[str, BeforeValidator(_credential)]
+Password = Annotated[SecretStr, BeforeValidator(_credential)]
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+
+class Settings(BaseSettings):
+    """Everything that depends on where stormfold runs. Values given as arguments win over the environment.
+
+    Raises `SettingsError` for a variable that is unknown or has a bad value; messages never show a credential.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
+
+    kafka_bootstrap_servers: Annotated[str, AfterValidator(_addresses)] = "127.0.0.1:9092"
+    """Bootstrap servers, `host:port`, several with commas between. The default is a broker on this machine."""
+    redis_url: Annotated[str, AfterValidator(_redis_url)] = Field("redis://127.0.0.1:6379/0", repr=False)
+    """URL of Redis: `redis://HOST:PORT/DB`, `rediss://` for TLS, `unix:///PATH` for a socket. Credentials are better
+    kept in variables of their own; in the URL they are percent-encoded."""
+    sink: Annotated[str, AfterValidator(_sink)] = "none"
+    """Where storms become resources: `kubernetes`, `directory:PATH` (one manifest per storm) or `none`. By default
+    they are only published to the storms topic, so that nothing is written anywhere unasked."""
+    config: Path | None = None
+    """The YAML file of routes, silences and windows; without one the defaults hold."""
+    http_address: Annotated[str, AfterValidator(_address)] = "127.0.0.1:8080"
+    """Address that health, metrics and the status page listen on. Containers set `0.0.0.0:8080`."""
+
+    alerts_topic: Topic = "alerts"
+    """Topic that producers publish alerts to."""
+    keyed_topic: Topic = "alerts-by-fingerprint"
+    """Topic between intake and fold: alerts, stamped and keyed by fingerprint."""
+    storms_topic: Topic = "storms"
+    """Topic of closed storms, each the whole manifest under its name."""
+    alerts_dlq_topic: Topic = "alerts-dlq"
+    """Topic of records that are not understood, unchanged, with the reason."""
+    storms_dlq_topic: Topic = "storms-dlq"
+    """Topic of storms that the sink rejects for good, with the reason."""
+    redis_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "stormfold"
+    """Begin of every key in Redis: one for each pipeline that shares it."""
+    group_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")] = "stormfold"
+    """Begin of the consumer groups' names: `stormfold-intake`, `stormfold-fold` and `stormfold-emit`."""
+
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """How to talk to the brokers."""
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    """How to log in where the security protocol is one of SASL."""
+    kafka_sasl_username: User | None = None
+    """User name for SASL, less one newline at the end: files have it, and so have Secrets that are made of files."""
+    kafka_sasl_password: Password | None = None
+    """Password for SASL, less one newline at the end."""
+    kafka_ssl_cafile: FilePath | None = None
+    """PEM file of the authorities that may sign the brokers' certificates; without one the system's."""
+    kafka_ssl_certfile: FilePath | None = None
+    """PEM file of the client's certificate."""
+    kafka_ssl_keyfile: FilePath | None = None
+    """PEM file of the client's key, if it is not in the file of the certificate."""
+
+    redis_username: User | None = None
+    """User name for Redis, less one newline at the end; wins over the one in the URL."""
+    redis_password: Password | None = None
+    """Password for Redis, less one newline at the end; wins over the one in the URL."""
+    redis_ssl_cafile: FilePath | None = None
+    """PEM file of the authorities that may sign Redis' certificate; without one the system's."""
+    redis_ssl_certfile: FilePath | None = None
+    """PEM file of the client's certificate."""
+    redis_ssl_keyfile: FilePath | None = None
+    """PEM file of the client's key, if it is not in the file of the certificate."""
+
+    kubeconfig: FilePath | None = None
+    """File that says how to reach the API server; without one the service account in a pod, else kubectl's default."""
+    kube_context: str | None = None
+    """Context in that file; without one its current context."""
+
+    stages: Annotated[str, AfterValidator(_stages)] = ",".join(STAGES)
+    """Stages that a worker runs, with commas between. By default all, so that one worker is a whole pipeline."""
+    max_poll_records: Annotated[int, Field(ge=1, le=100_000)] = 5_000
+    """Most records in a batch: larger batches fold cheaper, up to about here; more only costs memory."""
+    session_timeout: Seconds = 15.0
+    """Seconds after which the brokers take a silent worker for dead: rides out a pause, and recovery stays short."""
+    close_lease: Seconds = 30.0
+    """Seconds for which a closer holds a group: longer than the delivery timeout, so that what it sends is acknowledged
+    before another closer begins, unless no broker answers."""
+    delivery_timeout: Seconds = 10.0
+    """Seconds that a broker has to acknowledge records; then they are sent again, to whoever leads by then. By default
+    Kafka takes a silent broker out after 9 s."""
+
+    log_format: Literal["auto", "json", "console"] = "auto"
+    """Form of the log: `auto` is `console` on a terminal, otherwise `json`."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severity that is logged."""
+    data_dir: Path = Field(default_factory=_data_dir)
+    """Where `stormfold demo` and `stormfold up` keep the data of their Kafka and Redis: by default
+    `~/.local/share/stormfold`, or below `XDG_DATA_HOME`."""
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _stop(error) from None
+        _refuse_unknown(os.environ)
+
+    @model_validator(mode="after")
+    def _agree(self) -> "Settings":
+        sasl = self.kafka_security_protocol.startswith("SASL_")
+        if sasl and (self.kafka_sasl_username is None or self.kafka_sasl_password is None):
+            raise ValueError(
+                f"{variable('kafka_sasl_username')} and {variable('kafka_sasl_password')}: expected both, for SASL"
+            )
+        if not sasl and (self.kafka_sasl_username is not None or self.kafka_sasl_password is not None):
+            raise ValueError(
+                f"{variable('kafka_security_protocol')}: expected SASL_SSL or SASL_PLAINTEXT, to use the credentials"
+            )
+        files = (self.redis_ssl_cafile, self.redis_ssl_certfile, self.redis_ssl_keyfile)
+        if any(files) and not self.redis_url.startswith("rediss://"):
+            raise ValueError(f"{variable('redis_url')}: expected rediss://, to use the files for TLS")
+        if self.close_lease <= self.delivery_timeout:
+            raise ValueError(f"{variable('close_lease')}: expected more than {variable('delivery_timeout')}")
+        return self
+
+    def consumer_group(self, stage: str) -> str:
+        """Name of the consumer group of `intake`, `fold` or `emit`."""
+        return f"{self.group_prefix}-{stage}"
+
+    @property
+    def redis_url_safe(self) -> str:
+        """URL of Redis without credentials, to show."""
+        url = urlsplit(self.redis_url)
+        return url._replace(netloc=url.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+    @property
+    def http_bind(self) -> tuple[str, int]:
+        """Host and port to listen on."""
+        host, _, port = self.http_address.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    @property
+    def secrets(self) -> list[str]:
+        """The credentials, so that logs can leave them out."""
+        values = (getattr(self, name) for name in type(self).model_fields)
+        return [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """The stages to run, in the order of the pipeline."""
+        return tuple(stage for stage in STAGES if stage in self.stages.split(","))
+
+
+def variable(field: str) -> str:
+    """Environment variable of a field of `Settings`."""
+    return PREFIX + field.upper()
+
+
+def _stop(error: ValidationError) -> SettingsError:
+    """The first problem in one line. The value is left out: it may be a credential."""
+    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    text = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected", 1)
+    text = text.replace("String should match pattern", "expected text that matches", 1)
+    return SettingsError(": ".join([*(variable(str(field)) for field in problem["loc"][:1]), text]))
+
+
+def _refuse_unknown(environment: "os._Environ[str]") -> None:
+    known = {variable(field) for field in Settings.model_fields}
+    for name, value in environment.items():
+        if (
+            name.upper().startswith(PREFIX)
+            and name.upper() not in known
+            and not _SERVICE_LINK.fullmatch(f"{name}={value}")
+        ):
+            near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0)[0]
+            raise SettingsError(
+                f"{name}: unknown environment variable, the closest known one is {near}",
+                hint="Correct its name, or unset it.",
+            )

@@ -1,0 +1,96 @@
+"""The audit as a command, and one line for what users get wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stormfold.audit import AuditReport
+from stormfold.cli.audit import verdict
+from stormfold.settings import Settings
+from tests.support.cli import stormfold
+from tests.support.pipeline import Sent, Workers, alert, drained, publish, record
+
+NOW = 1_780_000_000_000
+FLOOD = [Sent(NOW + n * 10, record(alert("Flood", pod=f"pod-{n}")), n % 3) for n in range(60)]
+GARBAGE = Sent(NOW, b"\x1b[2Jnot an alert", 1)
+
+
+async def test_audit(topics: Settings, tmp_path: Path) -> None:
+    """Exit 1 while alerts have not been taken up, 0 when the books balance."""
+    await publish(topics, [*FLOOD, GARBAGE])
+    # What somebody else wrote there counts for nothing, and hides nothing.
+    await publish(topics.model_copy(update={"alerts_topic": topics.storms_topic}), [Sent(NOW, b"{}", key=b"k")])
+    early = await stormfold(topics, "audit", "--wait", "0")
+    assert early.returncode == 1 and "not been taken up" in early.stderr
+    with Workers(topics, tmp_path) as workers:
+        workers.start()
+        assert (await drained(topics)).balanced
+    proven = await stormfold(topics, "audit", "-o", "json")
+    books = json.loads(proven.stdout)[0]
+    assert proven.returncode == 0 and books["balanced"]
+    assert (books["alerts"], books["storms"], books["dead"]) == (61, 60, 1)
+    assert books["foreign"] == 1
+
+
+async def test_dead_letters_of_others(topics: Settings, tmp_path: Path) -> None:
+    """Whatever somebody else writes as a dead letter's origin, it is told as foreign, and counts for nothing."""
+    await publish(topics, [*FLOOD, GARBAGE])
+    with Workers(topics, tmp_path) as workers:
+        workers.start()
+        assert (await drained(topics)).balanced
+    alerts = topics.alerts_topic
+    strange = [
+        f"{alerts}-0-abc", f"{alerts}-0-\N{ARABIC-INDIC DIGIT THREE}", f"{alerts}-x-0",
+        f"{alerts}-0-{'9' * 5000}", alerts, f"{alerts}-99-0", f"{alerts}-0-999", f" {alerts}-0-0", "elsewhere-0-0", "",
+    ]  # fmt: skip
+    dead = topics.model_copy(update={"alerts_topic": topics.alerts_dlq_topic})
+    letters = [Sent(NOW, b"?", headers=(("stormfold-origin", origin.encode()),)) for origin in strange]
+    marked = Sent(NOW, None, key=b"mark", headers=(("stormfold-redriven", f"{alerts}-1-20".encode()),))
+    await publish(dead, [*letters, Sent(NOW, b"?", headers=(("stormfold-origin", None),)), Sent(NOW, b"?"), marked])
+    proven = await stormfold(topics, "audit", "-o", "json")
+    books = json.loads(proven.stdout)[0]
+    assert (proven.returncode, proven.stderr) == (0, "")
+    assert (books["balanced"], books["dead"], books["foreign"]) == (True, 1, len(strange) + 2)
+    told = (await stormfold(topics, "audit")).stdout
+    assert "61 alerts = 60 in 1 storm + 1 dead letter. 12 records in storms or dead letters are not ours." in told
+
+
+@pytest.mark.parametrize(
+    ("books", "says"),
+    [
+        (AuditReport(1, 1, 0, 0, 1, 0, 0, 0, 0), "The books balance: 1 alert = 1 in 1 storm + 0 dead letters."),
+        (
+            AuditReport(4, 2, 1, 1, 2, 1, 0, 0, 1),
+            "The books balance: 4 alerts = 2 in 1 storm and 1 other group + 1 dead letter, 1 in groups still open."
+            " 1 record in storms or dead letters is not ours.",
+        ),
+        (
+            AuditReport(2000, 2000, 0, 0, 5, 3, 0, 0, 0),
+            "The books balance: 2,000 alerts = 2,000 in 2 storms and 3 other groups + 0 dead letters.",
+        ),
+        (
+            AuditReport(2, 1, 0, 0, 1, 0, 0, 1, 0),
+            "The books do not balance: 1 alert missing. Retention has taken 1 record of alerts.",
+        ),
+        (
+            AuditReport(2, 1, 0, 0, 1, 0, 1, 0, 0),
+            "Not known yet: 1 record has not been taken up; see `stormfold status`.",
+        ),
+    ],
+)
+def test_verdict(books: AuditReport, says: str) -> None:
+    """One sentence that is true of one and of many: what is no storm is not called one."""
+    assert verdict(books) == says
+
+
+async def test_one_line_for_what_users_get_wrong(topics: Settings) -> None:
+    """No broker, no topic: one line that says so, one that says what to do, no traceback."""
+    nowhere = topics.model_copy(update={"kafka_bootstrap_servers": "127.0.0.1:1"})
+    for words in (("storms",), ("audit",), ("dlq",)):
+        shown = await stormfold(nowhere, *words)
+        assert shown.returncode == 1 and "Traceback" not in shown.stderr
+        assert "no Kafka broker answers at 127.0.0.1:1" in shown.stderr
+    missing = topics.model_copy(update={"storms_topic": "no-such-topic"})
+    shown = await stormfold(missing, "storms")
+    assert shown.returncode == 1 and "stormfold topics --create" in shown.stderr

@@ -1,0 +1,151 @@
+"""Dead letters: listed, shown, and published again as they were, once; the books count both."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from aiokafka import ConsumerRecord
+
+from stormfold.kafka.producer import Producer, ProducerRecord
+from stormfold.settings import Settings
+from tests.support.cli import stormfold
+from tests.support.pipeline import Sent, Workers, alert, drained, publish, read_topic, record
+from tests.support.servers import until
+from tests.support.storms import manifest
+
+Headers = list[tuple[str, bytes]]
+
+
+def origin(topic: str, offset: int) -> Headers:
+    """The headers of a letter that died for no good reason at an offset of partition 0."""
+    return [("stormfold-reason", b"not understood"), ("stormfold-origin", f"{topic}-0-{offset}".encode())]
+
+
+async def bury(settings: Settings, letters: Sequence[tuple[ProducerRecord, Headers]], topic: str | None = None) -> None:
+    """Puts records into a dead-letter topic, by default that of alerts, in order."""
+    producer = Producer(settings, "test")
+    try:
+        for outgoing, headers in letters:
+            await producer.send_keyed(topic or settings.alerts_dlq_topic, outgoing, headers)
+    finally:
+        await producer.stop()
+
+
+async def published(settings: Settings) -> list[ConsumerRecord]:
+    """What is in the alerts topic, in order of time."""
+    return sorted(await read_topic(settings, settings.alerts_topic), key=lambda found: found.timestamp)
+
+
+async def test_books(topics: Settings, tmp_path: Path) -> None:
+    """What is understood after a fix makes storms, what is not dies once more; every record is counted once."""
+    config = tmp_path / "stormfold.yaml"
+    config.write_text("windows: {gap: 2s, grace: 1s, slice: 4s}\n")
+    now = time.time_ns() // 1_000_000
+    await publish(topics, [Sent(now, b"not yet understood"), Sent(now, b"never understood", 1)])
+    first, second = f"{topics.alerts_topic}-0-0", f"{topics.alerts_topic}-1-0"
+    # What a worker before the fix had buried: to the present one it is an alert.
+    await bury(topics, [(ProducerRecord(None, record(alert("Fixed"))), [("stormfold-origin", first.encode())])])
+    with Workers(topics, tmp_path, config) as workers:
+        workers.start()
+        books = await drained(topics, config)
+        assert (books.alerts, books.dead, books.balanced) == (2, 2, True)
+        asked = await stormfold(topics, "dlq", "redrive", "--all", stdin="n\n")
+        assert asked.returncode == 1 and "Aborted" in asked.stderr
+        done = await stormfold(topics, "dlq", "redrive", "--all", "--yes")
+        assert done.stdout == "Published 2 records again.\n"
+        books = await drained(topics, config)
+        assert books.balanced and books.alerts == 4
+        (third,) = [found for found in await published(topics) if dict(found.headers).get("stormfold-redriven-from")
+                    == second.encode()]  # fmt: skip
+    listed = json.loads((await stormfold(topics, "dlq", "-o", "json")).stdout)
+    assert {letter["origin"]: letter["redriven"] for letter in listed} == {
+        first: True, second: True, f"{topics.alerts_topic}-{third.partition}-{third.offset}": False,
+    }  # fmt: skip
+
+
+async def test_published_as_it_was(topics: Settings) -> None:
+    """Key, value and the producer's headers are those of the record; where it came from is added, the rest is not."""
+    own: Headers = [("ce_type", b"x"), ("stormfold-reason", b"a producer's own"), ("stormfold-cut", b"likewise")]
+    died_before = [("stormfold-redriven-from", b"elsewhere-0-0")]
+    await bury(
+        topics,
+        [
+            (ProducerRecord(b"key", b"\x00\xff raw \x1b[2J"), [*own, *died_before, *origin("alerts", 5)]),
+            (ProducerRecord(None, None), origin("alerts", 6)),
+        ],
+    )
+    assert (await stormfold(topics, "dlq", "redrive", "--all", "--yes")).returncode == 0
+    found = {dict(one.headers)["stormfold-redriven-from"]: one for one in await published(topics)}
+    whole, empty = found[b"alerts-0-5"], found[b"alerts-0-6"]
+    assert (whole.key, whole.value) == (b"key", b"\x00\xff raw \x1b[2J")
+    assert list(whole.headers) == [*own, ("stormfold-redriven-from", b"alerts-0-5")]
+    assert empty.value is None and len(found) == 2
+
+
+async def test_once(topics: Settings) -> None:
+    """What was published again is not, unless asked for; a letter buried twice is one."""
+    twice = (ProducerRecord(None, b"a"), origin("alerts", 1))
+    await bury(topics, [twice, (ProducerRecord(None, b"b"), origin("alerts", 2)), twice])
+    assert "Published 1 rec" in (await stormfold(topics, "dlq", "redrive", "--origin", "alerts-0-1", "--yes")).stdout
+    assert "Published 1 rec" in (await stormfold(topics, "dlq", "redrive", "--all", "--yes")).stdout
+    nothing = await stormfold(topics, "dlq", "redrive", "--all", "--yes")
+    assert nothing.returncode == 0 and "2 were published again before" in nothing.stderr
+    assert [found.value for found in await published(topics)] == [b"a", b"b"]
+    done = await stormfold(topics, "dlq")
+    assert done.returncode == 0 and done.stdout.count("yes") == 2
+    again = await stormfold(topics, "dlq", "redrive", "--origin", "alerts-0-1", "--again", "--yes")
+    assert "Published 1 rec" in again.stdout
+    assert sorted(found.value for found in await published(topics)) == [b"a", b"a", b"b"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        ((), 2, "--origin, or take --all"),
+        (("--all", "--origin", "alerts-0-1"), 2, "--origin, or take --all"),
+        (("--origin", "alerts-0-9", "--yes"), 1, "no dead letter alerts-0-9"),
+        (("--all",), 2, "nobody is there to answer; --yes asks nothing"),
+        (("--origin", "alerts-0-2", "--yes"), 0, "alerts-0-2 was too large to be kept"),
+    ],
+)
+async def test_nothing_unasked(topics: Settings, words: tuple[str, ...], code: int, says: str) -> None:
+    """Nothing is published by mistake, without an answer, or where there is nothing to publish."""
+    cut: Headers = [*origin("alerts", 2), ("stormfold-cut", b"too large")]
+    await bury(topics, [(ProducerRecord(None, b"a"), origin("alerts", 1)), (ProducerRecord(b"alerts-0-2", None), cut)])
+    answer = await stormfold(topics, "dlq", "redrive", *words, stdin="")
+    assert answer.returncode == code and says in answer.stderr
+    assert await published(topics) == []
+
+
+async def test_list(topics: Settings) -> None:
+    """The newest first, of both topics, as many as asked for, each on one safe line; exit 1 while some are left."""
+    assert (await stormfold(topics, "dlq")).returncode == 0
+    evil: Headers = [("stormfold-reason", b"\x1b]0;owned\x07\nsecond line"), ("stormfold-origin", b"alerts-0-150")]
+    letters = [(ProducerRecord(None, b"x" * n), origin("alerts", n)) for n in range(150)]
+    await bury(topics, [*letters, (ProducerRecord(None, "\x1b[2J\u202eevil".encode() + b"\xff" * 100), evil)])
+    await bury(topics, [(ProducerRecord(b"name", b"{}"), origin("storms", 0))], topics.storms_dlq_topic)
+    shown = await stormfold(topics, "dlq", "--limit", "3")
+    assert shown.returncode == 1 and shown.stdout.replace("\n", "").isprintable()
+    lines = shown.stdout.splitlines()
+    assert [line.split()[1] for line in lines[1:]] == ["storms-0-0", "alerts-0-150", "alerts-0-149"]
+    whole = json.loads((await stormfold(topics, "dlq", "--limit", "1000", "-o", "json")).stdout)
+    assert len(whole) == 152 and [letter["bytes"] for letter in whole[2:]] == [*reversed(range(150))]
+    raw = await stormfold(topics, "dlq", "--show", "storms-0-0")
+    assert (raw.stdout, raw.returncode) == ("{}", 0)
+
+
+async def test_storm_written_after_a_fix(topics: Settings, tmp_path: Path) -> None:
+    """A storm that the sink had rejected is written once it is published again."""
+    storm = manifest()
+    name = storm["metadata"]["name"]
+    await bury(
+        topics,
+        [(ProducerRecord(name.encode(), json.dumps(storm).encode()), origin("storms", 0))],
+        topics.storms_dlq_topic,
+    )
+    with Workers(topics, tmp_path) as workers:
+        workers.start(sink=f"directory:{tmp_path / 'out'}", stages="emit")
+        assert (await stormfold(topics, "dlq", "redrive", "--all", "--yes")).returncode == 0
+        await until(lambda: list((tmp_path / "out").rglob(f"*{name}*")), what="the storm is written")

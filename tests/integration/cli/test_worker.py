@@ -1,0 +1,162 @@
+"""The worker as a process: what it prints and where, how it stops, and what users get wrong."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from stormfold.local.process import free_port
+from stormfold.local.redis import EmbeddedRedis
+from stormfold.settings import Settings, variable
+from tests.support.servers import environment, until
+
+NOWHERE = {
+    "STORMFOLD_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9",
+    "STORMFOLD_REDIS_URL": "redis://worker:hunter2@127.0.0.1:10/0",
+}
+
+
+class Process:
+    """A worker, and what it has printed so far."""
+
+    def __init__(self, folder: Path, values: dict[str, str], *words: str) -> None:
+        self._out, self._err = folder / "out", folder / "err"
+        command = [sys.executable, "-c", "from stormfold.cli import main; main()", "worker", *words]
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self.popen = subprocess.Popen(
+                command, env=os.environ | {"STORMFOLD_HTTP_ADDRESS": "127.0.0.1:0"} | values, stdout=out, stderr=err
+            )
+
+    @property
+    def out(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def err(self) -> str:
+        return self._err.read_text()
+
+
+@contextmanager
+def process(folder: Path, values: dict[str, str], *words: str) -> Iterator[Process]:
+    """A worker that is gone at the end."""
+    started = Process(folder, values, *words)
+    try:
+        yield started
+    finally:
+        started.popen.kill()
+        started.popen.wait()
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+async def test_without_servers(tmp_path: Path, sign: signal.Signals) -> None:
+    """It starts and stops without Kafka and Redis, in time, with exit code 0; every line it prints is a line of log."""
+    with process(tmp_path, NOWHERE) as worker:
+        await until(lambda: '"cannot go on"' in worker.err and '"cannot read"' in worker.err, what="it misses both")
+        begin = time.monotonic()
+        worker.popen.send_signal(sign)
+        await until(lambda: worker.popen.poll() is not None, 10, "it has stopped")
+        assert worker.popen.returncode == 0 and time.monotonic() - begin < 10
+    lines = [json.loads(line) for line in worker.err.splitlines()]
+    assert lines[0]["message"] == "worker started" and lines[-1]["message"] == "worker stopped"
+    assert all({"level", "logger", "timestamp", "message"} <= line.keys() for line in lines)
+    assert worker.out == "" and "hunter2" not in worker.err
+
+
+async def test_some_stages(topics: Settings, tmp_path: Path) -> None:
+    """Options win over the environment."""
+    values = environment(topics) | {variable("stages"): "intake", variable("sink"): "none"}
+    with process(tmp_path, values, "--stages", "emit", "--sink", f"directory:{tmp_path / 'sink'}") as worker:
+        await until(lambda: "worker started" in worker.err, what="it has started")
+        await until(lambda: (tmp_path / "sink").is_dir(), what="the sink is used")
+        assert json.loads(worker.err.splitlines()[0])["stages"] == "emit"
+
+
+async def test_asked_twice(topics: Settings, tmp_path: Path) -> None:
+    """Who asks a second time does not wait for what is still under way."""
+    server = EmbeddedRedis(tmp_path / "redis")
+    server.start()
+    try:
+        with process(tmp_path, environment(topics) | {variable("redis_url"): server.url}) as worker:
+            await until(lambda: "opened an epoch" in worker.err, what="it is at work")
+            os.kill(server.pid, signal.SIGSTOP)
+            await asyncio.sleep(1.0)
+            worker.popen.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.3)
+            assert worker.popen.poll() is None, "there was nothing to wait for"
+            worker.popen.send_signal(signal.SIGTERM)
+            await until(lambda: worker.popen.poll() is not None, 3, "it leaves at once")
+            assert worker.popen.returncode == 128 + signal.SIGTERM
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+        server.kill()
+
+
+def test_print_is_print() -> None:
+    """Neither Faust nor anything else takes over standard output, or the log of who embeds a worker."""
+    code = (
+        "import asyncio, logging, sys\n"
+        "from stormfold.config import Config; from stormfold.settings import Settings\n"
+        "from stormfold.worker import Worker\n"
+        "async def main():\n"
+        "    before = sys.stdout, sys.stderr, logging.root.handlers[:], logging.root.level\n"
+        "    worker = Worker(Settings(), Config())\n"
+        "    await worker.start()\n"
+        "    assert before == (sys.stdout, sys.stderr, logging.root.handlers[:], logging.root.level)\n"
+        "    await worker.stop()\n"
+        "import structlog; structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))\n"
+        "asyncio.run(main()); print('hello')\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | NOWHERE | {"STORMFOLD_HTTP_ADDRESS": "127.0.0.1:0"},
+        capture_output=True, text=True, check=True, timeout=30,
+    )  # fmt: skip
+    assert answer.stdout == "hello\n"
+
+
+@pytest.mark.parametrize(
+    ("values", "words", "code", "says"),
+    [
+        ({}, ("--stages", "fold,foled"), 2, "STORMFOLD_STAGES: expected some of intake,fold,close,emit"),
+        ({}, ("--sink", "nirvana"), 2, "STORMFOLD_SINK: expected kubernetes, directory:PATH or none"),
+        ({}, ("--config", "no-such.yaml"), 2, "no-such.yaml: No such file or directory"),
+        ({"STORMFOLD_KAFAK": "x"}, (), 2, "STORMFOLD_KAFAK: unknown environment variable"),
+        ({"STORMFOLD_REDIS_URL": "hunter2"}, (), 2, "STORMFOLD_REDIS_URL: expected redis://"),
+        ({"STORMFOLD_REDIS_URL": "redis://:1/hunter2@h"}, (), 2, "STORMFOLD_REDIS_URL: expected redis://"),
+        (
+            {"STORMFOLD_REDIS_URL": "redis://h?hunter2=1"},
+            (),
+            2,
+            "STORMFOLD_REDIS_URL: expected only these options after ?:",
+        ),
+        ({"STORMFOLD_HTTP_ADDRESS": "192.0.2.1:8080"}, (), 1, "cannot listen on 192.0.2.1:8080"),
+    ],
+)
+def test_what_users_get_wrong(
+    tmp_path: Path, values: dict[str, str], words: tuple[str, ...], code: int, says: str
+) -> None:
+    """One line that says what is wrong, perhaps one that says what to do; no traceback, no value that may be secret."""
+    with process(tmp_path, NOWHERE | values, *words) as worker:
+        assert worker.popen.wait(20) == code
+        told = [line for line in worker.err.splitlines() if not line.startswith("{")]
+        assert says in told[0] and len(told) <= 2
+        assert "Traceback" not in worker.err and "hunter2" not in worker.err and worker.out == ""
+
+
+async def test_address_in_use(tmp_path: Path) -> None:
+    """Of two workers on one address the second does not start, and says which variable to set."""
+    values = NOWHERE | {"STORMFOLD_HTTP_ADDRESS": f"127.0.0.1:{free_port()}"}
+    (tmp_path / "second").mkdir()
+    with process(tmp_path, values) as first:
+        await until(lambda: "worker started" in first.err, what="it has started")
+        with process(tmp_path / "second", values) as second:
+            assert second.popen.wait(20) == 1
+            assert f"cannot listen on {values['STORMFOLD_HTTP_ADDRESS']}: " in second.err
+            assert "-> set STORMFOLD_HTTP_ADDRESS" in second.err

@@ -1,0 +1,125 @@
+"""What is deployed: the files, and the real programs that read them."""
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import pytest
+import yaml
+
+from stormfold.cli import command
+from stormfold.local.process import cache_dir
+from stormfold.settings import PREFIX, Settings
+from tests.support.gobuild import build
+
+ROOT = Path(__file__).parents[3]
+COMPOSE = ROOT / "docker-compose.yml"
+DOCKERFILE = ROOT / "Dockerfile"
+K8S = ROOT / "k8s"
+OVERLAYS = sorted(path.parent for path in (K8S / "overlays").glob("*/kustomization.yaml"))
+ALONE = [K8S, K8S / "base", *(path for path in OVERLAYS if path.name != "monitoring")]
+"""Those that are a whole deployment."""
+COMPONENTS = sorted(path.parent for path in (K8S / "components").glob("*/kustomization.yaml"))
+"""What is added to one of those."""
+MANAGED = {
+    folder: [
+        K8S / "components" / name for name in (["managed", "managed-keda"] if "keda" in folder.name else ["managed"])
+    ]
+    for folder in ALONE
+    if folder not in (K8S, K8S / "base", K8S / "overlays" / "managed")
+}
+"""The variants that are not named for it, with the components that give them logins and TLS."""
+
+KUSTOMIZE = "v5.8.2"
+KEDA = "github.com/kedacore/keda/v2@v2.21.0"
+DEFINITIONS = {
+    "github.com/prometheus-operator/prometheus-operator@v0.85.0": (
+        "example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml",
+        "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",
+        "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml",
+    ),
+    KEDA: (
+        "config/crd/bases/keda.sh_scaledobjects.yaml",
+        "config/crd/bases/keda.sh_triggerauthentications.yaml",
+    ),
+}
+"""Go modules, and where in them their definitions are."""
+
+Manifest = dict[str, Any]
+
+
+class Programs(NamedTuple):
+    """Built from their Go modules, once."""
+
+    compose: Path
+    kustomize: Path
+
+
+def programs() -> Programs:
+    """Builds what is not cached. Raises `CannotBuild`."""
+    folder = ROOT / "tests" / "deploy" / "compose"
+    version = (folder / "go.mod").read_text().split("compose-go/v2 ")[1].split()[0]
+    return Programs(
+        build(cache_dir() / "compose" / version / "compose", ".", module=folder),
+        build(cache_dir() / "kustomize" / KUSTOMIZE / "kustomize", f"sigs.k8s.io/kustomize/kustomize/v5@{KUSTOMIZE}"),
+    )
+
+
+def module(name: str) -> Path:
+    """The files of a Go module, as its project publishes them."""
+    said = subprocess.run(["go", "mod", "download", "-json", name], capture_output=True, check=True)
+    return Path(json.loads(said.stdout)["Dir"])
+
+
+def foreign_definitions() -> Iterator[Manifest]:
+    """The CRDs of the Prometheus operator and of KEDA."""
+    for name, files in DEFINITIONS.items():
+        for file in files:
+            yield yaml.safe_load((module(name) / file).read_text())
+
+
+def built(kustomize: Path, folder: Path, components: Iterable[Path] = ()) -> list[Manifest]:
+    """What `kubectl apply -k FOLDER` would apply; with components: of a folder like the overlay `managed` upon it."""
+    if components:
+        text = yaml.safe_load((K8S / "overlays" / "managed" / "kustomization.yaml").read_text())
+        with tempfile.TemporaryDirectory() as place:
+            here = Path(place).resolve()
+            text["resources"] = [os.path.relpath(folder.resolve(), here)]
+            text["components"] = [os.path.relpath(path.resolve(), here) for path in components]
+            (here / "kustomization.yaml").write_text(yaml.safe_dump(text))
+            return built(kustomize, here)
+    said = subprocess.run([kustomize, "build", folder], capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
+    assert not said.stderr, said.stderr
+    return list(yaml.safe_load_all(said.stdout))
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[Settings]:
+    """The settings of a process with these variables, besides what is not ours. Files named need not exist here."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        yield Settings()
+
+
+def ours(variables: Mapping[str, str]) -> dict[str, str]:
+    """Those of stormfold."""
+    return {name: value for name, value in variables.items() if name.startswith(PREFIX)}
+
+
+def parse(arguments: Iterable[str]) -> str:
+    """The sub-command that `stormfold ARGUMENTS` would run. Raises `click.UsageError` for one that it refuses."""
+    name, *rest = arguments
+    with click.Context(command, **command.context_settings) as context:
+        found = command.get_command(context, name)
+        if found is None:
+            raise click.UsageError(f"no such command: {name}")
+        found.make_context(name, rest, parent=context)
+    return name

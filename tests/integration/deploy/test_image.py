@@ -1,0 +1,211 @@
+"""The Dockerfile: linted, in step with the project, built and run."""
+
+import ast
+import asyncio
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import venv
+from collections.abc import Iterator
+from importlib.metadata import requires
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from stormfold.health import Health
+from stormfold.web.server import Web
+from tests.integration.deploy.files import DOCKERFILE, ROOT, environment, parse
+from tests.support.buildah import Buildah, Container, buildah, needed
+from tests.support.servers import until
+
+TEXT = DOCKERFILE.read_text()
+FINAL = TEXT.rpartition("\nFROM ")[2]
+ARCHITECTURES = "x86_64-manylinux_2_28", "aarch64-manylinux_2_28"
+IMAGE = "localhost/stormfold"
+STOPPED_WITHIN = 10.0
+"""Seconds from SIGTERM; what the pages promise."""
+
+
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
+    """Has built the Dockerfile as it is, on a stand-in of the base that it names."""
+    base = re.search(r"^ARG PYTHON=(\S+)$", TEXT, re.MULTILINE)
+    assert base
+    with buildah(tmp_path_factory.mktemp("buildah")) as made:
+        made.base(f"docker.io/library/{base[1]}")
+        made.build(ROOT, IMAGE)
+        yield made
+
+
+def test_lint() -> None:
+    """hadolint has nothing to say."""
+    said = subprocess.run(
+        [Path(sys.executable).parent / "hadolint", DOCKERFILE], capture_output=True, text=True, check=False
+    )
+    assert said.returncode == 0 and not said.stdout, said.stdout
+
+
+def test_context() -> None:
+    """Everything that is copied exists and passes .dockerignore, which lets nothing else pass."""
+    copied = {name for line in re.findall(r"^COPY (?!--from)(.*) \S+$", TEXT, re.MULTILINE) for name in line.split()}
+    assert all((ROOT / name).exists() for name in copied)
+    rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    assert rules[0] == "*"
+    assert {rule[1:] for rule in rules if rule.startswith("!")} == copied
+
+
+def test_python_is_the_tested_one() -> None:
+    """The image runs on the Python that the tests run on."""
+    found = re.search(r"^ARG PYTHON=python:(\d+)\.(\d+)\.\d+-slim-", TEXT, re.MULTILINE)
+    ci = re.search(r"Needs Python (\d+)\.(\d+)", (ROOT / ".ci" / "run").read_text())
+    assert found and ci and found.groups() == ci.groups()
+
+
+def test_version() -> None:
+    """The label says the project's version."""
+    version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert version and f"ARG VERSION={version[1]}\n" in FINAL
+    assert 'org.opencontainers.image.version="${VERSION}"' in FINAL
+
+
+def test_build_backend() -> None:
+    """What is taken from the developers' lock to build the wheel is the backend and all it needs."""
+    found = re.search(r"/\^\(([a-z|-]+)\)==/", TEXT)
+    assert found
+    needed, waiting = set[str](), ["hatchling"]
+    while waiting:
+        needed.add(name := waiting.pop())
+        for line in requires(name) or ():
+            requirement = Requirement(line)
+            if (
+                not requirement.marker or requirement.marker.evaluate({"extra": ""})
+            ) and requirement.name not in needed:
+                waiting.append(requirement.name)
+    assert set(found[1].split("|")) == needed
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_no_compiler_is_needed(architecture: str, tmp_path: Path) -> None:
+    """Every dependency has a wheel, save Faust on ARM: its own installation falls back to pure Python."""
+    lock = tmp_path / "requirements.txt"
+    lines = (ROOT / "requirements.lock").read_text()
+    if architecture.startswith("aarch64"):
+        lines = re.sub(r"^faust-streaming==.*\n(    .*\n)*", "", lines, flags=re.MULTILINE)
+    lock.write_text(lines)
+    found = re.search(r"python:(\d+\.\d+)", TEXT)
+    assert found
+    said = subprocess.run(
+        [
+            *(sys.executable, "-m", "uv", "pip", "install", "--dry-run", "--quiet", "--no-deps", "--require-hashes"),
+            *("--only-binary", ":all:", "--python-version", found[1], "--python-platform", architecture),
+            *("--target", tmp_path / "target", "--requirement", lock),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == 0, said.stderr
+
+
+def test_runs_as_nobody() -> None:
+    """The user is a number other than root's, so that Kubernetes can tell; signals reach the worker itself."""
+    assert re.search(r"^USER 65532:65532$", FINAL, re.MULTILINE)
+    assert 'ENTRYPOINT ["stormfold"]' in FINAL
+    command = re.search(r"^CMD (\[.*\])$", FINAL, re.MULTILINE)
+    assert command and parse(ast.literal_eval(command[1])) == "worker"
+
+
+def test_variables() -> None:
+    """What the image sets is known, and listens on the port that is exposed and checked."""
+    variables = dict(re.findall(r"(STORMFOLD_\w+)=(\S+)", FINAL))
+    with environment(variables) as settings:
+        assert settings.http_bind == ("0.0.0.0", int(re.findall(r"^EXPOSE (\d+)$", FINAL, re.MULTILINE)[0]))
+        assert f"http://127.0.0.1:{settings.http_bind[1]}/healthz" in FINAL
+
+
+async def test_health_check() -> None:
+    """The check of the image fails where a part of the worker is dead, and where there is no worker."""
+    found = re.search(r"^HEALTHCHECK .*\\\n +CMD (\[.*\])$", FINAL, re.MULTILINE)
+    assert found
+    *_, code = ast.literal_eval(found[1])
+    health = Health()
+    health.heartbeat("fold")
+    web = Web(("127.0.0.1", 0), health, list)
+    await web.start()
+    here = code.replace(":8080/", f":{web.port}/")
+
+    async def check() -> int:
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", here, stderr=asyncio.subprocess.DEVNULL)
+        return await process.wait()
+
+    assert await check() == 0
+    health.timeout = -1.0
+    assert await check() != 0
+    await web.stop()
+    assert await check() != 0
+
+
+def test_build_steps(tmp_path: Path) -> None:
+    """The steps of the build, run here, install stormfold whole: from hashed files, without pip, with its scripts."""
+    build = TEXT.partition("\nFROM ")[2].rpartition("\nFROM ")[0]
+    steps = re.findall(r"^(?:RUN|COPY) (?:.*\\\n)*.*$", build, re.MULTILINE)
+    prefix, work = tmp_path / "opt", tmp_path / "build"
+    here = {"/opt/stormfold": str(prefix), "/storms": str(tmp_path / "storms"), "-o 65532 -g 65532 ": ""}
+    venv.create(tmp_path / "base", with_pip=True)
+    work.mkdir()
+    for step in steps:
+        kind, text = step.split(None, 1)
+        if kind == "COPY":
+            for name in text.split()[:-1]:
+                source = ROOT / name
+                if source.is_dir():
+                    shutil.copytree(source, work / name, ignore=shutil.ignore_patterns("__pycache__"))
+                else:
+                    shutil.copy(source, work)
+            continue
+        for there, value in here.items():
+            text = text.replace(there, value)
+        said = subprocess.run(
+            ["sh", "-euc", text],
+            cwd=work,
+            env=os.environ | {"PATH": f"{tmp_path / 'base' / 'bin'}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert said.returncode == 0, said.stdout[-2000:] + said.stderr[-2000:]
+    said = subprocess.run([prefix / "bin" / "stormfold", "--version"], capture_output=True, text=True, check=True)
+    version = re.search(r"^ARG VERSION=(.*)$", FINAL, re.MULTILINE)
+    assert version and said.stdout == f"stormfold {version[1]}\n"
+    (package,) = prefix.glob("lib/python*/site-packages/stormfold")
+    tracked = subprocess.run(["git", "ls-files", "app"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert [name for name in tracked.split() if not (package.parent / name).exists()] == []
+    assert not list(prefix.glob("bin/pip*"))
+
+
+@needed
+async def test_image(builder: Buildah, tmp_path: Path) -> None:
+    """The image, built, run read-only, without Kafka and Redis: the worker is process 1, lives, and stops in time."""
+    configuration = builder.configuration(IMAGE)
+    root = builder.unpacked(IMAGE)
+    assert not (root / "build").exists()
+    container = Container(root, configuration, tmp_path)
+    try:
+        says = "no Kafka broker answers", "Redis is away"
+        await until(lambda: all(words in container.log.read_text() for words in says), 60, "Kafka and Redis are missed")
+        await until(container.check, what="the health check of the image passes")
+        status = await container.status()
+        assert re.search(r"^NSpid:.*\t1$", status, re.MULTILINE)
+        assert re.search(r"^CapEff:\t0+$", status, re.MULTILINE)
+        told = await container.execute(
+            "python", "-c", "import os; print(os.getuid(), os.getgid(), bool(os.statvfs('/').f_flag & os.ST_RDONLY))"
+        )
+        assert told.stdout == "65532 65532 True\n", told.stderr
+        os.kill(await container.pid(), signal.SIGTERM)
+        assert await asyncio.to_thread(container.process.wait, STOPPED_WITHIN) == 0
+    finally:
+        container.close()

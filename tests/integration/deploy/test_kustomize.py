@@ -1,0 +1,387 @@
+"""What `kubectl apply -k` applies: accepted by a real API server, and in step with the code."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import yaml
+
+from stormfold import config
+from stormfold.health import Health
+from stormfold.kafka.topics import PARTITIONS
+from stormfold.local.process import free_port
+from stormfold.settings import STAGES, Settings
+from stormfold.web.server import Web
+from tests.benchmarks.results import load
+from tests.integration.deploy.files import (
+    ALONE,
+    K8S,
+    KEDA,
+    MANAGED,
+    OVERLAYS,
+    ROOT,
+    Manifest,
+    Programs,
+    built,
+    environment,
+    module,
+    ours,
+    parse,
+)
+from tests.integration.monitoring.rules import JOB
+from tests.integration.pipeline.test_sigterm import STOP_SECONDS
+from tests.support.apiserver import ApiServer
+
+CREDENTIALS = {
+    "STORMFOLD_KAFKA_SASL_USERNAME": "stormfold",
+    "STORMFOLD_KAFKA_SASL_PASSWORD": "secret",
+    "STORMFOLD_REDIS_USERNAME": "stormfold",
+    "STORMFOLD_REDIS_PASSWORD": "secret",
+}
+"""What the Secret has that the component `managed` wants."""
+WITH_COMPONENTS: list[tuple[Path, Sequence[Path]]] = [*((folder, ()) for folder in ALONE), *MANAGED.items()]
+
+
+def ident(variant: tuple[Path, Sequence[Path]]) -> str:
+    """Name of a variant in the list of tests."""
+    folder, components = variant
+    return " + ".join([str(folder.relative_to(ROOT)), *(path.name for path in components)])
+
+
+@pytest.fixture(params=WITH_COMPONENTS, ids=ident)
+def deployment(tools: Programs, request: pytest.FixtureRequest) -> list[Manifest]:
+    """All that one of the variants applies."""
+    return built(tools.kustomize, *request.param)
+
+
+@pytest.fixture(params=[(K8S / "base", ()), *((folder, ()) for folder in OVERLAYS), *MANAGED.items()], ids=ident)
+def manifests(tools: Programs, request: pytest.FixtureRequest) -> list[Manifest]:
+    """All that one of the folders applies."""
+    return built(tools.kustomize, *request.param)
+
+
+@pytest.fixture(scope="session")
+def installed(tools: Programs, cluster: ApiServer) -> ApiServer:
+    """The cluster with our definition, and the namespace as the base has it."""
+    cluster.install()
+    cluster.apply(*of("Namespace", built(tools.kustomize, K8S / "base")))
+    return cluster
+
+
+def of(kind: str, manifests: list[Manifest]) -> list[Manifest]:
+    """Those of a kind."""
+    return [one for one in manifests if one["kind"] == kind]
+
+
+def names(kind: str, manifests: list[Manifest]) -> set[str]:
+    """The names of those of a kind."""
+    return {one["metadata"]["name"] for one in of(kind, manifests)}
+
+
+def pods(manifests: list[Manifest]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Name of the Deployment, its pods' labels and spec."""
+    for one in of("Deployment", manifests):
+        template = one["spec"]["template"]
+        yield one["metadata"]["name"], template["metadata"]["labels"], template["spec"]
+
+
+def variables(pod: dict[str, Any], manifests: list[Manifest], folder: Path | None = None) -> dict[str, str]:
+    """The environment of the worker; files of Secrets that it names are made in `folder`."""
+    (container,) = pod["containers"]
+    maps = {one["metadata"]["name"]: one["data"] for one in of("ConfigMap", manifests)}
+    found: dict[str, str] = {}
+    for source in container["envFrom"]:
+        if "configMapRef" in source:
+            found |= maps[source["configMapRef"]["name"]]
+        elif not source["secretRef"]["optional"]:
+            found |= CREDENTIALS
+    found |= {entry["name"]: entry["value"] for entry in container["env"]}
+    secrets = {one["name"] for one in pod["volumes"] if "secret" in one}
+    mounts = tuple(f"{one['mountPath']}/" for one in container["volumeMounts"] if one["name"] in secrets)
+    for name, value in found.items():
+        if mounts and folder and value.startswith(mounts):
+            (folder / Path(value).name).touch()
+            found[name] = str(folder / Path(value).name)
+    return found
+
+
+def mebibytes(quantity: str) -> int:
+    """A quantity of memory, in the one unit that is used here."""
+    assert quantity.endswith("Mi")
+    return int(quantity.removesuffix("Mi"))
+
+
+def dry_run(server: ApiServer, manifest: Manifest) -> Any:
+    """Applies without an effect; unknown fields are refused."""
+    group_version = manifest["apiVersion"]
+    root = f"/apis/{group_version}" if "/" in group_version else f"/api/{group_version}"
+    (kind,) = (
+        one
+        for one in server.request("GET", root).body["resources"]
+        if one["kind"] == manifest["kind"] and "/" not in one["name"]
+    )
+    place = f"namespaces/{manifest['metadata']['namespace']}/" if kind["namespaced"] else ""
+    return server.request(
+        "PATCH",
+        f"{root}/{place}{kind['name']}/{manifest['metadata']['name']}"
+        "?fieldManager=tests&force=true&fieldValidation=Strict&dryRun=All",
+        yaml.safe_dump(manifest).encode(),
+        content_type="application/apply-patch+yaml",
+    )
+
+
+def test_accepted(installed: ApiServer, manifests: list[Manifest]) -> None:
+    """The API server takes every manifest; there is none twice."""
+    for manifest in manifests:
+        answer = dry_run(installed, manifest)
+        assert answer.status in (200, 201), (manifest["kind"], manifest["metadata"]["name"], answer.body)
+    assert max(Counter((one["kind"], one["metadata"]["name"]) for one in manifests).values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("overlay", "kind"),
+    [
+        ("stages", "Deployment"),
+        ("keda", "ScaledObject"),
+        ("monitoring", "PodMonitor"),
+        ("monitoring", "PrometheusRule"),
+    ],
+)
+def test_unknown_fields_are_refused(installed: ApiServer, tools: Programs, overlay: str, kind: str) -> None:
+    """A misspelt field would be found, in what Kubernetes defines and in what operators define."""
+    for one in of(kind, built(tools.kustomize, K8S / "overlays" / overlay)):
+        assert dry_run(installed, one).status in (200, 201)
+        one["spec"]["repilcas"] = 1
+        answer = dry_run(installed, one)
+        assert answer.status >= 400 and "repilcas" in answer.body["message"]
+
+
+def test_restricted(installed: ApiServer, deployment: list[Manifest]) -> None:
+    """The namespace admits the pods, which run under its restricted policy, and no laxer ones."""
+    for name, labels, spec in pods(deployment):
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": "storms", "labels": labels},
+            "spec": spec,
+        }
+        assert dry_run(installed, pod).status == 201
+        for part in (spec, spec["containers"][0]):
+            kept = part.pop("securityContext")
+            answer = dry_run(installed, pod)
+            assert answer.status == 403 and "PodSecurity" in answer.body["message"]
+            part["securityContext"] = kept
+        assert spec["containers"][0]["securityContext"]["readOnlyRootFilesystem"]
+
+
+def test_paths_that_others_name() -> None:
+    """k8s/crd.yaml and k8s/rbac.yaml are the base's own files."""
+    for name in ("crd.yaml", "rbac.yaml"):
+        assert (K8S / name).resolve() == K8S / "base" / "common" / name
+
+
+def test_variables(deployment: list[Manifest], tmp_path: Path) -> None:
+    """The workers know every variable, and the configuration they mount is one they take."""
+    stages = Counter[str]()
+    for _, _, pod in pods(deployment):
+        found = variables(pod, deployment, tmp_path)
+        assert found == ours(found)
+        with environment(found) as settings:
+            stages.update(settings.stage_names)
+            assert settings.sink == "kubernetes"
+            folder, name = os.path.split(settings.config or "")
+        (container,) = pod["containers"]
+        (mount,) = (one for one in container["volumeMounts"] if one["mountPath"] == folder)
+        (volume,) = (one for one in pod["volumes"] if one["name"] == mount["name"])
+        (data,) = (
+            one["data"] for one in of("ConfigMap", deployment) if one["metadata"]["name"] == volume["configMap"]["name"]
+        )
+        assert config.loads(data[name], name).windows == config.Config().windows
+        assert parse(container["args"]) == "worker"
+    assert stages == Counter(STAGES), "each stage runs somewhere, once"
+
+
+def test_references(deployment: list[Manifest]) -> None:
+    """Whatever a manifest names is there."""
+    for name, labels, pod in pods(deployment):
+        assert pod["serviceAccountName"] in names("ServiceAccount", deployment)
+        for kind in ("Service", "PodDisruptionBudget", "NetworkPolicy"):
+            selectors = [one["spec"].get("podSelector", one["spec"].get("selector")) for one in of(kind, deployment)]
+            chosen = [one.get("matchLabels", one) for one in selectors]
+            assert sum(one.items() <= labels.items() for one in chosen) == 1, (kind, name)
+        for constraint in pod["topologySpreadConstraints"]:
+            assert constraint["labelSelector"]["matchLabels"] == labels
+        (container,) = pod["containers"]
+        version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+        assert version and container["image"] == f"stormfold:{version[1]}"
+
+
+def test_stops_in_time(deployment: list[Manifest]) -> None:
+    """A worker is not killed while it stops, or starts."""
+    for _, _, pod in pods(deployment):
+        assert pod["terminationGracePeriodSeconds"] > 2 * STOP_SECONDS
+        startup = pod["containers"][0]["startupProbe"]
+        assert startup["periodSeconds"] * startup["failureThreshold"] >= 60
+
+
+def test_memory(deployment: list[Manifest]) -> None:
+    """A worker that takes up a backlog stays below what it asks for, by what was measured; the limit leaves room."""
+    latency = load().latency
+    assert latency
+    peak = max(size for taken in latency.catch_up for size in taken.resident)
+    for _, _, pod in pods(deployment):
+        resources = pod["containers"][0]["resources"]
+        request, limit = (mebibytes(resources[part]["memory"]) * 2**20 for part in ("requests", "limits"))
+        assert peak < request
+        assert 1.5 * request <= limit
+
+
+async def test_probes(tools: Programs) -> None:
+    """The probes ask for what the worker answers, where it listens."""
+    manifests = built(tools.kustomize, K8S / "base")
+    ((_, _, pod),) = pods(manifests)
+    (container,) = pod["containers"]
+    with environment(variables(pod, manifests)) as settings:
+        assert {port["name"]: port["containerPort"] for port in container["ports"]} == {"http": settings.http_bind[1]}
+    port = free_port()
+    web = Web(("127.0.0.1", port), Health(), list)
+    await web.start()
+    try:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
+            for probe, path in (
+                ("startupProbe", "/healthz"),
+                ("livenessProbe", "/healthz"),
+                ("readinessProbe", "/readyz"),
+            ):
+                assert container[probe]["httpGet"] == {"path": path, "port": "http"}
+                async with client.get(path) as answer:
+                    assert answer.status == 200
+            (monitor,) = of("PodMonitor", built(tools.kustomize, K8S / "overlays" / "monitoring"))
+            (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+            assert endpoint["port"] == "http"
+            async with client.get(endpoint["path"]) as answer:
+                assert "stormfold_" in await answer.text()
+    finally:
+        await web.stop()
+
+
+def test_least_rights(deployment: list[Manifest], tmp_path: Path) -> None:
+    """Only who writes storms has a token, and it is for roles in this namespace alone."""
+    for _, _, pod in pods(deployment):
+        with environment(variables(pod, deployment, tmp_path)) as settings:
+            assert pod.get("automountServiceAccountToken", True) == ("emit" in settings.stage_names)
+    assert not of("ClusterRole", deployment) and not of("ClusterRoleBinding", deployment)
+    assert not of("Secret", deployment)
+
+
+@pytest.mark.parametrize("variant", [(K8S / "overlays" / "managed", ()), *MANAGED.items()], ids=ident)
+def test_no_secret_is_here(tools: Programs, tmp_path: Path, variant: tuple[Path, Sequence[Path]]) -> None:
+    """Where credentials are wanted they come from a Secret that is not among the manifests; TLS is on for both."""
+    manifests = built(tools.kustomize, *variant)
+    assert not any(CREDENTIALS.keys() & one["data"].keys() for one in of("ConfigMap", manifests))
+    text = (K8S / "components" / "managed" / "kustomization.yaml").read_text()
+    assert all(name in text for name in CREDENTIALS)
+    for _, _, pod in pods(manifests):
+        with environment(variables(pod, manifests, tmp_path)) as settings:
+            assert settings.kafka_security_protocol == "SASL_SSL" and settings.redis_url.startswith("rediss://")
+            assert settings.kafka_ssl_cafile and settings.redis_ssl_cafile
+
+
+@pytest.mark.parametrize("overlay", ["keda", "stages-keda"])
+def test_keda_logs_in(tools: Programs, overlay: str) -> None:
+    """Where workers log in to Kafka, every trigger does, the same way and from the same Secrets."""
+    folder = K8S / "overlays" / overlay
+    manifests = built(tools.kustomize, folder, MANAGED[folder])
+    (login,) = of("TriggerAuthentication", manifests)
+    taken = {one["parameter"]: (one["name"], one["key"]) for one in login["spec"]["secretTargetRef"]}
+    assert taken == {
+        "username": ("stormfold-credentials", "STORMFOLD_KAFKA_SASL_USERNAME"),
+        "password": ("stormfold-credentials", "STORMFOLD_KAFKA_SASL_PASSWORD"),
+        "ca": ("stormfold-tls", "kafka-ca.crt"),
+    }
+    source = (module(KEDA) / "pkg" / "scalers" / "kafka_scaler.go").read_text()
+    for _, _, pod in pods(manifests):
+        found = variables(pod, manifests)
+        assert taken["username"][1] in found and taken["password"][1] in found
+        assert found["STORMFOLD_KAFKA_SSL_CAFILE"].endswith(f"/{taken['ca'][1]}")
+    for scaled in of("ScaledObject", manifests):
+        for trigger in scaled["spec"]["triggers"]:
+            assert trigger["authenticationRef"] == {"name": login["metadata"]["name"]}
+            assert trigger["metadata"]["tls"] == "enable"
+            assert (
+                trigger["metadata"]["sasl"]
+                == {"SCRAM-SHA-512": "scram_sha512"}[found["STORMFOLD_KAFKA_SASL_MECHANISM"]]
+            )
+            for name, value in (*((name, "") for name in taken), *trigger["metadata"].items()):
+                (options,) = re.findall(rf'keda:"name={name.removesuffix("FromEnv")},([^"]*)"', source)
+                where = "authParams" if name in taken else "triggerMetadata"
+                assert where in options
+                assert "enum=" not in options or value in options.partition("enum=")[2].split(";")
+
+
+def test_network_policy(deployment: list[Manifest]) -> None:
+    """Workers reach Kafka, Redis, the API server and names by the ports that are configured, and nobody else."""
+    (policy,) = (one["spec"] for one in of("NetworkPolicy", deployment))
+    assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
+    open_ports = {
+        number
+        for rule in policy["egress"]
+        for port in rule["ports"]
+        for number in range(port["port"], port.get("endPort", port["port"]) + 1)
+    }
+    for _, _, pod in pods(deployment):
+        found = variables(pod, deployment)
+        for address in (found["STORMFOLD_KAFKA_BOOTSTRAP_SERVERS"], found["STORMFOLD_REDIS_URL"].rpartition("/")[0]):
+            assert int(address.rpartition(":")[2]) in open_ports
+    assert {53, 443, 6443} <= open_ports
+    assert [port["port"] for rule in policy["ingress"] for port in rule["ports"]] == ["http"]
+
+
+def test_monitored(tools: Programs) -> None:
+    """The monitor finds the pods of every variant, under the job's name that the rules have."""
+    (monitor,) = of("PodMonitor", built(tools.kustomize, K8S / "overlays" / "monitoring"))
+    for variant in WITH_COMPONENTS:
+        for _, labels, pod in pods(built(tools.kustomize, *variant)):
+            assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
+            assert labels[monitor["spec"]["jobLabel"]] == JOB
+            assert monitor["metadata"]["namespace"] == "storms"
+            assert pod["containers"][0]["ports"][0]["name"] == monitor["spec"]["podMetricsEndpoints"][0]["port"]
+
+
+def test_dashboards(tools: Programs) -> None:
+    """Grafana gets every dashboard there is."""
+    (found,) = of("ConfigMap", built(tools.kustomize, K8S / "overlays" / "monitoring"))
+    assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert found["data"] == {path.name: path.read_text() for path in (K8S / "monitoring" / "dashboards").iterdir()}
+
+
+@pytest.mark.parametrize("overlay", ["keda", "stages-keda"])
+def test_scaling(tools: Programs, overlay: str) -> None:
+    """Workers are scaled by the lag of what they read, never beyond its partitions, and by nobody else."""
+    manifests = built(tools.kustomize, K8S / "overlays" / overlay)
+    settings = Settings()
+    # What a trigger says KEDA's definition leaves open; its source does not.
+    source = (module(KEDA) / "pkg" / "scalers" / "kafka_scaler.go").read_text()
+    known = set(re.findall(r'keda:"name=(\w+),', source))
+    topics = {"intake": settings.alerts_topic, "fold": settings.keyed_topic, "emit": settings.storms_topic}
+    deployments = {one["metadata"]["name"]: one for one in of("Deployment", manifests)}
+    for scaled in of("ScaledObject", manifests):
+        spec = scaled["spec"]
+        target = deployments.pop(spec["scaleTargetRef"]["name"])
+        assert "replicas" not in target["spec"]
+        assert spec["maxReplicaCount"] == PARTITIONS
+        found = variables(target["spec"]["template"]["spec"], manifests)
+        with environment(found) as worker:
+            read = [stage for stage in worker.stage_names if stage in topics]
+        triggers = [trigger["metadata"] for trigger in spec["triggers"]]
+        assert [trigger["topic"] for trigger in triggers] == [topics[stage] for stage in read]
+        assert [trigger["consumerGroup"] for trigger in triggers] == [settings.consumer_group(stage) for stage in read]
+        assert all(trigger["bootstrapServersFromEnv"] in found for trigger in triggers)
+        assert {key.removesuffix("FromEnv") for trigger in triggers for key in trigger} <= known
+    # Closing reads no topic.
+    assert {name: one["spec"]["replicas"] for name, one in deployments.items()} in ({}, {"stormfold-close": 2})

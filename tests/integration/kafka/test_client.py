@@ -1,0 +1,152 @@
+"""What goes wrong between a client and a real broker, and what the one-line error says."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+import uvloop
+from aiokafka import AIOKafkaProducer
+from aiokafka.conn import create_conn
+from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.util import wait_for
+
+from stormfold.errors import ActionRequired, Retry, StormfoldError
+from stormfold.kafka.client import _prompt, client_options, explain, open_admin
+from stormfold.kafka.topics import create, topics
+from stormfold.local.kafka import EmbeddedKafka
+from stormfold.local.process import HOST, free_port
+from stormfold.settings import Settings
+
+LOGIN = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address where a broker asks who is there: `alice` with the password `secret`, who may do nothing."""
+    plain, login, controller = free_port(), free_port(), free_port()
+    broker = EmbeddedKafka(
+        tmp_path_factory.mktemp("guarded"),
+        port=plain,
+        properties={
+            "controller.quorum.voters": f"1@{HOST}:{controller}",
+            "listeners": f"PLAINTEXT://{HOST}:{plain},LOGIN://{HOST}:{login},CONTROLLER://{HOST}:{controller}",
+            "advertised.listeners": f"PLAINTEXT://{HOST}:{plain},LOGIN://{HOST}:{login}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,LOGIN:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listener.name.login.sasl.enabled.mechanisms": "PLAIN",
+            "listener.name.login.plain.sasl.jaas.config": f'{LOGIN} user_alice="secret";',
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": "User:ANONYMOUS",
+        },
+    )
+    broker.start()
+    yield f"{HOST}:{login}"
+    broker.stop()
+
+
+def _alice(address: str, password: str = "secret", mechanism: str = "PLAIN") -> Settings:
+    return Settings(
+        kafka_bootstrap_servers=address,
+        kafka_security_protocol="SASL_PLAINTEXT",
+        kafka_sasl_mechanism=mechanism,
+        kafka_sasl_username="alice",
+        kafka_sasl_password=password,
+    )
+
+
+async def _error(settings: Settings) -> StormfoldError:
+    with pytest.raises(StormfoldError) as raised:
+        async with open_admin(settings) as admin:
+            await create(admin, topics(settings, 1))
+    assert "secret" not in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1
+    return raised.value
+
+
+async def test_no_broker_is_worth_another_try() -> None:
+    """It may be on its way; the message has the address and where it comes from."""
+    settings = Settings(kafka_bootstrap_servers=f"{HOST}:{free_port()}")
+    error = await _error(settings)
+    assert isinstance(error, Retry)
+    assert str(error).startswith(
+        f"no Kafka broker answers at {settings.kafka_bootstrap_servers} (STORMFOLD_KAFKA_BOOTSTRAP_SERVERS)"
+    )
+
+
+async def test_a_name_that_is_not_known_is_told() -> None:
+    """A typing error in the address is not hidden behind the client's own words."""
+    error = await _error(Settings(kafka_bootstrap_servers="kafka.invalid:9092"))
+    assert "kafka.invalid:9092" in str(error)
+
+
+async def test_a_wrong_password_is_told(guarded: str) -> None:
+    """It is told from a broker that is away, although the client's first connection fails the same way."""
+    error = await _error(_alice(guarded, "secret-but-wrong"))
+    assert isinstance(error, ActionRequired)
+    assert "refuses the user name or password" in str(error)
+    assert error.hint and "STORMFOLD_KAFKA_SASL_PASSWORD" in error.hint
+
+
+async def test_a_wrong_mechanism_is_told(guarded: str) -> None:
+    """With the variable to look at."""
+    error = await _error(_alice(guarded, mechanism="SCRAM-SHA-256"))
+    assert isinstance(error, ActionRequired)
+    assert "SCRAM-SHA-256" in str(error)
+    assert error.hint and "STORMFOLD_KAFKA_SASL_MECHANISM" in error.hint
+
+
+async def test_a_missing_permission_is_told(guarded: str) -> None:
+    """Who may not do what."""
+    error = await _error(_alice(guarded))
+    assert isinstance(error, ActionRequired)
+    assert "does not let alice use topic alerts" in str(error)
+
+
+@pytest.mark.parametrize("protocol", ["SSL", "PLAINTEXT"])
+async def test_a_wrong_security_protocol_is_told(kafka: EmbeddedKafka, guarded: str, protocol: str) -> None:
+    """It doesn't look like a broker that is away: TLS where there is none, no login where one is asked for."""
+    address = kafka.bootstrap if protocol == "SSL" else guarded
+    error = await _error(Settings(kafka_bootstrap_servers=address, kafka_security_protocol=protocol))
+    assert f"does it speak {protocol} (STORMFOLD_KAFKA_SECURITY_PROTOCOL)" in str(error)
+
+
+async def test_a_producer_with_a_wrong_password_is_explained_too(guarded: str) -> None:
+    """`explain` finds the reason for any client whose start failed."""
+    settings = _alice(guarded, "wrong")
+    producer = AIOKafkaProducer(**client_options(settings))
+    with pytest.raises(KafkaError) as raised:
+        await producer.start()
+    await producer.stop()
+    assert "user name or password" in str(await explain(raised.value, settings))
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_connection_that_broke_just_now(kafka: EmbeddedKafka, turns: int) -> None:
+    """To write to it is an error of Kafka's, which clients expect, as many turns later of the loop that workers use."""
+
+    async def ask() -> None:
+        connection = await create_conn(*kafka.bootstrap.split(":"))
+        connection._writer.transport.abort()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        with pytest.raises(KafkaConnectionError):
+            await connection.send(MetadataRequest([]))
+        assert not connection.connected()
+
+    uvloop.run(ask())
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_cancelled_while_the_answer_comes(turns: int) -> None:
+    """Who is cancelled in that moment is cancelled: a client that is closed waits until its tasks have ended."""
+    answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    ask = _prompt(lambda _connection, _request: wait_for(answer, 10))
+    task = asyncio.ensure_future(ask(None, MetadataRequest([])))
+    await asyncio.sleep(0)
+    answer.set_result("leaders")
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    done = task.done()
+    task.cancel()
+    await asyncio.wait({task})
+    assert task.cancelled() != done

@@ -1,0 +1,29 @@
+"""The producer that README and the page on publishing alerts show."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stormfold.config import Config
+from stormfold.series import SeriesReader
+from stormfold.settings import Settings
+from tests.integration.deploy.test_docs import blocks
+from tests.support.pipeline import read_topic
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/how-to/produce-alerts.md"])
+async def test_producer(topics: Settings, page: str) -> None:
+    """As a file of its own it publishes one record, which is one alert with the labels that it shows."""
+    (program,) = blocks(ROOT / page, "python")
+    program = program.replace("127.0.0.1:9092", topics.kafka_bootstrap_servers).replace(
+        '"alerts"', f'"{topics.alerts_topic}"'
+    )
+    await asyncio.to_thread(subprocess.run, [sys.executable, "-c", program], check=True)
+    (published,) = await read_topic(topics, topics.alerts_topic)
+    ((keyed, resolved),) = SeriesReader(Config()).understand(published.value, published.headers, published.timestamp)
+    assert not resolved and b'"DiskFull"' in published.value and keyed.key

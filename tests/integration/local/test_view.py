@@ -1,0 +1,33 @@
+"""What the demo shows at its end, on terminals of any width."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from stormfold.audit import AuditReport
+from stormfold.local.demo import Outcome
+from stormfold.local.view import summary
+from stormfold.storm import to_metadata
+from tests.support.storms import manifest
+
+STORMS = [
+    to_metadata(manifest("a", pattern=f'KubePodCrashLooping{{cluster="{"eu" * 30}"}}', alertCount=1819)),
+    to_metadata(manifest("b", pattern="Down", alertCount=12_345, distinctAlerts=1_234, resourceCount=1_111)),
+]
+
+
+@pytest.mark.parametrize("width", [44, 60, 76, 77, 95, 100, 200])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_numbers_are_whole(width: int, terminal: bool) -> None:
+    """However narrow it is, what gives way is the pattern; a storm takes one line, and no line is too long."""
+    shown = io.StringIO()
+    console = Console(file=shown, width=width, force_terminal=terminal, color_system=None)
+    console.print(summary(Outcome(AuditReport(0, 0, 0, 0, 0, 0, 0, 0, 0), STORMS, 0, 0.0), console))
+    lines = shown.getvalue().splitlines()
+    assert all(len(line) <= width for line in lines)
+    for number in ("1,819", "12,345", "1,111"):
+        assert sum(number in line.split() for line in lines) == 1, shown.getvalue()
+    assert sum("Kube" in line for line in lines) == 1 and ("\N{HORIZONTAL ELLIPSIS}" in shown.getvalue()) == (
+        width < 130
+    )

@@ -1,0 +1,144 @@
+"""What the page of guarantees does not promise, happening: how far it goes, and what shows it."""
+
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from stormfold.errors import ActionRequired
+from stormfold.storm import OVERFLOW_LABEL
+from stormfold.window import Windows
+from tests.integration.model.test_scenarios import DEFAULT, STALL, turn
+from tests.integration.model.world import World
+
+SMALL = Windows(gap=2_000, grace=1_000, slice=6_000)
+
+
+@pytest.fixture
+async def world(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Two partitions each, default windows, and a stall limit as usual."""
+    return World(redis, monkeypatch, DEFAULT, 2, 2, Random(1), idle_timeout=STALL)
+
+
+def missing(world: World) -> int:
+    """Alerts that no storm has; negative: counted too often."""
+    return world.sent - sum({storm.name: storm.alert_count for storm in world.storm_records()}.values())
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_redis_lost_right_after_a_stall(world: World, lost: bool) -> None:
+    """What came back is counted, late, at a time that only Redis knows; if that is lost at once, it is dropped."""
+    world.intakes[1].unreadable = {1}
+    for step in range(150):
+        world.put(0, world.clock.now, {"labels": {"alertname": "Other", "pod": f"p{step}"}})
+        world.put(1, world.clock.now, {"labels": {"alertname": "Held", "pod": f"p{step}"}})
+        # In the end its intake stands still too, so that it does not know how far the others have come.
+        await turn(world, members=(0, 1) if step < 120 else (0,))
+    world.intakes[1].unreadable = set()
+    await turn(world, milliseconds=0)
+    held = [alert for alert in world.keyed_alerts() if alert.meta.labels["alertname"] == "Held"]
+    if lost:
+        await world.wipe(Random(0))
+    await world.drain()
+    assert len(held) == 150
+    assert missing(world) == (150 if lost else 0)
+    assert sum(storm.late for storm in world.storm_records()) == (0 if lost else 149)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_redis_lost_while_groups_overflow(redis: Redis, monkeypatch: pytest.MonkeyPatch, lost: bool) -> None:
+    """Which groups were open first is known to Redis alone: if it is lost, others may be. The books show it."""
+    world = World(redis, monkeypatch, SMALL, 1, 2, Random(1))
+    world.config = replace(world.config, max_groups=2)
+    world.configured(SMALL)
+
+    async def seconds(count: int, *names: str) -> None:
+        for _ in range(count):
+            world.put(0, world.clock.now, *(one(name) for name in names))
+            await turn(world, milliseconds=1_000)
+
+    # A and C are in the partition that is folded first, so B and D overflow, into what begins with B.
+    await seconds(4, "A", "B", "C")
+    await seconds(7, "A", "B", "C", "D")
+    if lost:
+        await world.wipe(Random(0))
+        world.folds.reverse()
+    await seconds(5, "A", "B", "C", "D")
+    await world.drain()
+    overflow = [storm for storm in world.storm_records() if OVERFLOW_LABEL in storm.group_labels]
+    assert sum(storm.alert_count for storm in overflow) > 20
+    # D alone is cut later than in what began with B: of what was closed with that it lacks a slice.
+    others = {storm.group_labels["alertname"] for storm in world.storm_records() if storm not in overflow}
+    assert (others, missing(world)) == (({"A", "B", "C", "D"}, 6) if lost else ({"A", "C"}, 0))
+
+
+def one(name: str) -> dict[str, Any]:
+    """The alert of a group; keyed partitions are told by the fingerprint."""
+    return {"labels": {"alertname": name}, "fingerprint": f"{ord(name) - ord('A'):016x}"}
+
+
+@pytest.mark.parametrize(("windows", "late"), [(SMALL, 3), (DEFAULT, 0)])
+async def test_the_first_seconds_of_a_partition(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, windows: Windows, late: int
+) -> None:
+    """Until workers know of it the horizon does not wait for it; what it gets is late only where the grace is short."""
+    world = World(redis, monkeypatch, windows, 1, 1, Random(1))
+    await turn(world, milliseconds=1_000)
+    for second in range(8):
+        world.put(0, world.clock.now, one("A"))
+        if second in (1, 2, 3):
+            world.put(1, world.clock.now, one("B"))
+        await turn(world, milliseconds=1_000)
+    world.broker.partitions[world.settings.alerts_topic] = 2
+    await world.intakes[1].assign({1})
+    await world.drain()
+    world.check_books()
+    assert {storm.group_labels["alertname"]: storm.late for storm in world.storm_records()} == {"A": 0, "B": late}
+
+
+async def test_more_detail_the_second_time(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If Redis is lost before it is committed that a truncated storm was published, it can come again with more detail:
+    the same name, the same count."""
+    world = World(redis, monkeypatch, SMALL, 1, 1, Random(1))
+    crowded = [fold.stage._watch for fold in world.folds]
+    for watch in crowded:
+        watch.limits = replace(watch.limits, track_new=False)
+    for pod in range(5):
+        world.put(0, world.clock.now, {"labels": {"alertname": "A", "pod": f"p{pod}"}})
+    while not world.storm_records():
+        await turn(world, milliseconds=500)
+    await world.wipe(Random(0))
+    for watch in crowded:
+        watch.limits = replace(watch.limits, track_new=True)
+    await world.drain()
+    world.check_books()
+    less, more = world.storm_records()
+    assert less.name == more.name and less.storm_class == more.storm_class == "Storm"
+    assert (less.alert_count, less.distinct, less.truncated) == (5, 0, True)
+    assert (more.alert_count, more.distinct, more.truncated) == (5, 5, False)
+
+
+@pytest.mark.parametrize("thrown", [":b:", ":g:"])
+async def test_keys_thrown_away(redis: Redis, monkeypatch: pytest.MonkeyPatch, thrown: str) -> None:
+    """Where Redis throws away a part of what is open nothing of it is told, and closing says why; once Redis is emptied
+    all of it is counted."""
+    world = World(redis, monkeypatch, SMALL, 1, 1, Random(1))
+    for name in "AB":
+        world.put(0, world.clock.now, one(name), one(name))
+    await turn(world)
+    for name in "AB":
+        world.put(0, world.clock.now, one(name), one(name))
+    await turn(world, milliseconds=500)
+    before = len(world.storm_records())
+    keys = [key async for key in redis.scan_iter(match=f"{world.settings.redis_prefix}:*{thrown}*")]
+    await redis.delete(keys[0])
+    for _ in range(20):
+        await turn(world, milliseconds=500)
+    assert len(world.storm_records()) == before == 2
+    with pytest.raises(ActionRequired, match="has lost a part of group"):
+        await world.closers[0].round()
+    await world.wipe(Random(0))
+    await world.drain()
+    world.check_books()

@@ -1,0 +1,207 @@
+"""Single days of the protocol that random histories don't reach: stalls, other windows, hand-overs in mid-batch."""
+
+from random import Random
+
+import pytest
+from redis.asyncio import Redis
+
+from stormfold.config import Config
+from stormfold.kafka.committed import CommitMetadata
+from stormfold.redis.store import StateVersion
+from stormfold.window import Windows
+from tests.integration.model.broker import Leaving
+from tests.integration.model.world import World
+
+DEFAULT = Windows()
+STALL = 900_000
+
+
+@pytest.fixture
+async def world(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Two partitions each, default windows, and a stall limit as usual."""
+    return World(redis, monkeypatch, DEFAULT, 2, 2, Random(1), idle_timeout=STALL)
+
+
+async def turn(world: World, members: tuple[int, ...] = (0, 1), milliseconds: int = 10_000) -> None:
+    """Time passes, then these intakes and everybody else have their turn."""
+    world.clock.now += milliseconds
+    for at in members:
+        await world.intakes[at].poll(500)
+    for fold in world.folds:
+        await fold.poll(500)
+    for at in range(2):
+        await world._round(at)
+
+
+async def stalled(world: World) -> None:
+    """Partition 1 of `alerts` is written to but not read for longer than the limit, while partition 0 is."""
+    for _ in range(10):
+        for partition in range(2):
+            world._write(Random(partition), partition, world.clock.now)
+        await turn(world)
+    for step in range(120):
+        for partition in range(2):
+            world._write(Random(step), partition, world.clock.now)
+        await turn(world, members=(0,))
+    assert await horizon(world) > world.clock.now - 60_000
+    world.intakes[1] = world._reborn(world.intakes[1], world._intake())
+
+
+async def epoch(world: World) -> StateVersion:
+    """The epoch that stands."""
+    found = await world._store().epoch()
+    assert found is not None
+    return found
+
+
+async def horizon(world: World) -> int:
+    """Where the horizon stands."""
+    found = (await world._store().clock(await epoch(world))).horizon
+    assert found is not None
+    return found
+
+
+async def test_a_stall(world: World) -> None:
+    """A partition that was left out and comes back has its alerts counted, as late."""
+    await stalled(world)
+    await world.drain()
+    world.check_books()
+    assert sum(storm.late for storm in world.storm_records()) > 100
+
+
+@pytest.mark.parametrize("turns", [0, 1, 3, 10])
+async def test_a_wipe_after_a_stall(world: World, turns: int) -> None:
+    """What came back from a stall is counted once, also if Redis loses everything some turns later."""
+    await stalled(world)
+    for _ in range(turns):
+        await turn(world)
+    await world.wipe(Random(0))
+    await world.drain()
+    world.check_books()
+
+
+async def test_a_wipe_before_it_comes_back(world: World) -> None:
+    """What comes after a stall and a wipe joins no storm that was published, though such a one went on after C."""
+    await stalled(world)
+    begin = (world.clock.now // DEFAULT.slice + 1) * DEFAULT.slice
+    world.put(1, world.clock.now, {"labels": {"alertname": "Published"}})
+    for now in range(world.clock.now + 10_000, begin + 200_000, 10_000):
+        world.put(0, now, {"labels": {"alertname": "Open"}})
+        if begin - 30_000 <= now <= begin + 60_000:
+            world.put(0, now, {"labels": {"alertname": "Published"}})
+        await turn(world, members=(0,))
+    assert (await world._store().clock(await epoch(world))).first_open == begin
+    await world.wipe(Random(0))
+    await world.drain()
+    world.check_books()
+
+
+async def test_a_partition_that_nobody_can_read(world: World) -> None:
+    """Its intake lives and is asked every turn: after the limit the others go on at full speed without it."""
+    for _ in range(10):
+        for partition in range(2):
+            world._write(Random(partition), partition, world.clock.now)
+        await turn(world)
+    world.intakes[1].unreadable = {1}
+    for step in range(300):
+        for partition in range(2):
+            world._write(Random(step), partition, world.clock.now)
+        await turn(world)
+    assert await horizon(world) > world.clock.now - DEFAULT.slice
+    world.intakes[1].unreadable = set()
+    await world.drain()
+    world.check_books()
+
+
+async def test_silence_of_everything(world: World) -> None:
+    """After an outage of everything that lasts longer than the limit, nobody is left out: the storms are exact."""
+    for _ in range(5):
+        for partition in range(2):
+            world._write(Random(partition), partition, world.clock.now)
+        await turn(world)
+    for _ in range(200):
+        for partition in range(2):
+            world._write(Random(partition), partition, world.clock.now)
+        await turn(world, members=())
+    for _ in range(3):
+        await turn(world, members=(0,))
+    await world.drain()
+    world.check()
+
+
+@pytest.mark.parametrize("wider", [True, False])
+async def test_other_windows(redis: Redis, monkeypatch: pytest.MonkeyPatch, wider: bool) -> None:
+    """Under other windows, once drained, new storms have names of their own and every alert is counted."""
+    small, large = Windows(gap=2_000, grace=1_000, slice=6_000), Windows(gap=60_000, grace=1_000, slice=120_000)
+    world = World(redis, monkeypatch, small if wider else large, 1, 1, Random(1))
+    world.clock.now -= world.clock.now % large.slice
+    world._write(Random(0), 0, world.clock.now)
+    await world.drain()
+    first = {storm.name for storm in world.storm_records()}
+    config = Config(
+        windows=large if wider else small, routes=world.config.routes, idle_timeout=world.config.idle_timeout
+    )
+    world.windows, world.config = config.windows, config
+    for closer in world.closers:
+        closer._config = config
+    for at in range(2):
+        world.intakes[at] = world._reborn(world.intakes[at], world._intake())
+        world.folds[at] = world._reborn(world.folds[at], world._fold())
+    await turn(world, milliseconds=1_000)
+    world._write(Random(0), 0, world.clock.now)
+    await world.drain()
+    assert len({storm.name for storm in world.storm_records()} - first) == len(first)
+    world.check_books()
+
+
+async def test_a_restart_keeps_c(world: World) -> None:
+    """A fold worker that starts and has nothing to fold yet doesn't commit that nothing was ever closed."""
+    world._write(Random(0), 0, world.clock.now)
+    await world.drain()
+    commits = world.broker.commits[world.settings.consumer_group("fold")]
+    before = {partition: CommitMetadata.decode(text).c or 0 for partition, (_, text) in commits.items()}
+    assert all(closed > 0 for closed in before.values())
+    world.folds = [world._reborn(fold, world._fold()) for fold in world.folds]
+    for fold in world.folds:
+        await fold.poll(1)
+    after = {partition: CommitMetadata.decode(text).c or 0 for partition, (_, text) in commits.items()}
+    assert all(after[partition] >= closed for partition, closed in before.items())
+
+
+async def test_handed_over_while_it_delivers(world: World) -> None:
+    """An intake that loses a partition while a delivery takes long marks nothing that its successor does not keep."""
+    for partition in range(2):
+        world._write(Random(partition), partition, world.clock.now)
+    await turn(world)
+    slow = world.intakes[0]
+    await slow.assign({0, 1})
+    await world.intakes[1].assign(set())
+    await slow.poll(500)
+
+    async def rebalance() -> None:
+        await slow.assign({0}, "with a batch in hand")
+        await world.intakes[1].assign({1})
+
+    world.clock.now += 10_000
+    for partition in range(2):
+        world._write(Random(partition), partition, world.clock.now)
+    world.broker.meanwhile = rebalance
+    await slow.poll(500)
+    await world.drain()
+    world.check()
+
+
+@pytest.mark.parametrize("leaving", ["in time", "too late", "with a batch in hand"])
+async def test_away_and_back(world: World, leaving: Leaving) -> None:
+    """An intake that gets a partition back and loses it again before it was placed commits nothing old for it."""
+    first, second = world.intakes
+    for partition in range(2):
+        world._write(Random(partition), partition, world.clock.now)
+    await turn(world)
+    await first.assign(set(), leaving)
+    await second.assign({0, 1})
+    await turn(world, members=(1,), milliseconds=60_000)
+    for member, partitions in ((second, {1}), (first, {0}), (first, set()), (second, {0, 1})):
+        await member.assign(partitions)
+    await world.drain()
+    world.check()

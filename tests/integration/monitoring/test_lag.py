@@ -1,0 +1,225 @@
+"""The lag that a worker tells is Kafka's own, whatever the worker waits for."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from prometheus_client.parser import text_string_to_metric_families
+
+from stormfold import metrics
+from stormfold.errors import Retry
+from stormfold.kafka.client import client_options
+from stormfold.kafka.committed import read_committed
+from stormfold.kafka.reader import open_reader
+from stormfold.local.kafka import EmbeddedKafka
+from stormfold.local.redis import EmbeddedRedis
+from stormfold.settings import Settings
+from stormfold.sinks import Outcome
+from stormfold.sinks.directory import DirectorySink
+from stormfold.worker import Worker
+from tests.integration.web.working import get, ready, working
+from tests.support import consumer_groups
+from tests.support.exporter import exporter_says
+from tests.support.pipeline import Sent, alert, drained, publish, record
+from tests.support.servers import until
+
+BEGIN = 1_780_000_000_000
+Lags = dict[tuple[str, int], int]
+"""Records by stage and partition."""
+
+
+@contextmanager
+def frozen(server: EmbeddedRedis) -> Iterator[None]:
+    """The server takes connections and says nothing."""
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+
+
+async def told(worker: Worker, name: str) -> dict[tuple[str, ...], float]:
+    """The worker's series of a metric, by the values of their labels, which are in the order of their names."""
+    families = text_string_to_metric_families((await get(worker, "/metrics")).text)
+    samples = [sample for family in families for sample in family.samples if sample.name == name]
+    return {tuple(sample.labels.values()): sample.value for sample in samples}
+
+
+async def lags(worker: Worker) -> Lags:
+    """What the worker tells."""
+    found = await told(worker, "stormfold_lag_records")
+    return {(stage, int(partition)): int(records) for (partition, stage), records in found.items()}
+
+
+async def kafka_says(settings: Settings) -> Lags:
+    """End of each partition less what the stage's group has committed; all there is where nothing was."""
+    topics = {"intake": settings.alerts_topic, "fold": settings.keyed_topic, "emit": settings.storms_topic}
+    said: Lags = {}
+    async with open_reader(settings) as tail:
+        for stage in topics.keys() & set(settings.stage_names):
+            committed = await read_committed(settings, settings.consumer_group(stage), topics[stage])
+            begins, ends = await tail.begins(topics[stage]), await tail.ends(topics[stage])
+            for partition, end in ends.items():
+                at = committed[partition][0] if partition in committed else begins[partition]
+                said[stage, partition] = end - at
+    return said
+
+
+async def agreed(worker: Worker, records: int, *stages: str) -> bool:
+    """Whether the worker tells what Kafka says, partition by partition, and so many records of these stages, or all."""
+    ours = await lags(worker)
+    waiting = sum(count for (stage, _), count in ours.items() if not stages or stage in stages)
+    return ours == await kafka_says(worker.settings) and waiting == records
+
+
+async def write(settings: Settings, topic: str, counts: dict[int, int]) -> None:
+    """So many records to each partition."""
+    async with AIOKafkaProducer(**client_options(settings)) as producer:
+        for partition, count in counts.items():
+            for _ in range(count):
+                await producer.send(topic, b"?", partition=partition)
+        await producer.flush()
+
+
+def some(count: int) -> list[Sent]:
+    """Alerts, unevenly spread."""
+    return [Sent(BEGIN + 100 * n, record(alert(pod=f"p-{n % 40}")), (n % 7) % 3) for n in range(count)]
+
+
+async def test_idle(topics: Settings) -> None:
+    """0 once all is done: in every look for intake and emit, and again and again for fold.
+
+    Each second a mark is written to every partition that fold reads. Until it is folded, milliseconds later, Kafka
+    itself says 1, and what a worker tells is what Kafka says. Whoever asks for the least of some seconds gets 0.
+    """
+    await publish(topics, some(300))
+    async with working(topics) as worker:
+        await until(lambda: ready(worker), what="it is ready")
+        assert (await drained(topics)).balanced
+        await until(lambda: agreed(worker, 0), what="nothing is behind")
+        looks = []
+        for _ in range(20):
+            looks.append(await lags(worker))
+            await asyncio.sleep(0.1)
+        assert all(len(found) == 9 for found in looks)
+        for stage, partition in looks[0]:
+            seen = [found[stage, partition] for found in looks]
+            assert min(seen) == 0 and max(seen) <= (2 if stage == "fold" else 0), (stage, partition, seen)
+
+
+async def test_stuck(
+    topics: Settings, kafka: EmbeddedKafka, own_redis: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While fold waits for a frozen Redis its lag grows as Kafka says, and as Kafka's own tool does; what only Redis
+    knows is not told."""
+    monkeypatch.setattr(metrics, "FRESH_SECONDS", 2.0)
+    async with working(topics.model_copy(update={"stages": "fold,close"})) as worker:
+        await until(lambda: ready(worker), what="it is ready")
+        await write(topics, topics.keyed_topic, {0: 40, 1: 3})
+        await until(lambda: agreed(worker, 0), what="nothing is behind")
+        assert await told(worker, "stormfold_redis_used_bytes")
+        with frozen(own_redis):
+            await write(topics, topics.keyed_topic, {0: 400, 2: 100})
+            await until(lambda: agreed(worker, 500), what="it tells of what came")
+            assert {partition: n for (_, partition), n in (await lags(worker)).items()} == {0: 400, 1: 0, 2: 100}
+            await write(topics, topics.keyed_topic, {1: 250})
+            await until(lambda: agreed(worker, 750), what="it tells of more")
+            told_by_kafka = await asyncio.to_thread(consumer_groups.lag, kafka, topics.consumer_group("fold"))
+            assert told_by_kafka == {partition: n for (_, partition), n in (await lags(worker)).items()}
+            assert sorted((await told(worker, "stormfold_position")).values()) == [0, 3, 40]
+
+            async def unknown() -> bool:
+                return not await told(worker, "stormfold_redis_used_bytes")
+
+            await until(unknown, what="what Redis said is forgotten")
+        await until(lambda: agreed(worker, 0), what="all is done")
+        await until(lambda: told(worker, "stormfold_redis_used_bytes"), what="Redis says it again")
+
+
+async def test_restarted_into_an_outage(topics: Settings, own_redis: EmbeddedRedis) -> None:
+    """A worker that can't even find out where to begin tells what came while there was none."""
+    async with working(topics) as worker:
+        await until(lambda: ready(worker), what="it is ready")
+        await publish(topics, some(100))
+        assert (await drained(topics)).balanced
+    await publish(topics, some(200))
+    with ExitStack() as outage:
+        outage.enter_context(frozen(own_redis))
+        async with working(topics) as worker:
+            # The last marks of the worker before may wait for fold.
+            await until(lambda: agreed(worker, 200, "intake"), what="it tells of what came")
+            assert await told(worker, "stormfold_ready") == {(): 0.0}
+            assert await told(worker, "stormfold_component_unhealthy")
+            outage.close()
+            await until(lambda: agreed(worker, 0), what="all is done")
+            await until(lambda: ready(worker), what="it is ready")
+            assert await told(worker, "stormfold_ready") == {(): 1.0}
+            assert not await told(worker, "stormfold_component_unhealthy")
+
+
+async def test_nobody_works(topics: Settings) -> None:
+    """Without any worker the brokers tell all that waits, to those as well who count from commits only: each group has
+    committed where it stands in every partition, also in those in which it has not read anything yet."""
+    async with working(topics) as worker:
+        await until(lambda: ready(worker), what="it is ready")
+
+        async def committed() -> bool:
+            said = await exporter_says(topics)
+            return len(said) == 9 and min(said.values()) >= 0
+
+        await until(committed, what="every partition has a commit")
+    before = await exporter_says(topics)
+    assert before == await kafka_says(topics)
+    await write(topics, topics.alerts_topic, {0: 5})
+    await write(topics, topics.storms_topic, {2: 1})
+    waiting = {("intake", 0): 5, ("emit", 2): 1}
+    said = await exporter_says(topics)
+    assert said == await kafka_says(topics) == {at: count + waiting.get(at, 0) for at, count in before.items()}
+
+
+async def test_sink_away_from_the_first(topics: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A storm that could never be written waits for those as well who count from commits only."""
+    await publish(topics, some(300))
+    async with working(topics.model_copy(update={"stages": "intake,fold,close"})):
+        assert (await drained(topics)).balanced
+
+    async def away(*_: object) -> Outcome:
+        raise Retry("the sink is away")
+
+    monkeypatch.setattr(DirectorySink, "write", away)
+
+    async def told_from_outside() -> bool:
+        said = await exporter_says(topics)
+        return sorted(count for (stage, _), count in said.items() if stage == "emit") == [0, 0, 1]
+
+    async with working(topics.model_copy(update={"stages": "emit", "sink": f"directory:{tmp_path}"})):
+        await until(told_from_outside, what="the storm waits")
+    assert await told_from_outside()
+
+
+async def test_ages(topics: Settings, own_redis: EmbeddedRedis) -> None:
+    """Event time is as good as now in silence, and grows old while the stage that has to move it on is stuck."""
+
+    async def ages(worker: Worker) -> list[float]:
+        by_partition = await told(worker, "stormfold_event_time_lag_seconds")
+        folded = [age for (_, stage), age in by_partition.items() if stage == "fold"]
+        return [*folded, *(await told(worker, "stormfold_horizon_delay_seconds")).values()]
+
+    async with working(topics) as worker:
+
+        async def young() -> bool:
+            found = await ages(worker)
+            return len(found) == 4 and max(found) < 3
+
+        async def old() -> bool:
+            return min(await ages(worker)) > 5
+
+        await until(young, what="event time is as good as now")
+        with frozen(own_redis):
+            await until(old, what="event time stands still")
+        await until(young, what="event time is as good as now again")

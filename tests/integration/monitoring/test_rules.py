@@ -1,0 +1,193 @@
+"""Every alert fires when it has to, doesn't when it hasn't, ends when it is over, and is explained."""
+
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from tests.integration.deploy.conftest import services as services
+from tests.integration.deploy.conftest import tools as tools
+from tests.integration.deploy.files import K8S, Programs
+from tests.integration.deploy.files import built as built_overlay
+from tests.integration.kubernetes.conftest import built as built
+from tests.integration.monitoring.cases import CASES, Case, Series
+from tests.integration.monitoring.dashboards import panels
+from tests.integration.monitoring.rules import GRAFANA, JOB, REDIS_JOB, RESOURCE, RULES, resource, rules, sections
+from tests.integration.web.metrics_page import names
+from tests.support import gobuild
+from tests.support.prometheus import programs, promtool
+
+FOREIGN = {
+    "up", "kafka_consumergroup_lag", "redis_memory_used_bytes", "redis_memory_max_bytes",
+    "redis_mem_fragmentation_ratio", "redis_evicted_keys_total",
+}  # fmt: skip
+"""Metrics of Prometheus itself and of the exporters of the compose file."""
+MINUTES = 100
+"""That cases are looked at."""
+THRESHOLD = r"(?<=[<>=] )[1-9][\d.e]*|0\.\d+"
+"""In an expression: a number that something is compared with, but 0."""
+ALERTS = {rule["alert"]: rule for group in rules()["groups"] for rule in group["rules"]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prometheus_built(request: pytest.FixtureRequest) -> None:
+    """Builds promtool where it is not cached."""
+    gobuild.built(request.config, programs)
+
+
+def test_rules_are_valid() -> None:
+    """promtool takes them, without a remark."""
+    said = promtool("check", "rules", "--lint=all", "--lint-fatal", RULES)
+    assert said.returncode == 0, said.stdout
+
+
+def test_operators_resource() -> None:
+    """The PrometheusRule has the same rules; if not, run `python -m tests.integration.monitoring.dashboards`."""
+    assert RESOURCE.read_text() == resource()
+    assert yaml.safe_load(RESOURCE.read_text())["spec"] == rules()
+
+
+def test_every_alert_has_its_cases() -> None:
+    """Firing, resolving and nearly firing, for each alert and no other."""
+    assert CASES.keys() == ALERTS.keys()
+
+
+@pytest.mark.parametrize("alert", CASES)
+def test_alert(alert: str, tmp_path: Path) -> None:
+    """It fires with these labels, from one minute to another, and never comes when things are nearly that bad; and the
+    cases are such that a rule which differs in one thing does not pass them."""
+    rule = ALERTS[alert]
+    others = {f"{alert}_{n}": other for n, other in enumerate(_others(rule))}
+    file, cases = tmp_path / "rules.yaml", tmp_path / "test.yaml"
+    rules = [each | {"alert": name} for name, each in {alert: rule, **others}.items()]
+    file.write_text(yaml.safe_dump({"groups": [{"name": "them", "rules": rules}]}))
+    tests = [test for case in CASES[alert] for test in _tests([alert, *others], alert, case)]
+    cases.write_text(yaml.safe_dump({"rule_files": [str(file)], "evaluation_interval": "1m", "tests": tests}))
+    said = promtool("test", "rules", cases).stdout
+    failed = set(re.findall(r'alertname=\\?"(\w+)', said))
+    assert alert not in failed and "FAILED" in said, said
+    assert not {name: other for name, other in others.items() if name not in failed}
+
+
+def test_metrics_exist() -> None:
+    """What a rule asks for, somebody tells."""
+    told = set(names()) | FOREIGN
+    for name, rule in ALERTS.items():
+        asked = set(re.findall(r"\b(?:stormfold_\w+|kafka_\w+|redis_\w+|up)\b(?!\s*\()", rule["expr"]))
+        assert asked and asked <= told, (name, asked - told)
+
+
+def test_job() -> None:
+    """Rules that ask for a job ask for the workers', or for that of the exporter that tells of their Redis alone."""
+    asked = {job for rule in ALERTS.values() for job in re.findall(r'\bjob="([^"]*)"', rule["expr"])}
+    assert asked == {JOB, REDIS_JOB}
+    config = yaml.safe_load((RULES.with_name("prometheus.yml")).read_text())
+    assert asked <= {job["job_name"] for job in config["scrape_configs"]}
+
+
+def test_runbook() -> None:
+    """Each alert leads to a section that says what it means, what to look at and what to do; there are no others.
+
+    If one leads elsewhere: `python -m tests.integration.monitoring.dashboards` puts it right.
+    """
+    said = sections()
+    assert list(said) == list(ALERTS)
+    for name, rule in ALERTS.items():
+        assert rule["annotations"]["runbook_url"] == GRAFANA + panels()[name]
+        assert rule["labels"]["severity"] in ("info", "warning", "critical")
+        named = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["description"]))
+        assert named <= set(re.findall(r"(\w+)=", CASES[name][0].labels)), name
+        for part in ("Means", "Look", "Do"):
+            assert re.search(rf"^\*\*{part}\.\*\* ", said[name], re.MULTILINE), (name, part)
+
+
+def test_links(services: dict[str, Any], tools: Programs, tmp_path: Path) -> None:
+    """Links of alerts lead to the Grafana of the compose file, in Kubernetes to that which a single line names."""
+    (port,) = services["grafana"]["ports"]
+    assert f"http://{port['host_ip']}:{port['published']}" == GRAFANA
+    shutil.copytree(K8S, tmp_path / "k8s")
+    overlay = tmp_path / "k8s" / "overlays" / "monitoring"
+    file = overlay / "kustomization.yaml"
+    for grafana in (GRAFANA, "https://grafana.example.org/behind/a/path"):
+        assert file.read_text().count(f"[url={GRAFANA}]") == 1
+        file.write_text(file.read_text().replace(f"[url={GRAFANA}]", f"[url={grafana}]"))
+        manifests = built_overlay(tools.kustomize, overlay)
+        (resource,) = (one for one in manifests if one["kind"] == "PrometheusRule")
+        found = {rule["alert"]: rule["annotations"] for group in resource["spec"]["groups"] for rule in group["rules"]}
+        assert {name: one["runbook_url"] for name, one in found.items()} == {
+            name: grafana + path for name, path in panels().items()
+        }
+        # The line itself is nothing to apply.
+        assert [one["metadata"]["name"] for one in manifests if one["kind"] == "ConfigMap"] == ["stormfold-dashboards"]
+
+
+def _others(rule: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The rule with one thing changed."""
+    if "for" in rule:
+        yield {key: value for key, value in rule.items() if key != "for"}
+    changes: list[tuple[str, Callable[[re.Match[str]], str]]] = [
+        # A threshold a tenth lower, and a tenth higher.
+        (THRESHOLD, lambda m: f"{float(m[0]) * 0.9:g}"),
+        (THRESHOLD, lambda m: f"{float(m[0]) * 1.1:g}"),
+        (r"> 0\b(?!\.)", lambda _: ">= 0"),
+        (r"(?<=offset )\d+|(?<=\[)\d+", lambda m: str(3 * int(m[0]))),
+        (r"\bmax\b", lambda _: "min"),
+        (r"\bmin\b", lambda _: "max"),
+    ]
+    # Whether there is anything at all, both say alike.
+    if re.search("> [1-9]", rule["expr"]):
+        changes.append((r"\bsum\b", lambda _: "max"))
+    if not rule["expr"].rstrip().endswith("> 0"):
+        changes.append((r"\bmax\b", lambda _: "sum"))
+    for pattern, change in changes:
+        for found in re.finditer(pattern, rule["expr"]):
+            yield rule | {"expr": rule["expr"][: found.start()] + change(found) + rule["expr"][found.end() :]}
+
+
+def _tests(names: Sequence[str], alert: str, case: Case) -> Iterator[dict[str, Any]]:
+    """Tests in promtool's words, each for all these alerts: in which minutes they fire, and in no others."""
+    severity = ALERTS[alert]["labels"]["severity"]
+    labels = f'alertstate="firing", severity="{severity}"{case.labels and ", " + case.labels}'
+    yield _test("comes and goes", case.series, [ask for name in names for ask in _firing(name, case, labels)])
+    for n, series in enumerate(case.near):
+        yield _test(f"nearly, {n}", series, [_Ask(_every(name), MINUTES) for name in names])
+
+
+class _Ask(NamedTuple):
+    """What is asked, when, and the one sample that has to come; None if none has to."""
+
+    expression: str
+    minute: int
+    sample: dict[str, Any] | None = None
+
+
+def _firing(name: str, case: Case, labels: str) -> Iterator[_Ask]:
+    labels = f'alertname="{name}", {labels}'
+    for minute in (case.fires, case.resolved - 1):
+        yield _Ask(f'ALERTS{{alertname="{name}"}}', minute, {"labels": f"ALERTS{{{labels}}}", "value": 1})
+    yield _Ask(_every(name), MINUTES, {"labels": f"{{{labels}}}", "value": case.resolved - case.fires})
+
+
+def _every(name: str) -> str:
+    """For how many minutes an alert has fired."""
+    return f'count_over_time(ALERTS{{alertname="{name}", alertstate="firing"}}[{MINUTES}m])'
+
+
+def _test(name: str, series: Series, asked: Iterable[_Ask]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "interval": "1m",
+        "input_series": [{"series": one, "values": values} for one, values in series.items()],
+        "promql_expr_test": [
+            {
+                "expr": ask.expression,
+                "eval_time": f"{ask.minute}m",
+                "exp_samples": [ask.sample] if ask.sample else [],
+            }
+            for ask in asked
+        ],
+    }

@@ -1,0 +1,159 @@
+"""The page on Alertmanager: its bridge and its configuration, run with a real Alertmanager."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from stormfold.alert import Incoming, decode_labels
+from stormfold.formats import parse
+from stormfold.local.process import HOST, ServerProcess, cache_dir
+from stormfold.settings import Settings
+from tests.integration.deploy.test_docs import blocks
+from tests.support.gobuild import build, built
+from tests.support.pipeline import read_topic
+from tests.support.servers import until
+
+PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "alertmanager.md"
+VERSION = "v0.31.1"
+SECONDS = 60
+LABELS = [
+    {"alertname": "NodeDown", "cluster": "eu-1", "node": "worker-7", "severity": "critical"},
+    {"alertname": "PodCrashLooping", "cluster": "eu-1", "namespace": "payments", "pod": "api-7d9f6"},
+    {"alertname": "Größe", "path": '/mnt/"a", b'},
+]
+
+
+def program() -> Path:
+    """The cached Alertmanager, built first where it is missing; raises `CannotBuild`."""
+    path = cache_dir() / "alertmanager" / VERSION / "alertmanager"
+    return build(path, f"github.com/prometheus/alertmanager/cmd/alertmanager@{VERSION}")
+
+
+class Bridge(ServerProcess):
+    """The page's program."""
+
+    name = "bridge"
+    ready = b"Running on"
+
+    def __init__(self, data_dir: Path, settings: Settings, topic: str) -> None:
+        super().__init__(data_dir)
+        self._variables = {"KAFKA": settings.kafka_bootstrap_servers, "TOPIC": topic}
+
+    def prepare(self) -> Sequence[str]:
+        """Its port is known only now."""
+        path = self.data_dir / "bridge.py"
+        path.write_text(*blocks(PAGE, "python"))
+        variables = self._variables | {"HOST": HOST, "PORT": str(self.port)}
+        return ["env", *(f"{name}={value}" for name, value in variables.items()), sys.executable, "-u", str(path)]
+
+    @property
+    def url(self) -> str:
+        """Where it takes alerts."""
+        return f"http://{self.address}/alerts"
+
+    async def post(self, body: bytes) -> tuple[int, str]:
+        """Status and text of its answer."""
+        async with aiohttp.ClientSession() as session, session.post(self.url, data=body) as answer:
+            return answer.status, await answer.text()
+
+
+class Alertmanager(ServerProcess):
+    """One with the page's configuration, and the bridge where it is."""
+
+    name = "alertmanager"
+    ready = b"Listening on"
+
+    def __init__(self, data_dir: Path, bridge: str) -> None:
+        super().__init__(data_dir)
+        (config,) = blocks(PAGE, "yaml")
+        assert "http://127.0.0.1:9095/alerts" in config
+        self._config = config.replace("http://127.0.0.1:9095/alerts", bridge)
+
+    def prepare(self) -> Sequence[str]:
+        """Builds it first where it is missing."""
+        path = self.data_dir / "alertmanager.yml"
+        path.write_text(self._config)
+        return [
+            str(program()),
+            f"--config.file={path}",
+            f"--storage.path={self.data_dir / 'data'}",
+            f"--web.listen-address={self.address}",
+            "--cluster.listen-address=",
+        ]
+
+    async def alerts(self, put: Sequence[Mapping[str, Any]] = ()) -> Any:
+        """Gives it alerts, if any; what it has then."""
+        url = f"http://{self.address}/api/v2/alerts"
+        async with aiohttp.ClientSession() as session:
+            async with session.post(url, json=list(put)) as answer:
+                assert answer.status == 200, await answer.text()
+            async with session.get(url) as answer:
+                return await answer.json()
+
+
+@pytest.fixture
+async def bridge(topics: Settings, tmp_path: Path) -> AsyncIterator[Bridge]:
+    """It writes to `alerts`."""
+    server = Bridge(tmp_path / "bridge", topics, topics.alerts_topic)
+    await asyncio.to_thread(server.start)
+    yield server
+    await asyncio.to_thread(server.stop)
+
+
+@pytest.fixture
+async def alertmanager(request: pytest.FixtureRequest, bridge: Bridge, tmp_path: Path) -> AsyncIterator[Alertmanager]:
+    """It notifies the bridge."""
+    await asyncio.to_thread(built, request.config, program)
+    server = Alertmanager(tmp_path / "alertmanager", bridge.url)
+    await asyncio.to_thread(server.start)
+    yield server
+    await asyncio.to_thread(server.stop)
+
+
+async def arrived(settings: Settings) -> list[Incoming]:
+    """Alerts in the topic, as intake reads them."""
+    records = await read_topic(settings, settings.alerts_topic)
+    return [alert for one in records for alert in parse(one.value, one.headers, one.timestamp)]
+
+
+async def test_from_alertmanager(topics: Settings, alertmanager: Alertmanager) -> None:
+    """What fires arrives with the fingerprint that Alertmanager shows, and so does its end."""
+    begin = datetime.now(UTC)
+    firing = [{"labels": labels, "startsAt": begin.isoformat()} for labels in LABELS]
+    shown = {one["fingerprint"]: one["labels"] for one in await alertmanager.alerts(firing)}
+    assert len(shown) == len(LABELS)
+
+    async def all_of(resolved: bool) -> bool:
+        found = [alert for alert in await arrived(topics) if alert.resolved is resolved]
+        return {alert.fingerprint: decode_labels(alert.labels) for alert in found} == shown
+
+    await until(lambda: all_of(False), SECONDS, "firing alerts arrive")
+    end = begin + timedelta(milliseconds=1)
+    await alertmanager.alerts([one | {"endsAt": end.isoformat()} for one in firing])
+    await until(lambda: all_of(True), SECONDS, "resolved alerts arrive")
+
+
+async def test_says_yes_to_what_kafka_has(topics: Settings, bridge: Bridge) -> None:
+    """A body is one record, unchanged; one too large for Kafka is refused, and refused for good."""
+    body = b' {"labels": {"alertname": "A"} } \n'
+    assert await bridge.post(body) == (200, "")
+    status, _ = await bridge.post(body + b" " * 1_000_000)
+    assert status == 413
+    assert [one.value for one in await read_topic(topics, topics.alerts_topic)] == [body]
+
+
+async def test_says_no_while_kafka_refuses(topics: Settings, tmp_path: Path) -> None:
+    """What Kafka doesn't take is to be tried again."""
+    server = Bridge(tmp_path / "bridge", topics, f"{topics.alerts_topic}-missing")
+    await asyncio.to_thread(server.start)
+    try:
+        status, text = await server.post(b"{}")
+        assert status == 503 and "Error" in text
+    finally:
+        await asyncio.to_thread(server.stop)

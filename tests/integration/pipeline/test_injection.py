@@ -1,0 +1,136 @@
+"""Alerts written to break out of whatever holds them: all the way through they are text, and nothing but text."""
+
+import asyncio
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import yaml
+from markupsafe import escape
+from redis.asyncio import Redis
+
+from stormfold.config import load
+from stormfold.local.process import free_port
+from stormfold.redis.keys import Keys
+from stormfold.settings import Settings
+from stormfold.storm import to_metadata
+from tests.support.cli import stormfold
+from tests.support.pipeline import Sent, Workers, batch_model, books, drained, essence, publish, storms
+from tests.support.servers import until
+
+MARKUP = "<script>alert(1)</script>"
+HOSTILE = (
+    *(MARKUP, '"><img src=x onerror=alert(1)>', "</bdi></table><h1>Other page</h1>"),
+    *("{0}:epoch", "*:b:*", "b:0:1\r\n*1\r\n$8\r\nFLUSHALL\r\n", "\"..redis.call('FLUSHALL')..\"", "]] os.exit() --"),
+    *("../../../etc/passwd", "/etc/passwd", "C:\\storms\\..\\x", "$(touch owned)", "`touch owned`; touch owned"),
+    *("a\0b", "\x1b[2J\x1b]0;owned\x07", "\x9b31m\x08\x7f", "\u202egnp.exe", 'line\n{"level": "error"}\r\n'),
+    *("---\nkind: Secret\n...\n", "!!python/object/apply:os.system ['touch owned']", "*alias", "&anchor", "<<"),
+    *("{{ 7 * 7 }}", "{% raw %}", "%s%n%(name)s", "{0.__class__.__mro__}", "__proto__", "[red]rich[/]", "x" * 400),
+)
+"""In each alert one of them is every label and annotation, fingerprint, key and header; the severity is `MARKUP`."""
+
+
+def hostile(text: str) -> dict[str, Any]:
+    """An alert that says this wherever it can."""
+    labels = dict.fromkeys(("alertname", "cluster", "namespace", "pod", text), text) | {"severity": MARKUP}
+    return {"labels": labels, "annotations": {"summary": text, text: text}, "fingerprint": text, "endsAt": ""}
+
+
+def sent(time: int, value: bytes) -> Sent:
+    """A record whose key and headers say what its value says."""
+    return Sent(time, value, time % 3, value[:99], ((str(value[:99]), value), ("stormfold-reason", value)))
+
+
+async def foreign(redis: Redis, settings: Settings) -> set[bytes]:
+    """Keys that are none of stormfold's."""
+    keys = Keys(settings.redis_prefix)
+    epoch = keys.of(int(await redis.hget(keys.epoch, "number") or 0))
+    group = "[A-Za-z0-9_-]{20}"
+    fixed = (keys.epoch, keys.intake, epoch.positions, epoch.origins, epoch.marks, epoch.due, epoch.open)
+    forms = [
+        *map(re.escape, fixed), re.escape(epoch.group) + group, re.escape(epoch.bucket) + group + r":\d+",
+        re.escape(epoch.lease) + group,
+    ]  # fmt: skip
+    found: list[Any] = await redis.keys()
+    return {key for key in found if not re.fullmatch("|".join(forms), key.decode())}
+
+
+async def page(address: str) -> str:
+    """The status page once it shows groups or storms."""
+
+    async def shown() -> str | None:
+        async with aiohttp.ClientSession() as session, session.get(f"http://{address}/") as answer:
+            html = await answer.text()
+        return html if escape(MARKUP) in html else None
+
+    found: str = await until(shown, what="the severity is shown")
+    return found
+
+
+def tree(folder: Path) -> set[str]:
+    """All that is in it, below too."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def logged(folder: Path) -> list[Any]:
+    """What every line of the workers' logs is, as JSON."""
+    return [json.loads(line) for path in folder.glob("*.log") for line in path.read_bytes().strip().split(b"\n")]
+
+
+async def test_nothing_breaks_out(topics: Settings, redis: Redis, workers: Workers, tmp_path: Path, past: int) -> None:
+    """Keys, books, manifests, file names, log lines, terminal and page are as whole as with plain alerts."""
+    workers.config = tmp_path / "stormfold.yaml"
+    workers.config.write_text("routes: [{name: all, group_by: ['...'], storm_when: {alerts: 1}}]\n")
+    good = [(past + n, hostile(text)) for n, text in enumerate(HOSTILE)]
+    bad = [value for text in HOSTILE for value in (text.encode(), json.dumps({"labels": {text: 1}}).encode())]
+    await publish(topics, [sent(time, json.dumps(alert).encode()) for time, alert in good])
+    await publish(topics, [sent(past + n, value) for n, value in enumerate(bad)])
+    await redis.set("somebody", "else's")
+
+    # First nothing closes, to look at what is open.
+    here = f"127.0.0.1:{free_port()}"
+    workers.start(stages="intake,fold", http_address=here, log_level="debug")
+    folded = await books(topics, workers.config)
+    assert (folded.open, folded.dead, folded.balanced) == (len(good), len(bad), True)
+    assert await foreign(redis, topics) == {b"somebody"}
+    forming = await page(here)
+
+    folder = tmp_path / "storms"
+    workers.start(stages="close,emit", sink=f"directory:{folder}", log_level="debug")
+    closed = await drained(topics, workers.config)
+    assert (closed.storms, closed.dead, closed.open, closed.balanced) == (len(good), len(bad), 0, True)
+    assert await foreign(redis, topics) == {b"somebody"} and await redis.get("somebody") == b"else's"
+
+    published = await storms(topics)
+    assert {name: essence(storm) for name, storm in published.items()} == batch_model(load(workers.config), good)
+    files = {f"storms.{name}.yaml" for name in published}
+    await until(lambda: {name for name in tree(folder) if not name.startswith(".")} == files, what="all are written")
+    assert {name for name in tree(tmp_path) if not name.startswith("storms/")} == {
+        "stormfold.yaml", "storms", "worker-0.log", "worker-1.log",
+    }  # fmt: skip
+    manifests = [yaml.safe_load(path.read_bytes()) for path in folder.iterdir()]
+    assert {m["metadata"]["name"]: to_metadata(m) for m in manifests} == published
+    said = [(m["spec"]["groupLabels"], m["spec"]["example"]["annotations"]["summary"]) for m in manifests]
+    assert [text for text in HOSTILE if (hostile(text)["labels"], text) not in said] == []
+
+    lines = logged(tmp_path)
+    assert all(isinstance(line, dict) and line["level"] for line in lines)
+    assert sum(line["message"] == "dead letter" for line in lines) == len(bad)
+
+    for html in (forming, await page(here)):
+        assert not any(text in html for text in HOSTILE if "<" in text and ">" in text)
+        assert html.replace("\n", "").replace("\xa0", "").isprintable()
+
+    told = await asyncio.gather(
+        stormfold(topics, "storms", "--limit", "1000"),
+        stormfold(topics, "storms", "--limit", "1000", "-o", "yaml"),
+        stormfold(topics, "dlq", "--limit", "1000"),
+        stormfold(topics, "dlq", "--limit", "1000", "-o", "json"),
+        stormfold(topics, "status"),
+    )
+    rows = [answer.stdout.count("\n") for answer in told]
+    assert rows[0] == 1 + len(good) and rows[2] == 1 + len(bad)
+    assert len(yaml.safe_load(told[1].stdout)["items"]) == len(good) and len(json.loads(told[3].stdout)) == len(bad)
+    assert all((answer.stdout + answer.stderr).replace("\n", "").isprintable() for answer in told)

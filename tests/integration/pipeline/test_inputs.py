@@ -1,0 +1,352 @@
+"""Bad and strange records: each is counted and kept, or in `alerts-dlq` as it came; the partition goes on."""
+
+import dataclasses
+import json
+from collections import Counter
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
+
+from stormfold.config import Config
+from stormfold.kafka.client import client_options, open_admin
+from stormfold.kafka.topics import create
+from stormfold.kafka.topics import topics as wanted_topics
+from stormfold.settings import Settings
+from tests.support.cli import stormfold
+from tests.support.pipeline import (
+    Sent,
+    Workers,
+    alert,
+    batch_model,
+    books,
+    drained,
+    essence,
+    publish,
+    read_topic,
+    record,
+    storms,
+)
+
+Headers = tuple[tuple[str, bytes | None], ...]
+
+MB = 1_000_000
+
+
+def labelled(**labels: Any) -> bytes:
+    """A plain alert with these labels, whatever they are."""
+    return json.dumps({"labels": {"alertname": "Bad"} | labels}, separators=(",", ":")).encode()
+
+
+POISON: dict[str, tuple[bytes | None, bytes]] = {
+    "not JSON": (b"garbage", b"not JSON"),
+    "cut off": (b'{"labels": {"alertname": "Bad"}', b"not JSON"),
+    "two documents": (labelled() * 2, b"not JSON"),
+    "not UTF-8": (b'{"labels": {"alertname": "\xff"}}', b"not UTF-8"),
+    "not UTF-8 where nobody looks": (b'{"labels": {"alertname": "Bad"}, "other": "\xc3"}', b"not UTF-8"),
+    "UTF-16": (labelled().decode().encode("utf-16"), b"not UTF-8"),
+    "byte order mark": (b"\xef\xbb\xbf" + labelled(), b"byte order mark"),
+    "binary": (bytes(range(256)) * 4, b"not UTF-8"),
+    "a word": (b'"Down"', b"expected"),
+    "a number": (b"42", b"expected"),
+    "null": (b"null", b"expected"),
+    "a label that is a number": (labelled(pod=1), b"labels.pod"),
+    "a label that is an object": (labelled(pod={"a": "b"}), b"labels.pod"),
+    "a label that is null": (labelled(pod=None), b"labels.pod"),
+    "a label without a name": (labelled(**{"": "x"}), b"without a name"),
+    "labels are a list": (b'{"labels": ["alertname", "Bad"]}', b"expected object"),
+    "labels are null": (b'{"labels": null}', b"no labels"),
+    "labels are empty": (b'{"labels": {}}', b"no labels"),
+    "labels say nothing": (b'{"labels": {"alertname": ""}}', b"no labels"),
+    "no labels": (b'{"annotations": {"summary": "Bad"}}', b"no labels"),
+    "annotations are a word": (b'{"labels": {"alertname": "Bad"}, "annotations": "x"}', b"annotations"),
+    "an annotation that is a number": (b'{"labels": {"a": "b"}, "annotations": {"n": 1}}', b"annotations.n"),
+    "status is a number": (b'{"labels": {"alertname": "Bad"}, "status": 5}', b"status"),
+    "status is unknown": (b'{"labels": {"alertname": "Bad"}, "status": "broken"}', b"status"),
+    "one of three is wrong": (record(alert(), {"labels": {"a": 1}}, alert()), b"[1].labels.a"),
+    "webhook without alerts": (b'{"version": "4", "alerts": []}', b"no alerts"),
+    "empty list": (b"[]", b"no alerts"),
+    "empty value": (b"", b"no value"),
+    "tombstone": (None, b"no value"),
+    "NaN": (b'{"labels": {"alertname": "Bad"}, "value": NaN}', b"not JSON"),
+    "infinite label": (b'{"labels": {"alertname": Infinity}}', b"not JSON"),
+    "huge label number": (b'{"labels": {"alertname": 1e999}}', b"labels.alertname"),
+    "lone surrogate": (b'{"labels": {"alertname": "\\ud800"}}', b"surrogate"),
+    "lone surrogate in a name": (b'{"labels": {"\\udfff": "x"}}', b"surrogate"),
+    "surrogates as UTF-8": (b'{"labels": {"alertname": "\xed\xa0\x80"}}', b"not UTF-8"),
+    "raw NUL": (b'{"labels": {"alertname": "\x00"}}', b"not JSON"),
+    "only NUL": (b"\x00" * 1000, b"not JSON"),
+    "deep list": (b"[" * 10_000 + b"]" * 10_000, b"expected object"),
+    "deep labels": (b'{"labels":' * 10_000 + b"1" + b"}" * 10_000, b"nested too deeply"),
+    "deep where nobody looks": (
+        b'{"labels": {"alertname": "Bad"}, "x": ' + b'{"x":' * 10_000 + b"1" + b"}" * 10_001,
+        b"nested too deeply",
+    ),
+    "deep in a label": (b'{"labels": {"alertname": ' + b"[" * 10_000 + b"]" * 10_000 + b"}}", b"nested too deeply"),
+    "label of 1 MB": (labelled(pod="x" * MB), b"at most"),
+    "name of 1 MB": (labelled(**{"x" * MB: "y"}), b"at most"),
+    "5,000 labels": (labelled(**{f"l{n}": "v" for n in range(5000)}), b"at most 256"),
+    "annotation of 1 MB": (b'{"labels": {"a": "b"}, "annotations": {"s": "%s"}}' % (b"x" * MB), b"at most"),
+    "10 MB of junk": (b"\xf0\x9f\x94\xa5" * (10 * MB // 4), b"not JSON"),
+    "10 MB in a label": (labelled(pod="y" * 10 * MB), b"at most"),
+    "10 MB of braces": (b'{"labels":' * MB, b"nested too deeply"),
+}
+"""What is no alert: value, and a part of the reason that it is refused for."""
+
+VALID: dict[str, bytes] = {
+    "emoji": labelled(alertname="🔥 Down 🧑‍🚒", pod="🐳-1"),
+    "emoji escaped": b'{"labels": {"alertname": "\\ud83d\\udd25 Escaped"}}',
+    "NUL escaped": b'{"labels": {"alertname": "N\\u0000L", "pod": "\\u0000"}}',
+    "control characters": labelled(alertname="C\x01\x1f\x7f\u0085\u2028", pod="a\nb\tc"),
+    "right to left": labelled(alertname="نظام معطل", pod="\u202ereversed"),
+    "combining": labelled(alertname="Zalgo" + "\u0301\u0327" * 500),
+    "beyond the first plane": labelled(alertname="\U0010ffff\U000e0001"),
+    "only signs": labelled(alertname="{}[]\"'\\,:=~!"),
+    "quotes and braces": labelled(alertname='a="b"}', pod="x\\y"),
+    "strange label names": labelled(**{"with space": "1", "ünïcode": "2", "a.b/c": "3", "\n": "4"}),
+    "duplicate keys": b'{"labels": {"alertname": "First"}, "labels": {"alertname": "Second"}}',
+    "duplicate labels": b'{"labels": {"alertname": "A", "pod": "p", "alertname": "Last"}}',
+    "huge numbers where nobody looks": b'{"labels": {"alertname": "Huge"}, "value": 1e999, "n": -%s}' % (b"9" * 4000),
+    "label of 60 KB": labelled(alertname="Long", path="x" * 60_000),
+    "alertname of 60 KB": labelled(alertname="Long" * 15_000),
+    "256 labels": labelled(**{f"l{n}": "v" for n in range(255)}),
+    "white space": b" \r\n\t" + labelled(alertname="Space") + b"\n" * 1000,
+    "no alertname": b'{"labels": {"severity": "critical"}}',
+    "unknown severity": labelled(alertname="Odd", severity="apocalyptic"),
+    "annotation of 200 KB": b'{"labels": {"alertname": "Long"}, "annotations": {"s": "%s"}}' % (b"x" * 200_000),
+    "times that are none": b'{"labels": {"alertname": "T"}, "status": "firing", "startsAt": "yesterday", "endsAt": ""}',
+    "bad fingerprint": b'{"labels": {"alertname": "F"}, "fingerprint": "../../etc/passwd"}',
+    "looks like a number": labelled(alertname="1e999", pod="-0", cluster="NaN"),
+}
+"""What looks bad and is an alert all the same."""
+
+
+def outcome(dead: Any) -> tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]:
+    """Key, value and the headers that the record came with."""
+    return dead.key, dead.value, [header for header in dead.headers if not header[0].startswith("stormfold-")]
+
+
+async def dead_letters(settings: Settings) -> dict[str, Any]:
+    """What is in `alerts-dlq`, by origin. None is there twice."""
+    found = await read_topic(settings, settings.alerts_dlq_topic)
+    by_origin = {dict(dead.headers)["stormfold-origin"].decode(): dead for dead in found}
+    assert len(by_origin) == len(found)
+    return by_origin
+
+
+async def published(settings: Settings) -> dict[str, Any]:
+    """The essence of every storm by its name."""
+    return {name: essence(storm) for name, storm in (await storms(settings)).items()}
+
+
+async def test_poison(topics: Settings, workers: Workers, past: int) -> None:
+    """Poison of every kind is in `alerts-dlq` as it came, with reason and origin; the alert after each is counted."""
+    sent: list[Sent] = []
+    origins: dict[str, str] = {}
+    good: list[tuple[int, dict[str, Any]]] = []
+    offsets: Counter[int] = Counter()
+    for number, (name, (value, _)) in enumerate(POISON.items()):
+        time, partition = past + 100 * number, number % 3
+        origins[name] = f"{topics.alerts_topic}-{partition}-{offsets[partition]}"
+        offsets[partition] += 2
+        headers = (("trace", name.encode()), ("trace", b"\xff\x00"), ("empty", None))
+        follower = alert("After", pod=f"pod-{number}")
+        sent += [Sent(time, value, partition, name.encode(), headers), Sent(time, record(follower), partition)]
+        good.append((time, follower))
+    await publish(topics, sent)
+
+    worker = workers.start()
+    books = await drained(topics)
+    dead = await dead_letters(topics)
+
+    assert books.balanced and books.open == 0, books
+    assert books.dead == len(POISON)
+    assert await published(topics) == batch_model(Config(), good)
+    expected = {origins[s.key.decode()]: (s.key, s.value, list(s.headers)) for s in sent if s.key is not None}
+    assert {origin: outcome(record) for origin, record in dead.items()} == expected
+    reasons = {name: dict(dead[origin].headers)["stormfold-reason"] for name, origin in origins.items()}
+    assert [(name, reasons[name]) for name, (_, part) in POISON.items() if part not in reasons[name]] == []
+    assert worker.poll() is None and "Traceback" not in workers.logs()
+
+
+async def test_strange_but_valid(topics: Settings, workers: Workers, past: int) -> None:
+    """What merely looks bad is counted, in the storm that its labels say."""
+    sent = [Sent(past + n, value, n % 3) for n, value in enumerate(VALID.values())]
+    await publish(topics, sent)
+
+    worker = workers.start()
+    books = await drained(topics)
+
+    assert books.balanced and books.open == 0 and books.dead == 0, (books, await dead_letters(topics))
+    assert await published(topics) == batch_model(Config(), [(s.time, json.loads(s.value or b"")) for s in sent])
+    assert worker.poll() is None and "Traceback" not in workers.logs()
+
+
+async def test_strange_records(topics: Settings, workers: Workers, past: int) -> None:
+    """Neither key nor value, headers called like stormfold's own, headers by the thousand: dead as they came."""
+    spoof: Headers = (("stormfold-origin", b"elsewhere-0-7"), ("stormfold-reason", b"none"), ("stormfold-cut", None))
+    many: Headers = tuple((f"h{n}", b"x" * 100) for n in range(2000))
+    kinds: tuple[Headers, ...] = ((), spoof, many)
+    producer = AIOKafkaProducer(**client_options(topics), max_batch_size=MB)
+    await producer.start()
+    try:
+        for headers in kinds:
+            batch = producer.create_batch()
+            batch.append(key=None, value=None, timestamp=past, headers=list(headers))
+            batch.append(key=None, value=record(alert("After")), timestamp=past)
+            await (await producer.send_batch(batch, topics.alerts_topic, partition=1))
+    finally:
+        await producer.stop()
+
+    workers.start()
+    books = await drained(topics, seconds=15)
+
+    assert books.balanced and books.open == 0 and books.dead == 3, books
+    dead = await dead_letters(topics)
+    for number, headers in enumerate(kinds):
+        found = dead[f"{topics.alerts_topic}-1-{2 * number}"]
+        # No key can be an empty one: the client publishes no record with neither.
+        assert (found.key or None, found.value) == (None, None)
+        assert found.headers[: len(headers)] == headers
+        assert [name for name, _ in found.headers[len(headers) :]] == ["stormfold-reason", "stormfold-origin"]
+    assert await published(topics) == batch_model(Config(), [(past, alert("After"))] * 3)
+
+
+async def test_too_large_for_the_dead(settings: Settings, tmp_path: Any, past: int) -> None:
+    """A dead letter that its topic does not take is recorded by origin and reason; the next ones arrive whole."""
+    async with open_admin(settings) as admin:
+        await create(
+            admin,
+            [
+                dataclasses.replace(
+                    topic,
+                    settings=tuple(
+                        s._replace(value="100000")
+                        if topic.name == settings.alerts_dlq_topic and s.name == "max.message.bytes"
+                        else s
+                        for s in topic.settings
+                    ),
+                )
+                for topic in wanted_topics(settings, 3, past=True, max_record=12 * MB)
+            ],
+        )
+    large = [Sent(past, b"x" * size, 0, b"key", (("trace", b"1"),)) for size in (100_000, 2 * MB, 11 * MB)]
+    await publish(settings, [*large, Sent(past, b"x" * 50_000, 0, b"key"), Sent(past, record(alert()), 0)])
+    # Packed it fits in `alerts`; unpacked it is larger than anything that stormfold would send.
+    await publish(settings, [Sent(past, b" " * 45 * MB, 0), Sent(past, record(alert()), 0)], "gzip")
+
+    with Workers(settings, tmp_path) as workers:
+        worker = workers.start()
+        books = await drained(settings)
+        assert worker.poll() is None and "Traceback" not in workers.logs()
+
+    assert books.balanced and books.open == 0 and books.dead == 5, books
+    dead = await dead_letters(settings)
+    for offset in (0, 1, 2, 5):
+        origin = f"{settings.alerts_topic}-0-{offset}"
+        assert (dead[origin].key, dead[origin].value) == (origin.encode(), None)
+        assert b"not JSON" in dict(dead[origin].headers)["stormfold-reason"]
+    assert outcome(dead[f"{settings.alerts_topic}-0-3"]) == (b"key", b"x" * 50_000, [])
+    assert await published(settings) == batch_model(Config(), [(past, alert())] * 2)
+
+
+async def test_compressed(topics: Settings, workers: Workers, past: int) -> None:
+    """Alerts that producers compress, with any of Kafka's codecs, are read like others."""
+    alerts = []
+    for number, codec in enumerate(("gzip", "snappy", "lz4", "zstd")):
+        packed = [(past + 1000 * number + n, alert(f"Packed {codec}", pod=f"pod-{n % 7}")) for n in range(300)]
+        await publish(topics, [Sent(time, record(one), n % 3) for n, (time, one) in enumerate(packed)], codec)
+        alerts += packed
+
+    workers.start()
+    books = await drained(topics, seconds=20)
+
+    assert books.balanced and books.open == 0, books
+    assert await published(topics) == batch_model(Config(), alerts)
+
+
+async def test_transactions(topics: Settings, workers: Workers, past: int) -> None:
+    """Alerts of committed transactions are counted, those of aborted ones are not; the log's markers block nothing."""
+    producer = AIOKafkaProducer(**client_options(topics), transactional_id=topics.group_prefix)
+    await producer.start()
+    try:
+        for number in range(6):
+            await producer.begin_transaction()
+            value = record(*[alert("Kept" if number % 2 else "Aborted", pod=f"pod-{n}") for n in range(10)])
+            for partition in range(3):
+                await producer.send_and_wait(topics.alerts_topic, value, partition=partition, timestamp_ms=past)
+            await (producer.commit_transaction() if number % 2 else producer.abort_transaction())
+    finally:
+        await producer.stop()
+
+    workers.start()
+    books = await drained(topics, seconds=15)
+
+    assert books.balanced and books.open == 0, books
+    assert await published(topics) == batch_model(
+        Config(), [(past, alert("Kept", pod=f"pod-{n}")) for _ in range(9) for n in range(10)]
+    )
+
+
+NOT_UTF8 = b"tr\xff\xc3ce"
+"""A header name that no client of this test's would send."""
+
+
+async def send_raw(settings: Settings, topic: str, records: list[tuple[Sent, bool]], codec: int = 0) -> None:
+    """Sends one record batch; those marked have, as the first header, one whose name is `NOT_UTF8`."""
+    builder = _DefaultRecordBatchBuilderPy(2, codec, 0, -1, -1, 0, MB)
+    for offset, (sent, marked) in enumerate(records):
+        headers = [*([("tr__ce", b"1")] if marked else []), *sent.headers]
+        builder.append(offset, sent.time, sent.key, sent.value, headers)
+    builder._buffer = builder._buffer.replace(b"tr__ce", NOT_UTF8)
+    async with AIOKafkaProducer(**client_options(settings)) as producer:
+        batch = producer.create_batch()
+        for sent, _ in records:
+            batch.append(key=sent.key, value=sent.value, timestamp=sent.time)
+        batch.close()
+        batch._buffer = builder.build()
+        await (await producer.send_batch(batch, topic, partition=records[0][0].partition))
+
+
+async def test_header_names_that_are_not_utf8(topics: Settings, workers: Workers, past: int) -> None:
+    """They kill their record, not its neighbours in the batch, and stop neither a worker nor a command, in no topic.
+
+    The record is kept with the name spelled out, and understood when it is published again.
+    """
+    own: Headers = (("trace", b"\xff"), ("empty", None))
+    good = []
+    dead_at: dict[str, Sent] = {}
+    for partition, codec in enumerate((0, 1, 4)):
+        pods = [alert("After", pod=f"pod-{partition}-{n}") for n in range(4)]
+        bad = [(Sent(past, record(alert("Dead", pod=f"pod-{n}")), partition, b"key", own), True) for n in range(2)]
+        fine = [(Sent(past + n, record(pod), partition), False) for n, pod in enumerate(pods)]
+        batch = [*fine[:2], bad[0], fine[2], bad[1], fine[3]]
+        await send_raw(topics, topics.alerts_topic, batch, codec)
+        good += [(past + n, pod) for n, pod in enumerate(pods)]
+        dead_at |= {f"{topics.alerts_topic}-{partition}-{at}": batch[at][0] for at in (2, 4)}
+
+    worker = workers.start()
+    now = await drained(topics)
+    assert (now.balanced, now.open, now.dead) == (True, 0, 6), now
+    assert await published(topics) == batch_model(Config(), sorted(good, key=lambda one: one[0]))
+
+    for topic in (topics.keyed_topic, topics.storms_topic, topics.alerts_dlq_topic):
+        await send_raw(topics, topic, [(Sent(past, b"junk", 0, b"key"), True)])
+    audited = await stormfold(topics, "audit")
+    listed = json.loads((await stormfold(topics, "dlq", "-o", "json")).stdout)
+    shown = await stormfold(topics, "storms", "--class", "all")
+
+    assert audited.returncode == shown.returncode == 0
+    escape_surrogates = r"tr\xff\xc3ce"
+    reasons = {letter["origin"]: letter["reason"] for letter in listed}
+    assert {reasons[origin] for origin in dead_at} == {f"not UTF-8: the name of a header, here {escape_surrogates}"}
+    dead = [found for found in await read_topic(topics, topics.alerts_dlq_topic) if found.value != b"junk"]
+    for found in dead:
+        sent = dead_at[dict(found.headers)["stormfold-origin"].decode()]
+        assert outcome(found) == (sent.key, sent.value, [(escape_surrogates, b"1"), *own])
+
+    again = [word for origin in dead_at for word in ("--origin", origin)]
+    assert "Published 6 rec" in (await stormfold(topics, "dlq", "redrive", *again, "--yes")).stdout
+    now = await books(topics)
+    assert (now.balanced, now.open, now.dead, now.foreign) == (True, 6, 6, 2), now
+    assert worker.poll() is None and "Traceback" not in workers.logs()

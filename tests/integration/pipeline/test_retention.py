@@ -1,0 +1,128 @@
+"""Retention passes a worker that stands still: what it took unread is counted, and nothing else is missing."""
+
+import asyncio
+import re
+import signal
+import time
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import RecordsToDelete
+from redis.asyncio import Redis
+
+from stormfold.audit import AuditReport
+from stormfold.kafka.client import open_admin
+from stormfold.kafka.reader import open_reader
+from stormfold.keyed_record import ALERT
+from stormfold.local.process import HOST, free_port
+from stormfold.settings import Settings
+from tests.integration.pipeline.test_recreated import alerts_of, sent
+from tests.support.pipeline import Workers, books, drained, origins, publish, read_topic
+from tests.support.servers import until
+
+OLD, BETWEEN, NEW, NEWER = 30, 30, 300, 30
+LEFT = 5
+"""Records that retention leaves of each partition."""
+
+
+async def trimmed(settings: Settings, topic: str) -> dict[tuple[int, int], bytes]:
+    """Has all but the newest records deleted; returns what there was, by partition and offset."""
+    async with open_reader(settings) as tail:
+        ends = await tail.ends(topic)
+    found = {(record.partition, record.offset): record.value for record in await read_topic(settings, topic)}
+    before = {TopicPartition(topic, p): RecordsToDelete(before_offset=end - LEFT) for p, end in ends.items()}
+    async with open_admin(settings) as admin:
+        await admin.delete_records(before)
+    return found
+
+
+async def lost(address: str) -> dict[int, int]:
+    """Records lost by partition, as the metrics of a worker that runs one stage tell."""
+    with await asyncio.to_thread(urlopen, f"http://{address}/metrics") as answer:
+        text = answer.read().decode()
+    found = re.findall(r'^stormfold_lost_records\{partition="(\d+)",stage="\w+"\} (\S+)$', text, re.MULTILINE)
+    return {int(partition): int(float(records)) for partition, records in found}
+
+
+async def settled(settings: Settings, config: Path) -> AuditReport | None:
+    """The books, once the newest alerts have come out and nothing is open."""
+    if await alerts_of(settings, "Newer") < NEWER:
+        return None
+    now = await books(settings, config, 10)
+    return now if now.open == now.unread == 0 else None
+
+
+def now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@pytest.mark.parametrize("stage", ["intake", "fold"])
+async def test_frozen(topics: Settings, tmp_path: Path, config_file: Path, stage: str) -> None:
+    """A worker sleeps, the log's start passes it, it wakes: log and metric say how much is lost, the books which."""
+    topic = topics.alerts_topic if stage == "intake" else topics.keyed_topic
+    address = f"{HOST}:{free_port()}"
+    with Workers(topics, tmp_path, config_file) as workers:
+        workers.start(stages=",".join({"intake", "fold", "close", "emit"} - {stage}))
+        frozen = workers.start(stages=stage, http_address=address)
+        await publish(topics, sent("Old", OLD, now()))
+        assert (await drained(topics, config_file)).balanced
+        assert await lost(address) == {}
+        frozen.send_signal(signal.SIGSTOP)
+        # A fetch that is under way is answered with these; of those that follow the worker has none.
+        await publish(topics, sent("Between", BETWEEN, now()))
+        await publish(topics, sent("New", NEW, now()))
+        if stage == "fold":
+
+            async def keyed() -> bool:
+                return len(await origins(topics)) == OLD + BETWEEN + NEW
+
+            await until(keyed, what="all is keyed")
+        was = await trimmed(topics, topic)
+        frozen.send_signal(signal.SIGCONT)
+        await publish(topics, sent("Newer", NEWER, now()))
+        end = await until(lambda: settled(topics, config_file), seconds=60, what="all is read on")
+        told = await lost(address)
+        async with open_reader(topics) as tail:
+            begins = await tail.begins(topic)
+        gone = [was[p, offset] for p, begin in begins.items() for offset in range(begin - told[p], begin)]
+        missing = len([value for value in gone if stage == "intake" or value[0] == ALERT])
+        assert missing > NEW / 2
+        assert end.trimmed + end.difference == missing
+        assert end.storms == OLD + BETWEEN + NEW + NEWER - missing
+        assert await alerts_of(topics, "Old") == OLD
+        log = workers.logs()
+        for partition, records in told.items():
+            assert f'"partition": {partition}, "lost": {records}, "begin": {begins[partition]}' in log
+
+
+async def test_redis_lost_too(topics: Settings, redis: Redis, tmp_path: Path) -> None:
+    """Redis is lost, and what it had is no longer in the log: the books say how much, and nothing else is missing."""
+    config = tmp_path / "patient.yaml"
+    config.write_text("windows: {gap: 10s, grace: 1s, slice: 20s}\n")
+    await publish(topics, sent("Old", OLD, now() - 3_600_000))
+    with Workers(topics, tmp_path, config) as workers:
+        workers.start()
+        assert (await drained(topics, config)).balanced
+        await publish(topics, sent("New", NEW, now()))
+
+        async def folded() -> bool:
+            found = await books(topics, config, 0)
+            return found.open == NEW
+
+        await until(folded, what="all is folded, and open")
+        workers.running[-1].terminate()
+        assert await asyncio.to_thread(workers.running[-1].wait, 10) == 0
+        was = await trimmed(topics, topics.keyed_topic)
+        await redis.flushdb()
+        workers.start()
+        await publish(topics, sent("Newer", NEWER, now()))
+        end = await until(lambda: settled(topics, config), seconds=60, what="all is read on")
+        async with open_reader(topics) as tail:
+            begins = await tail.begins(topics.keyed_topic)
+    gone = sum(value[0] == ALERT and offset < begins[p] for (p, offset), value in was.items()) - OLD
+    assert gone > NEW / 2
+    assert end.difference == gone
+    assert await alerts_of(topics, "Old") == OLD
+    assert await alerts_of(topics, "New") == NEW - gone

@@ -1,0 +1,344 @@
+"""claim.lua and complete.lua: leases, and nothing deleted that was not published as it is."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import msgspec
+import pytest
+from redis.asyncio import Redis
+
+from stormfold.errors import Retry
+from stormfold.keyed_record import GroupMeta
+from stormfold.redis.store import Claimed, Clock, Completion, StaleStateVersion, Store
+from stormfold.window import Bucket, first_due
+from tests.integration.model import plain
+from tests.integration.redis.actions import (
+    EPOCH,
+    GROUP,
+    NOW,
+    OTHER,
+    WINDOWS,
+    Folder,
+    alert,
+    contents,
+    everything,
+    start,
+)
+from tests.support.servers import until
+
+LEASE = 60_000
+END = NOW + 1_000_000
+"""Long after everything."""
+
+
+async def claim(
+    store: Store, seen: int | None = None, token: str = "me", most: int = 1_000, lease: int = LEASE, min_marks: int = 0
+) -> tuple[Clock, list[Claimed]]:
+    return await store.claim(EPOCH, seen, min_marks=min_marks, most=most, token=token, lease=lease)
+
+
+def delete(claimed: Claimed, buckets: Sequence[Bucket] | None = None, stay: int = 0, due: int = 0) -> Completion:
+    return Completion(claimed.group, claimed.buckets if buckets is None else buckets, stay, due)
+
+
+class TestClaim:
+    """Horizon and leases."""
+
+    async def test_nothing_known(self, store: Store, redis: Redis) -> None:
+        """Without a horizon nothing is leased."""
+        await start(store)
+        await Folder(store)([alert(1, 3)])
+        before = await everything(redis)
+        assert await claim(store) == (Clock(None, 1, NOW), [])
+        assert await everything(redis) == before
+
+    async def test_horizon_never_goes_back(self, store: Store) -> None:
+        """The latest that any closer saw stands, and is told to fold and to whoever asks."""
+        await start(store)
+        for seen, stands in ((NOW, NOW), (NOW + 9, NOW + 9), (NOW + 5, NOW + 9), (None, NOW + 9)):
+            clock, _ = await claim(store, seen)
+            assert clock == Clock(stands, 0, None)
+        assert await Folder(store)([]) == Clock(NOW + 9, 0, None)
+        assert await store.clock(EPOCH) == Clock(NOW + 9, 0, None)
+
+    async def test_marks_that_are_gone(self, store: Store) -> None:
+        """A horizon that the marks in Redis no longer bear out is not taken over: Redis went back since it was seen."""
+        await start(store)
+        marks = {"0:0": NOW + 50, "1:0": NOW + 70, "h": NOW + 10, "n": NOW + 99, "b": NOW + 99}
+        await store.redis.hset(store.keys.of(1).marks, mapping=marks)
+        for seen, min_marks, stands in ((60, 2, 10), (50, 3, 10), (50, 2, 50), (70, 1, 70), (80, 1, 70)):
+            clock, _ = await claim(store, NOW + seen, min_marks=min_marks)
+            assert clock.horizon == NOW + stands
+
+    async def test_due_at_the_watermark(self, store: Store) -> None:
+        """A group is leased from the moment at which the watermark, not the horizon, reaches its due."""
+        await start(store)
+        await Folder(store)([alert(1, 3)])
+        due = NOW + 3 + WINDOWS.gap + 1
+        assert (await claim(store, due + WINDOWS.grace - 1))[1] == []
+        _, (only,) = await claim(store, due + WINDOWS.grace)
+        assert only == Claimed(alert(1, 3).group, GROUP, (Bucket(NOW, 1, NOW + 3, NOW + 3),))
+
+    async def test_what_is_told(self, store: Store) -> None:
+        """Meta and buckets in order of time, details by group and start."""
+        await start(store)
+        alerts = [alert(1, 25), alert(1, 3, resource="a", late=True), alert(2, 14, rank=0, resolved=True)]
+        await Folder(store)(alerts)
+        _, (only,) = await claim(store, END)
+        assert [bucket.start - NOW for bucket in only.buckets] == [0, 10, 20]
+        assert await contents(store) == plain.buckets(alerts, WINDOWS)
+
+    async def test_leases(self, store: Store) -> None:
+        """A group is leased to one closer, the next gets the others; what one could not settle it may take up again."""
+        await start(store)
+        await Folder(store)([alert(1, 3), alert(1, 4, meta=OTHER)])
+        _, mine = await claim(store, END, "one", most=1)
+        _, others = await claim(store, END, "two")
+        assert len(mine) == len(others) == 1
+        assert mine[0].group != others[0].group
+        assert (await claim(store, END, "three"))[1] == []
+        assert (await claim(store, END, "one"))[1] == mine
+
+    async def test_expiry(self, store: Store, redis: Redis) -> None:
+        """A lease ends by itself; only then the group is leased again, and the late closer settles nothing."""
+        await start(store)
+        await Folder(store)([alert(1, 3)])
+        asked = time.monotonic()
+        _, (mine,) = await claim(store, END, "one", lease=100)
+        taken: list[Claimed] = []
+
+        async def again() -> bool:
+            taken.extend((await claim(store, END, "two"))[1])
+            return bool(taken)
+
+        await until(again, 5, "the lease has ended")
+        assert time.monotonic() - asked >= 0.1
+        assert taken == [mine]
+        before = await everything(redis)
+        assert await store.settle(EPOCH, "one", [delete(mine)]) == [False]
+        assert await everything(redis) == before
+        assert await store.settle(EPOCH, "two", [delete(mine)]) == [True]
+
+    async def test_many_groups(self, store: Store) -> None:
+        """More due groups than a page: every one is leased once, however few are taken at a time."""
+        await start(store)
+        metas = [GroupMeta("default", {"n": str(n)}, "storms", False, 1, 1) for n in range(700)]
+        await Folder(store)([alert(1, n % 9, meta=meta) for n, meta in enumerate(metas)])
+        taken = []
+        for closer in range(20):
+            _, claimed = await claim(store, END, str(closer), most=50)
+            assert len(claimed) <= 50
+            taken += [one.group for one in claimed]
+        assert len(taken) == len(set(taken)) == 700
+
+    async def test_stale(self, store: Store, redis: Redis) -> None:
+        """Under another number, or in an empty Redis, nothing is leased, moved or deleted."""
+        await start(store)
+        await Folder(store)([alert(1, 3)])
+        before = await everything(redis)
+        other = replace(EPOCH, number=2)
+        with pytest.raises(StaleStateVersion):
+            await store.claim(other, END, min_marks=0, most=1, token="t", lease=LEASE)
+        with pytest.raises(StaleStateVersion):
+            await store.settle(other, "t", [])
+        assert await everything(redis) == before
+        await redis.flushall()
+        with pytest.raises(StaleStateVersion):
+            await claim(store, END)
+        with pytest.raises(StaleStateVersion):
+            await store.settle(EPOCH, "t", [])
+        assert await everything(redis) == {}
+
+    async def test_details_of_what_is_gone(self, store: Store) -> None:
+        """A closer that slept past its lease finds the buckets settled by another: it tries anew, it doesn't die."""
+        await start(store)
+        await Folder(store)([alert(1, 3)])
+        _, (mine,) = await claim(store, END)
+        await store.settle(EPOCH, "me", [delete(mine)])
+        with pytest.raises(Retry):
+            await store.details(EPOCH, [(mine.group, bucket) for bucket in mine.buckets])
+
+    async def test_details_of_something_else(self, store: Store) -> None:
+        """A bucket of which Redis lost some alerts since it was claimed is not told: there would be half a storm."""
+        await start(store)
+        await Folder(store)([alert(1, 3), alert(2, 4)])
+        _, (mine,) = await claim(store, END)
+        (bucket,) = mine.buckets
+        for other in (bucket._replace(alerts=3), bucket._replace(first=NOW), bucket._replace(last=NOW + 5)):
+            with pytest.raises(Retry):
+                await store.details(EPOCH, [(mine.group, other)])
+        assert len(await store.details(EPOCH, [(mine.group, bucket)])) == 1
+
+
+class TestSettle:
+    """What was published goes, nothing else."""
+
+    async def test_all_of_a_group(self, store: Store, redis: Redis) -> None:
+        """Of a group that is published whole nothing is left, nor of its lease."""
+        await start(store)
+        fold = Folder(store)
+        await fold([])
+        await claim(store, END)
+        before = await everything(redis)
+        await redis.hdel(store.keys.of(1).marks, "h")
+        await fold([alert(1, 3), alert(2, 14)])
+        _, (mine,) = await claim(store, END)
+        assert await store.settle(EPOCH, "me", [delete(mine)]) == [True]
+        after = await everything(redis)
+        positions, origins = store.keys.of(1).positions.encode(), store.keys.of(1).origins.encode()
+        assert after.pop(positions) != before.pop(positions)
+        assert after.pop(origins)
+        assert after == before
+
+    async def test_twice(self, store: Store, redis: Redis) -> None:
+        """A settlement sent again says that it did nothing, and does nothing."""
+        await start(store)
+        fold = Folder(store)
+        await fold([alert(1, 3)])
+        _, (mine,) = await claim(store, NOW + 40)
+        assert await store.settle(EPOCH, "me", [delete(mine)]) == [True]
+        await fold([alert(1, 60)])
+        before = await everything(redis)
+        assert await store.settle(EPOCH, "me", [delete(mine)]) == [False]
+        assert await everything(redis) == before
+
+    async def test_part_of_a_group(self, store: Store) -> None:
+        """What stays is due when it is said to be, and the group's first bucket is the next one."""
+        await start(store)
+        await Folder(store)([alert(1, 3), alert(1, 60), alert(2, 69), alert(1, 90, meta=OTHER)])
+        _, (mine,) = await claim(store, NOW + 60)
+        due = NOW + 69 + WINDOWS.gap + 1
+        assert await store.settle(EPOCH, "me", [delete(mine, mine.buckets[:1], stay=1, due=due)]) == [True]
+        clock, claimed = await claim(store, due + WINDOWS.grace - 1)
+        assert (clock.first_open, clock.open_groups, claimed) == (NOW + 60, 2, [])
+        _, (rest,) = await claim(store, due + WINDOWS.grace)
+        assert rest.buckets == mine.buckets[1:]
+
+    async def test_put_off(self, store: Store) -> None:
+        """A group in which nothing was final after all stays whole, is due later, and its lease is given back."""
+        await start(store)
+        await Folder(store)([alert(1, 3), alert(1, 12)])
+        _, (mine,) = await claim(store, NOW + 3 + WINDOWS.gap + 1 + WINDOWS.grace)
+        assert await store.settle(EPOCH, "me", [delete(mine, [], stay=2, due=NOW + 23)]) == [True]
+        assert (await claim(store, NOW + 22 + WINDOWS.grace))[1] == []
+        _, (again,) = await claim(store, NOW + 23 + WINDOWS.grace)
+        assert again == mine
+
+    async def test_a_bucket_that_came_meanwhile(self, store: Store) -> None:
+        """A new bucket makes the promised due worthless: the group is looked at again at once."""
+        await start(store)
+        fold = Folder(store)
+        await fold([alert(1, 3), alert(1, 90)])
+        _, (mine,) = await claim(store, NOW + 20)
+        await fold([alert(2, 40)])
+        assert await store.settle(EPOCH, "me", [delete(mine, mine.buckets[:1], stay=1, due=NOW + 101)]) == [True]
+        clock, (again,) = await claim(store)
+        assert clock.first_open == NOW + 40
+        assert [bucket.start for bucket in again.buckets] == [NOW + 40, NOW + 90]
+
+    async def test_due_is_a_lower_bound_whatever_comes(self, store: Store) -> None:
+        """More alerts in the buckets that stay, and an earlier bucket: the group is never due too late."""
+        await start(store)
+        fold = Folder(store)
+        await fold([alert(1, 50), alert(1, 95)])
+        await fold([alert(1, 23)])
+        _, (mine,) = await claim(store, NOW + 23 + WINDOWS.gap + 1 + WINDOWS.grace)
+        assert mine.buckets[0].start == NOW + 20
+        assert first_due(NOW + 20, NOW + 23, WINDOWS) == NOW + 34
+
+    @pytest.mark.parametrize("counts", [(2, 1), (1, 2), (0, 1)], ids=str)
+    async def test_another_count(self, store: Store, redis: Redis, counts: tuple[int, int]) -> None:
+        """If one bucket holds another count than was published, nothing is deleted; the lease is given back."""
+        await start(store)
+        await Folder(store)([alert(1, 3), alert(1, 12)])
+        _, (mine,) = await claim(store, END)
+        before = await everything(redis)
+        wrong = [bucket._replace(alerts=count) for bucket, count in zip(mine.buckets, counts, strict=True)]
+        assert await store.settle(EPOCH, "me", [delete(mine, wrong)]) == [False]
+        assert before.pop(f"{store.keys.of(1).lease}{mine.group}".encode()) == b"me"
+        assert await everything(redis) == before
+        assert (await claim(store))[1] == [mine]
+
+    async def test_a_bucket_that_is_gone(self, store: Store) -> None:
+        """A bucket that isn't there any more was not published as it is."""
+        await start(store)
+        await Folder(store)([alert(1, 3), alert(1, 12)])
+        _, (mine,) = await claim(store, END)
+        gone = Bucket(NOW + 50, 1, NOW + 50, NOW + 50)
+        assert await store.settle(EPOCH, "me", [delete(mine, [*mine.buckets, gone])]) == [False]
+        assert len(await contents(store)) == 2
+
+    async def test_each_group_by_itself(self, store: Store) -> None:
+        """Answers come in order, one group's refusal doesn't touch another's settlement."""
+        await start(store)
+        metas = [GroupMeta("default", {"n": str(n)}, "storms", False, 1, 1) for n in range(3)]
+        await Folder(store)([alert(1, 3, meta=meta) for meta in metas])
+        _, mine = await claim(store, END)
+        wrong = delete(mine[1], [mine[1].buckets[0]._replace(alerts=9)])
+        assert await store.settle(EPOCH, "me", [delete(mine[0]), wrong, delete(mine[2])]) == [True, False, True]
+        assert [one.group for one in await store.open_buckets(EPOCH)] == [mine[1].group]
+
+    async def test_large_group(self, store: Store, redis: Redis) -> None:
+        """Thousands of buckets and members go in one call."""
+        await start(store)
+        await Folder(store)([alert(n, n * 10) for n in range(2_000)] + [alert(n, 0) for n in range(9_000)])
+        _, (mine,) = await claim(store, END)
+        assert await store.settle(EPOCH, "me", [delete(mine)]) == [True]
+        assert not [key async for key in redis.scan_iter(match=f"{store.keys.of(1).base}[bg]:*")]
+
+    async def test_two_closers_at_once(self, store: Store) -> None:
+        """Closers that claim and settle side by side never hold the same group, and everything is settled once."""
+        await start(store)
+        metas = [GroupMeta("default", {"n": str(n)}, "storms", False, 1, 1) for n in range(100)]
+        await Folder(store)([alert(1, n % 9, meta=meta) for n, meta in enumerate(metas)])
+        settled: list[str] = []
+
+        async def close(token: str) -> None:
+            while found := (await claim(store, END, token, most=7))[1]:
+                done = await store.settle(EPOCH, token, [delete(one) for one in found])
+                settled.extend(one.group for one, ok in zip(found, done, strict=True) if ok)
+
+        await asyncio.gather(*(close(str(n)) for n in range(4)))
+        assert len(settled) == len(set(settled)) == 100
+        assert (await store.clock(EPOCH)).open_groups == 0
+
+
+async def test_bytes_in_redis(store: Store, redis: Redis) -> None:
+    """Every key and field, byte by byte, as documented."""
+    await start(store)
+    one = alert(0x0102030405060708, 13, resource="api", late=True, rank=0, example=b'{"labels":{"a":"b"}}')
+    batch_meta = msgspec.msgpack.encode(GROUP)
+    fold = Folder(store)
+    await fold([one, replace(one, resolved=True, time=NOW + 14, late=False)])
+    await claim(store, NOW + 14 + 11 + 5, "token")
+    root, group = b"stormfold:{0}:", one.group.encode()
+    assert await everything(redis) == {
+        root + b"epoch": {
+            b"number": b"1", b"gap": b"10", b"grace": b"5", b"slice": b"30", b"by": b"0",
+            b"partitions": b"2",
+        },
+        root + b"1:pos": {b"0": b"1", b"0:t": str(NOW).encode(), b"1": b"0", b"1:t": b"-1"},
+        root + b"1:org": {b"0:0": b"1:0"},
+        root + b"1:mark": {b"h": str(NOW + 30).encode()},
+        root + b"1:due": [(group, NOW + 14 + 11)],
+        root + b"1:open": [(group, NOW + 10)],
+        root + b"1:g:" + group: {b"m": batch_meta, str(NOW + 10).encode(): b'{"labels":{"a":"b"}}'},
+        root + b"1:b:" + group + b":" + str(NOW + 10).encode(): {
+            b"a": (2).to_bytes(4, "big") + (NOW + 13).to_bytes(8, "big") + (NOW + 14).to_bytes(8, "big")
+            + (1).to_bytes(4, "big") + b"\0" + b"\0" + b"critical",
+            bytes(range(1, 9)): (2).to_bytes(4, "big") + (4).to_bytes(4, "big") + bytes([3])
+            + b"\x93\xa3Pod\xa4shop\xa3api",
+        },
+        root + b"1:l:" + group: b"token",
+    }  # fmt: skip
+
+
+async def test_small_buckets_are_compact(store: Store, redis: Redis) -> None:
+    """A bucket of an ordinary group is one listpack, not a hash table, however long its example, with long names."""
+    await start(store)
+    name, example = "payments-api-gateway-7d9f6c5b4-x2x8q-{:03}", b'{"labels":{"alertname":"%s"}}' % (b"x" * 900)
+    await Folder(store)([alert(n, 3, resource=name.format(n), example=example) for n in range(200)])
+    encoding = await redis.object("ENCODING", f"{store.keys.of(1).bucket}{alert(1, 3).group}:{NOW}")
+    assert encoding in (b"listpack", b"ziplist")

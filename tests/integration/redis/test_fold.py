@@ -1,0 +1,401 @@
+"""fold.lua: compare and set, all or nothing, and the same result in whatever order."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from random import Random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis.asyncio import Redis
+
+from stormfold.errors import Retry
+from stormfold.keyed_record import GroupMeta
+from stormfold.merge import LatePolicy, Merger
+from stormfold.redis.store import (
+    BehindWatermark,
+    Clock,
+    Limits,
+    MarksSnapshot,
+    Move,
+    PositionConflict,
+    StaleStateVersion,
+    StateVersion,
+    Store,
+)
+from stormfold.storm import group_id, overflow_meta
+from tests.integration.model import plain, strategies
+from tests.integration.model.logs import Sent, log
+from tests.integration.model.plain import Alert
+from tests.integration.redis.actions import (
+    EPOCH,
+    GROUP,
+    LIMITS,
+    NOW,
+    OTHER,
+    THIRD,
+    WINDOWS,
+    Folder,
+    alert,
+    contents,
+    everything,
+    held,
+    merged,
+    start,
+)
+
+IN_REDIS = settings(
+    deadline=None, max_examples=40, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+async def test_one_batch(store: Store) -> None:
+    """What was folded is there, and the clock tells of it."""
+    await start(store)
+    alerts = [alert(1, 3, resource="a"), alert(1, 5, resolved=True), alert(2, 14), alert(2, 4, meta=OTHER, rank=0)]
+    clock = await Folder(store)(alerts)
+    assert clock == Clock(horizon=None, open_groups=2, first_open=NOW)
+    assert await contents(store) == plain.buckets(alerts, WINDOWS)
+    assert await store.clock(EPOCH) == clock
+    state = await store.load()
+    assert state is not None
+    assert state.positions[0] == (1, NOW)
+    assert state.origins == {(0, 0): (3, 0)}
+
+
+class TestCompareAndSet:
+    """The positions decide whether a call does anything."""
+
+    async def test_resent(self, store: Store, redis: Redis) -> None:
+        """The same call once more is success and changes nothing."""
+        await start(store)
+        batch = merged([alert(1, 3)])
+        first = await store.fold(EPOCH, [Move(0, 0, 5, NOW)], batch, LIMITS)
+        assert first == (await store.clock(EPOCH), 0)
+        before = await everything(redis)
+        assert await store.fold(EPOCH, [Move(0, 0, 5, NOW)], batch, LIMITS) == first
+        assert await everything(redis) == before
+
+    async def test_the_first_call_after_a_hole(self, store: Store) -> None:
+        """The start is where the last call ended, whatever the first record's offset is."""
+        await start(store)
+        await store.fold(EPOCH, [Move(0, 0, 5, NOW)], merged([alert(1, 3)]), LIMITS)
+        await store.fold(EPOCH, [Move(0, 5, 9, NOW + 7)], merged([]), LIMITS)
+        state = await store.load()
+        assert state is not None
+        assert state.positions == {0: (9, NOW + 7), 1: (0, -1)}
+
+    @pytest.mark.parametrize(
+        "moves",
+        [
+            [Move(0, 0, 5, NOW)],
+            [Move(0, 3, 5, NOW)],
+            [Move(0, 5, 9, NOW)],
+            [Move(0, 4, 9, NOW), Move(1, 1, 3, NOW)],
+            [Move(0, 0, 4, NOW), Move(1, 0, 2, NOW)],
+            [Move(0, 2, 4, NOW), Move(1, 0, 2, NOW)],
+            [Move(2, 0, 4, NOW)],
+            [Move(0, 4, 9, NOW), Move(2, 0, 4, NOW)],
+        ],
+        ids=str,
+    )
+    async def test_moved(self, store: Store, redis: Redis, moves: list[Move]) -> None:
+        """Any position of the call that is neither all starts nor all ends: nothing happens."""
+        await start(store)
+        await store.fold(EPOCH, [Move(0, 0, 4, NOW)], merged([alert(1, 3)]), LIMITS)
+        before = await everything(redis)
+        with pytest.raises(PositionConflict):
+            await store.fold(EPOCH, moves, merged([alert(2, 3)]), LIMITS)
+        assert await everything(redis) == before
+
+    async def test_a_vector_resent(self, store: Store, redis: Redis) -> None:
+        """A call over several partitions is one step: resent it is success, also after another partition went on."""
+        await start(store)
+        moves = [Move(0, 0, 4, NOW), Move(1, 0, 2, NOW)]
+        await store.fold(EPOCH, moves, merged([alert(1, 3)]), LIMITS)
+        before = await everything(redis)
+        await store.fold(EPOCH, moves, merged([alert(1, 3)]), LIMITS)
+        assert await everything(redis) == before
+        await store.fold(EPOCH, [Move(1, 2, 3, NOW)], merged([]), LIMITS)
+        with pytest.raises(PositionConflict):
+            await store.fold(EPOCH, moves, merged([alert(1, 3)]), LIMITS)
+
+    @pytest.mark.parametrize("number", [0, 2, 10, 11])
+    async def test_stale(self, store: Store, redis: Redis, number: int) -> None:
+        """Under another epoch's number nothing happens, also under one that only begins alike."""
+        await start(store)
+        before = await everything(redis)
+        with pytest.raises(StaleStateVersion):
+            await store.fold(replace(EPOCH, number=number), [Move(0, 0, 1, NOW)], merged([alert(1, 3)]), LIMITS)
+        assert await everything(redis) == before
+
+    async def test_no_epoch(self, store: Store, redis: Redis) -> None:
+        """A Redis that lost everything takes nothing."""
+        with pytest.raises(StaleStateVersion):
+            await store.fold(EPOCH, [Move(0, 0, 1, NOW)], merged([alert(1, 3)]), LIMITS)
+        assert await everything(redis) == {}
+
+    async def test_behind(self, store: Store, redis: Redis) -> None:
+        """A row that begins before horizon - grace is refused with the horizon; one that begins there isn't."""
+        await start(store)
+        await store.claim(EPOCH, NOW + 20, min_marks=0, most=1, token="t", lease=1000)
+        before = await everything(redis)
+        rows = merged([alert(1, 16), alert(2, 14)])
+        with pytest.raises(BehindWatermark) as behind:
+            await store.fold(EPOCH, [Move(0, 0, 1, NOW)], rows, LIMITS)
+        assert behind.value.horizon == NOW + 20
+        assert await everything(redis) == before
+        await store.fold(EPOCH, [Move(0, 0, 1, NOW)], merged([alert(1, 16), alert(2, 15)]), LIMITS)
+
+    async def test_behind_then_clamped(self, store: Store) -> None:
+        """Counted at the horizon, as late."""
+        await start(store)
+        await store.claim(EPOCH, NOW + 20, min_marks=0, most=1, token="t", lease=1000)
+        sent = log([Sent(alert(1, 3), (0, 0), (0, 0)), Sent(alert(1, 17), (0, 0), (1, 0))])
+        batch = Merger(WINDOWS).merge(sent, {}, LatePolicy(None, NOW + 15, NOW + 20))
+        await store.fold(EPOCH, [Move(0, 0, 2, NOW)], batch, LIMITS)
+        wanted = [alert(1, 20, late=True), alert(1, 17)]
+        assert await contents(store) == plain.buckets(wanted, WINDOWS)
+
+    async def test_two_at_once(self, store: Store) -> None:
+        """Of two workers with the same start and other ends one wins, and only its alerts count."""
+        await start(store)
+        folded = 0
+        for end, batch in ((1, [alert(1, 3)]), (2, [alert(1, 3), alert(2, 3)])):
+            try:
+                await store.fold(EPOCH, [Move(0, 0, end, NOW)], merged(batch), LIMITS)
+                folded += len(batch)
+            except PositionConflict:
+                pass
+        assert sum(one.alerts for one in (await contents(store)).values()) == folded == 1
+
+
+KEYS = ["positions", "origins", "marks", "due", "open", "epoch", "group", "bucket", "new group", "new bucket"]
+
+
+@pytest.mark.parametrize("which", KEYS)
+async def test_wrong_types_are_seen_before_anything_is_written(store: Store, redis: Redis, which: str) -> None:
+    """Whatever key somebody else took, the call fails and has changed nothing."""
+    await start(store)
+    fold = Folder(store)
+    await fold([alert(1, 3)])
+    names = store.keys.of(1)
+    fresh = alert(9, 25, meta=THIRD)
+    key = {
+        "epoch": store.keys.epoch,
+        "group": names.group + alert(1, 3).group,
+        "bucket": f"{names.bucket}{alert(1, 3).group}:{NOW}",
+        "new group": names.group + fresh.group,
+        "new bucket": f"{names.bucket}{fresh.group}:{NOW + 20}",
+    }.get(which) or getattr(names, which)
+    await redis.delete(key)
+    await redis.sadd(key, "taken")
+    before = await everything(redis)
+    with pytest.raises(Retry, match="WRONGTYPE"):
+        await store.fold(EPOCH, [Move(0, 1, 2, NOW)], merged([alert(2, 13), alert(1, 3), fresh]), LIMITS)
+    assert await everything(redis) == before
+
+
+@IN_REDIS
+@given(data=st.data())
+async def test_any_order_and_split(store: Store, redis: Redis, data: st.DataObject) -> None:
+    """The same alerts, shuffled and cut into batches anyhow, give the same buckets: those of the plain model."""
+    alerts = data.draw(st.lists(strategies.alerts(st.integers(NOW, NOW + 60)), max_size=40))
+    random: Random = data.draw(st.randoms(use_true_random=False))
+    await redis.flushall()
+    await start(store)
+    fold = Folder(store)
+    random.shuffle(alerts)
+    left = list(alerts)
+    while left:
+        size = random.randint(1, 10)
+        await fold(left[:size])
+        left = left[size:]
+    assert await contents(store) == plain.buckets(alerts, WINDOWS)
+    await _open_groups_are_told(store, alerts)
+
+
+async def _open_groups_are_told(store: Store, alerts: Sequence[Alert]) -> None:
+    names = store.keys.of(1)
+    opened = dict(await store.redis.zrange(names.open, 0, -1, withscores=True))
+    due = dict(await store.redis.zrange(names.due, 0, -1, withscores=True))
+    for group in {one.group for one in alerts}:
+        mine = [one for one in alerts if one.group == group]
+        assert opened.pop(group.encode()) == min(one.time for one in mine) // WINDOWS.gap * WINDOWS.gap
+        first = plain.parts(mine, WINDOWS, lambda one: one.time)[0]
+        assert min(one.time for one in mine) < due.pop(group.encode()) <= first.due
+    assert opened == due == {}
+
+
+@pytest.mark.parametrize(
+    "texts", [(b"{}", b"{} "), (b"{ }", b"{}"), (b'{"a":"b"}', b'{"a":"\xc3\xa9"}'), (b"{}", b"{}")]
+)
+async def test_ties_are_decided_by_bytes(store: Store, redis: Redis, texts: tuple[bytes, bytes]) -> None:
+    """Of two first alerts at the same time the lower example counts, by bytes, in Redis as in Python."""
+    for order in (texts, texts[::-1]):
+        await redis.flushall()
+        await start(store)
+        fold = Folder(store)
+        for text in order:
+            await fold([alert(1, 3, example=text)])
+        (only,) = (await contents(store)).values()
+        assert only.example == min(texts)
+        assert [row.example for row in merged([alert(1, 3, example=text) for text in order]).rows] == [min(texts)]
+
+
+async def test_long_rows(store: Store) -> None:
+    """More members in one row than Lua can unpack at once, folded new and again."""
+    await start(store)
+    fold = Folder(store)
+    alerts = [alert(n, 3, resource=f"pod-{n % 50}") for n in range(9_000)]
+    await fold(alerts)
+    again = [alert(n, 4, resolved=True) for n in range(8_500, 9_500)]
+    await fold(again)
+    assert await contents(store) == plain.buckets([*alerts, *again], WINDOWS)
+
+
+async def test_many_partitions(store: Store) -> None:
+    """A call over hundreds of partitions moves them all."""
+    epoch = StateVersion(1, WINDOWS, 600, None)
+    await start(store, epoch)
+    await store.fold(epoch, [Move(p, 0, p + 1, NOW) for p in range(600)], merged([alert(1, 3)]), LIMITS)
+    state = await store.load()
+    assert state is not None
+    assert state.positions == {p: (p + 1, NOW) for p in range(600)}
+
+
+class TestMarks:
+    """Marks of progress."""
+
+    async def test_newest_wins(self, store: Store) -> None:
+        """Per cell the highest, and the largest number of partitions; the horizon is not theirs to move."""
+        await start(store)
+        for at, (partitions, marks) in enumerate([(2, {(0, 0): 5, (0, 1): 9}), (3, {(0, 0): 4, (0, 2): 1}), (1, {})]):
+            batch = merged([])
+            batch.marks, batch.alerts_partitions = dict(marks), partitions
+            await store.fold(EPOCH, [Move(0, at, at + 1, NOW)], batch, LIMITS)
+        assert await store.marks(EPOCH) == MarksSnapshot({(0, 0): 5, (0, 1): 9, (0, 2): 1}, 3, 2)
+        assert (await store.clock(EPOCH)).horizon is None
+
+    async def test_real_times(self, store: Store) -> None:
+        """Milliseconds of today and of the year 9999 come back as they were."""
+        await start(store)
+        batch = merged([])
+        batch.marks = {(0, 0): NOW + 1, (1, 11): 253_402_300_799_999}
+        await store.fold(EPOCH, [Move(0, 0, 1, NOW)], batch, LIMITS)
+        assert (await store.marks(EPOCH)).cells == batch.marks
+
+    async def test_before_any(self, store: Store) -> None:
+        """Nothing marked, nothing known."""
+        await start(store)
+        assert await store.marks(EPOCH) == MarksSnapshot({}, 0, 0)
+
+
+class TestLimits:
+    """Detail is given up, counts are not."""
+
+    async def test_fingerprints(self, store: Store) -> None:
+        """Beyond the limit new ones are counted, not listed, known ones go on; the bucket says that it is truncated."""
+        await start(store)
+        fold, limits = Folder(store), Limits(max_fingerprints=3, max_groups=10)
+        await fold([alert(n, 3) for n in range(3)], limits)
+        (whole,) = await held(store)
+        assert not whole.truncated
+        await fold([alert(n, 4) for n in range(6)], limits)
+        await fold([alert(0, 5)], limits)
+        (only,) = (await contents(store)).values()
+        assert only.alerts == 10
+        assert {fp: member.alerts for fp, member in only.members.items()} == {
+            n.to_bytes(8, "big"): 3 if n == 0 else 2 for n in range(3)
+        }
+        (detail,) = await held(store)
+        assert detail.truncated
+
+    async def test_fingerprints_in_one_row(self, store: Store) -> None:
+        """The limit holds within a row too, across the chunks in which it is written."""
+        await start(store)
+        await Folder(store)([alert(n, 3) for n in range(1_200)], Limits(1_000, 10))
+        (detail,) = await held(store)
+        assert (len(detail.members), detail.truncated) == (1_000, True)
+
+    async def test_exactly_the_limit(self, store: Store) -> None:
+        """As many fingerprints as allowed are no reason to be truncated."""
+        await start(store)
+        fold, limits = Folder(store), Limits(3, 10)
+        await fold([alert(n, 3) for n in range(3)], limits)
+        await fold([alert(n, 3) for n in range(3)], limits)
+        (detail,) = await held(store)
+        assert (len(detail.members), detail.truncated) == (3, False)
+
+    async def test_crowded(self, store: Store) -> None:
+        """While Redis is crowded new fingerprints are counted only; afterwards they are listed again."""
+        await start(store)
+        fold = Folder(store)
+        await fold([alert(1, 3)])
+        await fold([alert(1, 3), alert(2, 3), alert(2, 13)], replace(LIMITS, track_new=False))
+        await fold([alert(3, 3)])
+        counts = {start: (c.alerts, len(c.members)) for (_, start), c in (await contents(store)).items()}
+        assert counts == {NOW: (4, 2), NOW + 10: (1, 0)}
+
+    async def test_groups(self, store: Store) -> None:
+        """Beyond the limit new groups fold into one of their route and class, known ones go on; no alert is lost, and
+        it is told how many alerts went there."""
+        await start(store)
+        fold, limits = Folder(store), Limits(10, 2)
+        metas = [replace_labels(meta, n) for n in range(4) for meta in (GROUP, OTHER)]
+        await fold([alert(n, 3, meta=meta) for n, meta in enumerate(metas)], limits)
+        assert fold.overflowed == 6
+        await fold([alert(n, 14, meta=meta) for n, meta in enumerate(metas)], limits)
+        assert fold.overflowed == 12
+        found = await contents(store)
+        spill = {group_id(meta.route, overflow_meta(meta).labels, meta.silenced): meta for meta in (GROUP, OTHER)}
+        kept = [group_id(meta.route, meta.labels, meta.silenced) for meta in metas[:2]]
+        assert {group for group, _ in found} == {*kept, *spill}
+        for start_ in (NOW, NOW + 10):
+            assert [found[group, start_].alerts for group in kept] == [1, 1]
+            assert [found[group, start_].alerts for group in spill] == [3, 3]
+        claimed = {one.group: one.meta for one in await store.open_buckets(EPOCH)}
+        assert {group: claimed[group] for group in spill} == {g: overflow_meta(m) for g, m in spill.items()}
+
+    async def test_groups_of_one_batch(self, store: Store) -> None:
+        """Two buckets of one new group take one place, also within a batch."""
+        await start(store)
+        fold, metas = Folder(store), [replace_labels(GROUP, n) for n in range(2)]
+        await fold([alert(1, time, meta=meta) for meta in metas for time in (3, 14, 25)], Limits(10, 2))
+        assert fold.overflowed == 0
+        assert len(await store.open_buckets(EPOCH)) == 2
+        assert not {g for g, _ in await contents(store)} & {group_id("default", overflow_meta(GROUP).labels, False)}
+
+    async def test_groups_of_a_resent_call(self, store: Store) -> None:
+        """What went into an overflow group is told once; alerts are counted, not rows."""
+        await start(store)
+        moves, limits = [Move(0, 0, 1, NOW)], Limits(10, 1)
+        batch = merged([alert(1, 3), *(alert(n, 3, meta=OTHER) for n in range(3))])
+        assert [await store.fold(EPOCH, moves, batch, limits) for _ in range(2)] == [
+            (clock := await store.clock(EPOCH), 3),
+            (clock, 0),
+        ]
+
+
+def replace_labels(meta: GroupMeta, number: int) -> GroupMeta:
+    """A group of the same route and class."""
+    return GroupMeta(
+        meta.route, {"n": str(number)}, meta.namespace, meta.silenced, meta.storm_alerts, meta.storm_resources
+    )
+
+
+async def test_scripts_are_forgotten(store: Store, redis: Redis) -> None:
+    """A Redis that lost its script cache between any two calls is told the scripts again."""
+    await redis.script_flush()
+    await start(store)
+    fold = Folder(store)
+    for step in range(3):
+        await redis.script_flush()
+        await fold([alert(step, 3)])
+        await redis.script_flush()
+        _, claimed = await store.claim(EPOCH, NOW + step, min_marks=0, most=1, token="t", lease=1000)
+        assert claimed == []
+        await redis.script_flush()
+        assert await store.settle(EPOCH, "t", []) == []
+    (only,) = (await contents(store)).values()
+    assert only.alerts == 3

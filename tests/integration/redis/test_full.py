@@ -1,0 +1,148 @@
+"""A full Redis: folding is refused whole, everything that empties it works."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from stormfold.keyed_record import GroupMeta
+from stormfold.local.redis import EmbeddedRedis
+from stormfold.redis.store import Completion, Move, Position, RedisOutOfMemory, Store
+from tests.integration.model import plain
+from tests.integration.redis.actions import (
+    EPOCH,
+    LIMITS,
+    NOW,
+    WINDOWS,
+    Folder,
+    alert,
+    contents,
+    everything,
+    full,
+    held,
+    merged,
+    start,
+)
+from tests.support.servers import until
+
+
+async def test_fold_is_refused_whole(store: Store, redis: Redis) -> None:
+    """A refused call has written nothing: once there is room the same call folds everything."""
+    await start(store)
+    fold = Folder(store)
+    await fold([alert(1, 3)])
+    before = await everything(redis)
+    batch = merged([alert(2, 3), alert(1, 14)])
+    batch.marks, batch.origins = {(0, 0): NOW}, {(0, 0): (9, 9)}
+    move = Move(0, 1, 2, NOW)
+    async with full(redis):
+        for _ in range(2):
+            with pytest.raises(RedisOutOfMemory):
+                await store.fold(EPOCH, [move], batch, LIMITS)
+        assert await everything(redis) == before
+    await store.fold(EPOCH, [move], batch, LIMITS)
+    assert await contents(store) == plain.buckets([alert(1, 3), alert(2, 3), alert(1, 14)], WINDOWS)
+
+
+async def test_full_in_the_middle(store: Store, redis: Redis) -> None:
+    """A batch that itself fills Redis up is folded whole, the next one is refused whole."""
+    await start(store)
+    fold = Folder(store)
+    metas = [GroupMeta("default", {"n": str(n)}, "storms", False, 1, 1) for n in range(10_000)]
+    alerts = [alert(n, 3, meta=meta) for n, meta in enumerate(metas)]
+    # Enough for the call's own arguments, by far not for the groups that it opens.
+    await redis.config_set("maxmemory", (await store.memory()).used + 5_000_000)
+    clock = await fold(alerts)
+    memory = await store.memory()
+    assert memory.used > memory.maximum
+    assert clock.open_groups == len(metas)
+    with pytest.raises(RedisOutOfMemory):
+        await fold([alert(1, 14)])
+    await redis.config_set("maxmemory", 0)
+    assert sorted(list(detail.members) for detail in await held(store)) == [[one.fingerprint] for one in alerts]
+
+
+async def test_closing_empties_a_full_redis(store: Store, redis: Redis) -> None:
+    """Claim moves the horizon and leases, settle deletes, with Redis full and the scripts forgotten."""
+    await start(store)
+    await Folder(store)([alert(1, 3), alert(2, 60)])
+    async with full(redis):
+        await redis.script_flush()
+        _, (mine,) = await store.claim(EPOCH, NOW + 60, min_marks=0, most=9, token="me", lease=1_000)
+        assert len(await store.details(EPOCH, [(mine.group, mine.buckets[0])])) == 1
+        rest = Completion(mine.group, mine.buckets[:1], stay=1, due=NOW + 71)
+        assert await store.settle(EPOCH, "me", [rest]) == [True]
+        _, (mine,) = await store.claim(EPOCH, NOW + 99, min_marks=0, most=9, token="me", lease=1_000)
+        assert await store.settle(EPOCH, "me", [Completion(mine.group, mine.buckets, 0, 0)]) == [True]
+        assert (await store.clock(EPOCH)).horizon == NOW + 99
+    assert await contents(store) == {}
+
+
+READS: dict[str, Callable[[Store], Awaitable[object]]] = {
+    "load": lambda store: store.load(),
+    "epoch": lambda store: store.epoch(),
+    "clock": lambda store: store.clock(EPOCH),
+    "marks": lambda store: store.marks(EPOCH),
+    "open_buckets": lambda store: store.open_buckets(EPOCH),
+    "memory": lambda store: store.memory(),
+    "sweep": lambda store: store.sweep(1),
+}
+
+
+@pytest.mark.parametrize("read", READS)
+async def test_reading_a_full_redis(store: Store, redis: Redis, read: str) -> None:
+    """Whoever starts or looks while Redis is full can: a worker finds its positions, intake and status the clock."""
+    await start(store)
+    await Folder(store)([alert(1, 3)])
+    async with full(redis):
+        await READS[read](store)
+
+
+async def test_an_epoch_in_a_full_redis(store: Store, redis: Redis) -> None:
+    """A new epoch can be opened, and the old one swept away."""
+    await start(store)
+    await Folder(store)([alert(1, 3)])
+    async with full(redis):
+        await redis.script_flush()
+        assert await store.open_state_version(1, replace(EPOCH, number=2), {0: Position(0, -1)})
+        assert await store.sweep(2) == 6
+
+
+async def test_memory(store: Store, redis: Redis) -> None:
+    """What Redis says of itself."""
+    unlimited = await store.memory()
+    assert (unlimited.maximum, unlimited.share, unlimited.policy, unlimited.evicted) == (0, 0.0, "noeviction", 0)
+    await redis.config_set("maxmemory", 1_000_000_000)
+    limited = await store.memory()
+    assert limited.share == limited.used / 1_000_000_000 > 0
+
+
+async def test_a_replica_that_hangs_crowds_nobody(tmp_path: Path) -> None:
+    """What waits for a replica, as what waits for a slow disk, isn't measured against maxmemory, by Redis or here."""
+    primary, replica = EmbeddedRedis(tmp_path / "primary"), EmbeddedRedis(tmp_path / "replica")
+    await asyncio.gather(asyncio.to_thread(primary.start), asyncio.to_thread(replica.start))
+    try:
+        async with Redis.from_url(primary.url) as redis, Redis.from_url(replica.url) as other:
+            await other.replicaof(*primary.address.split(":"))
+
+            async def follows() -> bool:
+                return bool((await other.info("replication"))["master_link_status"] == "up")
+
+            await until(follows, what="the replica follows")
+            os.kill(replica.pid, signal.SIGSTOP)
+            store = Store(redis, "stormfold")
+            before = (await store.memory()).used
+            for _ in range(40):
+                await redis.set("the-same", b"x" * 1_000_000)
+            assert (await redis.info("memory"))["used_memory"] - before > 20_000_000
+            assert (await store.memory()).used - before < 5_000_000
+    finally:
+        if replica.running:
+            os.kill(replica.pid, signal.SIGCONT)
+        await asyncio.to_thread(replica.stop)
+        await asyncio.to_thread(primary.stop)

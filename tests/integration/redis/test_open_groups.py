@@ -1,0 +1,141 @@
+"""What is forming: the largest open groups, whatever else is open, at a bounded cost."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from redis.asyncio import Redis
+
+from stormfold.keyed_record import GroupMeta
+from stormfold.redis.open_groups import STRETCH, STRETCHES, OpenGroup, OpenGroups, TopGroups
+from stormfold.redis.store import Completion, StaleStateVersion, Store
+from tests.integration.redis.actions import EPOCH, GROUP, LIMITS, NOW, OTHER, Folder, alert, everything, full, start
+
+
+def group(number: int) -> GroupMeta:
+    """One of many."""
+    return GroupMeta("default", {"alertname": f"A{number:03}"}, "storms", False, 3, 2)
+
+
+def sizes(found: Sequence[OpenGroup]) -> dict[str, int]:
+    return {one.meta.labels["alertname"]: one.alerts for one in found}
+
+
+async def test_nothing_open(store: Store) -> None:
+    """Without groups there are none."""
+    await start(store)
+    assert await OpenGroups(store, 5).look(EPOCH) == TopGroups(0, 0, ())
+
+
+async def test_one_group(store: Store, redis: Redis) -> None:
+    """Its counts are over all of its buckets; nothing is written."""
+    await start(store)
+    alerts = [
+        alert(1, 3, resource="a", rank=3), alert(1, 14, resource="a", rank=1), alert(2, 15, resource="b", rank=2),
+        alert(3, 26, rank=4),
+    ]  # fmt: skip
+    await Folder(store)(alerts)
+    before = await everything(redis)
+    assert await OpenGroups(store, 5).look(EPOCH) == TopGroups(
+        1, 1, (OpenGroup(GROUP, "error", 4, 3, 2, True, NOW + 3, NOW + 26),)
+    )
+    assert await everything(redis) == before
+
+
+async def test_largest_first(store: Store) -> None:
+    """Of more groups than asked for, the largest, in order."""
+    await start(store)
+    await Folder(store)([alert(n, n, meta=group(number)) for number in range(9) for n in range(number + 1)])
+    found = await OpenGroups(store, 3).look(EPOCH)
+    assert (found.open, found.seen) == (9, 9)
+    assert list(sizes(found.groups).items()) == [("A008", 9), ("A007", 8), ("A006", 7)]
+
+
+async def test_all_are_seen_in_the_end(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With more groups than one look goes through, each look goes on, and says how far it is; what was found stays in
+    view while it grows, and is gone when it is closed."""
+    monkeypatch.setattr("stormfold.redis.open_groups.STRETCH", 3)
+    monkeypatch.setattr("stormfold.redis.open_groups.STRETCHES", 2)
+    await start(store)
+    fold = Folder(store)
+    # The oldest ones are the smallest: the largest come into view last.
+    await fold([alert(n, number * 10 + n % 10, meta=group(number)) for number in range(20) for n in range(number + 1)])
+    looks = OpenGroups(store, 2)
+    seen = []
+    for _ in range(4):
+        found = await looks.look(EPOCH)
+        seen.append((found.seen, *sizes(found.groups)))
+    assert seen == [(6, "A005", "A004"), (12, "A011", "A010"), (18, "A017", "A016"), (20, "A019", "A018")]
+    await fold([alert(n, 170, meta=group(17)) for n in range(90)])
+    assert sizes((await looks.look(EPOCH)).groups) == {"A019": 20, "A018": 19}
+    for _ in range(3):
+        found = await looks.look(EPOCH)
+    assert sizes(found.groups) == {"A017": 108, "A019": 20} and found.seen == 20
+    _, claimed = await store.claim(EPOCH, NOW + 10_000, min_marks=0, most=1_000, token="me", lease=60_000)
+    (largest,) = [one for one in claimed if one.meta == group(17)]
+    assert await store.settle(EPOCH, "me", [Completion(largest.group, largest.buckets, stay=0, due=0)]) == [True]
+    for _ in range(4):
+        found = await looks.look(EPOCH)
+    assert sizes(found.groups) == {"A019": 20, "A018": 19} and found.open == 19
+
+
+async def test_bounded_members(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are too many fingerprints to read, counts are lower bounds, and say so."""
+    monkeypatch.setattr("stormfold.redis.open_groups.MOST_MEMBERS", 60)
+    await start(store)
+    large = [alert(n, n % 10, resource=f"r{n}") for n in range(100)]
+    small = [alert(n, n % 10, resource=f"r{n % 2}", meta=OTHER) for n in range(5)]
+    await Folder(store)([*large, *small])
+    first, second = (await OpenGroups(store, 5).look(EPOCH)).groups
+    assert (first.alerts, first.distinct, first.resources, first.exact) == (100, 100, 0, False)
+    assert (second.alerts, second.distinct, second.resources, second.exact) == (5, 5, 2, True)
+
+
+async def test_truncated(store: Store) -> None:
+    """So where fingerprints were no longer listed."""
+    await start(store)
+    await Folder(store)([alert(n, 3) for n in range(9)], replace(LIMITS, max_fingerprints=4))
+    (only,) = (await OpenGroups(store, 5).look(EPOCH)).groups
+    assert (only.alerts, only.distinct, only.exact) == (9, 4, False)
+
+
+async def test_cost(store: Store, redis: Redis) -> None:
+    """Ten times the groups cost Redis no more commands than the stretches that a look goes through."""
+    await start(store)
+    fold = Folder(store)
+    open_groups = 0
+    costs = []
+    for count in (STRETCH * STRETCHES, 10_000):
+        while open_groups < count:
+            await fold([alert(1, 3, meta=group(open_groups + n)) for n in range(500)])
+            open_groups += 500
+        looks = OpenGroups(store, 20)
+        await redis.config_resetstat()
+        found = await looks.look(EPOCH)
+        stats = await redis.info("commandstats")
+        costs.append(Counter({name: value["calls"] for name, value in stats.items()}).total())
+        assert found.open == count
+    assert costs[1] <= costs[0] * 1.05
+
+
+async def test_another_epoch(store: Store) -> None:
+    """Another epoch's groups are not taken for this one's; the search begins anew with an epoch."""
+    await start(store)
+    await Folder(store)([alert(1, 3)])
+    looks = OpenGroups(store, 5)
+    assert len((await looks.look(EPOCH)).groups) == 1
+    following = replace(EPOCH, number=2)
+    await start(store, following, 1)
+    with pytest.raises(StaleStateVersion):
+        await looks.look(EPOCH)
+    assert await looks.look(following) == TopGroups(0, 0, ())
+
+
+async def test_while_redis_is_full(store: Store, redis: Redis) -> None:
+    """What is forming can be seen when it matters most."""
+    await start(store)
+    await Folder(store)([alert(1, 3)])
+    async with full(redis):
+        await redis.script_flush()
+        assert (await OpenGroups(store, 5).look(EPOCH)).open == 1

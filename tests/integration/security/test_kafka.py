@@ -1,0 +1,236 @@
+"""Kafka with TLS, passwords, client certificates and ACLs."""
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stormfold.errors import ActionRequired
+from stormfold.kafka.client import open_admin
+from stormfold.kafka.topics import create, topics
+from stormfold.local.process import HOST, free_port
+from stormfold.local.redis import EmbeddedRedis
+from stormfold.settings import Settings
+from tests.conftest import PARTITIONS, fresh_settings
+from tests.integration.security.broker import GuardedKafka, rules
+from tests.integration.security.certificates import Authority, Files
+from tests.integration.security.guarded import (
+    ALERTS,
+    PASSWORD,
+    SECONDS,
+    assert_one_line,
+    changed,
+    incident,
+    problems,
+    ready,
+    told,
+)
+from tests.support.cli import stormfold
+from tests.support.pipeline import Workers, drained
+from tests.support.servers import until
+
+PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "secure.md"
+EVERYTHING = [("topic", "*", "all"), ("group", "*", "all")]
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[GuardedKafka]:
+    """`plain`, `scram` and `certified` may do everything; `stormfold` may come in."""
+    server = GuardedKafka(
+        tmp_path_factory.mktemp("guarded") / "kafka", authority, {"plain": PASSWORD, "stormfold": PASSWORD}
+    )
+    server.start()
+    server.set_password("scram", PASSWORD)
+    for user in ("plain", "scram", "certified"):
+        server.grant(rules(EVERYTHING, user))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def inside(broker: GuardedKafka, redis_server: EmbeddedRedis) -> Settings:
+    """The administrator's."""
+    found = fresh_settings(broker, redis_server)
+    return found.model_copy(update={"http_address": f"{HOST}:{free_port()}", "session_timeout": 3.0})
+
+
+def entered(settings: Settings, broker: GuardedKafka, listener: str, **more: Any) -> Settings:
+    """The same by another way in."""
+    protocol = {"LOGIN": "SASL_SSL", "CLEAR": "SASL_PLAINTEXT"}.get(listener, "SSL")
+    return changed(settings, kafka_bootstrap_servers=broker.at(listener), kafka_security_protocol=protocol, **more)
+
+
+def login(mechanism: str, user: str, password: str = PASSWORD) -> dict[str, str]:
+    """Settings for a user."""
+    return {"kafka_sasl_mechanism": mechanism, "kafka_sasl_username": user, "kafka_sasl_password": password}
+
+
+Way = Callable[[Authority], tuple[str, dict[str, Any]]]
+WAYS: dict[str, Way] = {
+    "TLS": lambda _: ("TLS", {}),
+    "client certificate": lambda ours: ("MUTUAL", {"kafka_ssl_certfile": ours.issue("certified").both}),
+    "PLAIN": lambda _: ("LOGIN", login("PLAIN", "plain")),
+    "SCRAM": lambda _: ("LOGIN", login("SCRAM-SHA-512", "scram")),
+    "PLAIN in the clear": lambda _: ("CLEAR", login("PLAIN", "plain")),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_ways_in(
+    broker: GuardedKafka, authority: Authority, inside: Settings, config: Path, tmp_path: Path, way: str
+) -> None:
+    """By each of them producers publish, a worker makes storms, and the audit finds nothing missing."""
+    listener, more = WAYS[way](authority)
+    settings = entered(inside, broker, listener, kafka_ssl_cafile=authority.file, **more)
+    async with open_admin(settings) as admin:
+        await create(admin, topics(settings, PARTITIONS, past=True))
+    await incident(settings, 0)
+    with Workers(settings, tmp_path, config) as workers:
+        workers.start()
+        books = await drained(settings, config, SECONDS)
+    assert books.balanced and books.storms == ALERTS
+    assert PASSWORD not in workers.logs()
+
+
+REFUSED: dict[str, tuple[Callable[[Authority, Authority], tuple[str, dict[str, Any]]], str]] = {
+    "another authority": (lambda _, other: ("TLS", {"kafka_ssl_cafile": other.file}), "is not trusted"),
+    "expired": (lambda *_: ("EXPIRED", {}), "certificate has expired"),
+    "another host": (lambda *_: ("ELSEWHERE", {}), "IP address mismatch"),
+    "no certificate": (lambda *_: ("MUTUAL", {}), "refuses the client's certificate, or wants one"),
+    "own expired": (
+        lambda ours, _: ("MUTUAL", {"kafka_ssl_certfile": ours.issue("certified", expired=True).both}),
+        "refuses the client's certificate, or wants one",
+    ),
+    "own of another authority": (
+        lambda _, other: ("MUTUAL", {"kafka_ssl_certfile": other.issue("certified").both}),
+        "refuses the client's certificate, or wants one",
+    ),
+    "wrong password": (lambda *_: ("LOGIN", login("PLAIN", "plain", f"{PASSWORD}!")), "user name or password"),
+    "wrong password, SCRAM": (
+        lambda *_: ("LOGIN", login("SCRAM-SHA-512", "scram", f"{PASSWORD}!")),
+        "user name or password",
+    ),
+    "unknown mechanism": (lambda *_: ("LOGIN", login("SCRAM-SHA-256", "scram")), "SASL mechanism SCRAM-SHA-256"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+async def test_refused(
+    broker: GuardedKafka, authority: Authority, stranger: Authority, inside: Settings, case: str
+) -> None:
+    """One line says what it is, another what to do."""
+    way, said = REFUSED[case]
+    listener, more = way(authority, stranger)
+    settings = entered(inside, broker, listener, **{"kafka_ssl_cafile": authority.file} | more)
+    with pytest.raises(ActionRequired, match=said) as raised:
+        async with open_admin(settings):
+            pass
+    assert_one_line(raised.value)
+    assert raised.value.hint
+
+
+async def test_command_with_a_wrong_password(broker: GuardedKafka, authority: Authority, inside: Settings) -> None:
+    """A person gets two lines and no traceback."""
+    wrong = login("PLAIN", "plain", f"{PASSWORD}!")
+    ended = await stormfold(entered(inside, broker, "LOGIN", kafka_ssl_cafile=authority.file, **wrong), "topics")
+    assert ended.returncode == 1
+    assert "refuses the user name or password" in ended.stderr and "STORMFOLD_KAFKA_SASL_PASSWORD" in ended.stderr
+    assert len(ended.stderr.splitlines()) <= 3 and "Traceback" not in ended.stderr
+    assert PASSWORD not in ended.stdout + ended.stderr
+
+
+def granted(settings: Settings) -> list[tuple[str, str, str]]:
+    """The page's table, for the topics and groups of these settings."""
+    rows = re.findall(r"^\| (topic|group) \| `([\w-]+)` \| (\w+) \|", PAGE.read_text(), re.MULTILINE)
+    names = {topic.name: mine.name for topic, mine in zip(topics(Settings()), topics(settings), strict=True)}
+    names |= {Settings().consumer_group(stage): settings.consumer_group(stage) for stage in ("intake", "fold", "emit")}
+    return [(resource, names[name], operation) for resource, name, operation in rows]
+
+
+async def test_least_privilege(
+    broker: GuardedKafka, authority: Authority, inside: Settings, config: Path, tmp_path: Path
+) -> None:
+    """Without an ACL a worker says what it may not do, and is not ready; with the page's it does all its work."""
+    settings = entered(inside, broker, "LOGIN", kafka_ssl_cafile=authority.file, **login("PLAIN", "stormfold"))
+    async with open_admin(inside) as admin:
+        await create(admin, topics(inside, PARTITIONS, past=True))
+    await incident(inside, 0)
+    with Workers(settings, tmp_path, config) as workers:
+        workers.start(sink=f"directory:{tmp_path / 'storms'}")
+
+        async def refused() -> bool:
+            found = await problems(settings) or ()
+            return any("does not let stormfold use topic" in one and "docs/how-to/secure.md" in one for one in found)
+
+        await until(refused, SECONDS, "the worker says what it may not do")
+        broker.grant(rules(granted(settings), "stormfold"))
+        books = await drained(inside, config, SECONDS)
+        assert books.balanced and books.storms == ALERTS, books
+        await until(lambda: len(list((tmp_path / "storms").glob("*.yaml"))) == 1, SECONDS, "the storm is written")
+        await ready(settings)
+
+
+async def test_password_changed(
+    broker: GuardedKafka, authority: Authority, inside: Settings, config: Path, tmp_path: Path
+) -> None:
+    """A worker that is locked out waits, says so, and goes on where it was once it is let in again."""
+    settings = entered(inside, broker, "LOGIN", kafka_ssl_cafile=authority.file, **login("SCRAM-SHA-512", "changed"))
+    broker.set_password("changed", PASSWORD)
+    broker.grant(rules(EVERYTHING, "changed"))
+    async with open_admin(inside) as admin:
+        await create(admin, topics(inside, PARTITIONS, past=True))
+    await incident(inside, 0)
+    with Workers(settings, tmp_path, config) as workers:
+        workers.start()
+        assert (await drained(inside, config, SECONDS)).storms == ALERTS
+        broker.set_password("changed", "another one")
+        await told(settings, "refuses the user name or password")
+        await incident(inside, 1)
+        broker.set_password("changed", PASSWORD)
+        books = await drained(inside, config, SECONDS)
+    assert books.balanced and books.storms == 2 * ALERTS, books
+    assert PASSWORD not in workers.logs()
+
+
+@pytest.fixture
+def movable(broker: GuardedKafka, authority: Authority) -> Iterator[GuardedKafka]:
+    """The broker, whose files are as before in the end."""
+    yield broker
+    broker.files.become(authority)
+    broker.restart()
+
+
+async def test_renewed(
+    movable: GuardedKafka, authority: Authority, stranger: Authority, inside: Settings, config: Path, tmp_path: Path
+) -> None:
+    """A running worker's certificate expires, then the broker goes over to another authority: each time the worker is
+    not ready and says why; once its files are renewed it goes on where it was, without a restart."""
+    mine = Files(authority, "certified")
+    settings = entered(inside, movable, "MUTUAL", **mine.settings("kafka"))
+    async with open_admin(inside) as admin:
+        await create(admin, topics(inside, PARTITIONS, past=True))
+    await incident(inside, 0)
+    with Workers(settings, tmp_path, config) as workers:
+        workers.start()
+        assert (await drained(inside, config, SECONDS)).storms == ALERTS
+
+        mine.become(authority, expired=True)
+        await asyncio.to_thread(movable.restart)
+        await told(settings, "refuses the client's certificate")
+        await incident(inside, 1)
+        mine.become(authority)
+        await ready(settings)
+        books = await drained(inside, config, SECONDS)
+        assert books.balanced and books.storms == 2 * ALERTS, books
+
+        movable.files.become(stranger)
+        await asyncio.to_thread(movable.restart)
+        await told(settings, "its certificate is not trusted")
+        await incident(inside, 2)
+        mine.become(stranger)
+        await ready(settings)
+        books = await drained(inside, config, SECONDS)
+    assert books.balanced and books.storms == 3 * ALERTS, books

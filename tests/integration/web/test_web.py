@@ -1,0 +1,201 @@
+"""What a worker answers over HTTP, while its servers are there and while they are not."""
+
+import asyncio
+from functools import partial
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from stormfold.config import Config
+from stormfold.errors import ActionRequired
+from stormfold.local.redis import EmbeddedRedis
+from stormfold.redis.client import connect
+from stormfold.settings import Settings
+from stormfold.worker import Worker
+from tests.integration.web.working import NOBODY, get, ready, working
+from tests.support.pipeline import Sent, alert, publish, record
+from tests.support.servers import until
+
+
+async def lags(worker: Worker) -> dict[tuple[str, str], float]:
+    """The lag by stage and partition, as it is exposed."""
+    families = text_string_to_metric_families((await get(worker, "/metrics")).text)
+    return {
+        (sample.labels["stage"], sample.labels["partition"]): sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == "stormfold_lag_records"
+    }
+
+
+async def test_without_servers(settings: Settings) -> None:
+    """It listens before it has found Kafka or Redis; it is healthy, not ready, and says for each part why."""
+    async with working(settings.model_copy(update=NOBODY)) as worker:
+        first = await get(worker, "/readyz")
+        assert first.status == 503 and first.body["ready"] is False
+        assert {"intake", "fold", "emit"} <= first.problems.keys()
+
+        async def told() -> bool:
+            return {"redis", "close"} <= (await get(worker, "/readyz")).problems.keys()
+
+        await until(told, what="Redis is found missing")
+        problems = (await get(worker, "/readyz")).problems
+        assert all("no Kafka broker answers at 127.0.0.1:9" in problems[part] for part in ("intake", "fold", "emit"))
+        assert "127.0.0.1:10" in problems["redis"]
+        healthy = await get(worker, "/healthz")
+        assert (healthy.status, healthy.body) == (200, {"healthy": True, "dead": []})
+        assert "stormfold_state_version" in (await get(worker, "/metrics")).text
+        index = await get(worker, "/")
+        assert all(path in index.text for path in ("/healthz", "/readyz", "/metrics"))
+
+
+async def test_missing_topic(settings: Settings) -> None:
+    """Topics that nobody made: not ready, with what to do."""
+    async with working(settings) as worker:
+
+        async def hint() -> set[str | None]:
+            return {
+                problem["hint"]
+                for problem in (await get(worker, "/readyz")).body["problems"]
+                if "does not exist" in problem["problem"]
+            }
+
+        assert await until(hint, what="the topics are missed") == {"run `stormfold topics --create`"}
+
+
+async def test_ready(topics: Settings) -> None:
+    """With everything there it is ready, and tells of each partition's lag."""
+    await publish(topics, [Sent(1_780_000_000_000 + n, record(alert(pod=f"p-{n}")), n % 3) for n in range(30)])
+    async with working(topics) as worker:
+        await until(lambda: ready(worker), what="it is ready")
+        assert (await get(worker, "/readyz")).body == {"ready": True, "problems": [], "sink": "none"}
+        lag = await lags(worker)
+        assert lag.keys() >= {("intake", "0"), ("intake", "1"), ("intake", "2"), ("fold", "0"), ("emit", "2")}
+
+        async def read() -> bool:
+            lag = await lags(worker)
+            return all(records == 0 for (stage, _), records in lag.items() if stage == "intake")
+
+        await until(read, what="all is read")
+        port = worker.web.port
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", port)
+
+
+async def test_some_stages(topics: Settings) -> None:
+    """Only the stages that run are judged; a sink is told of only where storms are written."""
+    async with working(topics.model_copy(update={"stages": "emit"})) as worker:
+        await until(lambda: ready(worker), what="it is ready")
+        stages = {stage for stage, _ in await lags(worker)}
+        assert stages == {"emit"}
+        assert (await get(worker, "/readyz")).body["sink"] == "none"
+    async with working(topics.model_copy(update={"stages": "intake"})) as worker:
+        assert (await get(worker, "/readyz")).body["sink"] is None
+
+
+async def test_partitions_that_go(topics: Settings) -> None:
+    """When another worker takes partitions over, their lag is no longer told here; both stay ready."""
+    only = topics.model_copy(update={"stages": "intake", "session_timeout": 6.0})
+    async with working(only) as first:
+        await until(lambda: ready(first), what="the first one is ready")
+        assert len(await lags(first)) == 3
+        async with working(only) as second:
+
+            async def shared() -> bool:
+                mine = (await lags(first)).keys()
+                others = (await lags(second)).keys()
+                return bool(mine and others) and not mine & others and len(mine | others) == 3
+
+            await until(shared, what="the partitions are shared")
+            for worker in (first, second):
+                await until(partial(ready, worker), what="each reads its own")
+
+
+async def test_more_workers_than_partitions(topics: Settings) -> None:
+    """A worker that got no partition stands by, and is ready to."""
+    only = topics.model_copy(update={"stages": "emit", "session_timeout": 6.0})
+    async with working(only) as one, working(only) as two, working(only) as three, working(only) as four:
+
+        async def all_ready() -> bool:
+            states = [await ready(worker) for worker in (one, two, three, four)]
+            shares = sorted([len(worker.stages[0].ingest.assigned()) for worker in (one, two, three, four)])
+            return all(states) and shares == [0, 1, 1, 1]
+
+        await until(all_ready, what="three work and one stands by")
+
+
+async def test_redis_comes_and_goes(topics: Settings, tmp_path: Path) -> None:
+    """Ready, not ready with the reason and since when, ready again."""
+    server = EmbeddedRedis(tmp_path / "redis")
+    await asyncio.to_thread(server.start)
+    try:
+        async with working(topics.model_copy(update={"redis_url": server.url})) as worker:
+            await until(lambda: ready(worker), what="it is ready")
+            await asyncio.to_thread(server.kill)
+
+            async def told() -> bool:
+                return "redis" in (await get(worker, "/readyz")).problems
+
+            await until(told, what="Redis is missed")
+            (problem,) = [t for t in (await get(worker, "/readyz")).body["problems"] if t["component"] == "redis"]
+            assert "Redis is away" in problem["problem"] and problem["since"].endswith("+00:00")
+            assert (await get(worker, "/healthz")).status == 200
+            await asyncio.to_thread(server.start)
+            await until(lambda: ready(worker), what="it is ready again")
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+async def test_redis_that_evicts(topics: Settings, tmp_path: Path) -> None:
+    """Under a policy that throws keys away it is not ready, and says what to set; under the right one it is."""
+    server = EmbeddedRedis(tmp_path / "redis")
+    await asyncio.to_thread(server.start)
+    try:
+        async with (
+            working(topics.model_copy(update={"redis_url": server.url})) as worker,
+            connect(worker.settings) as redis,
+        ):
+            await until(lambda: ready(worker), what="it is ready")
+            await redis.config_set("maxmemory", "100mb")
+            await redis.config_set("maxmemory-policy", "allkeys-lru")
+
+            async def told() -> bool:
+                return "redis" in (await get(worker, "/readyz")).problems
+
+            await until(told, what="the policy is found wrong")
+            answer = await get(worker, "/readyz")
+            (problem,) = answer.body["problems"]
+            assert answer.status == 503 and "allkeys-lru" in problem["problem"]
+            assert problem["hint"] == "set maxmemory-policy noeviction"
+            await redis.config_set("maxmemory-policy", "noeviction")
+            await until(lambda: ready(worker), what="it is ready again")
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+async def test_hung_part(topics: Settings) -> None:
+    """A part that hangs is dead, by name, though the process lives."""
+    async with working(topics) as worker:
+        await until(lambda: ready(worker), what="it is ready")
+        fold = next(stage for stage in worker.stages if stage.name == "fold")
+        async with fold.ingest.busy:
+            # Marks keep coming: soon its channel is full, and nothing moves any more.
+            worker.health.timeout = 2.0
+
+            async def dead() -> list[str]:
+                answer = await get(worker, "/healthz")
+                assert answer.status == (503 if answer.body["dead"] else 200)
+                return [part for part in answer.body["dead"] if part != "retention"]
+
+            assert await until(dead, what="it is found dead") == ["fold"]
+            assert "no sign of life" in (await get(worker, "/readyz")).problems["fold"]
+
+
+async def test_address_in_use(topics: Settings) -> None:
+    """A second worker on the same address does not start, and says why."""
+    async with working(topics) as worker:
+        same = topics.model_copy(update={"http_address": f"127.0.0.1:{worker.web.port}"})
+        with pytest.raises(ActionRequired, match=f"cannot listen on 127.0.0.1:{worker.web.port}") as refused:
+            await Worker(same, Config()).start()
+        assert "STORMFOLD_HTTP_ADDRESS" in str(refused.value.hint)

@@ -1,9 +1,0 @@
-"""Writes the dashboards anew, the links of rules to them, and the operator's copy of the rules."""
-
-from tests.monitoring.dashboards import files, panels
-from tests.monitoring.rules import RESOURCE, RULES, linked, resource
-
-for path, text in files().items():
-    path.write_text(text)
-RULES.write_text(linked(RULES.read_text(), panels()))
-RESOURCE.write_text(resource())

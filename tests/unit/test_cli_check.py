@@ -1,0 +1,262 @@
+"""`stormfold check`, and what all commands share: one-line errors, exit codes, output that can't act on a terminal."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import click
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stormfold import cli
+from stormfold.cli.output import emit_document, emit_table
+from stormfold.config import Config, document
+from stormfold.errors import ActionRequired, Retry
+from stormfold.settings import Settings
+from stormfold.text import escape_unprintable
+
+CONFIG = """
+routes:
+  - name: payments
+    match: namespace="payments"
+    group_by: ['...']
+  - name: nodes
+    match: node!=""
+    group_by: [alertname]
+    namespace: infra
+silences:
+  - {name: lab, match: cluster=lab}
+  - {name: over, match: cluster=prod, ends: 2020-01-01}
+"""
+ALERTS: list[dict[str, object]] = [
+    {"labels": {"alertname": "Down", "namespace": "payments", "pod": "api-1", "severity": "warning"}},
+    {"labels": {"alertname": "NodeDown", "node": "n1", "cluster": "lab", "severity": "page"}, "status": "resolved"},
+    {"labels": {"alertname": "Slow", "cluster": "prod"}},
+]
+ANYTHING = st.text(st.characters()) | st.sampled_from(
+    ["\x1b[2J", "[red]x[/]", "\u202eevil", "\x9b31m", "a\tb\r\n", "\ud800"]
+)
+
+
+def run(*arguments: str, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(cli.command, arguments, input=stdin, prog_name="stormfold")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    path = tmp_path / "stormfold.yaml"
+    path.write_text(CONFIG)
+    return str(path)
+
+
+def test_a_good_file_is_shown(config: str) -> None:
+    """Windows, routes in order with the default last, and silences with whether they hold now."""
+    result = run("check", config)
+    assert (result.exit_code, result.stderr) == (0, "")
+    lines = [line.split("  ") for line in result.stdout.splitlines()]
+    assert lines[0] == ["gap 1m, grace 10s, slice 5m"]
+    assert [line[0] for line in lines] == [
+        "gap 1m, grace 10s, slice 5m",
+        "",
+        "ROUTE",
+        "payments",
+        "nodes",
+        "default",
+        "",
+        "SILENCE",
+        "lab",
+        "over",
+    ]
+    assert [line[-1].strip() for line in lines[-2:]] == ["yes", "no"]
+
+
+def test_a_good_file_as_json_is_the_whole_configuration(config: str) -> None:
+    """Defaults are filled in, in the words of the file."""
+    found = json.loads(run("check", config, "-o", "json").stdout)
+    assert found["valid"]
+    assert found["config"]["routes"][1]["namespace"] == "infra"
+    assert found["config"]["windows"] == document(Config())["windows"]
+
+
+def test_all_that_is_wrong_is_listed(tmp_path: Path) -> None:
+    """Each problem on its own line, exit code 1; the same as JSON."""
+    path = tmp_path / "bad.yaml"
+    path.write_text("retention: 1\nmax_storms: 0\n")
+    wanted = [
+        f"{path}:1:12: retention: expected a duration such as 60s or 1m30s, found '1'",
+        f"{path}:2:13: max_storms: expected at least 1, found '0'",
+    ]
+    result = run("check", str(path))
+    assert (result.exit_code, result.stdout, result.stderr.splitlines()) == (1, "", wanted)
+    result = run("check", str(path), "-o", "json")
+    assert (result.exit_code, json.loads(result.stdout)) == (1, {"valid": False, "problems": wanted})
+
+
+@pytest.mark.parametrize(
+    "form", [json.dumps, lambda alerts: "\n".join(map(json.dumps, alerts)) + "\n"], ids=["list", "lines"]
+)
+def test_alerts_are_explained(config: str, form: Callable[[object], str]) -> None:
+    """What intake makes of each alert, whether they come as one document or one on each line."""
+    result = run("check", config, "--alert", "-", "-o", "json", stdin=form(ALERTS))
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert [
+        {key: alert[key] for key in alert if key != "fingerprint"} for alert in json.loads(result.stdout)["alerts"]
+    ] == [
+        {
+            "status": "firing",
+            "route": "payments",
+            "namespace": "storms",
+            "groupLabels": ALERTS[0]["labels"],
+            "resource": "Pod/payments/api-1",
+            "severity": "warning",
+            "silencedBy": None,
+        },
+        {
+            "status": "resolved",
+            "route": "nodes",
+            "namespace": "infra",
+            "groupLabels": {"alertname": "NodeDown"},
+            "resource": "Node/n1",
+            "severity": "none",
+            "silencedBy": "lab",
+        },
+        {
+            "status": "firing",
+            "route": "default",
+            "namespace": "storms",
+            "groupLabels": {"alertname": "Slow", "cluster": "prod"},
+            "resource": None,
+            "severity": "none",
+            "silencedBy": None,
+        },
+    ]
+
+
+def test_the_fingerprint_is_alertmanagers(config: str) -> None:
+    """The table shows the identity that Alertmanager would give."""
+    alert = {"labels": {"name": "garland, briggs", "fear": "love is not enough"}}
+    assert "507a62d79ee76c9a" in run("check", config, "--alert", "-", stdin=json.dumps(alert)).stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("", "standard input is empty"),
+        ("nonsense", "standard input:1: not JSON: "),
+        (json.dumps(ALERTS[0]) + "\nnonsense\n", "standard input:2: not JSON: "),
+        (json.dumps(ALERTS[0]) + '\n\n{"labels": {"a": 1}}\n', "standard input:3: not understood: "),
+        ('{"labels": {"a": "b"}, "annotations": {"a": 1}}', "standard input:1: not understood: "),
+    ],
+)
+def test_what_is_no_alert_is_said_with_its_line(config: str, text: str, wanted: str) -> None:
+    """One line that says where, exit code 1."""
+    result = run("check", config, "--alert", "-", stdin=text)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"stormfold: {wanted}")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["check"], ["check", "/absent"], ["chek"], ["check", "--nope"]])
+def test_usage_errors(arguments: list[str]) -> None:
+    """Exit code 2, on standard error."""
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Error: " in result.stderr
+
+
+def test_help_has_examples() -> None:
+    """The help shows how to call it."""
+    assert "stormfold check stormfold.yaml --alert alert.json" in run("check", "--help").stdout
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: Callable[[], BaseException]) -> Result:
+    """Result of a sub-command that raises."""
+
+    @click.command
+    def command() -> None:
+        raise error()
+
+    module = ModuleType("stormfold.cli.failing")
+    vars(module)["command"] = command
+    monkeypatch.setitem(sys.modules, "stormfold.cli.failing", module)
+    monkeypatch.setitem(cli.COMMANDS, "failing", "Fails.")
+    return run("failing")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "stderr"),
+    [
+        (
+            lambda: ActionRequired("no\x1b[2J broker", "Start\none."),
+            1,
+            "stormfold: no\\x1b[2J broker\n  -> Start\\none.\n",
+        ),
+        (lambda: Retry("Redis is away"), 1, "stormfold: Redis is away\n"),
+        (KeyboardInterrupt, 130, ""),
+    ],
+)
+def test_errors_take_one_line(
+    monkeypatch: pytest.MonkeyPatch, error: Callable[[], BaseException], code: int, stderr: str
+) -> None:
+    """What is wrong, then what to do, without a traceback; an interrupt says nothing."""
+    result = failing(monkeypatch, error)
+    assert (result.exit_code, result.stdout, result.stderr) == (code, "", stderr)
+
+
+def test_wrong_settings_are_usage_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 2, like a wrong argument."""
+    monkeypatch.setenv("STORMFOLD_KAFAK", "x")
+    assert failing(monkeypatch, lambda: pytest.fail(str(Settings()))).exit_code == 2
+
+
+def test_help_loads_no_client_library() -> None:
+    """`stormfold --help` answers at once: what takes long to import is left to the commands that need it."""
+    heavy = "aiohttp aiokafka faust kubernetes msgspec pydantic redis structlog uvloop"
+    code = f"import sys, stormfold.cli; sys.exit(', '.join(sys.modules.keys() & set('{heavy}'.split())) or 0)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_a_reader_that_leaves_early_is_no_error(config: str) -> None:
+    """`stormfold check … | head` prints nothing on standard error."""
+    command = [sys.executable, "-c", "from stormfold.cli import main; main()", "check", config, "-o", "json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+@given(ANYTHING)
+def test_safe_text_cannot_act_on_a_terminal(text: str) -> None:
+    """Nothing but printable characters is left, and what was printable stays as it is."""
+    assert escape_unprintable(text).isprintable()
+    assert escape_unprintable(escape_unprintable(text)) == escape_unprintable(text)
+    assert not text.isprintable() or escape_unprintable(text) == text
+
+
+@given(st.lists(st.fixed_dictionaries({"a": ANYTHING, "b": st.integers() | st.booleans() | st.none()}), min_size=1))
+def test_output_holds_the_data_and_cannot_act_on_a_terminal(rows: list[dict[str, object]]) -> None:
+    """Tables have a line for each row; JSON and YAML read back to the same; all of it is printable."""
+
+    @click.command
+    @click.argument("form")
+    def command(form: str) -> None:
+        if form == "table":
+            emit_table(rows, ["a", "b"])
+        else:
+            emit_document(rows, "yaml" if form == "yaml" else "json")
+
+    for form in ("table", "json", "yaml"):
+        result = CliRunner().invoke(command, [form])
+        assert result.exit_code == 0, result.exception
+        assert all(line.isprintable() for line in result.stdout.split("\n"))
+        if form == "table":
+            assert result.stdout.count("\n") == len(rows) + 1
+        else:
+            assert (json.loads(result.stdout) if form == "json" else yaml.safe_load(result.stdout)) == rows

@@ -1,0 +1,194 @@
+"""Event time at intake and the horizon: rules 5 and 6."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stormfold.eventtime import Horizon, Progress
+
+EXACT = settings(deadline=None, max_examples=300, print_blob=True)
+
+LIMIT = 900_000
+MARK = 1_000
+"""How often a live intake writes its marks (ms)."""
+
+readings = st.lists(
+    st.one_of(
+        st.tuples(st.just("record"), st.integers(-1, 2_000)),
+        st.tuples(st.just("end"), st.integers(0, 2_000)),
+    ),
+    max_size=50,
+)
+
+
+@EXACT
+@given(readings, st.integers(0, 100), st.lists(st.integers(0, 100), min_size=50, max_size=50))
+def test_progress(read: list[tuple[str, int]], grace: int, steps: list[int]) -> None:
+    """Progress never goes back; no stamp lies before progress - grace, nor after the wall clock."""
+    progress, now = Progress(), 500
+    for (what, time), step in zip(read, steps, strict=False):
+        now += step
+        before = progress.reached
+        if what == "end":
+            progress.advance_to(min(time, now))
+        else:
+            stamp, late = progress.stamp(time, now, grace)
+            wanted = now if time < 0 else min(time, now)
+            assert late == (before is not None and wanted < before - grace)
+            assert stamp == (before if late else wanted)
+            assert before is None or stamp >= before - grace
+            assert progress.reached is not None
+            assert stamp <= progress.reached
+        if before is not None:
+            assert progress.reached is not None
+            assert progress.reached >= before
+
+
+@EXACT
+@given(st.lists(st.integers(0, 1_000), min_size=1, max_size=40), st.data())
+def test_restart_from_a_commit_keeps_the_promise(times: list[int], data: st.DataObject) -> None:
+    """Whoever goes on from a committed progress stamps nothing before the mark that was written after that commit."""
+    grace = 10
+    first = Progress()
+    for time in times:
+        first.stamp(time, 10_000, grace)
+    second = Progress(first.reached)
+    assert first.reached is not None
+    for time in data.draw(st.lists(st.integers(0, 1_000))):
+        assert second.stamp(time, 10_000, grace)[0] >= first.reached - grace
+
+
+def test_stamps_by_hand() -> None:
+    """On time within the grace, late beyond it, never in the future, and the poll of an idle partition moves it on."""
+    progress = Progress()
+    assert progress.stamp(1_000, 5_000, 10) == (1_000, False)
+    assert progress.stamp(990, 5_000, 10) == (990, False)
+    assert progress.stamp(989, 5_000, 10) == (1_000, True)
+    assert progress.stamp(9_000, 5_000, 10) == (5_000, False)
+    assert progress.stamp(-1, 5_001, 10) == (5_001, False)
+    progress.advance_to(6_000)
+    assert progress.stamp(5_500, 7_000, 10) == (6_000, True)
+    progress.advance_to(5_000)
+    assert progress.reached == 6_000
+
+
+AHEAD = 300_000
+
+
+def test_horizon_is_the_minimum() -> None:
+    """Over every pair of keyed and alerts partition."""
+    horizon = Horizon(LIMIT, AHEAD)
+    marks = {(0, 0): 30, (0, 1): 20, (1, 0): 40, (1, 1): 25}
+    assert horizon.observe(marks, 2, 2, now=0) == 20
+    assert horizon.stalled == frozenset()
+
+
+def test_cells_beyond_the_partitions_do_not_count() -> None:
+    """A mark for a partition that the topic does not have says nothing."""
+    assert Horizon(LIMIT, AHEAD).observe({(0, 0): 30, (0, 1): 5, (3, 0): 5}, 1, 1, now=0) == 30
+
+
+def test_nothing_known() -> None:
+    """Without partitions or marks there is no horizon."""
+    assert Horizon(LIMIT, AHEAD).observe({}, 0, 0, now=0) is None
+    assert Horizon(LIMIT, AHEAD).observe({}, 2, 2, now=0) is None
+
+
+def test_a_missing_mark_holds() -> None:
+    """A partition that nobody has read holds the horizon, until the limit has passed while others go on."""
+    horizon = Horizon(LIMIT, AHEAD)
+    for now in range(0, LIMIT + 1, MARK):
+        assert horizon.observe({(0, 0): now}, 1, 2, now=now) is None
+    assert horizon.observe({(0, 0): LIMIT + MARK}, 1, 2, now=LIMIT + MARK) == LIMIT + MARK
+    assert horizon.stalled == {(0, 1)}
+    assert horizon.observe({(0, 0): LIMIT + MARK, (0, 1): 7}, 1, 2, now=LIMIT + 2 * MARK) == 7
+    assert horizon.stalled == frozenset()
+
+
+def test_one_that_stands_still_is_left_out() -> None:
+    """After the limit, while others go on; when it moves again it counts again."""
+    horizon = Horizon(LIMIT, AHEAD)
+    for now in range(0, LIMIT + 1, MARK):
+        assert horizon.observe({(0, 0): now, (0, 1): 5}, 1, 2, now=now) == min(now, 5)
+    now = LIMIT + MARK
+    assert horizon.observe({(0, 0): now, (0, 1): 5}, 1, 2, now=now) == now
+    assert horizon.stalled == {(0, 1)}
+    assert horizon.observe({(0, 0): now, (0, 1): 6}, 1, 2, now=now + MARK) == 6
+    assert horizon.stalled == frozenset()
+
+
+def test_all_silent() -> None:
+    """If nothing moves, nothing is left out, for as long as it lasts: the horizon stands still."""
+    horizon = Horizon(LIMIT, AHEAD)
+    marks = {(0, 0): 50, (0, 1): 5}
+    for now in range(0, 5 * LIMIT, 10 * MARK):
+        assert horizon.observe(marks, 1, 2, now=now) == 5
+        assert horizon.stalled == frozenset()
+
+
+def test_the_first_to_speak_after_a_long_silence_does_not_leave_out_the_others() -> None:
+    """After an outage of everything, partitions come back one by one: the others have the whole limit to follow."""
+    horizon = Horizon(LIMIT, AHEAD)
+    for now in range(0, 3 * LIMIT, 10 * MARK):
+        assert horizon.observe({(0, 0): 50, (0, 1): 5}, 1, 2, now=now) == 5
+    back = 3 * LIMIT
+    for now in range(back, back + LIMIT, MARK):
+        assert horizon.observe({(0, 0): now, (0, 1): 5}, 1, 2, now=now) == 5
+        assert horizon.stalled == frozenset()
+    now = back + LIMIT + 2 * MARK
+    assert horizon.observe({(0, 0): now, (0, 1): 5}, 1, 2, now=now) == now
+    assert horizon.stalled == {(0, 1)}
+
+
+def test_silence_does_not_count_towards_the_limit() -> None:
+    """Ten minutes alone, half an hour of silence, then the rest of the limit alone: only then it is left out."""
+    horizon = Horizon(LIMIT, AHEAD)
+    minute = 60_000
+    for now in range(0, 10 * minute, MARK):
+        assert horizon.observe({(0, 0): now, (0, 1): 5}, 1, 2, now=now) == min(now, 5)
+    for now in range(10 * minute, 40 * minute, MARK):
+        assert horizon.observe({(0, 0): 10 * minute, (0, 1): 5}, 1, 2, now=now) == 5
+    for now in range(40 * minute, 44 * minute, MARK):
+        assert horizon.observe({(0, 0): now, (0, 1): 5}, 1, 2, now=now) == 5
+    for now in range(44 * minute, 46 * minute, MARK):
+        horizon.observe({(0, 0): now, (0, 1): 5}, 1, 2, now=now)
+    assert horizon.observe({(0, 0): 46 * minute, (0, 1): 5}, 1, 2, now=46 * minute) == 46 * minute
+
+
+@EXACT
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 50), st.integers(0, 5_000)), max_size=60)
+)
+def test_without_a_stall_it_never_goes_back(moves: list[tuple[int, int, int, int]]) -> None:
+    """While marks rise and nobody is left out, what is observed rises too, and is a mark that stands."""
+    horizon = Horizon(LIMIT, AHEAD)
+    marks: dict[tuple[int, int], int] = {}
+    now, last = 0, -1
+    for keyed, alerts, rise, step in moves:
+        now += step
+        marks[keyed, alerts] = marks.get((keyed, alerts), 0) + rise
+        seen = horizon.observe(marks, 3, 3, now=now)
+        assert (seen is None) == (len(marks) < 9)
+        if seen is not None:
+            assert seen == min(marks.values())
+            assert seen >= last
+            last = seen
+
+
+def test_held_ones_do_not_stall() -> None:
+    """Intake holds who is more than a slice ahead; that alone must not leave it out, and the one behind still is."""
+    horizon = Horizon(LIMIT, AHEAD)
+    for beat in range(LIMIT // MARK + 1):
+        marks = {(0, 0): min(beat * MARK, AHEAD + MARK), (0, 1): 5}
+        assert horizon.observe(marks, 1, 2, beat * MARK, beat) == min(beat * MARK, 5)
+    now = LIMIT + MARK
+    assert horizon.observe({(0, 0): AHEAD + MARK, (0, 1): 5}, 1, 2, now, -1) == AHEAD + MARK
+    assert horizon.stalled == {(0, 1)}
+
+
+def test_one_after_the_other_stalls() -> None:
+    """A partition that is left out makes nobody look far ahead: the next one that stands still is left out too."""
+    horizon = Horizon(LIMIT, AHEAD)
+    end, stops = 4 * LIMIT, 2 * LIMIT
+    for beat, now in enumerate(range(0, end, MARK)):
+        horizon.observe({(0, 0): now, (0, 1): 5, (0, 2): min(now, stops)}, 1, 3, now, beat)
+    assert horizon.stalled == {(0, 1), (0, 2)}

@@ -1,0 +1,43 @@
+"""Fingerprints are Alertmanager's."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stormfold.fingerprint import fingerprint
+
+
+def fnv1a_64(data: bytes) -> int:
+    """FNV-1a as its definition says it."""
+    value = 0xCBF29CE484222325
+    for byte in data:
+        value = (value ^ byte) * 0x100000001B3 % 2**64
+    return value
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ({}, "cbf29ce484222325"),
+        ({"name": "garland, briggs", "fear": "love is not enough"}, "507a62d79ee76c9a"),
+    ],
+)
+def test_known_values(labels: dict[str, str], expected: str) -> None:
+    """The values in the tests of Prometheus' own library."""
+    assert fingerprint(labels) == expected
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=6))
+def test_definition(labels: dict[str, str]) -> None:
+    """Any label set, in whatever order and alphabet: FNV-1a over names and values in the order of the names' bytes."""
+    pairs = sorted((name.encode(), value.encode()) for name, value in labels.items())
+    expected = fnv1a_64(b"".join(name + b"\xff" + value + b"\xff" for name, value in pairs))
+    assert fingerprint(labels) == f"{expected:016x}"
+    assert fingerprint(dict(reversed(labels.items()))) == f"{expected:016x}"
+
+
+def test_order_beyond_the_basic_plane() -> None:
+    """Names are sorted by UTF-8 bytes, not by UTF-16 units: U+FF5E stands before U+1F525."""
+    expected = fnv1a_64("\uff5e".encode() + b"\xff1\xff" + "\U0001f525".encode() + b"\xff2\xff")
+    assert fingerprint({"\U0001f525": "2", "\uff5e": "1"}) == f"{expected:016x}"

@@ -1,0 +1,184 @@
+"""What an alert's labels decide, worked out once: keyed form, silences, memo."""
+
+import json
+from dataclasses import replace
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stormfold.alert import Incoming, Poison, decode_labels, resource_of
+from stormfold.config import Config
+from stormfold.fingerprint import fingerprint
+from stormfold.keyed_record import Body, GroupMeta, encode_alert
+from stormfold.merge import LatePolicy, Merger
+from stormfold.routing import Matcher, Route, Silence, group_labels, route_for
+from stormfold.series import Keyed, SeriesReader
+from stormfold.storm import cut_example, group_id
+from stormfold.window import Windows
+from tests.integration.model.logs import Record
+
+EXACT = settings(deadline=None, max_examples=200, print_blob=True)
+
+DATABASE = Route("database", (Matcher("team", "=", "db"),), ("alertname",), 3, 2, "databases")
+EVERYTHING = Route("default", group_by=None)
+NIGHT = Silence("night", (Matcher("env", "=~", "dev|test"),), 100, 200)
+CONFIG = Config(routes=(DATABASE, EVERYTHING), silences=(NIGHT,))
+
+names = st.sampled_from(["alertname", "team", "env", "severity", "pod", "node", "namespace", "x"])
+values = st.sampled_from(["db", "dev", "prod", "critical", "warning", "none", "api-1", "", "é", "a\nb"])
+label_sets = st.dictionaries(names, values, min_size=1).filter(lambda labels: any(labels.values()))
+
+
+def incoming(labels: dict[str, str], annotations: dict[str, str] | None = None, given: str | None = None) -> Incoming:
+    return Incoming(msgspec.json.encode(labels), msgspec.json.encode(annotations or {}), fingerprint=given)
+
+
+def body(keyed: Keyed, time: int = 0) -> Body:
+    return msgspec.msgpack.decode(keyed.body_at(time), type=Body)
+
+
+def meta(keyed: Keyed, time: int = 0) -> GroupMeta:
+    return msgspec.msgpack.decode(body(keyed, time).meta, type=GroupMeta)
+
+
+@EXACT
+@given(label_sets, st.dictionaries(names, values), st.none() | st.just("00ff00ff00ff00ff"))
+def test_every_part(labels: dict[str, str], annotations: dict[str, str], given_: str | None) -> None:
+    """Fingerprint, route, group, severity, resource and example are what their own functions say of the labels."""
+    alert = incoming(labels, annotations, given_)
+    keyed = SeriesReader(CONFIG).keyed(alert)
+    seen = decode_labels(alert.labels)
+    route = route_for(seen, CONFIG.routes)
+    identity = given_ or fingerprint(seen)
+    severity = seen.get("severity", "")
+    resource = resource_of(seen, CONFIG.resource_labels)
+    for time, silenced in ((99, False), (100, seen.get("env") == "dev"), (199, seen.get("env") == "dev"), (200, False)):
+        group = group_labels(seen, route)
+        assert meta(keyed, time) == GroupMeta(
+            route.name, group, route.namespace, silenced, route.storm_alerts, route.storm_resources
+        )
+        rank = CONFIG.severities.index(severity) if severity in CONFIG.severities else len(CONFIG.severities) - 1
+        assert body(keyed, time) == Body(
+            fingerprint=bytes.fromhex(identity),
+            group=group_id(route.name, group, silenced),
+            meta=body(keyed, time).meta,
+            rank=rank,
+            severity=CONFIG.severities[rank],
+            resource=msgspec.msgpack.encode(resource) if resource else b"",
+            example=cut_example(seen, annotations),
+        )
+    assert keyed.key == identity.encode()
+    assert keyed.number == int(identity, 16)
+
+
+@EXACT
+@given(
+    st.dictionaries(st.text(min_size=1, max_size=10), st.text(min_size=1, max_size=300), min_size=1, max_size=5),
+    st.dictionaries(st.text(max_size=10), st.text(max_size=300), max_size=5),
+    st.sampled_from([99, 100]),
+)
+def test_fold_takes_whatever_intake_makes(labels: dict[str, str], annotations: dict[str, str], time: int) -> None:
+    """No alert that was understood is a stranger's record to fold: it would be lost."""
+    keyed = SeriesReader(CONFIG).keyed(incoming({**labels, "env": "dev", "pod": "é"}, annotations))
+    value = encode_alert(keyed.body_at(time), time=time, resolved=False, late=False, partition=0, offset=0, index=0)
+    merged = Merger(Windows()).merge({0: [Record(0, value)]}, {}, LatePolicy())
+    assert (merged.alerts, merged.unknown) == (1, 0)
+
+
+@EXACT
+@given(st.lists(st.tuples(label_sets, st.dictionaries(names, values, max_size=1)), min_size=1, max_size=20))
+def test_the_memo_changes_nothing(alerts: list[tuple[dict[str, str], dict[str, str]]]) -> None:
+    """Whatever was seen before, an alert's keyed form is that of a reader that has seen nothing."""
+    reader = SeriesReader(CONFIG)
+    for labels, annotations in alerts * 2:
+        alert = incoming(labels, annotations)
+        assert reader.keyed(alert) == SeriesReader(CONFIG).keyed(alert)
+
+
+def test_the_memo_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond its size, whatever the alerts' own, the memo starts anew, and what it forgot is read again."""
+    reader = SeriesReader(CONFIG)
+    first = reader.keyed(incoming({"x": "0"}))
+    monkeypatch.setattr("stormfold.series.MEMO_BYTES", 3 * reader._held)
+    kept = []
+    for number in range(20):
+        reader.keyed(incoming({"x": str(number)}, {"y": str(number)}))
+        kept.append(len(reader._keyed))
+    assert 1 < max(kept) <= 3
+    reader.keyed(incoming({"x": "0" * 10_000}))
+    assert len(reader._keyed) == 1
+    assert reader.keyed(incoming({"x": "0"})) == first
+
+
+def test_order_of_labels() -> None:
+    """The same labels in another order are the same series: one fingerprint, one group, all but the example."""
+    reader = SeriesReader(CONFIG)
+    one = body(reader.keyed(incoming({"team": "db", "alertname": "A", "pod": "p"})))
+    other = body(reader.keyed(incoming({"pod": "p", "alertname": "A", "team": "db"})))
+    assert msgspec.structs.replace(one, example=b"") == msgspec.structs.replace(other, example=b"")
+
+
+def test_a_given_fingerprint_is_part_of_the_series() -> None:
+    """The same labels with and without a given fingerprint are told apart, in either order."""
+    labels, given_ = {"x": "1"}, "0123456789abcdef"
+    for first, second in ((None, given_), (given_, None)):
+        reader = SeriesReader(CONFIG)
+        keys = [reader.keyed(incoming(labels, given=one)).key for one in (first, second)]
+        assert keys == [(one or fingerprint(labels)).encode() for one in (first, second)]
+
+
+@pytest.mark.parametrize(("starts", "ends", "active"), [
+    (None, None, {0, 99, 100, 199, 200}),
+    (100, None, {100, 199, 200}),
+    (None, 200, {0, 99, 100, 199}),
+    (100, 200, {100, 199}),
+])  # fmt: skip
+def test_silences_by_event_time(starts: int | None, ends: int | None, active: set[int]) -> None:
+    """A silence holds from its start until before its end, at the alert's own time, whenever that is looked at."""
+    config = replace(CONFIG, silences=(Silence("s", (Matcher("x", "!=", "2"),), starts, ends),))
+    reader = SeriesReader(config)
+    silenced = reader.keyed(incoming({"x": "1"}))
+    assert {time for time in (0, 99, 100, 199, 200) if meta(silenced, time).silenced} == active
+    assert not any(meta(reader.keyed(incoming({"x": "2"})), time).silenced for time in (0, 100, 200))
+
+
+def test_any_silence() -> None:
+    """One of several silences is enough; all matchers of one must fit."""
+    two = (Matcher("x", "=", "1"), Matcher("y", "=", "1"))
+    config = replace(CONFIG, silences=(Silence("a", two, 0, 10), Silence("b", two[:1], 20, 30)))
+    reader = SeriesReader(config)
+    both, one = reader.keyed(incoming({"x": "1", "y": "1"})), reader.keyed(incoming({"x": "1"}))
+    assert [meta(both, time).silenced for time in (5, 15, 25)] == [True, False, True]
+    assert [meta(one, time).silenced for time in (5, 15, 25)] == [False, False, True]
+
+
+class TestRecords:
+    """`understand`: a record whole, or none of it."""
+
+    def test_several(self) -> None:
+        """Alerts keep their order and status; the same alert twice is there twice."""
+        alerts = [{"labels": {"x": str(n)}, "status": status} for n, status in enumerate(("firing", "resolved"))]
+        found = SeriesReader(CONFIG).understand(json.dumps([*alerts, alerts[0]]).encode(), [], 0)
+        assert [resolved for _, resolved in found] == [False, True, False]
+        assert [keyed.key.decode() for keyed, _ in found] == [fingerprint({"x": n}) for n in ("0", "1", "0")]
+
+    @pytest.mark.parametrize(
+        "bad", [{"labels": {}}, {"labels": {"x": 1}}, {"labels": {"x": "1"}, "annotations": {"y": 2}}]
+    )
+    def test_one_bad_alert(self, bad: dict[str, object]) -> None:
+        """One alert that is not understood makes the record poison, also when the others were known before."""
+        reader = SeriesReader(CONFIG)
+        good = {"labels": {"x": "1"}}
+        reader.understand(json.dumps(good).encode(), [], 0)
+        for record in ([good, bad], [bad, good], bad):
+            with pytest.raises(Poison):
+                reader.understand(json.dumps(record).encode(), [], 0)
+        assert len(reader.understand(json.dumps([good, good]).encode(), [], 0)) == 2
+
+    def test_where(self) -> None:
+        """The reason says which alert of the record is wrong."""
+        record = json.dumps([{"labels": {"x": "1"}}, {"labels": {"x": 7}}]).encode()
+        with pytest.raises(Poison, match=r"^\[1\]\.labels"):
+            SeriesReader(CONFIG).understand(record, [], 0)
