@@ -10,7 +10,8 @@ from redis.asyncio import Redis
 from stormfold.config import Config
 from stormfold.keyed_record import encode_alert
 from stormfold.merge import LatePolicy, Merged, Merger, Row
-from stormfold.redis.store import Clock, Limits, Move, Position, StateVersion, Store
+from stormfold.positions import Position
+from stormfold.redis.store import Clock, Limits, Move, StateVersion, Store
 from stormfold.series import SeriesReader
 from stormfold.window import Windows
 

@@ -28,6 +28,7 @@ from stormfold.errors import ActionRequired, Retry
 from stormfold.eventtime import PartitionPair
 from stormfold.keyed_record import GroupMeta
 from stormfold.merge import Merged, Row, SourcePosition, as_member
+from stormfold.positions import Position
 from stormfold.redis.keys import Keys
 from stormfold.storm import Detail
 from stormfold.tls import tls_error
@@ -93,15 +94,6 @@ class PendingWindows:
     """When the worker was started that asked (ms)."""
     ends: Mapping[int, int]
     """Where the keyed partitions ended then."""
-
-
-class Position(NamedTuple):
-    """How far a keyed partition is folded."""
-
-    offset: int
-    """The next offset."""
-    timestamp: int
-    """Timestamp of the record before it (ms), -1 if there was none."""
 
 
 @dataclass(slots=True)

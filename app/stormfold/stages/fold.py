@@ -15,11 +15,11 @@ from stormfold.health import Health
 from stormfold.kafka.committed import CommitMetadata
 from stormfold.kafka.consumer import Batch, BatchConsumer, Start
 from stormfold.merge import LatePolicy, Merged, Merger, SourcePosition
+from stormfold.positions import Position
 from stormfold.redis.store import (
     BehindWatermark,
     Clock,
     Move,
-    Position,
     PositionConflict,
     RedisOutOfMemory,
     StaleStateVersion,

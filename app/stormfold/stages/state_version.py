@@ -10,7 +10,8 @@ from stormfold import metrics
 from stormfold.errors import Retry
 from stormfold.kafka.committed import Committed, newest_closed, newest_metadata, read_committed
 from stormfold.kafka.topics import partitions_of
-from stormfold.redis.store import Clock, PendingWindows, Position, RedisOutOfMemory, State, StateVersion, Store
+from stormfold.positions import Position
+from stormfold.redis.store import Clock, PendingWindows, RedisOutOfMemory, State, StateVersion, Store
 from stormfold.settings import Settings
 from stormfold.window import Rebuild, Windows
 

@@ -8,7 +8,8 @@ from redis.asyncio import Redis
 
 from stormfold.alert import Resource
 from stormfold.merge import LatePolicy, Merged, Merger
-from stormfold.redis.store import Clock, Limits, Move, Position, StateVersion, Store
+from stormfold.positions import Position
+from stormfold.redis.store import Clock, Limits, Move, StateVersion, Store
 from stormfold.storm import Detail
 from stormfold.window import Bucket, Windows
 from tests.integration.model import plain

@@ -12,7 +12,8 @@ from redis.asyncio import Redis
 
 from stormfold.keyed_record import GroupMeta
 from stormfold.local.redis import EmbeddedRedis
-from stormfold.redis.store import Completion, Move, Position, RedisOutOfMemory, Store
+from stormfold.positions import Position
+from stormfold.redis.store import Completion, Move, RedisOutOfMemory, Store
 from tests.integration.model import plain
 from tests.integration.redis.actions import (
     EPOCH,

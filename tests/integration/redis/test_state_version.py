@@ -7,7 +7,8 @@ from typing import ClassVar
 import pytest
 from redis.asyncio import Redis
 
-from stormfold.redis.store import MarksSnapshot, Move, PendingWindows, Position, StaleStateVersion, StateVersion, Store
+from stormfold.positions import Position
+from stormfold.redis.store import MarksSnapshot, Move, PendingWindows, StaleStateVersion, StateVersion, Store
 from stormfold.window import Rebuild, Windows
 from tests.integration.model import plain
 from tests.integration.redis.actions import (

@@ -1,0 +1,71 @@
+"""Whether a stored position still fits its partition, and what follows. Pure: callers ask Kafka and act.
+
+A position is the next offset to read, with the timestamp of the record before it: if the topic was deleted and created
+again under its name, a different record is found there, or none.
+"""
+
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from typing import NamedTuple
+
+
+class Position(NamedTuple):
+    """How far a partition was read."""
+
+    offset: int
+    """The next offset to read."""
+    timestamp: int = -1
+    """Timestamp of the record before it (ms), -1 if there is none or it is not known."""
+
+
+class RecordTime(NamedTuple):
+    """Offset and timestamp (ms) of a record."""
+
+    offset: int
+    timestamp: int
+
+
+class Verdict(Enum):
+    """What follows for a partition."""
+
+    VALID = "read on from the position"
+    EXPIRED = "retention deleted records from the position on: read from the beginning of the log, count the loss"
+    RECREATED = "the topic was created again: do not read the partition until a person resets its position"
+
+
+def check_position(position: Position, begin: int, end: int, before: RecordTime | None = None) -> Verdict:
+    """Compares a position with the offsets at which its partition begins and ends.
+
+    `before` is the first record found from `offset_to_verify` on; the position is only compared with it if given.
+    """
+    if position.offset > end:
+        return Verdict.RECREATED
+    if position.offset < begin:
+        return Verdict.EXPIRED
+    expected = offset_to_verify(position, begin)
+    if before is not None and before.offset == expected and before.timestamp != position.timestamp:
+        return Verdict.RECREATED
+    return Verdict.VALID
+
+
+def offset_to_verify(position: Position, begin: int) -> int | None:
+    """Offset of the record whose timestamp the position carries; None if there is nothing to compare."""
+    return position.offset - 1 if position.timestamp >= 0 and position.offset > begin else None
+
+
+def expired_positions(positions: Mapping[int, Position], begins: Mapping[int, int]) -> dict[int, int]:
+    """Partitions whose log begins after their position, with its first offset."""
+    return {p: begins[p] for p, at in positions.items() if check_position(at, begins[p], at.offset) is Verdict.EXPIRED}
+
+
+def lost_records(begin: int, reached: Iterable[int]) -> int:
+    """Records that retention deleted unread, if the log begins at `begin`; `reached` are offsets read up to.
+
+    0 where no such offset is known: nothing was read of the partition before.
+    """
+    return begin - min(begin, max(reached, default=begin))
+
+
+def behind_commits(positions: Mapping[int, Position], committed: Mapping[int, int]) -> bool:
+    """Whether Redis went back: a position in it is before the offset that was committed to Kafka after it."""
+    return any(committed.get(partition, 0) > at.offset for partition, at in positions.items())
