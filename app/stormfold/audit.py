@@ -1,9 +1,8 @@
 """The books: every alert in `alerts` is in exactly one storm, in a dead letter, or still open."""
 
 import asyncio
-import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from aiokafka import ConsumerRecord
 from stormfold.alert import Poison
 from stormfold.config import Config
 from stormfold.decoding import Malformed, read
+from stormfold.kafka import dlq
 from stormfold.kafka.committed import read_committed
 from stormfold.kafka.reader import TopicReader, open_reader
 from stormfold.redis.store import Store
@@ -57,11 +57,6 @@ class AuditReport:
     def balanced(self) -> bool:
         """Nothing lost, nothing counted twice."""
         return self.difference == 0 and self.unread == 0
-
-
-class _Origin(NamedTuple):
-    partition: int
-    offset: int
 
 
 class _Counted(NamedTuple):
@@ -133,13 +128,13 @@ class _Audit:
             except Poison:
                 alerts += 1
         letters = [
-            _origin(headers.get("stormfold-origin"), settings.alerts_topic)
-            async for headers in _headers(self._tail.read(settings.alerts_dlq_topic))
-            if "stormfold-origin" in headers or "stormfold-redriven" not in headers
+            dlq.origin_in(record, settings.alerts_topic)
+            async for record in self._tail.read(settings.alerts_dlq_topic)
+            if not dlq.is_redrive_mark(record)
         ]
         ends = await self._tail.ends(settings.alerts_topic)
-        origins = [origin for origin in letters if origin and origin.offset < ends.get(origin.partition, 0)]
-        dead = {origin for origin in origins if origin.offset >= begins.get(origin.partition, 0)}
+        origins = [origin for origin in letters if origin and origin[1] < ends.get(origin[0], 0)]
+        dead = {(partition, offset) for partition, offset in origins if offset >= begins.get(partition, 0)}
         foreign = len(letters) - len(origins)
         storms: dict[bytes, _Counted] = {}
         async for record in self._tail.read(settings.storms_topic):
@@ -179,17 +174,6 @@ class _Audit:
 
 def _behind(reached: Mapping[int, int], ends: Mapping[int, int]) -> int:
     return sum(max(0, end - reached.get(partition, 0)) for partition, end in ends.items())
-
-
-async def _headers(records: AsyncIterator[ConsumerRecord]) -> AsyncIterator[dict[str, bytes | None]]:
-    async for record in records:
-        yield dict(record.headers)
-
-
-def _origin(header: bytes | None, topic: str) -> _Origin | None:
-    """Where in `alerts` a dead letter says that it came from; None if that is no place in it."""
-    found = re.fullmatch(rb"%b-([0-9]{1,10})-([0-9]{1,19})" % re.escape(topic.encode()), header or b"")
-    return _Origin(int(found[1]), int(found[2])) if found else None
 
 
 def _counted(record: ConsumerRecord) -> _Counted | None:

@@ -12,17 +12,13 @@ from aiokafka import ConsumerRecord
 from stormfold.cli.output import Output, emit, output_option
 from stormfold.cli.storms import newest
 from stormfold.errors import ActionRequired
-from stormfold.kafka.producer import Producer, ProducerRecord
+from stormfold.kafka import dlq
+from stormfold.kafka.producer import Producer
 from stormfold.kafka.reader import TopicReader, open_reader
 from stormfold.settings import Settings
 from stormfold.storm import timestamp
 from stormfold.text import counted, escape_unprintable
 
-REASON, ORIGIN, CUT = "stormfold-reason", "stormfold-origin", "stormfold-cut"
-REDRIVEN = "stormfold-redriven"
-"""Header of a mark in a dead-letter topic: this origin has been published again. The mark has no value."""
-REDRIVEN_FROM = "stormfold-redriven-from"
-"""Header of a record that was published again: the origin that it had before."""
 PREVIEW = 60
 """Characters of a dead record that the list shows."""
 AT_ONCE = 50
@@ -137,10 +133,10 @@ async def _newest(settings: Settings, limit: int) -> list[Dead]:
     redriven: set[str] = set()
 
     def name(record: ConsumerRecord) -> str | None:
-        if origin := _marked(record):
-            redriven.add(origin)
+        if dlq.is_redrive_mark(record):
+            redriven.add(dlq.redriven_origin(record))
             return None
-        return _origin(record)
+        return dlq.origin(record)
 
     async with open_reader(settings) as tail:
         records = [record for topic in _topics(settings) for record in await newest(tail, topic, limit, name)]
@@ -157,10 +153,10 @@ async def _all(settings: Settings) -> dict[str, Dead]:
     async with open_reader(settings) as tail:
         for topic in _topics(settings):
             async for record in tail.read(topic):
-                if origin := _marked(record):
-                    redriven.add(origin)
+                if dlq.is_redrive_mark(record):
+                    redriven.add(dlq.redriven_origin(record))
                 else:
-                    letters[_origin(record)] = _letter(record)
+                    letters[dlq.origin(record)] = _letter(record)
     for origin in redriven & letters.keys():
         letters[origin].redriven = True
     return letters
@@ -171,11 +167,11 @@ async def _show(settings: Settings, origin: str) -> None:
     async with open_reader(settings) as tail:
         for topic in _topics(settings):
             async for record in tail.read(topic):
-                if not _marked(record) and _origin(record) == origin:
+                if not dlq.is_redrive_mark(record) and dlq.origin(record) == origin:
                     found = record
     if found is None:
         raise _unknown(origin)
-    if _is_cut(found):
+    if dlq.is_truncated(found):
         raise ActionRequired(f"{origin} was too large to be kept", "it is in its own topic as long as that keeps it")
     value = found.value or b""
     if sys.stdout.isatty():
@@ -194,13 +190,13 @@ async def _redrive(settings: Settings, origins: Collection[str]) -> int:
                 batch: list[ConsumerRecord] = []
                 async for record in _wanted(tail, topic, origins):
                     # A record that died twice, as after a crash, is one all the same.
-                    if _origin(record) not in sent:
-                        sent.add(_origin(record))
+                    if dlq.origin(record) not in sent:
+                        sent.add(dlq.origin(record))
                         batch.append(record)
                     if len(batch) == AT_ONCE:
-                        await _send(producer, batch, target)
+                        await dlq.redrive(producer, batch, target)
                         batch.clear()
-                await _send(producer, batch, target)
+                await dlq.redrive(producer, batch, target)
     finally:
         await producer.stop()
     return len(sent)
@@ -208,42 +204,18 @@ async def _redrive(settings: Settings, origins: Collection[str]) -> int:
 
 async def _wanted(tail: TopicReader, topic: str, origins: Collection[str]) -> AsyncIterator[ConsumerRecord]:
     async for record in tail.read(topic):
-        if not _marked(record) and _origin(record) in origins:
+        if not dlq.is_redrive_mark(record) and dlq.origin(record) in origins:
             yield record
-
-
-async def _send(producer: Producer, records: Sequence[ConsumerRecord], target: str) -> None:
-    """First the records, then the marks: what is cut short in between is published twice rather than never."""
-    await asyncio.gather(
-        *(producer.send_keyed(target, ProducerRecord(record.key, record.value), _headers(record)) for record in records)
-    )
-    await asyncio.gather(
-        *(
-            producer.send_keyed(record.topic, ProducerRecord(origin, None), [(REDRIVEN, origin)])
-            for record in records
-            for origin in [_origin(record).encode()]
-        )
-    )
-
-
-def _headers(record: ConsumerRecord) -> list[tuple[str, bytes]]:
-    """Those that the record had before it died, and where it comes from."""
-    ours = {REASON, ORIGIN}
-    kept = list(record.headers)
-    # They were put behind the others; a producer's own of the same name stay.
-    while kept and kept[-1][0] in ours:
-        ours.remove(kept.pop()[0])
-    return [*(header for header in kept if header[0] != REDRIVEN_FROM), (REDRIVEN_FROM, _origin(record).encode())]
 
 
 def _letter(record: ConsumerRecord) -> Dead:
     value: bytes = record.value or b""
     return Dead(
         topic=record.topic,
-        origin=_origin(record),
-        reason=_header(record, REASON),
+        origin=dlq.origin(record),
+        reason=dlq.reason(record),
         died=record.timestamp,
-        size=None if _is_cut(record) else len(value),
+        size=None if dlq.is_truncated(record) else len(value),
         preview=value[: 4 * PREVIEW].decode(errors="replace")[:PREVIEW],
     )
 
@@ -258,24 +230,6 @@ def _row(letter: Dead) -> dict[str, Any]:
         "redriven": letter.redriven,
         "preview": letter.preview,
     }
-
-
-def _origin(record: ConsumerRecord) -> str:
-    """Where a dead record came from; its own place if it doesn't say."""
-    return _header(record, ORIGIN) or f"{record.topic}-{record.partition}-{record.offset}"
-
-
-def _marked(record: ConsumerRecord) -> str:
-    """The origin that a mark speaks of; empty if it is a dead record."""
-    return "" if ORIGIN in dict(record.headers) else _header(record, REDRIVEN)
-
-
-def _is_cut(record: ConsumerRecord) -> bool:
-    return bool(record.headers) and record.headers[-1][0] == CUT
-
-
-def _header(record: ConsumerRecord, name: str) -> str:
-    return (dict(record.headers).get(name) or b"").decode(errors="replace")
 
 
 def _unknown(origin: str) -> ActionRequired:

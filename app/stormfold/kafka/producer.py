@@ -67,7 +67,7 @@ class Producer:
             outgoing[zlib.crc32(record.key or b"") % partitions].append(record)
         await self.send(topic, outgoing)
 
-    async def send_keyed(self, topic: str, outgoing: ProducerRecord, headers: Sequence[tuple[str, bytes]]) -> None:
+    async def send_record(self, topic: str, outgoing: ProducerRecord, headers: Sequence[tuple[str, bytes]]) -> None:
         """Sends one record, with headers, to the partition of its key.
 
         Raises `DeadLetter` if it is larger than the topic takes.

@@ -26,7 +26,7 @@ async def tell(settings: Settings, records: Sequence[Told], on_told: Callable[[T
             await asyncio.sleep(max(0.0, began + moment * MOMENT - time.monotonic()))
             await asyncio.gather(
                 *(
-                    producer.send_keyed(settings.alerts_topic, ProducerRecord(None, told.value), told.headers)
+                    producer.send_record(settings.alerts_topic, ProducerRecord(None, told.value), told.headers)
                     for told in together
                 )
             )

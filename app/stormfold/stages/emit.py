@@ -18,7 +18,8 @@ from stormfold.health import Health
 from stormfold.kafka._patches import Record
 from stormfold.kafka.committed import read_committed
 from stormfold.kafka.consumer import Batch, BatchConsumer, Start
-from stormfold.kafka.producer import Producer, ProducerRecord
+from stormfold.kafka.dlq import send_to_dlq
+from stormfold.kafka.producer import Producer
 from stormfold.settings import Settings
 from stormfold.sinks import Outcome, Sink
 from stormfold.storm import to_metadata
@@ -130,7 +131,9 @@ class Emit:
                 return
             outcome = await self._sink.write(manifest, manifest["metadata"]["name"])
         except DeadLetter as reason:
-            await self._park(partition, record, str(reason))
+            origin = f"{self.ingest.topic}-{partition}-{record.offset}"
+            await send_to_dlq(self._producer, self._settings.storms_dlq_topic, record, origin, str(reason))
+            metrics.STORMS_WRITTEN.labels("parked").inc()
             return
         metrics.STORMS_WRITTEN.labels(outcome.value).inc()
         self._tell_delay(outcome, manifest, record.timestamp)
@@ -156,12 +159,3 @@ class Emit:
         except (Malformed, KeyError, TypeError, AttributeError) as error:
             raise DeadLetter(f"not a storm: {error}") from error
         return manifest
-
-    async def _park(self, partition: int, record: Record, reason: str) -> None:
-        topic = self._settings.storms_dlq_topic
-        origin = f"{self.ingest.topic}-{partition}-{record.offset}"
-        headers = [("stormfold-reason", reason.encode()[:1000]), ("stormfold-origin", origin.encode())]
-        await self._producer.send_keyed(topic, ProducerRecord(record.key, record.value), headers)
-        metrics.DEAD_LETTERS.labels(topic).inc()
-        metrics.STORMS_WRITTEN.labels("parked").inc()
-        log.warning("storm parked", origin=origin, reason=reason)

@@ -17,12 +17,13 @@ from aiokafka import AIOKafkaConsumer
 from stormfold import metrics
 from stormfold.alert import Poison
 from stormfold.config import Config
-from stormfold.errors import DeadLetter, Retry, StormfoldError
+from stormfold.errors import Retry, StormfoldError
 from stormfold.eventtime import Progress
 from stormfold.health import Health
 from stormfold.kafka._patches import Record
 from stormfold.kafka.committed import CommitMetadata, Committed, read_committed
 from stormfold.kafka.consumer import Batch, BatchConsumer, Start
+from stormfold.kafka.dlq import send_to_dlq
 from stormfold.kafka.producer import Pair, Producer, ProducerRecord
 from stormfold.keyed_record import Marks, encode_alert, encode_marks
 from stormfold.redis.store import StateVersion, Store
@@ -177,8 +178,9 @@ class Intake:
     async def _send(self, part: _Part) -> None:
         if part.outgoing:
             await self._producer.send(self._settings.keyed_topic, part.outgoing)
-        for letter in part.dead:
-            await self._bury(*letter)
+        for partition, record, reason in part.dead:
+            origin = f"{self.ingest.topic}-{partition}-{record.offset}"
+            await send_to_dlq(self._producer, self._settings.alerts_dlq_topic, record, origin, reason)
         self._progress |= part.progress
         self._position |= part.position
         self.ingest.reached = self._reached()
@@ -194,22 +196,6 @@ class Intake:
             offset, timestamp = self._position.get(partition, (0, -1))
             self._position[partition] = (max(offset, end.offset), timestamp)
         self.ingest.reached = self._reached()
-
-    async def _bury(self, partition: int, record: Record, reason: str) -> None:
-        origin = f"{self.ingest.topic}-{partition}-{record.offset}"
-        headers = [
-            *record.headers,
-            ("stormfold-reason", reason.encode(errors="replace")[:1000]),
-            ("stormfold-origin", origin.encode()),
-        ]
-        topic = self._settings.alerts_dlq_topic
-        try:
-            await self._producer.send_keyed(topic, ProducerRecord(record.key, record.value), headers)
-        except DeadLetter:
-            headers = [*headers[len(record.headers) :], ("stormfold-cut", b"too large")]
-            await self._producer.send_keyed(topic, ProducerRecord(origin.encode(), None), headers)
-        metrics.DEAD_LETTERS.labels(topic).inc()
-        log.warning("dead letter", origin=origin, reason=reason)
 
     async def _commit(self) -> set[int]:
         """Commits what was delivered of the partitions that are still this member's; returns those."""

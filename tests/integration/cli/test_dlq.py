@@ -28,7 +28,7 @@ async def bury(settings: Settings, letters: Sequence[tuple[ProducerRecord, Heade
     producer = Producer(settings, "test")
     try:
         for outgoing, headers in letters:
-            await producer.send_keyed(topic or settings.alerts_dlq_topic, outgoing, headers)
+            await producer.send_record(topic or settings.alerts_dlq_topic, outgoing, headers)
     finally:
         await producer.stop()
 

@@ -163,7 +163,7 @@ class Producer:
     async def send_by_key(self, topic: str, records: Iterable[ProducerRecord]) -> None:
         await self.send(topic, {0: records})
 
-    async def send_keyed(self, topic: str, outgoing: ProducerRecord, headers: Sequence[tuple[str, bytes]]) -> None:
+    async def send_record(self, topic: str, outgoing: ProducerRecord, headers: Sequence[tuple[str, bytes]]) -> None:
         self._broker.append(topic, 0, outgoing, headers=tuple(headers))
 
     async def partitions(self, topic: str) -> int:

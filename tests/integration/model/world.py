@@ -89,7 +89,7 @@ class World:
         for module in ("intake", "close"):
             # Polls and claims are worked through in parts: few alerts at once make many of them.
             patch.setattr(f"stormfold.stages.{module}.AT_ONCE", random.choice((1, 2, 5, 1000)))
-        for module in ("intake", "fold", "epochs", "gone"):
+        for module in ("intake", "fold", "state_version", "skip_expired"):
             patch.setattr(f"stormfold.stages.{module}.read_committed", self.broker.read_committed, raising=False)
         patch.setattr("stormfold.stages.state_version.partitions_of", self.broker.partitions_of)
         self.intakes = [self._intake() for _ in range(2)]
