@@ -72,13 +72,12 @@ class Worker:
     def __init__(self, settings: Settings, config: Config) -> None:
         self.settings = settings
         self.config = config
-        self.health = Health()
+        self.health = Health(lambda: [stage.ingest for stage in self.stages])
         self.redis: Redis = connect(settings)
         self.store = Store(self.redis, settings.redis_prefix)
         self.watch = RedisMonitor(config, self.store, self.health)
         self.web = Web(
-            settings.http_bind, self.health, lambda: [stage.ingest for stage in self.stages],
-            lambda: open_live(settings, config, self.store),
+            settings.http_bind, self.health, lambda: open_live(settings, config, self.store),
             settings.sink if "emit" in settings.stage_names else None,
         )  # fmt: skip
         self.close: Close | None = None

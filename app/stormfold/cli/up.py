@@ -104,10 +104,10 @@ async def _serve(settings: Settings, config: Config, folder: Path) -> None:
 
 async def _watch(health: Health) -> None:
     """Says what goes wrong, and that it is over."""
-    before: dict[str, str | None] = {}
+    before: dict[str, str] = {}
     while True:
         await asyncio.sleep(LOOK_EVERY)
-        now = {name: part.problem for name, part in health.problems().items()}
+        now = {name: reported.problem for name, reported in health.reported.items()}
         for name in now.keys() | before.keys():
             if now.get(name) != before.get(name):
                 _say(f"{time.strftime('%H:%M:%S')}  {name}: {escape_unprintable(now.get(name) or 'well again')}")

@@ -111,8 +111,6 @@ class BatchConsumer(Service):
         """Partitions that are not read, and why: a person must act."""
         self.foreign: set[int] = set()
         """Partitions that the epoch does not know: nothing of ours is in them."""
-        self.lost: dict[int, int] = {}
-        """Records that retention took before they were read, by partition."""
         self.read: set[int] = set()
         """Partitions that were polled, as of the last poll."""
         self.done: dict[int, int] = {}
@@ -467,7 +465,7 @@ class BatchConsumer(Service):
                 self._refuse(tp.partition, f"it ends at {ends[tp]}, before the position {offset}")
                 continue
             if lost[tp.partition]:
-                self.lost[tp.partition] = self.lost.get(tp.partition, 0) + lost[tp.partition]
+                metrics.LOST_RECORDS.labels(self.name, tp.partition).inc(lost[tp.partition])
                 log.error("retention took records before they were read", stage=self.name, topic=self.topic,
                           partition=tp.partition, lost=lost[tp.partition], begin=begins[tp])  # fmt: skip
             if start.timestamp >= 0 and offset > begins[tp]:

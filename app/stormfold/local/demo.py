@@ -226,4 +226,4 @@ def _total(counter: Counter, **labels: str) -> int:
 
 
 def _problems(worker: Worker) -> list[str]:
-    return [f"{name}: {part.problem}" for name, part in worker.health.problems().items()]
+    return [f"{name}: {reported.problem}" for name, reported in worker.health.reported.items()]

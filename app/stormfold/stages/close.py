@@ -130,7 +130,7 @@ class Close(PeriodicService):
         for (_, part), storm in zip(final, storms, strict=True):
             metrics.STORMS_CLOSED.labels(storm.storm_class).inc()
             metrics.ALERTS_CLOSED.labels(storm.storm_class).inc(storm.alert_count)
-            metrics.CLOSE_LATENCY.observe(max(0, watermark - part.due) / 1000)
+            metrics.CLOSE_LATENCY_SECONDS.observe(max(0, watermark - part.due) / 1000)
 
     async def _build(self, epoch: StateVersion, final: list[tuple[Claimed, Segment]]) -> list[StormMetadata]:
         wanted = [(group.group, bucket) for group, part in final for bucket in part.buckets]
@@ -157,7 +157,7 @@ class Close(PeriodicService):
         metrics.OPEN_GROUPS.set(clock.open_groups)
         metrics.IDLE_PARTITION_PAIRS.set(len(self._horizon.stalled))
         if clock.horizon is not None:
-            metrics.HORIZON_DELAY.since(clock.horizon)
+            metrics.HORIZON_DELAY_SECONDS.set(clock.horizon)
 
 
 def _some(claimed: Iterable[Claimed]) -> Iterator[list[Claimed]]:

@@ -140,7 +140,7 @@ class Emit:
 
     def _tell_delay(self, outcome: Outcome, manifest: Mapping[str, Any], published: int) -> None:
         now = time.time()
-        metrics.SINK_LATENCY.observe(max(0.0, now - published / 1000))
+        metrics.SINK_LATENCY_SECONDS.observe(max(0.0, now - published / 1000))
         if outcome is not Outcome.CREATED:
             return
         # What somebody else wrote into the topic may lack something.
@@ -148,7 +148,7 @@ class Emit:
             storm = to_metadata(manifest)
             windows = self._config.windows
             over = first_due(windows.bucket(storm.first_seen), storm.last_seen, windows) + windows.grace
-            metrics.STORM_LATENCY.observe(max(0.0, now - over / 1000))
+            metrics.STORM_LATENCY_SECONDS.observe(max(0.0, now - over / 1000))
 
     def _manifest(self, record: Record) -> dict[str, dict[str, str]]:
         try:

@@ -157,7 +157,7 @@ class Fold:
     def _folded(self, clock: Clock, epoch: StateVersion) -> None:
         self._closed = closed_until(epoch, clock)
         self._horizon = max(filter(None, (self._horizon, clock.horizon)), default=None)
-        metrics.EPOCH.set(epoch.number)
+        metrics.STATE_VERSION.set(epoch.number)
         self._health.set_healthy(self.name)
 
     def _reach(self, marks: Mapping[PartitionPair, int]) -> None:

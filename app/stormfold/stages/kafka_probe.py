@@ -41,9 +41,9 @@ class KafkaProbe(PeriodicService):
         return EVERY
 
     def _stages(self) -> set[str]:
-        return self.health.components.keys() & set(self._settings.stage_names)
+        return self.health.heartbeats.keys() & set(self._settings.stage_names)
 
     def _silent(self) -> bool:
         heard = [ingest.heard for ingest in self._ingests()]
-        heard += [self.health.components[stage].last_heartbeat for stage in self._stages()]
+        heard += [self.health.heartbeats[stage] for stage in self._stages()]
         return time.monotonic() - min(heard, default=time.monotonic()) > SILENCE

@@ -54,7 +54,7 @@ class RedisMonitor(PeriodicService):
         if crowded == self.limits.track_new:
             log.warning("Redis is crowded" if crowded else "Redis has room again", share=round(memory.share, 3))
         self.limits = Limits(self._config.max_fingerprints, self._config.max_groups, track_new=not crowded)
-        metrics.REDIS_USED.set(memory.used)
-        metrics.REDIS_MAX.set(memory.maximum)
-        metrics.REDIS_FRAGMENTATION.set(memory.fragmentation)
-        metrics.REDIS_EVICTED.set(memory.evicted)
+        metrics.REDIS_USED_BYTES.set(memory.used)
+        metrics.REDIS_MAX_BYTES.set(memory.maximum)
+        metrics.REDIS_FRAGMENTATION_RATIO.set(memory.fragmentation)
+        metrics.REDIS_EVICTED_KEYS.set(memory.evicted)

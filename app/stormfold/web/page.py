@@ -20,8 +20,8 @@ from aiohttp import web
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from stormfold.health import Health, Problem
 from stormfold.text import escape_unprintable
-from stormfold.web.state import Problem, State
 from stormfold.web.view import Partition, Stage, View
 
 log = structlog.get_logger(__name__)
@@ -58,8 +58,8 @@ OpenLive = Callable[[], AbstractAsyncContextManager[Live]]
 class Page:
     """Serves both addresses."""
 
-    def __init__(self, state: State, open_live: OpenLive) -> None:
-        self._state = state
+    def __init__(self, health: Health, open_live: OpenLive) -> None:
+        self._health = health
         self._open = open_live
         self._viewers = 0
         self._until = 0.0
@@ -125,7 +125,7 @@ class Page:
         try:
             async with self._open() as live:
                 while self._viewers or time.monotonic() < self._until:
-                    sections = draw(await live.look(), self._state.problems())
+                    sections = draw(await live.look(), self._health.problems())
                     self._drawn = (time.monotonic(), sections)
                     self._tell()
                     await asyncio.sleep(EVERY)

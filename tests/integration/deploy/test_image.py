@@ -134,7 +134,7 @@ async def test_health_check() -> None:
     *_, code = ast.literal_eval(found[1])
     health = Health()
     health.heartbeat("fold")
-    web = Web(("127.0.0.1", 0), health, list)
+    web = Web(("127.0.0.1", 0), health)
     await web.start()
     here = code.replace(":8080/", f":{web.port}/")
 

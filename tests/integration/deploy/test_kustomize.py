@@ -249,7 +249,7 @@ async def test_probes(tools: Programs) -> None:
     with environment(variables(pod, manifests)) as settings:
         assert {port["name"]: port["containerPort"] for port in container["ports"]} == {"http": settings.http_bind[1]}
     port = free_port()
-    web = Web(("127.0.0.1", port), Health(), list)
+    web = Web(("127.0.0.1", port), Health())
     await web.start()
     try:
         async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:

@@ -12,13 +12,13 @@ PAGE = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
 INTRODUCTION = """\
 # Metrics
 
-A worker answers `/metrics` at `STORMFOLD_HTTP_ADDRESS`, in Prometheus' text format or OpenMetrics. Counts begin
-with the process. What has labels `stage` and `partition` is told of the partitions that the worker has at the moment of
-the scrape: lag is the records between the stage's position and the end of the partition, which the worker asks Kafka
-for every second, whatever the stage waits for. A gauge that nothing is known of is absent: what Redis said is told
-for ten seconds.
+A worker serves `/metrics` at `STORMFOLD_HTTP_ADDRESS`, in Prometheus' text format or OpenMetrics. Counters begin at 0
+when the process starts. Gauges with the labels `stage` and `partition` cover the partitions assigned to the worker at
+the moment of the scrape. Lag is the number of records between the position of a stage and the end of the partition; the
+worker reads the ends from Kafka every second, also while a stage waits. A gauge whose value is unknown is not exported;
+values from Redis are exported for ten seconds after they were read.
 
-| metric | kind | labels | meaning |
+| metric | type | labels | meaning |
 | --- | --- | --- | --- |
 """
 
@@ -26,7 +26,7 @@ for ten seconds.
 def declared() -> Iterator[tuple[Metric, tuple[str, ...]]]:
     """Every metric and its labels, in the order of their declarations."""
     for metric in vars(metrics).values():
-        if isinstance(metric, MetricWrapperBase | metrics.Fresh | metrics.Age):
+        if isinstance(metric, MetricWrapperBase | metrics.ExpiringGauge):
             (family,) = metric.describe() if isinstance(metric, MetricWrapperBase) else metric.collect()
             yield family, getattr(metric, "_labelnames", ())
 

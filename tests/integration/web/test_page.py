@@ -16,13 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormfold.health import Health
+from stormfold.health import Health, Problem
 from stormfold.settings import Settings
 from stormfold.text import escape_unprintable
 from stormfold.web import page
 from stormfold.web.page import draw
 from stormfold.web.server import Web
-from stormfold.web.state import Problem
 from stormfold.web.view import Group, Line, Memory, Partition, Source, Stage, Storm, View
 from stormfold.worker import Worker
 from tests.integration.web.working import NOBODY, get, working
@@ -193,7 +192,7 @@ async def site(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
     monkeypatch.setattr(page, "EVERY", 0.05)
     monkeypatch.setattr(page, "LINGER_SECONDS", 0.3)
     looker = Looker()
-    web = Web(("127.0.0.1", 0), Health(), list, looker)
+    web = Web(("127.0.0.1", 0), Health(), looker)
     await web.start()
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         yield Site(looker, web, session)

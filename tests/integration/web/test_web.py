@@ -44,7 +44,7 @@ async def test_without_servers(settings: Settings) -> None:
         assert all("no Kafka broker answers at 127.0.0.1:9" in problems[part] for part in ("intake", "fold", "emit"))
         assert "127.0.0.1:10" in problems["redis"]
         healthy = await get(worker, "/healthz")
-        assert (healthy.status, healthy.body) == (200, {"healthy": True, "dead": []})
+        assert (healthy.status, healthy.body) == (200, {"healthy": True, "stale": []})
         assert "stormfold_state_version" in (await get(worker, "/metrics")).text
         index = await get(worker, "/")
         assert all(path in index.text for path in ("/healthz", "/readyz", "/metrics"))
@@ -183,13 +183,13 @@ async def test_hung_part(topics: Settings) -> None:
             # Marks keep coming: soon its channel is full, and nothing moves any more.
             worker.health.timeout = 2.0
 
-            async def dead() -> list[str]:
+            async def stale() -> list[str]:
                 answer = await get(worker, "/healthz")
-                assert answer.status == (503 if answer.body["dead"] else 200)
-                return [part for part in answer.body["dead"] if part != "retention"]
+                assert answer.status == (503 if answer.body["stale"] else 200)
+                return [part for part in answer.body["stale"] if part != "retention"]
 
-            assert await until(dead, what="it is found dead") == ["fold"]
-            assert "no sign of life" in (await get(worker, "/readyz")).problems["fold"]
+            assert await until(stale, what="it is stale") == ["fold"]
+            assert "no heartbeat for" in (await get(worker, "/readyz")).problems["fold"]
 
 
 async def test_address_in_use(topics: Settings) -> None:
