@@ -203,9 +203,9 @@ CASES: dict[str, Sequence[Case]] = {
     ],
     "StormfoldLostRecords": [
         Case(
-            {_of("stormfold_lost_records", stage="fold", partition="1"): "_x5 12x5 stale"},
+            {_of("stormfold_lost_records_total", stage="fold", partition="1"): "_x5 12x5 stale"},
             fires=5, resolved=70, labels='stage="fold", partition="1"',
-            near=[{_of("stormfold_lost_records", stage="fold", partition="1"): "0x30"}],
+            near=[{_of("stormfold_lost_records_total", stage="fold", partition="1"): "0x30"}],
         )
     ],
     "StormfoldHorizonDelayed": [

@@ -139,7 +139,7 @@ async def test_healthy_worker(watched: Prometheus) -> None:
 async def _everything_arrives(watched: Prometheus) -> None:
     async def silent() -> bool:
         told = {sample.labels["__name__"] for sample in await watched.query(f'{{job="{JOB}"}}')}
-        return set(names()) - told == {"stormfold_component_unhealthy", "stormfold_lost_records"}
+        return set(names()) - told == {"stormfold_component_unhealthy", "stormfold_lost_records_total"}
 
     await until(silent, what="every metric arrives")
     own = {"match[]": f'{{job="{JOB}", __name__=~"stormfold_.*"}}'}
@@ -150,12 +150,11 @@ async def _everything_arrives(watched: Prometheus) -> None:
     assert few == {
         "instance": few["instance"],
         "job": {JOB},
-        "kind": {"retry", "stop"},
-        "outcome": {"created", "exists", "parked"},
+        "outcome": {"created", "exists", "parked", "retry", "action_required"},
         "partition": {"0", "1", "2"},
         "stage": {"intake", "fold", "emit"},
         "storm_class": {"Storm", "Isolated", "Silenced"},
-        "why": {"first", "rebuild", "windows"},
+        "reason": {"first", "rebuild", "windows"},
     }
     assert len(values["topic"]) == 2
 

@@ -42,7 +42,7 @@ async def lost(address: str) -> dict[int, int]:
     """Records lost by partition, as the metrics of a worker that runs one stage tell."""
     with await asyncio.to_thread(urlopen, f"http://{address}/metrics") as answer:
         text = answer.read().decode()
-    found = re.findall(r'^stormfold_lost_records\{partition="(\d+)",stage="\w+"\} (\S+)$', text, re.MULTILINE)
+    found = re.findall(r'^stormfold_lost_records_total\{partition="(\d+)",stage="\w+"\} (\S+)$', text, re.MULTILINE)
     return {int(partition): int(float(records)) for partition, records in found}
 
 

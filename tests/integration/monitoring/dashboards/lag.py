@@ -1,4 +1,4 @@
-"""Who is behind, since when, in which partition, and until when."""
+"""The dashboard about lag: which stage is behind, for how long, in which partition, and when it will catch up."""
 
 from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models import units
@@ -7,17 +7,17 @@ from tests.integration.monitoring.dashboards.parts import DELAY, Column, Part, Q
 
 WAITING = "sum by ({0}) (stormfold_lag_records)"
 LEAST = "sum by ({0}) (min_over_time(stormfold_lag_records[1m]))"
-"""What waits, without the mark or two that are always just under way."""
+"""Waiting records without the one or two marks that are always in flight."""
 DONE = "sum by ({0}) (clamp_min(deriv(stormfold_position[$__rate_interval]), 0))"
-"""Records a second. The derivative, as a position goes back when a stage rewinds, which is no new beginning."""
+"""Records per second. The derivative, because a rewind moves a position back, which `rate` takes for a restart."""
 AGE = "max by ({0}) (stormfold_event_time_lag_seconds)"
 UNTIL = f"{LEAST} / clamp_min(-deriv(({WAITING})[5m:5s]), 1e-6)"
-"""Seconds until nothing waits; a million and more while what waits does not get less."""
+"""Seconds until nothing waits; a million or more while the lag does not shrink."""
 SINCE = f"""
     time() - max_over_time(timestamp({LEAST} == 0)[6h:15s])
     or 0 * {LEAST} + 6 * 3600
 """
-"""Seconds since nothing waited; six hours stand for longer."""
+"""Seconds since nothing waited, at most six hours."""
 STAGES = {
     "intake": "`alerts`, which producers write",
     "fold": "`alerts-by-fingerprint`",
@@ -26,14 +26,14 @@ STAGES = {
 
 
 def lag() -> models.Dashboard:
-    """The page."""
+    """Builds the dashboard."""
     return dashboard(
         "lag",
         "lag",
-        "Who is behind, since when, in which partition, and when it will be caught up.",
+        "Which stage is behind, for how long, in which partition, and when it will catch up.",
         {
             "Now": _now(),
-            "Who is behind": _who(),
+            "Stages and partitions": _who(),
             "Over time": _over_time(),
             **{f"By partition: {stage}": _stage(stage, topic) for stage, topic in STAGES.items()},
             "As the brokers see it": _brokers(),
@@ -44,27 +44,27 @@ def lag() -> models.Dashboard:
 def _now() -> list[Part]:
     return [
         figure(
-            "Workers ready", "Workers that can do their work. Without any, see what the brokers say, at the end.",
+            "Workers ready", "Workers that can do their work. If there are none, see the brokers' view at the end.",
             "count(stormfold_ready == 1) or vector(0)", steps=[(1, "green")], below="red",
             alerts=["StormfoldDown", "StormfoldWorkerDown", "StormfoldNotReady"],
         ),
         figure(
-            "Records waiting", "In all stages and partitions, as the workers tell.", "sum(stormfold_lag_records)",
-            empty="no worker tells",
+            "Records waiting", "In all stages and partitions, as reported by the workers.", "sum(stormfold_lag_records)",
+            empty="no worker reports",
         ),
         figure(
-            "Furthest behind", "Now, less the event time that the last of all partitions has come to.",
-            "max(stormfold_event_time_lag_seconds)", units.Seconds, steps=DELAY, empty="no worker tells",
+            "Furthest behind", "Wall clock minus the event time that the slowest partition has reached.",
+            "max(stormfold_event_time_lag_seconds)", units.Seconds, steps=DELAY, empty="no worker reports",
             alerts=["StormfoldNotCatchingUp"],
         ),
         figure(
             "Caught up in", "At the rate of the last five minutes, by the slowest stage.",
-            f"max({UNTIL.format('stage')})", units.Seconds, steps=DELAY, empty="no worker tells",
+            f"max({UNTIL.format('stage')})", units.Seconds, steps=DELAY, empty="no worker reports",
         ),
         figure(
-            "Horizon delay", "How much later than the clock storms close: the slowest partition of all decides.",
+            "Horizon delay", "Wall clock minus the horizon: storms close this much later. The slowest partition decides.",
             "max(stormfold_horizon_delay_seconds)", units.Seconds, steps=[(30, "orange"), (120, "red")],
-            empty="not yet known", alerts=["StormfoldHorizonDelayed"],
+            empty="not known yet", alerts=["StormfoldHorizonDelayed"],
         ),
     ]  # fmt: skip
 
@@ -75,22 +75,22 @@ def _columns(*labels: str) -> list[Column]:
         Column("Waiting", WAITING.format(by), units.Short),
         Column("Behind for", SINCE.format(by), units.Seconds, DELAY),
         Column("Caught up in", UNTIL.format(by), units.Seconds, DELAY),
-        Column("Event age", AGE.format(by), units.Seconds, DELAY),
-        Column("Done a second", DONE.format(by), units.Short),
+        Column("Event time lag", AGE.format(by), units.Seconds, DELAY),
+        Column("Records/s", DONE.format(by), units.Short),
     ]
 
 
 def _who() -> list[Part]:
     return [
         rows(
-            "Stages", "Behind for: since something has been waiting, six hours at most. Event age: how long ago that "
-            "happened which is acted upon now. Partitions: those that some worker has.",
+            "Stages", "Behind for: the time since nothing waited, at most six hours. Event time lag: wall clock minus "
+            "the event time reached. Partitions: those that are assigned to a worker.",
             ["stage"], *_columns("stage"),
             Column("Partitions", "count by (stage) (stormfold_lag_records)", units.Short),
             alerts=["StormfoldLagGrowing", "StormfoldStageMissing"],
         ),
         rows(
-            "Partitions", "The one with most waiting on top.", ["stage", "partition"], *_columns("stage", "partition"),
+            "Partitions", "The largest lag first.", ["stage", "partition"], *_columns("stage", "partition"),
             alerts=["StormfoldStageStalled"],
         ),
     ]  # fmt: skip
@@ -100,12 +100,12 @@ def _over_time() -> list[Part]:
     return [
         graph("Records waiting", "By stage.", units.Short, Query(WAITING.format("stage"), "{{stage}}")),
         graph(
-            "Event age", "How long ago that happened which a stage acts upon: its last partition.", units.Seconds,
+            "Event time lag", "Wall clock minus the event time that the slowest partition has reached.", units.Seconds,
             Query(AGE.format("stage"), "{{stage}}"), steps=DELAY,
         ),
-        graph("Done", "Records a second, by stage.", units.Short, Query(DONE.format("stage"), "{{stage}}")),
+        graph("Throughput", "Records per second, by stage.", units.Short, Query(DONE.format("stage"), "{{stage}}")),
         graph(
-            "Alerts in a poll", "On average: larger ones are folded cheaper.", units.Short,
+            "Alerts in a batch", "On average; larger batches cost less per alert.", units.Short,
             Query(
                 "sum by (stage) (rate(stormfold_batch_alerts_sum[$__rate_interval]))"
                 " / (sum by (stage) (rate(stormfold_batch_alerts_count[$__rate_interval])) > 0)",
@@ -113,17 +113,17 @@ def _over_time() -> list[Part]:
             ),
         ),
         graph(
-            "Horizon delay", "How much later than the clock storms close.", units.Seconds,
+            "Horizon delay", "Wall clock minus the horizon: storms close this much later.", units.Seconds,
             Query("max(stormfold_horizon_delay_seconds)", "delay"), steps=[(120, "red")],
         ),
         graph(
-            "Comings and goings", "Times that a stage was given partitions, or went back to its stored positions, in "
-            "a minute.", units.Short,
+            "Assignments and rewinds", "Per minute: assignments of partitions, and returns to stored positions.",
+            units.Short,
             Query("sum by (stage) (rate(stormfold_assignments_total[$__rate_interval])) * 60", "{{stage}} assigned"),
-            Query("sum by (stage) (rate(stormfold_rewinds_total[$__rate_interval])) * 60", "{{stage}} went back"),
+            Query("sum by (stage) (rate(stormfold_rewinds_total[$__rate_interval])) * 60", "{{stage}} rewound"),
         ),
         graph(
-            "Problems", "Workers that can't do their work, by the part that can't.", units.Short,
+            "Unhealthy components", "Workers that cannot do their work, by component.", units.Short,
             Query(
                 'sum by (component) (stormfold_component_unhealthy)'
                 ' or on () label_replace(vector(0), "component", "none", "", "")',
@@ -131,17 +131,17 @@ def _over_time() -> list[Part]:
             ),
         ),
         graph(
-            "Versions", "Workers by the version that they run.", units.Short,
+            "Versions", "Workers by their version.", units.Short,
             Query("count by (version, python) (stormfold_build_info)", "{{version}} on Python {{python}}"),
         ),
         graph(
-            "Given up", "Records that retention took before they were read; cells (a partition of alerts, as one of "
-            "the keyed topic knows it) that storms no longer wait for.", units.Short,
+            "Lost records and idle partitions", "Records that Kafka deleted before they were read, and partition pairs "
+            "(a partition of `alerts` in one of the keyed topic) that the horizon ignores.", units.Short,
             Query(
-                'sum by (stage) (stormfold_lost_records) or on () label_replace(vector(0), "stage", "any", "", "")',
-                "lost to {{stage}}",
+                'sum by (stage) (stormfold_lost_records_total) or on () label_replace(vector(0), "stage", "any", "", "")',
+                "lost by {{stage}}",
             ),
-            Query("max(stormfold_idle_partition_pairs)", "cells left out"),
+            Query("max(stormfold_idle_partition_pairs)", "idle partition pairs"),
             alerts=["StormfoldLostRecords", "StormfoldPartitionIdle"],
         ),
     ]  # fmt: skip
@@ -155,7 +155,7 @@ def _stage(stage: str, topic: str) -> list[Part]:
             Query(f"sum by (partition) (stormfold_lag_records{only})", "{{partition}}"),
         ),
         graph(
-            f"Done by {stage}", "Records a second.", units.Short,
+            f"Throughput of {stage}", "Records per second.", units.Short,
             Query(
                 f"sum by (partition) (clamp_min(deriv(stormfold_position{only}[$__rate_interval]), 0))",
                 "{{partition}}",
@@ -165,7 +165,7 @@ def _stage(stage: str, topic: str) -> list[Part]:
     if stage != "emit":
         parts.append(
             graph(
-                f"Event age in {stage}", "The partition with the oldest holds all others, as storms close by it.",
+                f"Event time lag of {stage}", "Storms close by the slowest partition.",
                 units.Seconds, Query(f"max by (partition) (stormfold_event_time_lag_seconds{only})", "{{partition}}"),
                 steps=DELAY,
             )
@@ -174,17 +174,17 @@ def _stage(stage: str, topic: str) -> list[Part]:
 
 
 def _brokers() -> list[Part]:
-    # -1 stands for a partition in which nothing was ever committed.
+    # The exporter reports -1 for a partition without any commit.
     ours = 'kafka_consumergroup_lag{consumergroup=~"stormfold-.*"}'
     return [
         graph(
-            "Not yet committed", "Told by the Kafka exporter, so also of a stage whose workers are all dead. Commits "
-            "come after what they speak of, so this is a little more than what waits.", units.Short,
+            "Not yet committed", "From the Kafka exporter, so also for a stage without any worker. Commits follow the work, "
+            "so this is slightly more than the lag.", units.Short,
             Query(f"sum by (consumergroup, topic) (clamp_min({ours}, 0))", "{{consumergroup}}: {{topic}}"),
             alerts=["StormfoldLagUnattended"],
         ),
         graph(
-            "Not yet committed, by partition", "The ten with most.", units.Short,
+            "Not yet committed, by partition", "The ten largest.", units.Short,
             Query(
                 f"topk(10, sum by (consumergroup, partition) (clamp_min({ours}, 0)))", "{{consumergroup}} {{partition}}"
             ),

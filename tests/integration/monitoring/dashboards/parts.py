@@ -168,7 +168,7 @@ def dashboard(name: str, title: str, meaning: str, parts: Mapping[str, Sequence[
             else:
                 panel.span(12 if len(row) % 3 else 8).height(_HEIGHT)
             page.with_panel(panel.id(count).links([_link(uid, alert, ids[alert]) for alert in shown]))
-    page.with_row(builders.Row("What the alerts mean").id(_ROW_ID + len(parts)))
+    page.with_row(builders.Row("Runbook").id(_ROW_ID + len(parts)))
     for alert, said in runbook.items():
         if alert in alerts:
             # Its links lead to other pages of the docs, which are not here.
@@ -204,7 +204,7 @@ def _part(panel: Panel, title: str, meaning: str, unit: str, alerts: Sequence[st
 def _firing(alerts: Sequence[str]) -> Part:
     asked = f'ALERTS{{alertstate="firing", alertname=~"{"|".join(alerts)}"}}'
     return figure(
-        "Alerts that fire", "Those of Prometheus that this page is about. What each means stands below.",
+        "Firing alerts", "Alerts of Prometheus that this dashboard explains, at its end.",
         f"count({asked}) or vector(0)", steps=BAD,
     )  # fmt: skip
 
@@ -238,7 +238,7 @@ def _namespace() -> builders.QueryVariable:
     return (
         builders.QueryVariable("namespace")
         .label("Namespace")
-        .description("Of the workers, where Prometheus knows one.")
+        .description("The namespace of the workers, if Prometheus knows it.")
         .datasource(DATASOURCE)
         .query("label_values(stormfold_build_info, namespace)")
         .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)

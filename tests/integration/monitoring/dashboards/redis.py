@@ -1,4 +1,4 @@
-"""Redis' memory, and what folding costs it."""
+"""The dashboard about Redis: its memory, the open groups, and the cost of folding."""
 
 from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models import units
@@ -11,28 +11,34 @@ USED = f"(stormfold_redis_used_bytes or redis_memory_used_bytes{_JOB})"
 MOST = f"(stormfold_redis_max_bytes or redis_memory_max_bytes{_JOB})"
 EVICTED = f"(stormfold_redis_evicted_keys or redis_evicted_keys_total{_JOB})"
 RATIO = f"(stormfold_redis_fragmentation_ratio or redis_mem_fragmentation_ratio{_JOB})"
-"""What workers tell, and what the exporter does, also when no worker is there."""
+"""From the workers and, if none runs, from the exporter of Redis."""
 SHARE = f"max({USED} / ({MOST} > 0))"
 RATE = f"(deriv(stormfold_redis_used_bytes[15m]) or deriv(redis_memory_used_bytes{_JOB}[15m]))"
-"""Bytes a second."""
+"""Bytes per second."""
 FULL = ((0.8, "orange"), (0.9, "red"))
 FRAGMENTED = ((1.5, "orange"), (5, "red"))
 
 
 def redis() -> models.Dashboard:
-    """The page."""
+    """Builds the dashboard."""
     return dashboard(
         "redis",
         "Redis",
-        "How full Redis is, when it will be, what it refuses, how many groups are open, and what folding costs.",
-        {"Now": _now(), "Memory": _memory(), "Groups": _groups(), "Folding": _folding(), "Begun anew": _epochs()},
+        "How full Redis is and when it will be full, rejected calls, open groups, and the cost of folding.",
+        {
+            "Now": _now(),
+            "Memory": _memory(),
+            "Groups": _groups(),
+            "Folding": _folding(),
+            "State versions": _state_versions(),
+        },
     )
 
 
 def _now() -> list[Part]:
     return [
         figure(
-            "Used", "Of maxmemory. From 85 % on, storms list no new alerts and resources; counts stay exact.",
+            "Used", "Of maxmemory. Above 85 %, storms list no new fingerprints and resources; counts stay exact.",
             SHARE, units.PercentUnit, steps=FULL, empty="no limit is set",
             alerts=["StormfoldRedisMemoryHigh", "StormfoldRedisMemoryCritical"],
         ),
@@ -42,18 +48,18 @@ def _now() -> list[Part]:
             units.Seconds, steps=[(3600, "orange"), (86400, "green")], below="red", empty="no limit is set",
         ),
         figure(
-            "Refused", "Fold calls that found Redis full. They wait; nothing is lost.",
+            "Rejected", "Fold calls rejected because Redis is full. Fold waits; nothing is lost.",
             "sum(increase(stormfold_redis_oom_rejections_total[$__range]))", whole_range=True, steps=BAD,
             alerts=["StormfoldRedisOutOfMemory"],
         ),
         figure(
-            "Evicted", "Keys that Redis threw away since it started: any is one too many.",
-            f"max({EVICTED})", steps=BAD, empty="Redis is not heard of",
+            "Evicted", "Keys that Redis evicted since it started; must be 0.",
+            f"max({EVICTED})", steps=BAD, empty="not known",
             alerts=["StormfoldRedisEvicts"],
         ),
         figure(
-            "Fragmentation", "Resident over used memory. It means something from 100 MB used on.",
-            f"max({RATIO})", units.NoUnit, steps=FRAGMENTED, empty="Redis is not heard of",
+            "Fragmentation", "Resident over used memory; meaningful above 100 MB.",
+            f"max({RATIO})", units.NoUnit, steps=FRAGMENTED, empty="not known",
             alerts=["StormfoldRedisFragmented", "StormfoldRedisFragmentedBadly"],
         ),
     ]  # fmt: skip
@@ -62,7 +68,7 @@ def _now() -> list[Part]:
 def _memory() -> list[Part]:
     return [
         graph(
-            "Memory", "What is used, and what may be.", units.BytesIEC,
+            "Memory", "Used memory and its limit.", units.BytesIEC,
             Query(f"max({USED})", "used"),
             Query(f"max({MOST})", "maxmemory; 0 without a limit"),
         ),
@@ -77,14 +83,14 @@ def _memory() -> list[Part]:
 def _groups() -> list[Part]:
     return [
         graph(
-            "Open groups", "Each takes memory until its storm closes; beyond the most of them new ones are not told "
-            "apart.", units.Short,
+            "Open groups", "Each takes memory until its storm closes. Above max_groups, new groups share an overflow "
+            "group.", units.Short,
             Query("max(stormfold_open_groups)", "open"),
             Query("min(stormfold_max_groups)", "max_groups"),
             alerts=["StormfoldGroupsNearLimit"],
         ),
         graph(
-            "Overflow", "Alerts a second that were folded into overflow groups, as too many groups were open.",
+            "Overflow", "Alerts per second folded into overflow groups because max_groups was reached.",
             units.Short, Query("sum(rate(stormfold_alerts_overflowed_total[$__rate_interval]))", "alerts"),
             alerts=["StormfoldGroupsOverflow"],
         ),
@@ -94,11 +100,11 @@ def _groups() -> list[Part]:
 def _folding() -> list[Part]:
     return [
         graph(
-            "Time of a fold call", "As the worker sees it: the way there and back, and the script.", units.Seconds,
+            "Duration of a fold call", "Network and script, as measured by the worker.", units.Seconds,
             *quantiles("stormfold_fold_seconds", 0.5, 0.99),
         ),
         graph(
-            "Time per alert", "All fold calls over all alerts folded.", units.Seconds,
+            "Time per alert", "Time of all fold calls divided by all folded alerts.", units.Seconds,
             Query(
                 "sum(rate(stormfold_fold_seconds_sum[$__rate_interval]))"
                 " / (sum(rate(stormfold_alerts_folded_total[$__rate_interval])) > 0)",
@@ -106,9 +112,9 @@ def _folding() -> list[Part]:
             ),
         ),
         graph(
-            "Fold calls", "A second, and those of them that a full Redis refused.", units.Short,
+            "Fold calls", "Per second, and those rejected because Redis is full.", units.Short,
             Query("sum(rate(stormfold_fold_seconds_count[$__rate_interval]))", "calls"),
-            Query("sum(rate(stormfold_redis_oom_rejections_total[$__rate_interval]))", "refused"),
+            Query("sum(rate(stormfold_redis_oom_rejections_total[$__rate_interval]))", "rejected"),
         ),
         graph(
             "Alerts in a call", "On average.", units.Short,
@@ -121,14 +127,14 @@ def _folding() -> list[Part]:
     ]  # fmt: skip
 
 
-def _epochs() -> list[Part]:
+def _state_versions() -> list[Part]:
     return [
         graph(
-            "Epoch", "Its number. A new one is opened when Redis has lost what was open: it is read again from Kafka.",
-            units.NoUnit, Query("max(stormfold_state_version)", "epoch"), alerts=["StormfoldRebuilding"],
+            "State version", "Its number. When Redis has lost data, a new one is opened and open storms are read again.",
+            units.NoUnit, Query("max(stormfold_state_version)", "version"), alerts=["StormfoldRebuilding"],
         ),
         graph(
-            "Epochs opened", "Since the workers started, by why.", units.Short,
+            "State versions opened", "Since the workers started, by reason.", units.Short,
             Query("sum by (reason) (stormfold_state_versions_opened_total)", "{{reason}}"),
         ),
     ]  # fmt: skip
