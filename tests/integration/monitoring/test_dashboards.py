@@ -247,7 +247,7 @@ async def test_nothing_is_empty(watched: Prometheus) -> None:
         "storms.json: Dead letters": 2,
     }.items():
         assert shown[panel] == pytest.approx(count, rel=0.3), panel
-    assert shown["storms.json: Alerts for a storm"] == pytest.approx(36)
+    assert shown["storms.json: Alerts per storm"] == pytest.approx(36)
     assert shown["storms.json: Duplicates dropped"] == shown["redis.json: Refused"] == 0
     assert shown["lag.json: Workers ready"] == 1
 

@@ -49,7 +49,7 @@ def _now() -> list[Part]:
             alerts=["StormfoldDown", "StormfoldWorkerDown", "StormfoldNotReady"],
         ),
         figure(
-            "Records waiting", "In all stages and partitions, as reported by the workers.", "sum(stormfold_lag_records)",
+            "Records waiting", "In all stages and partitions, reported by the workers.", "sum(stormfold_lag_records)",
             empty="no worker reports",
         ),
         figure(
@@ -62,7 +62,7 @@ def _now() -> list[Part]:
             f"max({UNTIL.format('stage')})", units.Seconds, steps=DELAY, empty="no worker reports",
         ),
         figure(
-            "Horizon delay", "Wall clock minus the horizon: storms close this much later. The slowest partition decides.",
+            "Horizon delay", "Wall clock minus the horizon: the slowest partition delays all storms.",
             "max(stormfold_horizon_delay_seconds)", units.Seconds, steps=[(30, "orange"), (120, "red")],
             empty="not known yet", alerts=["StormfoldHorizonDelayed"],
         ),
@@ -138,7 +138,8 @@ def _over_time() -> list[Part]:
             "Lost records and idle partitions", "Records that Kafka deleted before they were read, and partition pairs "
             "(a partition of `alerts` in one of the keyed topic) that the horizon ignores.", units.Short,
             Query(
-                'sum by (stage) (stormfold_lost_records_total) or on () label_replace(vector(0), "stage", "any", "", "")',
+                "sum by (stage) (stormfold_lost_records_total)"
+                ' or on () label_replace(vector(0), "stage", "any", "", "")',
                 "lost by {{stage}}",
             ),
             Query("max(stormfold_idle_partition_pairs)", "idle partition pairs"),
@@ -178,8 +179,8 @@ def _brokers() -> list[Part]:
     ours = 'kafka_consumergroup_lag{consumergroup=~"stormfold-.*"}'
     return [
         graph(
-            "Not yet committed", "From the Kafka exporter, so also for a stage without any worker. Commits follow the work, "
-            "so this is slightly more than the lag.", units.Short,
+            "Not yet committed", "From the Kafka exporter, so also for a stage without any worker. Commits follow "
+            "the work, so this is slightly more than the lag.", units.Short,
             Query(f"sum by (consumergroup, topic) (clamp_min({ours}, 0))", "{{consumergroup}}: {{topic}}"),
             alerts=["StormfoldLagUnattended"],
         ),

@@ -130,7 +130,7 @@ def _folding() -> list[Part]:
 def _state_versions() -> list[Part]:
     return [
         graph(
-            "State version", "Its number. When Redis has lost data, a new one is opened and open storms are read again.",
+            "State version", "When Redis has lost data, a new one is opened and open storms are read again.",
             units.NoUnit, Query("max(stormfold_state_version)", "version"), alerts=["StormfoldRebuilding"],
         ),
         graph(

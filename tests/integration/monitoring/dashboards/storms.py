@@ -32,7 +32,8 @@ def _of_range(metric: str) -> str:
 def _now() -> list[Part]:
     closed = _of_range('stormfold_storms_closed_total{storm_class="Storm"}')
     return [
-        figure("Forming now", "Open groups: their alerts are in no published storm yet.", "max(stormfold_open_groups)", empty="no worker"),
+        figure("Forming now", "Open groups: their alerts are in no published storm yet.",
+            "max(stormfold_open_groups)", empty="no worker"),
         figure("Storms closed", "Of class Storm.", closed, whole_range=True),
         figure(
             "Alerts per storm", "All alerts, isolated and silenced ones included, divided by the storms of class "
@@ -52,7 +53,7 @@ def _now() -> list[Part]:
             "Alerts read", "Read and parsed by intake.", _of_range("stormfold_alerts_read_total"), whole_range=True,
         ),
         figure(
-            "Late alerts", "More than the grace behind. They are counted, but their storm depends on when they arrived.",
+            "Late alerts", "More than the grace behind. Counted, but their storm depends on when they arrived.",
             _of_range("stormfold_alerts_late_total"), whole_range=True, steps=SOME,
         ),
         figure(
@@ -103,7 +104,8 @@ def _flow() -> list[Part]:
             ),
         ),
         graph(
-            "Written", "Per minute: created, existing already, rejected permanently; and deleted by retention.", units.Short,
+            "Written", "Per minute: created, existing already, rejected permanently; and deleted by retention.",
+            units.Short,
             Query("sum by (outcome) (rate(stormfold_storms_written_total[$__rate_interval])) * 60", "{{outcome}}"),
             Query("sum(rate(stormfold_resources_deleted_total[$__rate_interval])) * 60", "deleted"),
         ),
@@ -145,13 +147,13 @@ def _wrong() -> list[Part]:
             Query("sum by (topic) (rate(stormfold_dead_letters_total[$__rate_interval])) * 60", "{{topic}}"),
         ),
         graph(
-            "Failed writes", "Per minute. action_required needs a person: a permission, the definition or a namespace is missing.",
+            "Failed writes", "Per minute. action_required: a permission, the definition or a namespace is missing.",
             units.Short,
             Query("sum by (outcome) (rate(stormfold_sink_errors_total[$__rate_interval])) * 60", "{{outcome}}"),
         ),
         graph(
-            "Rare events", "Per minute: batches with alerts before the watermark, records of the keyed topic that are not "
-            "stormfold's, groups claimed by another closer, storms of a rebuild that were published before.", units.Short,
+            "Rare events", "Per minute: batches with alerts before the watermark, records of the keyed topic that are "
+            "not stormfold's, groups claimed by another closer, storms of a rebuild published before.", units.Short,
             Query("sum(rate(stormfold_batches_clamped_total[$__rate_interval])) * 60", "batches clamped"),
             Query("sum(rate(stormfold_keyed_records_invalid_total[$__rate_interval])) * 60", "invalid records"),
             Query("sum(rate(stormfold_completion_conflicts_total[$__rate_interval])) * 60", "completion conflicts"),
