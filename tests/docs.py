@@ -17,8 +17,9 @@ from pydantic.fields import FieldInfo
 
 from stormfold.cli import COMMANDS, command
 from stormfold.config import Config, File, Part, document
+from stormfold.group import GroupMeta
 from stormfold.kafka.topics import topics
-from stormfold.keyed_record import Body, GroupMeta, Marks
+from stormfold.keyed_record import Body, Marks
 from stormfold.redis.keys import Keys, VersionKeys
 from stormfold.settings import Settings, variable
 from tests.benchmarks.results import load

@@ -9,16 +9,15 @@ from typing import NamedTuple
 import msgspec
 from aiokafka import ConsumerRecord
 
-from stormfold.alert import Poison
 from stormfold.config import Config
-from stormfold.decoding import Malformed, read
+from stormfold.decoding import Malformed, Poison, decode_untrusted
+from stormfold.group import aggregate_name
 from stormfold.kafka import dlq
 from stormfold.kafka.committed import read_committed
 from stormfold.kafka.reader import TopicReader, open_reader
 from stormfold.redis.store import Store
 from stormfold.series import SeriesReader
 from stormfold.settings import Settings
-from stormfold.storm import storm_name
 from stormfold.window import segments
 
 LOOK_EVERY = 0.25
@@ -124,7 +123,7 @@ class _Audit:
         alerts = 0
         async for record in self._tail.read(settings.alerts_topic):
             try:
-                alerts += len(self._reader.understand(record.value, record.headers, record.timestamp))
+                alerts += len(self._reader.parse(record.value, record.headers, record.timestamp))
             except Poison:
                 alerts += 1
         letters = [
@@ -166,8 +165,8 @@ class _Audit:
         result = {}
         for group in await self._store.open_buckets(epoch):
             for part in segments(group.buckets, epoch.windows, epoch.rebuild):
-                if epoch.rebuild is None or part.start >= epoch.rebuild.closed:
-                    name = storm_name(group.meta, part.start, epoch.windows.gap).encode()
+                if epoch.rebuild is None or part.start >= epoch.rebuild.closed_before:
+                    name = aggregate_name(group.meta, part.start, epoch.windows.gap).encode()
                     result[name] = sum(bucket.alerts for bucket in part.buckets)
         return result
 
@@ -179,7 +178,7 @@ def _behind(reached: Mapping[int, int], ends: Mapping[int, int]) -> int:
 def _counted(record: ConsumerRecord) -> _Counted | None:
     """What a record of `storms` counts for; None if no closer wrote it."""
     try:
-        spec = read(msgspec.json.decode, record.value)["spec"]
+        spec = decode_untrusted(msgspec.json.decode, record.value)["spec"]
         alerts, storm = spec["alertCount"], spec["class"] == "Storm"
     except (KeyError, TypeError, Malformed):
         return None

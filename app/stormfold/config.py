@@ -26,10 +26,10 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from stormfold.alert import RESOURCE_LABELS
 from stormfold.errors import ActionRequired
+from stormfold.resource import RESOURCE_LABELS
 from stormfold.routing import DEFAULT_ROUTE, Matcher, MatcherError, Route, Silence, parse_matchers
-from stormfold.storm import StormClass
+from stormfold.storm import AggregateClass
 from stormfold.window import Windows
 
 ALL_LABELS = "..."
@@ -76,7 +76,7 @@ class Config:
     max_resources: int = 1_000
     max_fingerprints: int = 10_000
     max_groups: int = 100_000
-    publish: tuple[StormClass, ...] = ("Storm",)
+    publish: tuple[AggregateClass, ...] = ("Storm",)
     """Classes that become resources."""
     retention: int = 86_400_000
     max_storms: int = 2_000
@@ -138,7 +138,7 @@ def document(config: Config) -> dict[str, Any]:
         "windows": {
             "gap": duration(config.windows.gap),
             "grace": duration(config.windows.grace),
-            "slice": duration(config.windows.slice),
+            "slice": duration(config.windows.slice_length),
         },
         "idle_timeout": duration(config.idle_timeout),
         "routes": [
@@ -328,7 +328,7 @@ class WindowsPart(Part):
     """Longest silence inside a storm: it ends when nothing has come for so long."""
     grace: Annotated[int, BeforeValidator(_duration), Field(ge=0)] = _DEFAULT.windows.grace
     """How far the clocks of producers and workers may disagree; a storm is closed so much later. At most `slice`."""
-    slice: Annotated[Duration, Field(validate_default=True)] = _DEFAULT.windows.slice
+    slice: Annotated[Duration, Field(validate_default=True)] = _DEFAULT.windows.slice_length
     """A storm that goes on is cut on the clock at multiples of this, so that nobody waits for its end to hear of it. A
     multiple of `gap`, at least twice it."""
 
@@ -441,7 +441,7 @@ class File(Part):
     default as a whole."""
     limits: LimitsPart = LimitsPart()
     """Bounds on memory."""
-    publish: Annotated[tuple[StormClass, ...], AfterValidator(_distinct)] = _DEFAULT.publish
+    publish: Annotated[tuple[AggregateClass, ...], AfterValidator(_distinct)] = _DEFAULT.publish
     """Classes of storms that become resources: `Storm`, `Isolated`, `Silenced`. The storms topic has all."""
     retention: Duration = _DEFAULT.retention
     """Age at which a storm's resource is deleted, unless it is annotated `stormfold.dev/keep`."""

@@ -1,28 +1,38 @@
-"""Event time, decided once at intake, and how far it has come: progress of a partition, marks, the horizon."""
+"""Event time, decided once at intake, and its progress: of a partition, and the horizon over all of them (ms)."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
 
 PartitionPair = tuple[int, int]
 """(keyed partition, alerts partition)."""
 
+MAX_EVENT_TIME = 253_402_300_799_999
+"""Event times end with the year 9999: later ones cannot be written as dates, and lose digits in Lua."""
+EventTime = Annotated[int, msgspec.Meta(ge=0, le=MAX_EVENT_TIME)]
+
+SILENCE = 120_000
+"""Marks come every second while anybody reads. If none came for this long (ms), everything was silent."""
+
 
 @dataclass(slots=True)
 class Progress:
-    """How far event time has come in one partition of `alerts` (milliseconds); it never goes back."""
+    """How far event time has come in one partition of `alerts`; it never goes back."""
 
     reached: int | None = None
 
     def stamp(self, timestamp: int, now: int, grace: int) -> tuple[int, bool]:
-        """Event time of the record read next, and whether it was late.
+        """Event time of the record that is read next, and whether it was late.
 
-        `timestamp` is the record's (negative: it has none), `now` the wall clock. A record more than `grace` behind
+        `timestamp` is the record's (negative if it has none), `now` the wall clock. A record more than `grace` behind
         the progress is late: it counts at the progress.
         """
         return next(self.stamps((timestamp,), now, grace))
 
     def stamps(self, timestamps: Iterable[int], now: int, grace: int) -> Iterator[tuple[int, bool]]:
-        """`stamp` for records read one after the other."""
+        """`stamp` for records that are read one after the other."""
         for timestamp in timestamps:
             time = timestamp if 0 <= timestamp <= now else now
             reached = self.reached
@@ -35,52 +45,50 @@ class Progress:
                 yield time, False
 
     def advance_to(self, time: int) -> None:
-        """Event time has come to `time`: a poll then showed that the partition has nothing more, or the horizon did."""
+        """Raises the progress to `time`, when a poll found the end of the partition, or to the horizon."""
         if self.reached is None or time > self.reached:
             self.reached = time
 
 
-QUIET = 120_000
-"""Marks come every second while anybody reads; if none came for so long (ms), everything was silent."""
-
-
 class Horizon:
-    """The minimum of all marks; a cell that stands still while others go on is left out after `idle_timeout`.
+    """The minimum of all marks; pairs that are idle (no progress for `idle_timeout` while others move) are left out.
 
-    Only time in which marks came counts towards the limit: silence says nothing about any one of them. Nor does it
-    speak against a cell that it is more than a slice ahead of the last: intake holds it there.
-    One observer's view: a new observer waits the limit again.
+    Only time in which marks came counts towards the timeout, because silence is no evidence about a single pair. A
+    pair more than `max_lead` ahead of the last one is not idle: intake pauses it there.
+    This is one observer's view: a new observer waits for the whole timeout again.
     """
 
-    def __init__(self, idle_timeout: int, ahead: int) -> None:
+    def __init__(self, idle_timeout: int, max_lead: int) -> None:
         self._idle_timeout = idle_timeout
-        self._ahead = ahead
+        self._max_lead = max_lead
         self._seen: dict[PartitionPair, tuple[int | None, int]] = {}
-        self._beat: int | None = None
-        self._moved: int | None = None
-        self._moving = 0
-        self.stalled: frozenset[PartitionPair] = frozenset()
-        """Cells that the last observation left out."""
+        """Mark of each pair, and the active time at which it came."""
+        self._marks_version: int | None = None
+        self._last_change: int | None = None
+        self._active = 0
+        """Milliseconds in which marks came."""
+        self.idle: frozenset[PartitionPair] = frozenset()
+        """Pairs that the last observation left out."""
 
     def observe(
-        self, marks: Mapping[PartitionPair, int], keyed: int, alerts: int, now: int, beat: int = 0
+        self, marks: Mapping[PartitionPair, int], keyed: int, alerts: int, now: int, marks_version: int = 0
     ) -> int | None:
-        """The horizon at wall-clock time `now`, or None while a cell that counts has no mark yet.
+        """The horizon at wall-clock time `now`, or None while a pair that counts has no mark yet.
 
-        `keyed` and `alerts` are the numbers of partitions: cells are all pairs of them. `beat` changes whenever marks
-        came, although they may say what they said before.
+        `keyed` and `alerts` are the numbers of partitions; all pairs of them count. `marks_version` changes whenever
+        marks came, even if their values are the same as before.
         """
-        cells = [(k, a) for k in range(keyed) for a in range(alerts)]
-        last = min((marks[cell] for cell in cells if cell in marks and cell not in self.stalled), default=0)
-        changed = [cell for cell in cells if cell not in self._seen or self._seen[cell][0] != marks.get(cell)]
-        if changed or beat != self._beat:
-            if self._moved is not None and now - self._moved <= QUIET:
-                self._moving += now - self._moved
-            self._moved, self._beat = now, beat
-        held = [cell for cell in cells if cell in marks and marks[cell] > last + self._ahead]
-        for cell in changed + held:
-            self._seen[cell] = (marks.get(cell), self._moving)
-        self.stalled = frozenset(c for c in cells if self._moving - self._seen[c][1] > self._idle_timeout)
-        values = [marks.get(cell) for cell in cells if cell not in self.stalled]
+        pairs = [(k, a) for k in range(keyed) for a in range(alerts)]
+        last = min((marks[pair] for pair in pairs if pair in marks and pair not in self.idle), default=0)
+        changed = [pair for pair in pairs if pair not in self._seen or self._seen[pair][0] != marks.get(pair)]
+        if changed or marks_version != self._marks_version:
+            if self._last_change is not None and now - self._last_change <= SILENCE:
+                self._active += now - self._last_change
+            self._last_change, self._marks_version = now, marks_version
+        paused = [pair for pair in pairs if pair in marks and marks[pair] > last + self._max_lead]
+        for pair in changed + paused:
+            self._seen[pair] = (marks.get(pair), self._active)
+        self.idle = frozenset(pair for pair in pairs if self._active - self._seen[pair][1] > self._idle_timeout)
+        values = [marks.get(pair) for pair in pairs if pair not in self.idle]
         known = [value for value in values if value is not None]
         return min(known) if known and len(known) == len(values) else None

@@ -11,11 +11,20 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from stormfold.alert import Resource
-from stormfold.decoding import Malformed, read
-from stormfold.eventtime import PartitionPair
-from stormfold.keyed_record import ALERT, HEAD, LAST_TIME, LATE, MARKS, RESOLVED, Body, GroupMeta, decode_marks
-from stormfold.storm import Example, Member, group_id, overflow_meta
+from stormfold.decoding import Malformed, decode_untrusted
+from stormfold.eventtime import MAX_EVENT_TIME, PartitionPair
+from stormfold.group import GroupMeta, group_id, overflow_meta
+from stormfold.keyed_record import (
+    ALERT,
+    HEAD,
+    LATE,
+    MARKS,
+    RESOLVED,
+    Body,
+    decode_marks,
+)
+from stormfold.resource import Resource
+from stormfold.storm import Example, Member
 from stormfold.window import Windows, first_due
 
 FIRED = 2
@@ -180,7 +189,7 @@ class Merger:
                         merged.unknown += 1
                         continue
                 _, flags, time, alerts, offset, index = read_head(value)
-                if time > LAST_TIME:
+                if time > MAX_EVENT_TIME:
                     merged.unknown += 1
                     continue
                 origin = (offset, index)
@@ -247,12 +256,12 @@ class Merger:
 
     def _decode(self, raw: bytes) -> _Known | None:
         try:
-            body = read(_body.decode, raw)
+            body = decode_untrusted(_body.decode, raw)
             of = self._group_of(body)
             # What the closer could not read must not get into Redis.
-            read(_example.decode, body.example)
+            decode_untrusted(_example.decode, body.example)
             if body.resource:
-                read(_resource.decode, body.resource)
+                decode_untrusted(_resource.decode, body.resource)
         except Malformed:
             return None
         self._hold(2 * len(raw) + KNOWN_BYTES)
@@ -264,7 +273,7 @@ class Merger:
     def _group_of(self, body: Body) -> _Group:
         known = self._groups.get((body.group, body.meta))
         if known is None:
-            meta = read(_meta.decode, body.meta)
+            meta = decode_untrusted(_meta.decode, body.meta)
             known = _Group(body.group, body.meta, self._overflow_of(meta))
             self._hold(len(body.meta) + KNOWN_BYTES)
             self._groups[body.group, body.meta] = known

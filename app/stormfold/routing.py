@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import re2
 
+from stormfold.text import quote
+
 _SPACE = "\\t-\\r \\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000"
 """What Go's `unicode.IsSpace` takes for space; Python's `\\s` takes more."""
 _RESERVED = _SPACE + "{}!=~,\\\\\"'`"
@@ -51,8 +53,8 @@ class Matcher:
         return found is not self.operator.startswith("!")
 
     def __str__(self) -> str:
-        name = _quoted(self.name) if _NEEDS_QUOTES.search(self.name) else self.name
-        return f"{name}{self.operator}{_quoted(self.value)}"
+        name = quote(self.name) if _NEEDS_QUOTES.search(self.name) else self.name
+        return f"{name}{self.operator}{quote(self.value)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,11 +190,6 @@ def _unquoted(text: str, token: _Token) -> str:
         return _ESCAPE.sub(character, token.text.encode())[1:-1].decode()
     except UnicodeError:
         raise _error(text, token.column, "not valid UTF-8") from None
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{escaped}"'
 
 
 def _compiled(pattern: str) -> Any:

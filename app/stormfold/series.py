@@ -1,6 +1,6 @@
-"""A series: everything about an alert that its labels decide (fingerprint, route, group, resource), worked out once.
+"""A series: everything about an alert that follows from its labels (fingerprint, route, group, resource, severity).
 
-Alerts repeat, so series are kept in a bounded memo by the raw bytes of their labels: a known one costs a look-up.
+Alerts repeat, so keyed alerts are memoized by the raw bytes of their labels: a known one costs one look-up.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,37 +8,31 @@ from typing import NamedTuple
 
 import msgspec
 
-from stormfold.alert import Incoming, Poison, decode_annotations, decode_labels, resource_of
+from stormfold.alert import Alert
 from stormfold.config import Config
+from stormfold.decoding import Poison, decode_annotations, decode_labels
 from stormfold.fingerprint import fingerprint
 from stormfold.formats import parse
-from stormfold.keyed_record import Body, GroupMeta
+from stormfold.group import Group, GroupMeta
+from stormfold.keyed_record import Body
+from stormfold.resource import resource_of
 from stormfold.routing import Route, Silence, all_match, group_labels, route_for
-from stormfold.storm import cut_example, group_id
+from stormfold.storm import cut_example
 
 MEMO_BYTES = 64 * 1024 * 1024
-"""What the memo of series may hold, some 30,000 usual ones; beyond it the memo starts anew."""
+"""Limit of the memo, some 30,000 series of usual size; beyond it the memo is cleared."""
 SERIES_BYTES = 600
-"""What a series takes beyond its labels, annotations and body: objects, and places in two tables."""
+"""Size of a series apart from its labels, annotations and body: objects, and entries of two tables."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class Group(NamedTuple):
-    """A group, as each alert of it says it."""
-
-    id: str
-    """`storm.group_id`."""
-    meta: bytes
-    """`GroupMeta` in msgpack."""
-
-
 class Series(NamedTuple):
-    """Labels, seen through a configuration."""
+    """Labels as a configuration interprets them."""
 
     fingerprint: str
     silences: tuple[Silence, ...]
-    """Silences whose matchers fit; whether one is active depends on the alert's time."""
+    """Silences whose matchers match; whether one is active depends on the alert's time."""
     route: Route
     group: Group
     rank: int
@@ -53,14 +47,14 @@ class Keyed(NamedTuple):
     key: bytes
     """The fingerprint as 16 hex digits."""
     number: int
-    """The fingerprint as a number; modulo the number of keyed partitions it chooses one."""
+    """The fingerprint as a number; modulo the number of keyed partitions it gives the partition."""
     body: bytes
     silenced_body: bytes
     silences: tuple[Silence, ...]
     annotations: bytes
-    """As they came; with the labels they decide the rest, unless a fingerprint came too."""
+    """As they came; with the labels they decide everything else, unless the alert brought a fingerprint."""
     given: str | None
-    """The fingerprint that came."""
+    """The fingerprint that the alert brought."""
     series: Series
 
     def body_at(self, time: int) -> bytes:
@@ -72,7 +66,7 @@ class Keyed(NamedTuple):
 
 
 class SeriesReader:
-    """Turns incoming alerts into keyed ones under one configuration."""
+    """Turns records into keyed alerts under one configuration."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -81,14 +75,14 @@ class SeriesReader:
         self._groups: dict[tuple[object, ...], Group] = {}
         self._annotations: dict[bytes, tuple[bytes, Mapping[str, str]]] = {}
         self._held = 0
-        """Bytes in all three, about."""
+        """Approximate size of all three, in bytes."""
 
-    def understand(
+    def parse(
         self, value: bytes | None, headers: Sequence[tuple[str, bytes]], timestamp: int
     ) -> list[tuple[Keyed, bool]]:
-        """The alerts of a record (its timestamp in ms), keyed, and whether each is resolved.
+        """The keyed alerts of a record (its timestamp in ms), and whether each is resolved.
 
-        Raises `Poison`: a record is understood whole or dead whole.
+        Raises `Poison` for the whole record if any part of it is not understood.
         """
         alerts = parse(value, headers, timestamp)
         if len(alerts) == 1:
@@ -99,20 +93,20 @@ class SeriesReader:
             try:
                 result.append((self.keyed(alert), alert.resolved))
             except Poison as reason:
-                raise reason.inside(f"[{index}]") from None
+                raise reason.prefixed(f"[{index}]") from None
         return result
 
-    def keyed(self, alert: Incoming) -> Keyed:
+    def keyed(self, alert: Alert) -> Keyed:
         """The keyed form of an alert; raises `Poison` if its labels or annotations are not understood."""
         known = self._keyed.get(alert.labels)
-        # To compare the rest is cheaper than to hash it.
+        # Comparing the rest is cheaper than hashing it.
         if known is None or known.annotations != alert.annotations or known.given != alert.fingerprint:
             labels = decode_labels(alert.labels)
             if known is not None and known.given == alert.fingerprint:
                 series = known.series
             else:
-                series = self._decide(labels, alert.fingerprint)
-            known = self._read(alert, labels, series)
+                series = self._series(labels, alert.fingerprint)
+            known = self._encode(alert, labels, series)
             self._hold(2 * len(alert.labels) + len(known.body) + SERIES_BYTES)
             self._keyed[alert.labels] = known
         return known
@@ -124,7 +118,7 @@ class SeriesReader:
                 memo.clear()
             self._held = size
 
-    def _read(self, alert: Incoming, labels: dict[str, str], series: Series) -> Keyed:
+    def _encode(self, alert: Alert, labels: dict[str, str], series: Series) -> Keyed:
         raw, annotations = self._annotations_of(alert)
         example = cut_example(labels, annotations)
         body = silenced = _body(series, series.group, example)
@@ -141,8 +135,8 @@ class SeriesReader:
             series=series,
         )
 
-    def _annotations_of(self, alert: Incoming) -> tuple[bytes, Mapping[str, str]]:
-        """As they came, one object for all that are the same, and decoded."""
+    def _annotations_of(self, alert: Alert) -> tuple[bytes, Mapping[str, str]]:
+        """The annotations as they came and decoded; equal ones share one object."""
         known = self._annotations.get(alert.annotations)
         if known is None:
             known = alert.annotations, decode_annotations(alert.annotations)
@@ -150,7 +144,7 @@ class SeriesReader:
             self._annotations[alert.annotations] = known
         return known
 
-    def _decide(self, labels: dict[str, str], given: str | None) -> Series:
+    def _series(self, labels: dict[str, str], given: str | None) -> Series:
         config = self._config
         route = route_for(labels, config.routes)
         rank = self._ranks.get(labels.get(config.severity_label, ""), len(config.severities) - 1)
@@ -170,15 +164,16 @@ class SeriesReader:
         key = (route.name, silenced, *shared.items())
         known = self._groups.get(key)
         if known is None:
-            meta = GroupMeta(
-                route=route.name,
-                labels=shared,
-                namespace=route.namespace,
-                silenced=silenced,
-                storm_alerts=route.storm_alerts,
-                storm_resources=route.storm_resources,
+            known = Group.of(
+                GroupMeta(
+                    route=route.name,
+                    labels=shared,
+                    namespace=route.namespace,
+                    silenced=silenced,
+                    storm_alerts=route.storm_alerts,
+                    storm_resources=route.storm_resources,
+                )
             )
-            known = Group(group_id(route.name, shared, silenced), _encode(meta))
             self._hold(3 * len(known.meta) + SERIES_BYTES)
             self._groups[key] = known
         return known

@@ -1,20 +1,36 @@
-"""Text for people: from outside, so that nothing in it can act on a terminal or mislead who reads it; and counts."""
+"""Text for people: escapes for text of unknown origin, quoting, truncation and counts."""
 
 
 def escape_unprintable(text: str) -> str:
-    """The text with all that does not print (controls, bidirectional marks, odd spaces, …) as escapes."""
-    return text if text.isprintable() else "".join(map(_escaped, text))
+    """The text with everything unprintable (controls, bidirectional marks, unusual spaces, …) escaped.
+
+    Such characters could act on a terminal or mislead a reader.
+    """
+    return text if text.isprintable() else "".join(map(_escape, text))
 
 
-def _escaped(character: str) -> str:
+def _escape(character: str) -> str:
     return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
 def escape_surrogates(text: str) -> str:
-    """The text with the bytes that were not UTF-8 (decoded by `surrogateescape`) as escapes, so that it can be sent."""
+    """The text with bytes that were not UTF-8 (decoded by `surrogateescape`) escaped, so that it can be encoded."""
     return text if text.isascii() else text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def counted(number: int, noun: str) -> str:
-    """How many there are of something: `1 alert`, `1,200 alerts`."""
+def pluralize(number: int, noun: str) -> str:
+    """A count with its noun: `1 alert`, `1,200 alerts`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def quote(text: str) -> str:
+    """The text in double quotes, escaped as in PromQL."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
+
+
+def truncate(text: str, size: int) -> str:
+    """The text within `size` bytes of UTF-8; an ellipsis replaces what is cut off."""
+    if len(text) * 4 <= size or len(raw := text.encode()) <= size:
+        return text
+    return raw[: size - 3].decode(errors="ignore") + "…"

@@ -1,55 +1,53 @@
-"""Event time without I/O: buckets of one gap, runs of buckets, clock cuts, and what is final at a watermark.
+"""Session windows without I/O: buckets of one gap, sessions of buckets, cuts on the clock, and final segments.
 
-All times are milliseconds since the epoch. A bucket is named by its start, a multiple of `gap`.
+All times are milliseconds since the Unix epoch. A bucket is named by its start, a multiple of `gap`.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import msgspec
+
 CloseReason = Literal["Inactivity", "Slice"]
 
 
-@dataclass(frozen=True, slots=True)
-class Windows:
-    """The window settings, all in milliseconds. `slice` is a multiple of `gap` and at least twice it."""
+class Windows(msgspec.Struct, frozen=True, rename={"slice_length": "slice"}):
+    """The window settings, all in milliseconds."""
 
     gap: int = 60_000
-    """Longest silence inside a storm."""
+    """Longest silence inside a session."""
     grace: int = 10_000
     """How far clocks may disagree, and how long late alerts are waited for."""
-    slice: int = 300_000
-    """A storm that goes on is cut on multiples of this, so that nobody waits for its end to hear of it."""
+    slice_length: int = 300_000
+    """Long sessions are cut at multiples of this. It is a multiple of `gap`, and at least twice it."""
 
     def bucket(self, time: int) -> int:
         """Start of the bucket that holds `time`."""
         return time - time % self.gap
 
     def first_cut(self, start: int) -> int:
-        """The first multiple of `slice` that is at least half a slice after a run that starts at `start`."""
-        return self._multiple_from(start + (self.slice + 1) // 2)
-
-    def _multiple_from(self, time: int) -> int:
-        return -(-time // self.slice) * self.slice
+        """The first multiple of the slice that is at least half a slice after a session that begins at `start`."""
+        return -(-(start + (self.slice_length + 1) // 2) // self.slice_length) * self.slice_length
 
 
 @dataclass(frozen=True, slots=True)
 class Rebuild:
-    """Where a new epoch began to read again, in event time (milliseconds)."""
+    """Where a new state version began to read again, in event time (ms)."""
 
-    begin: int
-    """B: alerts before it are skipped, so a run close behind it may have a hidden beginning."""
-    closed: int
-    """C: every storm that begins before it had been closed and published."""
+    rebuild_from: int
+    """B: alerts before it are skipped, so a session that begins soon after it may have a hidden beginning."""
+    closed_before: int
+    """C: every aggregate that begins before it has been closed and published."""
 
     @classmethod
-    def of(cls, closed: int, windows: Windows) -> "Rebuild":
+    def of(cls, closed_before: int, windows: Windows) -> "Rebuild":
         """B lies three slices before C: then every ambiguous cut lies before C."""
-        return cls(begin=closed - 3 * windows.slice, closed=closed)
+        return cls(closed_before - 3 * windows.slice_length, closed_before)
 
 
 class Bucket(NamedTuple):
-    """What decides runs: one bucket's start, number of alerts, and times of its first and last alert."""
+    """One bucket's start, its number of alerts, and the times of its first and last alert."""
 
     start: int
     alerts: int
@@ -58,7 +56,7 @@ class Bucket(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """A stretch of a run between two cuts: one storm, once the watermark has reached `due`."""
+    """The part of a session between two cuts; it becomes one aggregate when the watermark reaches `due`."""
 
     buckets: tuple[Bucket, ...]
     due: int
@@ -66,40 +64,40 @@ class Segment(NamedTuple):
 
     @property
     def start(self) -> int:
-        """Start of the first bucket: with the group, the storm's identity."""
+        """Start of the first bucket: with the group, the identity of the aggregate."""
         return self.buckets[0].start
 
 
 def first_due(start: int, last: int, windows: Windows) -> int:
-    """Watermark at which a storm of one bucket is final; more alerts in it can only put it off."""
+    """Watermark at which a segment of one bucket is final; more alerts in the bucket can only postpone it."""
     return min(last + windows.gap + 1, windows.first_cut(start))
 
 
-def runs(buckets: Iterable[Bucket], windows: Windows) -> Iterator[list[Bucket]]:
+def sessions(buckets: Iterable[Bucket], windows: Windows) -> Iterator[list[Bucket]]:
     """Maximal chains of buckets (ascending) in which next.first - previous.last <= gap."""
-    run: list[Bucket] = []
+    session: list[Bucket] = []
     for bucket in sorted(buckets):
-        if run and bucket.first - run[-1].last > windows.gap:
-            yield run
-            run = []
-        run.append(bucket)
-    if run:
-        yield run
+        if session and bucket.first - session[-1].last > windows.gap:
+            yield session
+            session = []
+        session.append(bucket)
+    if session:
+        yield session
 
 
 def segments(buckets: Iterable[Bucket], windows: Windows, rebuild: Rebuild | None = None) -> list[Segment]:
-    """Cuts one group's buckets into storms to be, in order of time; `due` ascends with them.
+    """Cuts one group's buckets into segments, in order of time; `due` ascends with them.
 
-    A storm is final when its last alert + gap is before the watermark, or its cut at or before it. A run that may
-    have begun before the rebuild's B is cut only where every possible beginning would have it cut.
+    A segment is final when its last alert + gap is before the watermark, or its cut at or before it. A session that
+    may have begun before the rebuild's B is cut only where it would be cut whenever it began.
     """
     result: list[Segment] = []
-    for run in runs(buckets, windows):
-        cut = windows.first_cut(run[0].start)
-        if rebuild is not None and run[0].first <= rebuild.begin + windows.gap:
-            cut = windows.first_cut(rebuild.begin + windows.gap + windows.slice)
+    for session in sessions(buckets, windows):
+        cut = windows.first_cut(session[0].start)
+        if rebuild is not None and session[0].first <= rebuild.rebuild_from + windows.gap:
+            cut = windows.first_cut(rebuild.rebuild_from + windows.gap + windows.slice_length)
         part: list[Bucket] = []
-        for bucket in run:
+        for bucket in session:
             if bucket.start >= cut:
                 result.append(_segment(part, cut, windows))
                 part = []

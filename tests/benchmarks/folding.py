@@ -104,7 +104,7 @@ class Folding:
 def bodies(alerts: Iterable[bytes]) -> list[bytes]:
     """What intake makes of alerts, all but the head."""
     reader = SeriesReader(Config())
-    return [keyed.body for value in alerts for keyed, _ in reader.understand(value, (), BEGIN)]
+    return [keyed.body for value in alerts for keyed, _ in reader.parse(value, (), BEGIN)]
 
 
 class NullSink:

@@ -17,11 +17,11 @@ from confluent_kafka import Producer
 
 from stormfold.config import loads
 from stormfold.keyed_record import Body
+from stormfold.manifest import from_manifest
 from stormfold.redis.client import connect
 from stormfold.redis.keys import Keys
 from stormfold.series import SeriesReader
 from stormfold.settings import Settings
-from stormfold.storm import to_metadata
 from tests.benchmarks.bench import PARTITIONS, PATIENCE, Bench, assigned, percentile, start
 from tests.benchmarks.load import alert
 from tests.benchmarks.results import Delay, Latency, Taken
@@ -132,7 +132,7 @@ def _produce(settings: Settings, rate: float, probes: Sequence[bytes], sent: lis
 async def _folded(settings: Settings, probes: Sequence[bytes], sent: Sequence[float]) -> list[float]:
     """When each probe's group was there."""
     reader = SeriesReader(loads(CONFIG, "live"))
-    keyed = [reader.understand(probe, (), 0)[0][0] for probe in probes]
+    keyed = [reader.parse(probe, (), 0)[0][0] for probe in probes]
     groups = [msgspec.msgpack.decode(one.body, type=Body).group for one in keyed]
     opened = Keys(settings.redis_prefix).of(1).open
     found: dict[int, float] = {}
@@ -151,7 +151,7 @@ def _present(folder: Path) -> list[float]:
     """Seconds from final to written, of the probes' storms, in order of time."""
     found = []
     for path in folder.glob("*.yaml"):
-        storm = to_metadata(yaml.load(path.read_bytes(), yaml.CSafeLoader))
+        storm = from_manifest(yaml.load(path.read_bytes(), yaml.CSafeLoader))
         if storm.alert_count == 1:
             found.append((storm.last_seen, path.stat().st_mtime - (storm.last_seen + GAP + GRACE + 1) / 1000))
     return [delay for _, delay in sorted(found)]

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from stormfold.alert import Resource
 from stormfold.config import Config
-from stormfold.keyed_record import Body, GroupMeta
-from stormfold.storm import Affected, Example, StormClass, StormMetadata, pattern, storm_name
+from stormfold.group import GroupMeta, aggregate_name, pattern
+from stormfold.keyed_record import Body
+from stormfold.resource import Resource
+from stormfold.storm import AffectedResource, Aggregate, AggregateClass, Example
 from stormfold.window import Bucket, Segment, segments
 
 
@@ -24,7 +25,7 @@ class Counted(NamedTuple):
     late: bool
 
 
-def storms(config: Config, alerts: Iterable[Counted]) -> dict[str, StormMetadata]:
+def storms(config: Config, alerts: Iterable[Counted]) -> dict[str, Aggregate]:
     """By name; alerts may come in any order."""
     groups: dict[bytes, defaultdict[int, list[Counted]]] = {}
     for one in alerts:
@@ -40,7 +41,7 @@ def storms(config: Config, alerts: Iterable[Counted]) -> dict[str, StormMetadata
     return result
 
 
-def _storm(config: Config, meta: GroupMeta, part: Segment, buckets: Sequence[Sequence[Counted]]) -> StormMetadata:
+def _storm(config: Config, meta: GroupMeta, part: Segment, buckets: Sequence[Sequence[Counted]]) -> Aggregate:
     inside = sorted((one for bucket in buckets for one in bucket), key=lambda one: one.time)
     newest = {one.body.fingerprint: one.time for one in inside}
     # Of two at the same millisecond, the resolution counts as the newer one.
@@ -48,16 +49,16 @@ def _storm(config: Config, meta: GroupMeta, part: Segment, buckets: Sequence[Seq
     firing = [one.body for one in inside if not one.resolved]
     fingerprints, resources = {body.fingerprint for body in firing}, {body.resource for body in firing} - {b""}
     affected = Counter(one.body.resource for one in inside if one.body.resource)
-    everything = [Affected(_resource(packed), alerts) for packed, alerts in affected.items()]
+    everything = [AffectedResource(_resource(packed), alerts) for packed, alerts in affected.items()]
     # The names of this load are short: the list never comes to its bound in bytes.
     listed = sorted(everything, key=lambda entry: (-entry.alerts, entry.resource))[: config.max_resources]
     is_storm = len(fingerprints) >= meta.storm_alerts or len(resources) >= meta.storm_resources
-    seen_as: StormClass = "Silenced" if meta.silenced else "Storm" if is_storm else "Isolated"
+    seen_as: AggregateClass = "Silenced" if meta.silenced else "Storm" if is_storm else "Isolated"
     first = min(buckets[0], key=lambda one: (one.time, one.body.example))
-    return StormMetadata(
-        name=storm_name(meta, part.start, config.windows.gap),
+    return Aggregate(
+        name=aggregate_name(meta, part.start, config.windows.gap),
         namespace=meta.namespace,
-        storm_class=seen_as,
+        aggregate_class=seen_as,
         route=meta.route,
         group_labels=meta.labels,
         pattern=pattern(meta.labels),

@@ -67,7 +67,7 @@ def flood(rng: Random, number: int, _windows: Windows) -> Iterator[Told]:
 
 def long_flood(rng: Random, number: int, windows: Windows) -> Iterator[Told]:
     """One that goes on over several slices, so that it is cut on the clock."""
-    length = rng.uniform(2.0, 3.5) * windows.slice
+    length = rng.uniform(2.0, 3.5) * windows.slice_length
     for _ in range(700):
         yield plain(rng.uniform(0, length), alert(f"LongFlood{number}", pod=f"pod-{rng.randrange(60)}"))
 

@@ -8,8 +8,9 @@ import pytest
 
 from stormfold.config import Config, loads
 from stormfold.keyed_record import Body
+from stormfold.manifest import to_manifest
 from stormfold.series import SeriesReader
-from stormfold.storm import StormMetadata, from_metadata
+from stormfold.storm import Aggregate
 from tests.chaos.expected import Counted, storms
 from tests.chaos.truth import Early, Excused, Wrong, checksum, compare_log, compare_sink
 from tests.chaos.world import WINDOWS
@@ -26,7 +27,7 @@ def counted(config: Config) -> Iterator[Counted]:
     plain = [alert("FanOut", pod=f"pod-{number}", resolved=number == PODS - 1) for number in range(PODS)]
     for number, one in enumerate([*plain, alert("Alone", pod="pod-0")]):
         time = BEGIN + number
-        ((keyed, resolved),) = reader.understand(record(one), (), time)
+        ((keyed, resolved),) = reader.parse(record(one), (), time)
         yield Counted(time, msgspec.msgpack.decode(keyed.body_at(time), type=Body), resolved, False)
 
 
@@ -37,7 +38,7 @@ ALONE = next(storm for storm in RIGHT.values() if storm.alert_count == 1)
 CROWDED = [(BIG.last_seen, BIG.last_seen + 1)]
 
 
-def found(said: StormMetadata, crowded: list[tuple[int, int]]) -> list[Wrong]:
+def found(said: Aggregate, crowded: list[tuple[int, int]]) -> list[Wrong]:
     """What is found wrong if a storm was published like this."""
     published = {name: [storm] for name, storm in RIGHT.items()} | {said.name: [said]}
     return list(compare_log(CONFIG, LOG, published, Early(0), crowded, Excused()))
@@ -46,7 +47,7 @@ def found(said: StormMetadata, crowded: list[tuple[int, int]]) -> list[Wrong]:
 def test_the_right_storms() -> None:
     """As the log decides: everything is told of the storm, and what is listed of it is bounded."""
     assert (BIG.distinct, BIG.resolved, BIG.resource_count, len(BIG.resources)) == (PODS, 1, PODS, 1_000)
-    assert BIG.truncated and BIG.storm_class == "Storm" and ALONE.storm_class == "Isolated"
+    assert BIG.truncated and BIG.aggregate_class == "Storm" and ALONE.aggregate_class == "Isolated"
     assert not found(BIG, [])
 
 
@@ -73,8 +74,8 @@ def test_another_storm(change: dict[str, Any]) -> None:
     """Whatever a storm of thousands of resources says wrongly is found, in the log of storms and in the sink."""
     said = msgspec.structs.replace(BIG, **change)
     assert len(found(said, [])) == 1
-    assert len(list(compare_sink("the folder", {BIG.name: [BIG]}, {BIG.name: from_metadata(said)}))) == 1
-    assert not list(compare_sink("the folder", {BIG.name: [BIG]}, {BIG.name: from_metadata(BIG)}))
+    assert len(list(compare_sink("the folder", {BIG.name: [BIG]}, {BIG.name: to_manifest(said)}))) == 1
+    assert not list(compare_sink("the folder", {BIG.name: [BIG]}, {BIG.name: to_manifest(BIG)}))
 
 
 @pytest.mark.parametrize("change", [{"alert_count": PODS - 7}, {"alert_count": PODS + 7}], ids=str)
@@ -116,7 +117,7 @@ def test_a_storm_may_be_published_twice() -> None:
     assert not list(compare_log(CONFIG, LOG, published, Early(0), CROWDED, excused))
     assert excused == Excused(crowded=1)
     for there in (less, BIG):
-        assert not list(compare_sink("the folder", {BIG.name: [less, BIG]}, {BIG.name: from_metadata(there)}))
+        assert not list(compare_sink("the folder", {BIG.name: [less, BIG]}, {BIG.name: to_manifest(there)}))
 
 
 def test_what_alerts_say() -> None:

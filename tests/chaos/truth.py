@@ -13,20 +13,22 @@ from typing import Any, NamedTuple
 import msgspec
 import yaml
 
-from stormfold.alert import Poison
 from stormfold.audit import AuditReport
 from stormfold.config import Config
+from stormfold.decoding import Poison
+from stormfold.group import GroupMeta, pattern
 from stormfold.kafka.reader import open_reader
-from stormfold.keyed_record import Body, GroupMeta
+from stormfold.keyed_record import Body
+from stormfold.manifest import from_manifest
 from stormfold.series import SeriesReader
-from stormfold.storm import StormMetadata, pattern, to_metadata
+from stormfold.storm import Aggregate
 from tests.chaos.expected import Counted, storms
 from tests.chaos.world import World
 from tests.support.pipeline import books, keyed_alerts, read_topic
 
 Spans = Sequence[tuple[int, int]]
 """Stretches of event time (ms): first and last."""
-Versions = Mapping[str, Sequence[StormMetadata]]
+Versions = Mapping[str, Sequence[Aggregate]]
 """What was published under each name: all that differs, the newest last."""
 
 
@@ -98,8 +100,8 @@ async def validate(world: World) -> Verdict:
     published = await _published(world, wrong)
     wrong += compare_log(world.config, counted, published, early, world.crowded, excused)
     publish = world.config.publish
-    wanted = {name: some for name, some in published.items() if some[-1].storm_class in publish}
-    sinks = {"the folder": {to_metadata(found).name: found for found in _manifests(world.sink)}}
+    wanted = {name: some for name, some in published.items() if some[-1].aggregate_class in publish}
+    sinks = {"the folder": {from_manifest(found).name: found for found in _manifests(world.sink)}}
     if world.others:
         sinks["the cluster"] = world.others.gone | world.others.server.storms()
     for sink, found in sinks.items():
@@ -118,7 +120,7 @@ def compare_sink(sink: str, wanted: Versions, found: Mapping[str, dict[str, Any]
             yield now(f"{name} is in {sink}, and was not published")
         elif name not in found:
             yield _about(wanted[name][-1], f"is not in {sink}", lost=wanted[name][-1].alert_count)
-        elif (there := to_metadata(found[name])) not in wanted[name]:
+        elif (there := from_manifest(found[name])) not in wanted[name]:
             yield _about(wanted[name][-1], f"is another one in {sink}: {_differences(there, wanted[name][-1])}")
 
 
@@ -135,7 +137,7 @@ async def _read(world: World) -> dict[int, Read]:
             assert found.offset == len(part.times), "the log has a hole"
             try:
                 # A new reader each time: it remembers nothing that might be wrong.
-                alerts = SeriesReader(world.config).understand(found.value, found.headers, found.timestamp)
+                alerts = SeriesReader(world.config).parse(found.value, found.headers, found.timestamp)
             except Poison:
                 alerts = []
             part.times.append(found.timestamp)
@@ -186,7 +188,7 @@ async def _keyed(
 
     Then those that were sent to a partition before it was read, and how many were late.
     """
-    counted, early, late = [], Early(2 * world.config.windows.slice), 0
+    counted, early, late = [], Early(2 * world.config.windows.slice_length), 0
     seen = {partition: array("q", bytes(8 * len(part.times))) for partition, part in read.items()}
     content = {partition: array("q", bytes(8 * len(part.times))) for partition, part in read.items()}
     tardy, ahead, known = world.producer.tardy, world.producer.ahead, world.producer.known
@@ -244,21 +246,23 @@ def compare_log(
         by_pattern[name if (name := _pattern(one)) in early else ""].append(one)
     expected, wanted, found = {}, Counter[str](), Counter[str]()
     for name, some in by_pattern.items():
-        for storm_name, storm in storms(config, some).items():
+        for aggregate_name, storm in storms(config, some).items():
             if early.touches(name, storm.first_seen, storm.last_seen):
                 wanted[name] += storm.alert_count
             else:
-                expected[storm_name] = storm
+                expected[aggregate_name] = storm
     firm = {}
-    for storm_name, versions in published.items():
+    for aggregate_name, versions in published.items():
         told = versions[-1]
         if early.touches(told.pattern, told.first_seen, told.last_seen):
             found[told.pattern] += told.alert_count
         else:
-            firm[storm_name] = versions
+            firm[aggregate_name] = versions
     excused.early += wanted.total()
-    for storm_name in expected.keys() | firm.keys():
-        yield from _compare(storm_name, expected.get(storm_name), firm.get(storm_name, ()), crowded, excused)
+    for aggregate_name in expected.keys() | firm.keys():
+        yield from _compare(
+            aggregate_name, expected.get(aggregate_name), firm.get(aggregate_name, ()), crowded, excused
+        )
     for name in wanted.keys() | found.keys():
         if missing := wanted[name] - found[name]:
             yield now(f"{name} has {found[name]} of {wanted[name]} alerts", max(0, missing), max(0, -missing))
@@ -285,11 +289,11 @@ def _shadows(read: dict[int, Read], ahead: set[tuple[int, int]]) -> defaultdict[
     return found
 
 
-async def _published(world: World, wrong: list[Wrong]) -> dict[str, list[StormMetadata]]:
+async def _published(world: World, wrong: list[Wrong]) -> dict[str, list[Aggregate]]:
     """All that was published. What comes again says the same again, unless Redis had no room for all of it."""
-    result: defaultdict[str, list[StormMetadata]] = defaultdict(list)
+    result: defaultdict[str, list[Aggregate]] = defaultdict(list)
     for found in await read_topic(world.settings, world.settings.storms_topic):
-        storm = to_metadata(msgspec.json.decode(found.value))
+        storm = from_manifest(msgspec.json.decode(found.value))
         versions = result[storm.name]
         if storm in versions:
             continue
@@ -301,7 +305,7 @@ async def _published(world: World, wrong: list[Wrong]) -> dict[str, list[StormMe
 
 
 def _compare(
-    name: str, expected: StormMetadata | None, versions: Sequence[StormMetadata], crowded: Spans, excused: Excused
+    name: str, expected: Aggregate | None, versions: Sequence[Aggregate], crowded: Spans, excused: Excused
 ) -> Iterator[Wrong]:
     if not versions:
         assert expected is not None
@@ -321,11 +325,11 @@ def _compare(
                     yield _about(said, f"says something else: {_differences(said, expected)}")
 
 
-def _touches(spans: Spans, storm: StormMetadata) -> bool:
+def _touches(spans: Spans, storm: Aggregate) -> bool:
     return any(storm.first_seen <= end and begin <= storm.last_seen for begin, end in spans)
 
 
-def _cut_short(said: StormMetadata, expected: StormMetadata) -> bool:
+def _cut_short(said: Aggregate, expected: Aggregate) -> bool:
     """Whether it is that storm, with some fingerprints counted that are not listed: lists and what is counted by
     fingerprint are lower bounds then, and what is not listed passes for firing."""
     most = {entry.resource: entry.alerts for entry in expected.resources}
@@ -333,21 +337,21 @@ def _cut_short(said: StormMetadata, expected: StormMetadata) -> bool:
     least = expected.resources[-1].alerts if expected.truncated and expected.resources else 0
     same = msgspec.structs.replace(
         said, distinct=expected.distinct, resolved=expected.resolved, resource_count=expected.resource_count,
-        resources=expected.resources, storm_class=expected.storm_class, truncated=expected.truncated,
+        resources=expected.resources, storm_class=expected.aggregate_class, truncated=expected.truncated,
     )  # fmt: skip
     return (
         said.truncated
         and same == expected
-        and said.storm_class in (expected.storm_class, "Storm")
+        and said.aggregate_class in (expected.aggregate_class, "Storm")
         and said.distinct <= expected.distinct
         and said.resource_count <= expected.resource_count
         and all(entry.alerts <= most.get(entry.resource, least) for entry in said.resources)
     )
 
 
-def _differences(said: StormMetadata, expected: StormMetadata) -> str:
+def _differences(said: Aggregate, expected: Aggregate) -> str:
     found = []
-    for name in StormMetadata.__struct_fields__:
+    for name in Aggregate.__struct_fields__:
         one, other = getattr(said, name), getattr(expected, name)
         if name == "resources":
             one, other = ([e for e in mine if e not in others][:5] for mine, others in ((one, other), (other, one)))
@@ -356,7 +360,7 @@ def _differences(said: StormMetadata, expected: StormMetadata) -> str:
     return "; ".join(found) or "the order of its resources"
 
 
-def _about(storm: StormMetadata, what: str, lost: int = 0, double: int = 0) -> Wrong:
+def _about(storm: Aggregate, what: str, lost: int = 0, double: int = 0) -> Wrong:
     text = f"{storm.name} ({storm.alert_count} alerts) {what}"
     return Wrong(text, storm.first_seen, storm.last_seen, lost, double)
 

@@ -9,22 +9,24 @@ from typing import NamedTuple
 import msgspec
 import yaml
 
-from stormfold.alert import Incoming, Poison, decode_annotations, decode_labels
+from stormfold.alert import Alert
 from stormfold.cli.publish import read
 from stormfold.config import Config, ConfigError, dump, loads
-from stormfold.decoding import Malformed
+from stormfold.decoding import Malformed, Poison, decode_annotations, decode_labels
 from stormfold.errors import ActionRequired
 from stormfold.fingerprint import fingerprint
 from stormfold.formats import parse
+from stormfold.group import group_id, pattern
 from stormfold.in_memory import InMemoryFold
 from stormfold.kafka.committed import CommitMetadata
 from stormfold.keyed_record import MARKS, Marks, decode_marks, encode_alert, encode_marks
+from stormfold.manifest import decode_manifest, encode_manifest, to_manifest
 from stormfold.merge import LatePolicy, Merger
 from stormfold.redis.store import _pack, _row
 from stormfold.routing import MatcherError, all_match, parse_matchers
 from stormfold.series import SeriesReader
 from stormfold.sinks import directory, identity
-from stormfold.storm import StormMetadata, decode_storm, encode_manifest, from_metadata, group_id, pattern
+from stormfold.storm import Aggregate
 from stormfold.window import Rebuild, Windows
 from tests.support.storms import AWKWARD, manifest
 
@@ -58,14 +60,14 @@ class Keyed:
 
 def keyed_values(config: Config, value: bytes, headers: Headers = ()) -> list[bytes]:
     """What intake sends on for a record; raises `Poison`."""
-    found = SeriesReader(config).understand(value, headers, NOW)
+    found = SeriesReader(config).parse(value, headers, NOW)
     return [
         encode_alert(keyed.body_at(NOW), NOW, resolved, False, 0, 0, index)
         for index, (keyed, resolved) in enumerate(found)
     ]
 
 
-def storms(config: Config, values: Iterable[bytes]) -> list[StormMetadata]:
+def storms(config: Config, values: Iterable[bytes]) -> list[Aggregate]:
     """The storms of keyed records. Redis takes what is folded; each storm is a file and a resource, and read back."""
     records = [Keyed(offset, value) for offset, value in enumerate(values)]
     _pack([_row(row) for row in Merger(config.windows).merge({0: records}, {}, LatePolicy()).rows])
@@ -74,17 +76,17 @@ def storms(config: Config, values: Iterable[bytes]) -> list[StormMetadata]:
     found = list(refold.close(LAST))
     assert sum(storm.alert_count for storm in found) == refold.alerts
     for storm in found:
-        whole, encoded = from_metadata(storm), encode_manifest(storm)
+        whole, encoded = to_manifest(storm), encode_manifest(storm)
         assert len(encoded) < MAX_RESOURCE
-        assert decode_storm(encoded) == storm
+        assert decode_manifest(encoded) == storm
         assert yaml.load(directory.dump(whole), yaml.CSafeLoader) == whole
     return found
 
 
-def fit(found: Iterable[StormMetadata]) -> None:
+def fit(found: Iterable[Aggregate]) -> None:
     """Sinks take these storms."""
     for storm in found:
-        assert identity(from_metadata(storm), storm.name) == (storm.namespace, storm.name)
+        assert identity(to_manifest(storm), storm.name) == (storm.namespace, storm.name)
 
 
 def said(error: Exception) -> None:
@@ -113,7 +115,7 @@ def record(data: bytes) -> None:
         assert parse(plain(alert), (), NOW) == [alert]
 
 
-def plain(alert: Incoming) -> bytes:
+def plain(alert: Alert) -> bytes:
     """An alert as a plain record, written by somebody else."""
     labels, annotations = msgspec.Raw(alert.labels), msgspec.Raw(alert.annotations)
     status = "resolved" if alert.resolved else "firing"
@@ -181,10 +183,10 @@ def keyed_seeds() -> Iterator[bytes]:
 def storm(data: bytes) -> None:
     """A record of `storms`: no storm, or one that is written and read back."""
     try:
-        found = decode_storm(data)
+        found = decode_manifest(data)
     except Malformed:
         return
-    assert decode_storm(encode_manifest(found)) == found
+    assert decode_manifest(encode_manifest(found)) == found
 
 
 def storm_seeds() -> Iterator[bytes]:

@@ -16,18 +16,20 @@ from typing import Any, NamedTuple
 import msgspec
 from aiokafka import AIOKafkaProducer
 
-from stormfold.alert import Resource
 from stormfold.audit import AuditReport, audit
 from stormfold.config import Config, load
+from stormfold.group import GroupMeta, aggregate_name
 from stormfold.kafka.client import client_options
 from stormfold.kafka.reader import open_reader
-from stormfold.keyed_record import ALERT, HEAD, LATE, RESOLVED, Body, GroupMeta
+from stormfold.keyed_record import ALERT, HEAD, LATE, RESOLVED, Body
 from stormfold.local.process import spawn
+from stormfold.manifest import from_manifest
 from stormfold.redis.client import connect
 from stormfold.redis.store import Store
+from stormfold.resource import Resource
 from stormfold.series import SeriesReader
 from stormfold.settings import Settings, variable
-from stormfold.storm import StormMetadata, storm_name, to_metadata
+from stormfold.storm import Aggregate
 from stormfold.window import Bucket, segments
 from tests.support.servers import environment as variables
 
@@ -87,7 +89,7 @@ async def origins(settings: Settings) -> list[tuple[int, int, int]]:
     return [HEAD.unpack_from(value)[3:6] for value in keyed if value[0] == ALERT]
 
 
-async def storms(settings: Settings, besides: Collection[str] = ()) -> dict[str, StormMetadata]:
+async def storms(settings: Settings, besides: Collection[str] = ()) -> dict[str, Aggregate]:
     """What was published, newest record per name, but for some names. One that comes again must say the same again."""
     found: dict[str, bytes] = {}
     for published in await read_topic(settings, settings.storms_topic):
@@ -95,7 +97,7 @@ async def storms(settings: Settings, besides: Collection[str] = ()) -> dict[str,
         if name in besides:
             continue
         assert found.setdefault(name, published.value) == published.value, f"two storms named {name}"
-    return {name: to_metadata(msgspec.json.decode(value)) for name, value in found.items()}
+    return {name: from_manifest(msgspec.json.decode(value)) for name, value in found.items()}
 
 
 async def books(settings: Settings, config: Path | None = None, wait: float = 30.0) -> AuditReport:
@@ -130,7 +132,7 @@ class Essence(NamedTuple):
     reason: str
 
 
-def essence(storm: StormMetadata) -> Essence:
+def essence(storm: Aggregate) -> Essence:
     """The essence of a published storm."""
     resources = frozenset((str(entry.resource), entry.alerts) for entry in storm.resources)
     return Essence(
@@ -144,7 +146,7 @@ def batch_model(config: Config, alerts: Iterable[tuple[int, dict[str, Any]]]) ->
     reader = SeriesReader(config)
     stamped = []
     for time, plain in alerts:
-        ((keyed, resolved),) = reader.understand(record(plain), (), time)
+        ((keyed, resolved),) = reader.parse(record(plain), (), time)
         stamped.append((time, msgspec.msgpack.decode(keyed.body_at(time), type=Body), resolved))
     return model(config, stamped)
 
@@ -201,7 +203,7 @@ def model(config: Config, stamped: Iterable[Stamped]) -> dict[str, Essence]:
             # Of two at the same millisecond, the resolution counts as the newer one.
             resolved = {b.fingerprint for at, b, resolved in inside if resolved and at == newest[b.fingerprint]}
             resources = Counter(body.resource for _, body, _ in inside if body.resource)
-            result[storm_name(meta, part.start, config.windows.gap)] = Essence(
+            result[aggregate_name(meta, part.start, config.windows.gap)] = Essence(
                 len(inside), len(newest), len(resolved),
                 frozenset((str(msgspec.msgpack.decode(r, type=Resource)), n) for r, n in resources.items()),
                 inside[0][0], inside[-1][0], part.reason,

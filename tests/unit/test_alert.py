@@ -6,19 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stormfold.alert import (
-    CLUSTER_SCOPED,
+from stormfold.decoding import (
     MAX_ANNOTATIONS_BYTES,
     MAX_LABELS,
     MAX_LABELS_BYTES,
-    RESOURCE_LABELS,
     Poison,
-    Resource,
     decode_annotations,
     decode_labels,
-    read_each,
-    resource_of,
+    parse_each,
 )
+from stormfold.resource import CLUSTER_SCOPED, RESOURCE_LABELS, Resource, resource_of
 
 names = st.text(min_size=1, max_size=8)
 
@@ -142,9 +139,9 @@ def test_resource_labels_go_both_ways() -> None:
 
 def test_places() -> None:
     """A reason says where, however deep it was found."""
-    inner = Poison("expected str", "pod").inside("labels").inside("[3]").inside("alerts")
+    inner = Poison("expected str", "pod").prefixed("labels").prefixed("[3]").prefixed("alerts")
     assert str(inner) == "alerts[3].labels.pod: expected str"
-    assert str(Poison("no labels").inside("[3]")) == "[3]: no labels"
+    assert str(Poison("no labels").prefixed("[3]")) == "[3]: no labels"
     assert str(Poison("no labels")) == "no labels"
 
 
@@ -156,8 +153,8 @@ def test_read_each() -> None:
             raise Poison("negative", "n")
         return number
 
-    assert read_each(positive, [1, 2]) == [1, 2]
+    assert parse_each(positive, [1, 2]) == [1, 2]
     with pytest.raises(Poison, match=r"^\[1\]\.n: negative$"):
-        read_each(positive, [1, -1, -2])
+        parse_each(positive, [1, -1, -2])
     with pytest.raises(Poison, match=r"^no alerts$"):
-        read_each(positive, [])
+        parse_each(positive, [])

@@ -3,7 +3,7 @@
 from stormfold.kafka.committed import CommitMetadata, newest_closed, newest_metadata
 from stormfold.window import Windows
 
-WINDOWS = Windows(gap=20, grace=5, slice=60)
+WINDOWS = Windows(gap=20, grace=5, slice_length=60)
 
 
 def test_there_and_back() -> None:

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormfold.config import Config, ConfigError, dump, duration, load, loads
+from stormfold.config import Config, ConfigError, dump, load, loads
 from stormfold.routing import DEFAULT_ROUTE, Matcher, Route, Silence, parse_matchers
+from stormfold.times import format_duration
 from stormfold.window import Windows
 
 FILES = Path(__file__).parent / "testdata" / "config"
@@ -92,7 +93,7 @@ def test_every_configuration_survives_being_written(config: Config) -> None:
 def test_all_keys_are_read() -> None:
     """Each key of the full file reaches the configuration, in its unit."""
     assert load(FILES / "good_full.yaml") == Config(
-        windows=Windows(gap=30_000, grace=5_000, slice=150_000),
+        windows=Windows(gap=30_000, grace=5_000, slice_length=150_000),
         idle_timeout=300_000,
         routes=(
             Route(
@@ -168,7 +169,7 @@ def test_other_durations_are_refused(text: str) -> None:
 @given(DURATIONS)
 def test_durations_are_shown_as_they_are_read(milliseconds: int) -> None:
     """A duration that is shown reads back to the same number."""
-    assert loads(f"retention: {duration(milliseconds)}", "f").retention == milliseconds
+    assert loads(f"retention: {format_duration(milliseconds)}", "f").retention == milliseconds
 
 
 @given(st.text(st.sampled_from("routes:windowsgap \n-[]{}&*!<>|'\"%@#,?~01\t\x00é\ud800"), max_size=60))

@@ -79,7 +79,7 @@ def test_horizon_is_the_minimum() -> None:
     horizon = Horizon(LIMIT, AHEAD)
     marks = {(0, 0): 30, (0, 1): 20, (1, 0): 40, (1, 1): 25}
     assert horizon.observe(marks, 2, 2, now=0) == 20
-    assert horizon.stalled == frozenset()
+    assert horizon.idle == frozenset()
 
 
 def test_cells_beyond_the_partitions_do_not_count() -> None:
@@ -99,9 +99,9 @@ def test_a_missing_mark_holds() -> None:
     for now in range(0, LIMIT + 1, MARK):
         assert horizon.observe({(0, 0): now}, 1, 2, now=now) is None
     assert horizon.observe({(0, 0): LIMIT + MARK}, 1, 2, now=LIMIT + MARK) == LIMIT + MARK
-    assert horizon.stalled == {(0, 1)}
+    assert horizon.idle == {(0, 1)}
     assert horizon.observe({(0, 0): LIMIT + MARK, (0, 1): 7}, 1, 2, now=LIMIT + 2 * MARK) == 7
-    assert horizon.stalled == frozenset()
+    assert horizon.idle == frozenset()
 
 
 def test_one_that_stands_still_is_left_out() -> None:
@@ -111,9 +111,9 @@ def test_one_that_stands_still_is_left_out() -> None:
         assert horizon.observe({(0, 0): now, (0, 1): 5}, 1, 2, now=now) == min(now, 5)
     now = LIMIT + MARK
     assert horizon.observe({(0, 0): now, (0, 1): 5}, 1, 2, now=now) == now
-    assert horizon.stalled == {(0, 1)}
+    assert horizon.idle == {(0, 1)}
     assert horizon.observe({(0, 0): now, (0, 1): 6}, 1, 2, now=now + MARK) == 6
-    assert horizon.stalled == frozenset()
+    assert horizon.idle == frozenset()
 
 
 def test_all_silent() -> None:
@@ -122,7 +122,7 @@ def test_all_silent() -> None:
     marks = {(0, 0): 50, (0, 1): 5}
     for now in range(0, 5 * LIMIT, 10 * MARK):
         assert horizon.observe(marks, 1, 2, now=now) == 5
-        assert horizon.stalled == frozenset()
+        assert horizon.idle == frozenset()
 
 
 def test_the_first_to_speak_after_a_long_silence_does_not_leave_out_the_others() -> None:
@@ -133,10 +133,10 @@ def test_the_first_to_speak_after_a_long_silence_does_not_leave_out_the_others()
     back = 3 * LIMIT
     for now in range(back, back + LIMIT, MARK):
         assert horizon.observe({(0, 0): now, (0, 1): 5}, 1, 2, now=now) == 5
-        assert horizon.stalled == frozenset()
+        assert horizon.idle == frozenset()
     now = back + LIMIT + 2 * MARK
     assert horizon.observe({(0, 0): now, (0, 1): 5}, 1, 2, now=now) == now
-    assert horizon.stalled == {(0, 1)}
+    assert horizon.idle == {(0, 1)}
 
 
 def test_silence_does_not_count_towards_the_limit() -> None:
@@ -182,7 +182,7 @@ def test_held_ones_do_not_stall() -> None:
         assert horizon.observe(marks, 1, 2, beat * MARK, beat) == min(beat * MARK, 5)
     now = LIMIT + MARK
     assert horizon.observe({(0, 0): AHEAD + MARK, (0, 1): 5}, 1, 2, now, -1) == AHEAD + MARK
-    assert horizon.stalled == {(0, 1)}
+    assert horizon.idle == {(0, 1)}
 
 
 def test_one_after_the_other_stalls() -> None:
@@ -191,4 +191,4 @@ def test_one_after_the_other_stalls() -> None:
     end, stops = 4 * LIMIT, 2 * LIMIT
     for beat, now in enumerate(range(0, end, MARK)):
         horizon.observe({(0, 0): now, (0, 1): 5, (0, 2): min(now, stops)}, 1, 3, now, beat)
-    assert horizon.stalled == {(0, 1), (0, 2)}
+    assert horizon.idle == {(0, 1), (0, 2)}

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stormfold.alert import RESOURCE_LABELS, Incoming, Poison, decode_annotations, decode_labels, resource_of
+from stormfold.alert import Alert
+from stormfold.decoding import Poison, decode_annotations, decode_labels
 from stormfold.fingerprint import fingerprint
 from stormfold.formats import parse
+from stormfold.resource import RESOURCE_LABELS, resource_of
 
 SAMPLES = Path(__file__).parent / "testdata/formats"
 NOW = 1_767_226_200_000
@@ -33,7 +35,7 @@ class Seen(NamedTuple):
     fingerprint: str | None = None
 
 
-def seen(alerts: list[Incoming]) -> list[Seen]:
+def seen(alerts: list[Alert]) -> list[Seen]:
     """The alerts, with their labels and annotations read."""
     return [
         Seen(
@@ -46,7 +48,7 @@ def seen(alerts: list[Incoming]) -> list[Seen]:
     ]
 
 
-def read(value: Any, headers: Headers | None = None, now: int = NOW) -> list[Incoming]:
+def read(value: Any, headers: Headers | None = None, now: int = NOW) -> list[Alert]:
     """`parse` of a value, given as JSON or as what becomes JSON."""
     return parse(value if isinstance(value, bytes) else json.dumps(value).encode(), headers or [], now)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stormfold.alert import Poison, decode_annotations, decode_labels
+from stormfold.decoding import Poison, decode_annotations, decode_labels
 from stormfold.formats import parse
 from tests.unit.test_formats import NOW, SAMPLES
 

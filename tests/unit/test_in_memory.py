@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stormfold.in_memory import InMemoryFold
-from stormfold.storm import StormMetadata
+from stormfold.storm import Aggregate
 from stormfold.window import Rebuild, Windows
 from tests.integration.model import plain, strategies
 from tests.integration.model.logs import Record
@@ -14,7 +14,7 @@ EXACT = settings(deadline=None, max_examples=150, print_blob=True)
 FOREVER = 2**62
 
 
-def in_range(storms: dict[str, StormMetadata], windows: Windows, begin: int) -> dict[str, StormMetadata]:
+def in_range(storms: dict[str, Aggregate], windows: Windows, begin: int) -> dict[str, Aggregate]:
     """Those that begin from `begin` on."""
     return {name: storm for name, storm in storms.items() if windows.bucket(storm.first_seen) >= begin}
 
@@ -28,7 +28,7 @@ def test_storms_of_a_range(windows: Windows, alerts: list[Alert], data: st.DataO
     since = data.draw(st.none() | st.integers(0, 400))
     refold = InMemoryFold(windows, Rebuild.of(closed, windows), 10_000, 1_000, since)
     order = data.draw(st.permutations(alerts))
-    found: dict[str, StormMetadata] = {}
+    found: dict[str, Aggregate] = {}
     for offset, alert in enumerate(order):
         twice = [Record(offset, alert.keyed(0, offset))] * data.draw(st.integers(1, 2))
         refold.fold(0, twice)
@@ -37,19 +37,19 @@ def test_storms_of_a_range(windows: Windows, alerts: list[Alert], data: st.DataO
             for storm in refold.close(watermark):
                 assert storm.last_seen + windows.gap < watermark or storm.close_reason == "Slice"
                 assert found.setdefault(storm.name, storm) is storm
-    left = refold.left(closed, FOREVER)
+    left = refold.count_open(closed, FOREVER)
     rest = list(refold.close(FOREVER))
     found |= {storm.name: storm for storm in rest}
 
     alerts = [alert for alert in alerts if since is None or alert.time >= since]
     assert found == in_range(plain.storms(alerts, windows), windows, closed)
     assert left == len(rest)
-    assert refold.alerts == sum(alert.time >= Rebuild.of(closed, windows).begin for alert in alerts)
+    assert refold.alerts == sum(alert.time >= Rebuild.of(closed, windows).rebuild_from for alert in alerts)
 
 
 def test_bounds() -> None:
     """Fingerprints beyond the limit are counted, not listed; junk counts for nothing."""
-    windows = Windows(gap=10, grace=0, slice=30)
+    windows = Windows(gap=10, grace=0, slice_length=30)
     refold = InMemoryFold(windows, Rebuild.of(0, windows), 3, 1_000)
     alerts = [Alert(number.to_bytes(8, "big"), strategies.GROUPS[0], 5) for number in range(5)]
     junk = [None, b"", b"\x01", b"\xff" * 40, b"\x02junk"]

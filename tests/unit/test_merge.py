@@ -9,11 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stormfold.alert import Resource
 from stormfold.eventtime import PartitionPair
-from stormfold.keyed_record import ALERT, HEAD, RESOLVED, Body, GroupMeta, Marks, encode_marks
+from stormfold.group import GroupMeta, group_id, overflow_meta
+from stormfold.keyed_record import (
+    ALERT,
+    HEAD,
+    RESOLVED,
+    Body,
+    Marks,
+    encode_marks,
+)
 from stormfold.merge import FIRED, KNOWN_BYTES, LatePolicy, Merged, Merger, Row, SourcePosition
-from stormfold.storm import Member, group_id, overflow_meta
+from stormfold.resource import Resource
+from stormfold.storm import Member
 from stormfold.window import Windows, first_due
 from tests.integration.model import plain, strategies
 from tests.integration.model.logs import Record, Sent, log
@@ -21,7 +29,7 @@ from tests.integration.model.plain import Alert, Content
 
 EXACT = settings(deadline=None, max_examples=200, print_blob=True)
 
-WINDOWS = Windows(gap=10, grace=5, slice=30)
+WINDOWS = Windows(gap=10, grace=5, slice_length=30)
 GROUP = strategies.GROUPS[0]
 
 

@@ -8,14 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stormfold.alert import Incoming, Poison, decode_labels, resource_of
+from stormfold.alert import Alert
 from stormfold.config import Config
+from stormfold.decoding import Poison, decode_labels
 from stormfold.fingerprint import fingerprint
-from stormfold.keyed_record import Body, GroupMeta, encode_alert
+from stormfold.group import GroupMeta, group_id
+from stormfold.keyed_record import Body, encode_alert
 from stormfold.merge import LatePolicy, Merger
+from stormfold.resource import resource_of
 from stormfold.routing import Matcher, Route, Silence, group_labels, route_for
 from stormfold.series import Keyed, SeriesReader
-from stormfold.storm import cut_example, group_id
+from stormfold.storm import cut_example
 from stormfold.window import Windows
 from tests.integration.model.logs import Record
 
@@ -31,8 +34,8 @@ values = st.sampled_from(["db", "dev", "prod", "critical", "warning", "none", "a
 label_sets = st.dictionaries(names, values, min_size=1).filter(lambda labels: any(labels.values()))
 
 
-def incoming(labels: dict[str, str], annotations: dict[str, str] | None = None, given: str | None = None) -> Incoming:
-    return Incoming(msgspec.json.encode(labels), msgspec.json.encode(annotations or {}), fingerprint=given)
+def incoming(labels: dict[str, str], annotations: dict[str, str] | None = None, given: str | None = None) -> Alert:
+    return Alert(msgspec.json.encode(labels), msgspec.json.encode(annotations or {}), fingerprint=given)
 
 
 def body(keyed: Keyed, time: int = 0) -> Body:
@@ -160,7 +163,7 @@ class TestRecords:
     def test_several(self) -> None:
         """Alerts keep their order and status; the same alert twice is there twice."""
         alerts = [{"labels": {"x": str(n)}, "status": status} for n, status in enumerate(("firing", "resolved"))]
-        found = SeriesReader(CONFIG).understand(json.dumps([*alerts, alerts[0]]).encode(), [], 0)
+        found = SeriesReader(CONFIG).parse(json.dumps([*alerts, alerts[0]]).encode(), [], 0)
         assert [resolved for _, resolved in found] == [False, True, False]
         assert [keyed.key.decode() for keyed, _ in found] == [fingerprint({"x": n}) for n in ("0", "1", "0")]
 
@@ -171,14 +174,14 @@ class TestRecords:
         """One alert that is not understood makes the record poison, also when the others were known before."""
         reader = SeriesReader(CONFIG)
         good = {"labels": {"x": "1"}}
-        reader.understand(json.dumps(good).encode(), [], 0)
+        reader.parse(json.dumps(good).encode(), [], 0)
         for record in ([good, bad], [bad, good], bad):
             with pytest.raises(Poison):
-                reader.understand(json.dumps(record).encode(), [], 0)
-        assert len(reader.understand(json.dumps([good, good]).encode(), [], 0)) == 2
+                reader.parse(json.dumps(record).encode(), [], 0)
+        assert len(reader.parse(json.dumps([good, good]).encode(), [], 0)) == 2
 
     def test_where(self) -> None:
         """The reason says which alert of the record is wrong."""
         record = json.dumps([{"labels": {"x": "1"}}, {"labels": {"x": 7}}]).encode()
         with pytest.raises(Poison, match=r"^\[1\]\.labels"):
-            SeriesReader(CONFIG).understand(record, [], 0)
+            SeriesReader(CONFIG).parse(record, [], 0)

@@ -10,11 +10,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from stormfold import storm
-from stormfold.alert import Resource
+from stormfold import group, storm
 from stormfold.decoding import Malformed
-from stormfold.keyed_record import GroupMeta
-from stormfold.storm import Affected, Detail, Example, Member, StormMetadata, from_metadata, to_metadata
+from stormfold.group import GroupMeta
+from stormfold.manifest import from_manifest, label_value, to_manifest
+from stormfold.resource import Resource
+from stormfold.storm import AffectedResource, Aggregate, BucketDetail, Example, Member
+from stormfold.text import truncate
 from stormfold.window import Bucket, Segment, Windows, segments
 from tests.integration.model import plain, strategies
 from tests.support.storms import AWKWARD, manifest
@@ -48,10 +50,10 @@ def pairs(ones: st.SearchStrategy[One]) -> st.SearchStrategy[Pair[One]]:
 
 
 metadata = st.builds(
-    StormMetadata,
+    Aggregate,
     name=texts,
     namespace=texts,
-    storm_class=st.sampled_from(["Storm", "Isolated", "Silenced"]),
+    aggregate_class=st.sampled_from(["Storm", "Isolated", "Silenced"]),
     route=texts,
     group_labels=label_sets,
     pattern=texts,
@@ -60,7 +62,7 @@ metadata = st.builds(
     distinct=counts,
     resolved=counts,
     resource_count=counts,
-    resources=st.lists(st.builds(Affected, resource=resources, alerts=counts), max_size=5).map(tuple),
+    resources=st.lists(st.builds(AffectedResource, resource=resources, alerts=counts), max_size=5).map(tuple),
     example=st.builds(Example, labels=label_sets, annotations=label_sets),
     first_seen=milliseconds,
     last_seen=milliseconds,
@@ -75,22 +77,22 @@ class TestConversions:
 
     @EXACT
     @given(metadata)
-    def test_there_and_back(self, one: StormMetadata) -> None:
+    def test_there_and_back(self, one: Aggregate) -> None:
         """The resource says everything that the metadata holds, also after a trip through JSON."""
-        assert to_metadata(from_metadata(one)) == one
-        assert to_metadata(msgspec.json.decode(msgspec.json.encode(from_metadata(one)))) == one
+        assert from_manifest(to_manifest(one)) == one
+        assert from_manifest(msgspec.json.decode(msgspec.json.encode(to_manifest(one)))) == one
 
     @EXACT
     @given(metadata)
-    def test_back_and_there(self, one: StormMetadata) -> None:
+    def test_back_and_there(self, one: Aggregate) -> None:
         """A resource read and written again is the same resource."""
-        resource = from_metadata(one)
-        assert from_metadata(to_metadata(resource)) == resource
+        resource = to_manifest(one)
+        assert to_manifest(from_manifest(resource)) == resource
 
     def test_the_design_example(self) -> None:
         """A manifest written by hand comes out as it went in, and its times are milliseconds."""
-        one = to_metadata(manifest())
-        assert from_metadata(one) == manifest()
+        one = from_manifest(manifest())
+        assert to_manifest(one) == manifest()
         assert (one.first_seen, one.last_seen) == (1_767_225_600_000, 1_767_225_790_412)
         assert one.affected == ("Pod/payments/api-7d9f-x2x", "Node/node-7")
 
@@ -103,28 +105,28 @@ class TestConversions:
             inner = inner[key]
         del inner[path[-1]]
         with pytest.raises(Malformed):
-            to_metadata(broken)
+            from_manifest(broken)
 
     @EXACT
     @given(milliseconds)
     def test_timestamps(self, time: int) -> None:
         """RFC 3339 in UTC with exactly three digits: what sorts as text sorts as time."""
-        one = msgspec.structs.replace(to_metadata(manifest()), first_seen=time, last_seen=time)
-        spec = from_metadata(one)["spec"]
+        one = msgspec.structs.replace(from_manifest(manifest()), first_seen=time, last_seen=time)
+        spec = to_manifest(one)["spec"]
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", spec["firstSeen"])
         assert spec["firstSeen"] == spec["lastSeen"]
 
     def test_timestamps_keep_milliseconds(self) -> None:
         """Whole seconds have their zeros, and nothing is rounded."""
-        one = msgspec.structs.replace(to_metadata(manifest()), first_seen=0, last_seen=999)
-        assert from_metadata(one)["spec"]["firstSeen"] == "1970-01-01T00:00:00.000Z"
-        assert from_metadata(one)["spec"]["lastSeen"] == "1970-01-01T00:00:00.999Z"
+        one = msgspec.structs.replace(from_manifest(manifest()), first_seen=0, last_seen=999)
+        assert to_manifest(one)["spec"]["firstSeen"] == "1970-01-01T00:00:00.000Z"
+        assert to_manifest(one)["spec"]["lastSeen"] == "1970-01-01T00:00:00.999Z"
 
     @EXACT
     @given(metadata)
-    def test_labels(self, one: StormMetadata) -> None:
+    def test_labels(self, one: Aggregate) -> None:
         """Whatever routes and severities are called, the labels are ones that Kubernetes takes."""
-        labels = from_metadata(one)["metadata"]["labels"]
+        labels = to_manifest(one)["metadata"]["labels"]
         assert labels["stormfold.dev/last-seen"] == str(one.last_seen // 1000)
         for value in labels.values():
             assert re.fullmatch(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?", value, re.ASCII), value
@@ -143,7 +145,7 @@ class TestConversions:
     )
     def test_label_value(self, text: str, value: str) -> None:
         """What fits stays, the rest becomes dashes, and the ends are alphanumeric after cutting too."""
-        assert storm.label_value(text) == value
+        assert label_value(text) == value
 
 
 class TestIdentity:
@@ -153,7 +155,7 @@ class TestIdentity:
     @given(metas, st.integers(0, 2**53))
     def test_name(self, meta: GroupMeta, start: int) -> None:
         """A DNS-1123 label of at most 57 characters."""
-        name = storm.storm_name(meta, start, GAP)
+        name = group.aggregate_name(meta, start, GAP)
         assert re.fullmatch(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?", name, re.ASCII)
         assert len(name) <= 57
         assert re.fullmatch(r".{1,40}-[0-9a-f]{16}", name)
@@ -164,14 +166,14 @@ class TestIdentity:
         """Same name exactly when route, group labels, silence, and start and length of the first bucket are the same;
         the rest may change."""
         keys = [(meta.route, meta.labels, meta.silenced) for meta in metas]
-        groups = [storm.group_id(*key) for key in keys]
-        names = [storm.storm_name(*one) for one in zip(metas, starts, gaps, strict=True)]
+        groups = [group.group_id(*key) for key in keys]
+        names = [group.aggregate_name(*one) for one in zip(metas, starts, gaps, strict=True)]
         same = keys[0] == keys[1]
         assert (groups[0] == groups[1]) == same
         assert (names[0] == names[1]) == (same and starts[0] == starts[1] and gaps[0] == gaps[1])
         assert all(len(group) == 20 for group in groups)
         other = msgspec.structs.replace(metas[0], namespace="x", storm_alerts=99, storm_resources=98)
-        assert storm.storm_name(other, starts[0], gaps[0]) == names[0]
+        assert group.aggregate_name(other, starts[0], gaps[0]) == names[0]
 
     @EXACT
     @given(metas, st.randoms(use_true_random=False))
@@ -180,8 +182,8 @@ class TestIdentity:
         items = list(meta.labels.items())
         random.shuffle(items)
         other = msgspec.structs.replace(meta, labels=dict(items))
-        assert storm.storm_name(other, 0, GAP) == storm.storm_name(meta, 0, GAP)
-        assert storm.pattern(other.labels) == storm.pattern(meta.labels)
+        assert group.aggregate_name(other, 0, GAP) == group.aggregate_name(meta, 0, GAP)
+        assert group.pattern(other.labels) == group.pattern(meta.labels)
 
     @pytest.mark.parametrize(
         ("labels", "slug"),
@@ -198,7 +200,7 @@ class TestIdentity:
     def test_slug(self, labels: dict[str, str], slug: str) -> None:
         """People recognise the pattern in the name."""
         meta = GroupMeta("default", labels, "storms", False, 10, 5)
-        assert storm.storm_name(meta, 0, GAP)[:-17] == slug
+        assert group.aggregate_name(meta, 0, GAP)[:-17] == slug
 
     @pytest.mark.parametrize(
         ("labels", "pattern"),
@@ -212,20 +214,20 @@ class TestIdentity:
     )
     def test_pattern(self, labels: dict[str, str], pattern: str) -> None:
         """As people write it, quoted so that nothing in a value can look like another label."""
-        assert storm.pattern(labels) == pattern
+        assert group.pattern(labels) == pattern
 
     @EXACT
     @given(st.lists(st.dictionaries(st.sampled_from("abc"), st.text('\\"\n,={}x', max_size=6)), min_size=2, max_size=2))
     def test_patterns_differ(self, two: list[dict[str, str]]) -> None:
         """Values can't forge another group's pattern."""
         assume(two[0] != two[1])
-        assert storm.pattern(two[0]) != storm.pattern(two[1])
+        assert group.pattern(two[0]) != group.pattern(two[1])
 
     def test_overflow(self) -> None:
         """One group per route and class takes what overflows, whatever the labels were."""
         one, other = (GroupMeta("r", {"alertname": name}, "ns", False, 10, 5) for name in "ab")
-        assert storm.overflow_meta(one) == storm.overflow_meta(other)
-        assert storm.overflow_meta(one).labels == {"stormfold_overflow": "true"}
+        assert group.overflow_meta(one) == group.overflow_meta(other)
+        assert group.overflow_meta(one).labels == {"stormfold_overflow": "true"}
 
 
 words = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=1200)
@@ -279,7 +281,7 @@ class TestExample:
     @given(st.text(max_size=300), st.integers(3, 300))
     def test_cut(self, text: str, size: int) -> None:
         """Within the size in bytes, whole characters, and marked as cut exactly when it is."""
-        short = storm.cut(text, size)
+        short = truncate(text, size)
         assert len(short.encode()) <= size
         if len(text.encode()) <= size:
             assert short == text
@@ -293,30 +295,33 @@ class TestBounded:
     """The list of resources."""
 
     @EXACT
-    @given(st.lists(st.builds(Affected, resource=resources, alerts=st.integers(1, 9)), max_size=30), st.integers(0, 20))
-    def test_most_affected_first(self, entries: list[Affected], most: int) -> None:
+    @given(
+        st.lists(st.builds(AffectedResource, resource=resources, alerts=st.integers(1, 9)), max_size=30),
+        st.integers(0, 20),
+    )
+    def test_most_affected_first(self, entries: list[AffectedResource], most: int) -> None:
         """At most so many, those with the most alerts, in an order that does not depend on how they came."""
-        shown = storm.bounded(entries, most)
+        shown = storm.limit_resources(entries, most)
         assert len(shown) == min(most, len(entries))
         assert [entry.alerts for entry in shown] == sorted((entry.alerts for entry in entries), reverse=True)[:most]
-        assert storm.bounded(reversed(entries), most) == shown
+        assert storm.limit_resources(reversed(entries), most) == shown
 
     def test_bytes(self) -> None:
         """However long names are, and whatever JSON makes of them, the list stays within its bytes."""
         for name in ("n" * 500, "é" * 3_000, "\x01" * 800):
-            entries = [Affected(Resource("Pod", name, f"{name}{i}"), 1) for i in range(1_000)]
-            shown = from_metadata(_with(storm.bounded(entries, 1_000)))["spec"]["affectedResources"]
+            entries = [AffectedResource(Resource("Pod", name, f"{name}{i}"), 1) for i in range(1_000)]
+            shown = to_manifest(_with(storm.limit_resources(entries, 1_000)))["spec"]["affectedResources"]
             assert 5 < len(shown) < 1_000
             assert len(msgspec.json.encode(shown)) <= storm.MAX_LIST_BYTES
 
     def test_a_thousand_ordinary_pods(self) -> None:
         """The usual names leave room for the whole list."""
-        entries = [Affected(Resource("Pod", "payments", f"checkout-7d9f6c5b4-{i:05}"), 1) for i in range(1_000)]
-        assert len(storm.bounded(entries, 1_000)) == 1_000
+        entries = [AffectedResource(Resource("Pod", "payments", f"checkout-7d9f6c5b4-{i:05}"), 1) for i in range(1_000)]
+        assert len(storm.limit_resources(entries, 1_000)) == 1_000
 
 
-def _with(entries: tuple[Affected, ...]) -> StormMetadata:
-    return msgspec.structs.replace(to_metadata(manifest()), resources=entries)
+def _with(entries: tuple[AffectedResource, ...]) -> Aggregate:
+    return msgspec.structs.replace(from_manifest(manifest()), resources=entries)
 
 
 class TestFold:
@@ -328,7 +333,7 @@ class TestFold:
         """Bucket by bucket or all alerts at once: the same storms."""
         found = {}
         for _, part, details in _parts(alerts, windows):
-            one = storm.fold_storm(part, details, windows.gap, 1_000)
+            one = storm.fold_segment(part, details, windows.gap, 1_000)
             found[one.name] = one
         assert found == plain.storms(alerts, windows)
 
@@ -355,9 +360,9 @@ class TestFold:
             for n in range(50)
         ]
         one = self._only(wave)
-        assert (one.storm_class, one.distinct, one.resolved, one.resource_count) == ("Isolated", 50, 50, 50)
+        assert (one.aggregate_class, one.distinct, one.resolved, one.resource_count) == ("Isolated", 50, 50, 50)
         one = self._only([*wave, *(alert.__class__(alert.fingerprint, meta, 900) for alert in wave[:2])])
-        assert (one.storm_class, one.distinct, one.resolved, one.alert_count) == ("Storm", 50, 50, 52)
+        assert (one.aggregate_class, one.distinct, one.resolved, one.alert_count) == ("Storm", 50, 50, 52)
 
     def test_truncated(self) -> None:
         """A bounded list is told so, and the count beside it stays exact."""
@@ -382,9 +387,9 @@ class TestFold:
         meta = GroupMeta("default", {"alertname": "A"}, "storms", False, 10, 5)
         members = {bytes([n]): Member(1, 1_000, False, True, Resource("Pod", "a", str(n))) for n in range(listed)}
         (part,) = segments([Bucket(0, alerts, 1_000, 1_000)], Windows())
-        detail = Detail(msgspec.msgpack.encode(meta), 0, "critical", 0, True, b"{}", members)
-        one = storm.fold_storm(part, [detail], Windows().gap, 1_000)
-        assert (one.storm_class, one.alert_count, one.distinct) == (expected, alerts, listed)
+        detail = BucketDetail(msgspec.msgpack.encode(meta), 0, "critical", 0, True, b"{}", members)
+        one = storm.fold_segment(part, [detail], Windows().gap, 1_000)
+        assert (one.aggregate_class, one.alert_count, one.distinct) == (expected, alerts, listed)
 
     @EXACT
     @given(
@@ -399,14 +404,14 @@ class TestFold:
         meta = GroupMeta("default", {"alertname": "A"}, "storms", False, 10, 2)
         alerts = [(replace(alert, meta=meta), is_listed) for alert, is_listed in alerts]
         listed = plain.buckets([alert for alert, is_listed in alerts if is_listed], windows)
-        for group, part, details in _parts([alert for alert, _ in alerts], windows):
-            known = [listed.get((group, bucket.start)) for bucket in part.buckets]
+        for id_, part, details in _parts([alert for alert, _ in alerts], windows):
+            known = [listed.get((id_, bucket.start)) for bucket in part.buckets]
             less = [
                 detail._replace(members=some.members if some else {}, truncated=True)
                 for detail, some in zip(details, known, strict=True)
             ]
-            whole, cut = (storm.fold_storm(part, each, windows.gap, 1_000) for each in (details, less))
-            assert cut.storm_class in (whole.storm_class, "Storm")
+            whole, cut = (storm.fold_segment(part, each, windows.gap, 1_000) for each in (details, less))
+            assert cut.aggregate_class in (whole.aggregate_class, "Storm")
             assert cut.alert_count == whole.alert_count
 
     def test_huge_group_labels(self) -> None:
@@ -417,27 +422,29 @@ class TestFold:
         assert len(one.group_labels) == 64
         assert all(len(value.encode()) <= 1024 for value in one.group_labels.values())
         assert len(one.pattern.encode()) <= 2048
-        assert len(msgspec.json.encode(from_metadata(one))) < 200_000
+        assert len(msgspec.json.encode(to_manifest(one))) < 200_000
         other = msgspec.structs.replace(meta, labels={**labels, "l0": "é" * 4_000 + "x"})
         assert self._only([plain.Alert(bytes(8), other, 0)]).name != one.name
 
-    def _only(self, alerts: list[plain.Alert], max_resources: int = 1_000, truncated: bool = False) -> StormMetadata:
+    def _only(self, alerts: list[plain.Alert], max_resources: int = 1_000, truncated: bool = False) -> Aggregate:
         windows = Windows()
         held: Mapping[tuple[str, int], plain.Content] = plain.buckets(alerts, windows)
         buckets = [Bucket(start, c.alerts, c.first, c.last) for (_, start), c in held.items()]
         (part,) = segments(buckets, windows)
         details = [_detail(held[alerts[0].group, b.start])._replace(truncated=truncated) for b in part.buckets]
-        return storm.fold_storm(part, details, windows.gap, max_resources)
+        return storm.fold_segment(part, details, windows.gap, max_resources)
 
 
-def _parts(alerts: list[plain.Alert], windows: Windows) -> Iterator[tuple[str, Segment, list[Detail]]]:
+def _parts(alerts: list[plain.Alert], windows: Windows) -> Iterator[tuple[str, Segment, list[BucketDetail]]]:
     """Each group's segments, with what their buckets hold."""
     held = plain.buckets(alerts, windows)
-    for group in {alert.group for alert in alerts}:
-        buckets = [Bucket(start, c.alerts, c.first, c.last) for (g, start), c in held.items() if g == group]
+    for id_ in {alert.group for alert in alerts}:
+        buckets = [Bucket(start, c.alerts, c.first, c.last) for (g, start), c in held.items() if g == id_]
         for part in segments(buckets, windows):
-            yield group, part, [_detail(held[group, bucket.start]) for bucket in part.buckets]
+            yield id_, part, [_detail(held[id_, bucket.start]) for bucket in part.buckets]
 
 
-def _detail(content: plain.Content) -> Detail:
-    return Detail(content.meta, content.rank, content.severity, content.late, False, content.example, content.members)
+def _detail(content: plain.Content) -> BucketDetail:
+    return BucketDetail(
+        content.meta, content.rank, content.severity, content.late, False, content.example, content.members
+    )

@@ -28,7 +28,7 @@ def cases(draw: st.DrawFn) -> Times:
         st.integers(0, windows.gap), st.integers(windows.gap - 1, windows.gap + 1), st.integers(0, 3 * windows.gap)
     )
     steps = draw(st.lists(near, min_size=1, max_size=60))
-    time = draw(st.integers(0, 2 * windows.slice))
+    time = draw(st.integers(0, 2 * windows.slice_length))
     times = []
     for step in steps:
         time += step
@@ -88,7 +88,7 @@ def test_shape_of_storms(case: Times) -> None:
     assert len({part.start for part in parts}) == len(parts)
     for part in parts:
         assert part.due > part.buckets[-1].last
-        assert 2 * (part.buckets[-1].last + 1 - part.start) <= 3 * windows.slice
+        assert 2 * (part.buckets[-1].last + 1 - part.start) <= 3 * windows.slice_length
 
 
 def close(
@@ -121,7 +121,7 @@ def _last_step(time: int, watermarks: list[int]) -> int:
 @st.composite
 def histories(draw: st.DrawFn) -> History:
     windows, times = draw(cases())
-    end = times[-1] + 2 * windows.slice
+    end = times[-1] + 2 * windows.slice_length
     watermarks = sorted(draw(st.lists(st.integers(0, end), max_size=20)))
     steps = st.integers(0, len(watermarks))
     return windows, [(draw(steps), time) for time in times], watermarks
@@ -141,9 +141,9 @@ def test_rebuild(history: History, data: st.DataObject) -> None:
     """From B on, without what came before it, every storm from C on is found again, closed step by step or at once."""
     windows, arrivals, watermarks = history
     times = [time for _, time in arrivals]
-    closed = data.draw(st.integers(0, (times[-1] + 4 * windows.slice) // windows.gap)) * windows.gap
+    closed = data.draw(st.integers(0, (times[-1] + 4 * windows.slice_length) // windows.gap)) * windows.gap
     rebuild = Rebuild.of(closed, windows)
-    kept = [(step, time) for step, time in arrivals if time >= rebuild.begin]
+    kept = [(step, time) for step, time in arrivals if time >= rebuild.rebuild_from]
     expected = [storm for storm in model(times, windows) if storm.start >= closed]
     once = [seen(p, times, windows) for p in segments(buckets_of([t for _, t in kept], windows), windows, rebuild)]
     assert [storm for storm in once if storm.start >= closed] == expected
@@ -175,7 +175,7 @@ def test_first_due_is_a_lower_bound(case: Times, data: st.DataObject) -> None:
     """A group's due, set when a bucket becomes its earliest, is never after the time its first storm is final."""
     windows, times = case
     order = data.draw(st.permutations(times))
-    closed = data.draw(st.integers(0, times[-1] + windows.slice)) // windows.gap * windows.gap
+    closed = data.draw(st.integers(0, times[-1] + windows.slice_length)) // windows.gap * windows.gap
     due, earliest = 1 << 60, 1 << 60
     for count, time in enumerate(order, 1):
         start = windows.bucket(time)
@@ -213,14 +213,14 @@ def test_timeline() -> None:
 
 def test_a_gap_exactly_is_no_pause() -> None:
     """Two alerts one gap apart are one storm, one millisecond more makes two."""
-    windows = Windows(gap=1000, grace=0, slice=10_000)
+    windows = Windows(gap=1000, grace=0, slice_length=10_000)
     assert len(segments(buckets_of([100, 1100], windows), windows)) == 1
     assert len(segments(buckets_of([100, 1101], windows), windows)) == 2
 
 
 def test_cut_is_at_least_half_a_slice_away() -> None:
     """Half a slice before a multiple a run is cut there; one that begins a bucket later, a slice later."""
-    windows = Windows(gap=100, grace=0, slice=600)
+    windows = Windows(gap=100, grace=0, slice_length=600)
     assert windows.first_cut(300) == 600
     assert windows.first_cut(400) == 1200
     assert windows.first_cut(0) == 600
@@ -228,7 +228,7 @@ def test_cut_is_at_least_half_a_slice_away() -> None:
 
 def test_books() -> None:
     """Every alert is in exactly one storm, counted as often as it came."""
-    windows = Windows(gap=5, grace=0, slice=10)
+    windows = Windows(gap=5, grace=0, slice_length=10)
     times = [3, 3, 3, 9, 14, 14, 30]
     parts = segments(buckets_of(times, windows), windows)
     held = Counter(time for part in parts for time in seen(part, times, windows)[1])

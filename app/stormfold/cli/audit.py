@@ -12,7 +12,7 @@ from stormfold.config import load
 from stormfold.redis.client import connect
 from stormfold.redis.store import Store
 from stormfold.settings import Settings
-from stormfold.text import counted
+from stormfold.text import pluralize
 
 
 @click.command(
@@ -49,21 +49,21 @@ def verdict(books: AuditReport) -> str:
     foreign = ""
     if books.foreign:
         are = "is" if books.foreign == 1 else "are"
-        foreign = f" {counted(books.foreign, 'record')} in storms or dead letters {are} not ours."
+        foreign = f" {pluralize(books.foreign, 'record')} in storms or dead letters {are} not ours."
     if books.unread:
         have = "has" if books.unread == 1 else "have"
-        return f"Not known yet: {counted(books.unread, 'record')} {have} not been taken up; see `stormfold status`."
+        return f"Not known yet: {pluralize(books.unread, 'record')} {have} not been taken up; see `stormfold status`."
     if books.balanced:
         still = f", {books.open:,} in groups still open" if books.open else ""
-        others = f" and {counted(books.others, 'other group')}" if books.others else ""
+        others = f" and {pluralize(books.others, 'other group')}" if books.others else ""
         return (
-            f"The books balance: {counted(books.alerts, 'alert')} = {books.storms:,} in"
-            f" {counted(books.names - books.others, 'storm')}{others} + {counted(books.dead, 'dead letter')}{still}."
-            f"{foreign}"
+            f"The books balance: {pluralize(books.alerts, 'alert')} = {books.storms:,} in"
+            f" {pluralize(books.names - books.others, 'storm')}{others}"
+            f" + {pluralize(books.dead, 'dead letter')}{still}.{foreign}"
         )
     what = "missing" if books.difference > 0 else "too many"
-    trimmed = f" Retention has taken {counted(books.trimmed, 'record')} of alerts." if books.trimmed else ""
-    return f"The books do not balance: {counted(abs(books.difference), 'alert')} {what}.{trimmed}{foreign}"
+    trimmed = f" Retention has taken {pluralize(books.trimmed, 'record')} of alerts." if books.trimmed else ""
+    return f"The books do not balance: {pluralize(abs(books.difference), 'alert')} {what}.{trimmed}{foreign}"
 
 
 async def _audit(settings: Settings, config: Path | None, wait: float) -> AuditReport:

@@ -7,17 +7,19 @@ from typing import Any, BinaryIO, cast
 import click
 import msgspec
 
-from stormfold.alert import Incoming, Poison, Resource
+from stormfold.alert import Alert
 from stormfold.cli.output import Output, emit_document, emit_table, output_option
 from stormfold.cli.publish import read
-from stormfold.config import ALL_LABELS, Config, ConfigError, document, duration, load, timestamp
+from stormfold.config import ALL_LABELS, Config, ConfigError, document, load
+from stormfold.decoding import Poison
 from stormfold.errors import DeadLetter
 from stormfold.formats import parse
-from stormfold.keyed_record import GroupMeta
+from stormfold.group import GroupMeta, pattern
+from stormfold.resource import Resource
 from stormfold.routing import Route, Silence
 from stormfold.series import SeriesReader
-from stormfold.storm import pattern
 from stormfold.text import escape_unprintable
+from stormfold.times import format_timestamp
 
 
 @click.command(
@@ -63,8 +65,7 @@ def command(ctx: click.Context, file: Path, alert: str | None, output: Output) -
 
 
 def _show(config: Config, now: int) -> None:
-    windows = config.windows
-    click.echo(f"gap {duration(windows.gap)}, grace {duration(windows.grace)}, slice {duration(windows.slice)}\n")
+    click.echo(", ".join(f"{name} {value}" for name, value in document(config)["windows"].items()) + "\n")
     emit_table([_route(route) for route in config.routes], ["route", "match", "group by", "storm when", "namespace"])
     if config.silences:
         click.echo()
@@ -86,8 +87,8 @@ def _silence(silence: Silence, now: int) -> dict[str, Any]:
     return {
         "silence": silence.name,
         "match": [str(matcher) for matcher in silence.match],
-        "starts": None if silence.starts is None else timestamp(silence.starts),
-        "ends": None if silence.ends is None else timestamp(silence.ends),
+        "starts": None if silence.starts is None else format_timestamp(silence.starts),
+        "ends": None if silence.ends is None else format_timestamp(silence.ends),
         "active": silence.active(now),
     }
 
@@ -105,7 +106,7 @@ def _explain(path: str, reader: SeriesReader, now: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _seen(incoming: Incoming, reader: SeriesReader, now: int) -> dict[str, Any]:
+def _seen(incoming: Alert, reader: SeriesReader, now: int) -> dict[str, Any]:
     series = reader.keyed(incoming).series
     meta = msgspec.msgpack.decode(series.group.meta, type=GroupMeta)
     resource = msgspec.msgpack.decode(series.resource, type=Resource) if series.resource else None

@@ -18,7 +18,7 @@ from stormfold.local.incident import Told, incident
 from stormfold.local.stack import Stack, interruptible, lock_directory, log_to, run
 from stormfold.local.view import Lines, Picture, plain, summary, terminal
 from stormfold.settings import Settings
-from stormfold.text import counted
+from stormfold.text import pluralize
 
 CONFIG_NAME = "stormfold.yaml"
 LOG_NAME = "worker.log"
@@ -96,7 +96,7 @@ def _introduce(console: Console, folder: Path, records: Sequence[Told]) -> None:
     (folder / CONFIG_NAME).write_text(CONFIG, encoding="utf-8")
     _tell(
         console,
-        f"[bold]An incident of {counted(alerts, 'alert')}[/], and {counted(garbage, 'record')} of garbage, told to"
+        f"[bold]An incident of {pluralize(alerts, 'alert')}[/], and {pluralize(garbage, 'record')} of garbage, told to"
         " a real Kafka, Redis and worker on this machine.",
         f"[dim]{escape(str(folder / CONFIG_NAME))}:",
         *(f"[dim]  {escape(line)}" for line in CONFIG.splitlines()),
@@ -122,7 +122,7 @@ def _play(view: View, folder: Path, data: Path, records: Sequence[Told], keep: b
 
 def _report(console: Console, folder: Path, outcome: Outcome) -> bool:
     """Prints how it went; returns whether all is as it has to be."""
-    storms = sum(storm.storm_class == "Storm" for storm in outcome.storms)
+    storms = sum(storm.aggregate_class == "Storm" for storm in outcome.storms)
     files = _count(folder)
     good = outcome.books.balanced and files == storms
     # The books count a record that nobody understands as one alert.
@@ -133,7 +133,7 @@ def _report(console: Console, folder: Path, outcome: Outcome) -> bool:
         console,
         "",
         f"[{'green' if outcome.books.balanced else 'bold red'}]{verdict(outcome.books)}",
-        f"{counted(told, 'alert')}, {counted(files, 'manifest')}: {told // max(1, files):,} to 1."
+        f"{pluralize(told, 'alert')}, {pluralize(files, 'manifest')}: {told // max(1, files):,} to 1."
         + ("" if files == storms else f" [bold red]There should be {storms} of them."),
         f"They are in [bold]{manifests}[/], ready for kubectl apply -f {manifests} (after k8s/crd.yaml).",
         "Next: [bold]stormfold up[/] runs the same, empty, for your own alerts.",

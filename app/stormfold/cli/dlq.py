@@ -16,8 +16,8 @@ from stormfold.kafka import dlq
 from stormfold.kafka.producer import Producer
 from stormfold.kafka.reader import TopicReader, open_reader
 from stormfold.settings import Settings
-from stormfold.storm import timestamp
-from stormfold.text import counted, escape_unprintable
+from stormfold.text import escape_unprintable, pluralize
+from stormfold.times import format_timestamp
 
 PREVIEW = 60
 """Characters of a dead record that the list shows."""
@@ -106,9 +106,9 @@ def redrive(origins: Sequence[str], everything: bool, again: bool, yes: bool) ->
         click.echo("Nothing to publish again.", err=True)
         return
     if not yes:
-        _ask(f"Publish {counted(len(chosen), 'record')} again?")
+        _ask(f"Publish {pluralize(len(chosen), 'record')} again?")
     count = asyncio.run(_redrive(settings, {letter.origin for letter in chosen}))
-    click.echo(f"Published {counted(count, 'record')} again.")
+    click.echo(f"Published {pluralize(count, 'record')} again.")
 
 
 def _ask(question: str) -> None:
@@ -222,7 +222,7 @@ def _letter(record: ConsumerRecord) -> Dead:
 
 def _row(letter: Dead) -> dict[str, Any]:
     return {
-        "time": timestamp(letter.died),
+        "time": format_timestamp(letter.died),
         "topic": letter.topic,
         "origin": letter.origin,
         "reason": letter.reason,

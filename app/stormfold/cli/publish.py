@@ -17,13 +17,13 @@ from aiokafka.errors import MessageSizeTooLargeError
 from rich.console import Console
 from rich.progress import Progress
 
-from stormfold.alert import Poison
+from stormfold.decoding import Poison
 from stormfold.errors import ActionRequired
 from stormfold.formats import parse
 from stormfold.kafka.producer import Producer, ProducerRecord
 from stormfold.kafka.topics import partitions_of
 from stormfold.settings import Settings
-from stormfold.text import counted, escape_unprintable
+from stormfold.text import escape_unprintable, pluralize
 
 MAX_ALERTS = 500
 """In a record that is made from a longer list."""
@@ -88,11 +88,11 @@ def command(file: BinaryIO, force: bool) -> None:
             click.echo(f"and {len(strange) - SHOWN:,} more", err=True)
         if strange and not force:
             raise ActionRequired(
-                f"nothing is published: {counted(len(strange), 'record')} of {name} not understood",
+                f"nothing is published: {pluralize(len(strange), 'record')} of {name} not understood",
                 "mend them, or publish them all the same with --force",
             )
         sent = asyncio.run(publish(settings, records("Publishing")))
-    click.echo(f"{counted(alerts, 'alert')} in {counted(sent, 'record')} published to {settings.alerts_topic}")
+    click.echo(f"{pluralize(alerts, 'alert')} in {pluralize(sent, 'record')} published to {settings.alerts_topic}")
 
 
 def read(file: BinaryIO, name: str) -> Iterator[Record]:

@@ -14,13 +14,14 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from stormfold.cli.output import Output, emit_document, emit_table, output_option
-from stormfold.config import Config, Duration, Time, load, timestamp
+from stormfold.config import Config, Duration, Time, load
 from stormfold.replay.compare import Compared, Count, Tally, compare
 from stormfold.replay.log import Span, Tell
 from stormfold.replay.restore import Restored, restore
 from stormfold.settings import Settings
-from stormfold.storm import StormClass
-from stormfold.text import counted, escape_unprintable
+from stormfold.storm import AggregateClass
+from stormfold.text import escape_unprintable, pluralize
+from stormfold.times import format_timestamp
 
 _R = TypeVar("_R")
 _DURATION: TypeAdapter[int] = TypeAdapter(Duration)
@@ -107,15 +108,15 @@ def _run(work: Callable[[Tell], Awaitable[_R]]) -> _R:
 
 def _say_span(wanted: Span, span: Span, since: int | None = None) -> None:
     if since is not None and since > wanted.begin:
-        click.echo(f"What is before {timestamp(since)} was counted under other windows: left out.", err=True)
+        click.echo(f"What is before {format_timestamp(since)} was counted under other windows: left out.", err=True)
     if span.begin > max(wanted.begin, since or 0):
-        click.echo(f"The log begins later: storms are certain from {timestamp(span.begin)} on.", err=True)
+        click.echo(f"The log begins later: storms are certain from {format_timestamp(span.begin)} on.", err=True)
     if span.end < wanted.end:
-        click.echo(f"Storms that begin from {timestamp(span.end)} on may still be open: left out.", err=True)
+        click.echo(f"Storms that begin from {format_timestamp(span.end)} on may still be open: left out.", err=True)
 
 
 def _span(span: Span) -> dict[str, str]:
-    return {"from": timestamp(span.begin), "to": timestamp(span.end)}
+    return {"from": format_timestamp(span.begin), "to": format_timestamp(span.end)}
 
 
 def _show_restored(found: Restored, output: Output) -> None:
@@ -154,11 +155,11 @@ def _show_compared(found: Compared, config: Config, output: Output) -> None:
     click.echo()
     emit_table(biggest, ("alerts", "resources", "storm_class", "route", "pattern"))
     if found.left:
-        click.echo(f"{counted(found.left, 'storm')} not over yet under this configuration: not counted.", err=True)
+        click.echo(f"{pluralize(found.left, 'storm')} not over yet under this configuration: not counted.", err=True)
 
 
 def _classes(found: Compared) -> Iterator[dict[str, Any]]:
-    for name in get_args(StormClass):
+    for name in get_args(AggregateClass):
         now, then = (_sum(tally, {name}) for tally in (found.now, found.then))
         yield {
             "class": name, "storms": now.storms, "storms_then": then.storms, "alerts": now.alerts,
@@ -170,7 +171,7 @@ def _routes(found: Compared, config: Config) -> Iterator[dict[str, Any]]:
     for route in sorted({route for tally in (found.now, found.then) for route, _ in tally.counts}):
         row: dict[str, Any] = {"route": route}
         for then, tally in (("", found.now), ("_then", found.then)):
-            alerts = _sum(tally, get_args(StormClass), route).alerts
+            alerts = _sum(tally, get_args(AggregateClass), route).alerts
             resources = _sum(tally, config.publish, route).storms
             reduction = round(1 - resources / alerts, 4) if alerts else None
             row |= {f"alerts{then}": alerts, f"resources{then}": resources, f"reduction{then}": reduction}

@@ -11,7 +11,6 @@ import msgspec
 from yarl import URL
 
 from stormfold.cli.output import Output, emit_document, output_option
-from stormfold.config import duration
 from stormfold.errors import StormfoldError
 from stormfold.kafka.client import open_admin
 from stormfold.kafka.reader import open_reader
@@ -31,8 +30,8 @@ from stormfold.status.snapshot import (
     snapshot_redis,
     topic_of,
 )
-from stormfold.storm import timestamp
-from stormfold.text import counted, escape_unprintable
+from stormfold.text import escape_unprintable, pluralize
+from stormfold.times import format_duration, format_timestamp
 
 ANSWER_SECONDS = 15.0
 """Longest to wait for Kafka or Redis: a server that takes connections and says nothing is told from a slow one."""
@@ -117,7 +116,7 @@ async def look(settings: Settings) -> dict[str, Any]:
     return {
         "lag": lag,
         "epoch": {} if kept is None else _epoch(kept),
-        "closed_until": None if closed is None else timestamp(closed),
+        "closed_until": None if closed is None else format_timestamp(closed),
         "redis": {"url": settings.redis_url_safe} | ({} if kept is None else _memory(kept.memory)),
         # Not what is set here: the pipeline's own word for it.
         "sink": None if worker is None else worker.sink,
@@ -170,7 +169,7 @@ def _lag(found: Sequence[Place], problems: list[Problem]) -> list[dict[str, Any]
             why = f"{where} ends at {end}, before the position {position}: it is not read"
             problems.append(Problem(place.stage, why, FORGET))
         elif position is not None and position < begin:
-            why = f"{where}: retention took {counted(begin - position, 'record')} before they were read"
+            why = f"{where}: retention took {pluralize(begin - position, 'record')} before they were read"
             problems.append(Problem(place.stage, why, KEEP))
     return rows
 
@@ -182,11 +181,11 @@ def _epoch(redis: RedisSnapshot) -> dict[str, Any]:
     return {
         "number": epoch.number,
         "partitions": epoch.partitions,
-        "windows": {name: duration(getattr(epoch.windows, name)) for name in ("gap", "grace", "slice")},
-        "horizon": None if clock.horizon is None else timestamp(clock.horizon),
+        "windows": {name: format_duration(value) for name, value in msgspec.to_builtins(epoch.windows).items()},
+        "horizon": None if clock.horizon is None else format_timestamp(clock.horizon),
         "horizon_delay_seconds": None if clock.horizon is None else round(now - clock.horizon / 1000, 1),
         "open_groups": clock.open_groups,
-        "oldest_open": None if clock.first_open is None else timestamp(clock.first_open),
+        "oldest_open": None if clock.first_open is None else format_timestamp(clock.first_open),
     }
 
 
@@ -221,7 +220,7 @@ def _stages(lag: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
             continue
         places = [f"{row['partition']}: {row['records']:,}" for row in behind[:SHOWN]]
         more = [f"and {len(behind) - SHOWN} more"] if behind[SHOWN:] else []
-        total = counted(sum(row["records"] for row in behind), "record")
+        total = pluralize(sum(row["records"] for row in behind), "record")
         yield stage, f"{total} behind in {behind[0]['topic']}, by partition {', '.join(places + more)}"
 
 
@@ -233,13 +232,13 @@ def _lines(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "epoch", "none yet: no worker has begun"
     else:
         windows = ", ".join(f"{name} {length}" for name, length in epoch["windows"].items())
-        yield "epoch", f"{epoch['number']}: {windows}, {counted(epoch['partitions'], 'partition')}"
+        yield "epoch", f"{epoch['number']}: {windows}, {pluralize(epoch['partitions'], 'partition')}"
         if epoch["horizon"]:
             yield "horizon", f"{epoch['horizon']}, {epoch['horizon_delay_seconds']:,} s behind the clock"
         else:
             yield "horizon", "none yet: not every partition of alerts has been read"
         oldest = f", the oldest from {epoch['oldest_open']}" if epoch["oldest_open"] else ""
-        yield "open", f"{counted(epoch['open_groups'], 'group')}{oldest}"
+        yield "open", f"{pluralize(epoch['open_groups'], 'group')}{oldest}"
     if status["closed_until"]:
         yield "closed", f"every storm that begins before {status['closed_until']}"
     memory = "unknown"

@@ -9,11 +9,13 @@ import msgspec
 from aiokafka import ConsumerRecord
 
 from stormfold.cli.output import Output, emit, emit_document, output_option
-from stormfold.decoding import Malformed, read
+from stormfold.decoding import Malformed, decode_untrusted
 from stormfold.kafka.reader import TopicReader, open_reader
+from stormfold.manifest import from_manifest
 from stormfold.settings import Settings
-from stormfold.storm import StormClass, StormMetadata, timestamp, to_metadata
+from stormfold.storm import Aggregate, AggregateClass
 from stormfold.text import escape_unprintable
+from stormfold.times import format_timestamp
 
 COLUMNS = {
     "last seen": 24, "namespace": 12, "name": 57, "class": 8, "severity": 8, "alerts": 7, "resources": 9,
@@ -37,7 +39,7 @@ Examples:
 @click.option(
     "--class",
     "wanted",
-    type=click.Choice([*get_args(StormClass), "all"]),
+    type=click.Choice([*get_args(AggregateClass), "all"]),
     default="Storm",
     show_default=True,
     help="Which storms.",
@@ -80,7 +82,7 @@ async def _list(settings: Settings, wanted: str, limit: int, output: Output) -> 
     if output != "table":
         emit_document({"apiVersion": "v1", "kind": "List", "items": manifests}, output)
         return
-    emit([_row(to_metadata(manifest)) for manifest in manifests], COLUMNS, output)
+    emit([_row(from_manifest(manifest)) for manifest in manifests], COLUMNS, output)
     if not manifests:
         others = "" if wanted == "all" else " `--class all` also shows what was not enough for one, or silenced."
         click.echo(f"No storms yet.{others}", err=True)
@@ -118,8 +120,8 @@ async def _recent(settings: Settings, wanted: str, limit: int) -> list[dict[str,
 def _manifest(record: ConsumerRecord, wanted: str) -> dict[str, Any] | None:
     """The manifest in a record; None if it isn't one, or of another class."""
     try:
-        manifest: dict[str, Any] = read(msgspec.json.decode, record.value)
-        fits = wanted in ("all", to_metadata(manifest).storm_class)
+        manifest: dict[str, Any] = decode_untrusted(msgspec.json.decode, record.value)
+        fits = wanted in ("all", from_manifest(manifest).aggregate_class)
     except Malformed:
         return None
     return manifest if fits else None
@@ -128,7 +130,7 @@ def _manifest(record: ConsumerRecord, wanted: str) -> dict[str, Any] | None:
 def _tell(manifest: Mapping[str, Any], output: Output) -> None:
     """Prints one storm of several."""
     if output == "table":
-        click.echo(_line(_row(to_metadata(manifest))))
+        click.echo(_line(_row(from_manifest(manifest))))
         return
     if output == "yaml":
         click.echo("---")
@@ -141,9 +143,9 @@ def _line(row: Mapping[str, Any]) -> str:
     ).rstrip()
 
 
-def _row(storm: StormMetadata) -> dict[str, Any]:
+def _row(storm: Aggregate) -> dict[str, Any]:
     values = (
-        timestamp(storm.last_seen), storm.namespace, storm.name, storm.storm_class, storm.severity, storm.alert_count,
-        storm.resource_count, storm.close_reason, storm.pattern,
+        format_timestamp(storm.last_seen), storm.namespace, storm.name, storm.aggregate_class, storm.severity,
+        storm.alert_count, storm.resource_count, storm.close_reason, storm.pattern,
     )  # fmt: skip
     return dict(zip(COLUMNS, values, strict=True))

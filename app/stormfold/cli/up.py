@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from stormfold.config import Config, duration, load
+from stormfold.config import Config, load
 from stormfold.health import Health
 from stormfold.local.stack import (
     Stack,
@@ -21,8 +21,9 @@ from stormfold.local.stack import (
     working,
 )
 from stormfold.settings import Settings, variable
-from stormfold.storm import StormMetadata
-from stormfold.text import counted, escape_unprintable
+from stormfold.storm import Aggregate
+from stormfold.text import escape_unprintable, pluralize
+from stormfold.times import format_duration
 from stormfold.worker import Worker
 
 LOOK_EVERY = 1.0
@@ -114,17 +115,17 @@ async def _watch(health: Health) -> None:
         before = now
 
 
-def _storm(storm: StormMetadata) -> None:
-    resources = counted(storm.resource_count, "resource")
+def _storm(storm: Aggregate) -> None:
+    resources = pluralize(storm.resource_count, "resource")
     _say(
-        f"{time.strftime('%H:%M:%S')}  {storm.storm_class:8}  {escape_unprintable(storm.severity):8}"
-        f"  {escape_unprintable(storm.pattern)}, {counted(storm.alert_count, 'alert')}, {resources}"
+        f"{time.strftime('%H:%M:%S')}  {storm.aggregate_class:8}  {escape_unprintable(storm.severity):8}"
+        f"  {escape_unprintable(storm.pattern)}, {pluralize(storm.alert_count, 'alert')}, {resources}"
     )
 
 
 def _addresses(settings: Settings, config: Config, worker: Worker, folder: Path) -> None:
     windows = config.windows
-    quiet = duration(windows.gap + windows.grace)
+    quiet = format_duration(windows.gap + windows.grace)
     http = f"{settings.http_address.rpartition(':')[0]}:{worker.web.port}"
     here = {
         "kafka_bootstrap_servers": settings.kafka_bootstrap_servers,

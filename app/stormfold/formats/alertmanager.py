@@ -3,13 +3,14 @@
 from collections.abc import Iterable
 from functools import partial
 
-from stormfold.alert import Incoming, read_each
-from stormfold.formats.plain import Alert, incoming
+from stormfold.alert import Alert
+from stormfold.decoding import parse_each
+from stormfold.formats.plain import AlertFields, to_alert
 
 
-def read(alerts: Iterable[Alert], now: int) -> list[Incoming]:
+def parse_alerts(alerts: Iterable[AlertFields], now: int) -> list[Alert]:
     """All of them at `now` (ms); raises `Poison` if one is wrong, with its place, or if there are none.
 
     A webhook's `truncatedAlerts` (Alertmanager's `max_alerts`) is of no use: who was left out is not in the record.
     """
-    return read_each(partial(incoming, now=now), alerts)
+    return parse_each(partial(to_alert, now=now), alerts)

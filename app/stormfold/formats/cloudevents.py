@@ -9,7 +9,7 @@ from enum import Enum
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from stormfold.alert import Poison, decode
+from stormfold.decoding import Poison, decode_json
 
 
 class Wrapping(Enum):
@@ -42,7 +42,7 @@ def wrapping(headers: Sequence[tuple[str, bytes | None]]) -> Wrapping:
 
 def data(value: bytes) -> tuple[str, bytes]:
     """The data of a structured event and the name of the field it is in; raises `Poison`."""
-    event = decode(_event, value)
+    event = decode_json(_event, value)
     _check(event.specversion, "specversion")
     if event.data_base64 is not None:
         if event.data is not UNSET:

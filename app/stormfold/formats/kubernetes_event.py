@@ -6,7 +6,9 @@ and the same alert again each time it repeats. An event never resolves.
 
 import msgspec
 
-from stormfold.alert import CLUSTER_SCOPED, RESOURCE_LABELS, Incoming, Poison, decode, read_each
+from stormfold.alert import Alert
+from stormfold.decoding import Poison, decode_json, parse_each
+from stormfold.resource import CLUSTER_SCOPED, RESOURCE_LABELS
 
 _LABEL_OF = {kind: label for label, kind in RESOURCE_LABELS}
 
@@ -46,21 +48,21 @@ _event = msgspec.json.Decoder(_Event)
 _list = msgspec.json.Decoder(_List)
 
 
-def read(value: bytes) -> list[Incoming]:
+def parse_event(value: bytes) -> list[Alert]:
     """The alert of an Event; raises `Poison`."""
-    return [_incoming(decode(_event, value))]
+    return [_to_alert(decode_json(_event, value))]
 
 
-def read_list(value: bytes) -> list[Incoming]:
+def parse_list(value: bytes) -> list[Alert]:
     """The alerts of an EventList, or of a List (as kubectl makes) of nothing but Events; raises `Poison`."""
-    events = decode(_list, value).items or ()
+    events = decode_json(_list, value).items or ()
     try:
-        return read_each(_incoming, events)
+        return parse_each(_to_alert, events)
     except Poison as error:
-        raise error.inside("items") from error
+        raise error.prefixed("items") from error
 
 
-def _incoming(event: _Event) -> Incoming:
+def _to_alert(event: _Event) -> Alert:
     if event.kind not in (None, "Event"):
         raise Poison(f"expected Event, got {event.kind[:32]!r}", "kind")
     about = event.involved_object or event.regarding
@@ -81,7 +83,7 @@ def _incoming(event: _Event) -> Incoming:
         ),
     )
     summary = event.message or event.note
-    return Incoming(
+    return Alert(
         labels=msgspec.json.encode({name: value for name, value in labels if name and value}),
         annotations=msgspec.json.encode({"summary": summary} if summary else {}),
     )

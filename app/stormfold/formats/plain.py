@@ -4,15 +4,16 @@ Alertmanager's own alerts are of this form too: in webhooks, in answers of `GET 
 there. They differ in how they say that an alert is over.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from stormfold.alert import Incoming, Poison
+from stormfold.alert import Alert
+from stormfold.decoding import Poison
+from stormfold.times import to_milliseconds
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ZERO_TIME = datetime(1, 1, 1, tzinfo=UTC)
 """Go's zero time: Alertmanager's "not set"."""
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -40,7 +41,7 @@ class Status(msgspec.Struct, gc=False):
     state: str | None = None
 
 
-class Alert(msgspec.Struct, gc=False):
+class AlertFields(msgspec.Struct, gc=False):
     """The fields that count. Labels and annotations stay JSON; the rest of an alert is skipped over."""
 
     labels: Raw | UnsetType = UNSET
@@ -51,38 +52,38 @@ class Alert(msgspec.Struct, gc=False):
     fingerprint: str | None = None
 
 
-def incoming(alert: Alert, now: int) -> Incoming:
+def to_alert(fields: AlertFields, now: int) -> Alert:
     """The alert, at `now` (ms, its record's timestamp); raises `Poison` if its structure is wrong.
 
     Its status, else its state, says whether it is resolved. One that has neither, as posted to Alertmanager, is
     resolved if `endsAt` is set (not zero) and not after `now`: alerts are posted with an end in the future that
     moves on for as long as they fire.
     """
-    labels = b"null" if alert.labels is UNSET else bytes(alert.labels)
+    labels = b"null" if fields.labels is UNSET else bytes(fields.labels)
     if not labels.startswith(b"{"):
         raise Poison("no labels") if labels == b"null" else Poison("expected object", "labels")
-    annotations = b"null" if alert.annotations is UNSET else bytes(alert.annotations)
+    annotations = b"null" if fields.annotations is UNSET else bytes(fields.annotations)
     if not annotations.startswith(b"{"):
         if annotations != b"null":
             raise Poison("expected object", "annotations")
         annotations = b"{}"
-    given = alert.fingerprint
+    given = fields.fingerprint
     if given is not None and (len(given) != 16 or given.strip(_HEX)):
         given = None
     # Nearly all say it in one of two words, which costs no call.
-    word = alert.status
-    resolved = False if word == "firing" else True if word == "resolved" else _resolved(alert, now)
-    return Incoming(labels, annotations, resolved, given)
+    word = fields.status
+    resolved = False if word == "firing" else True if word == "resolved" else _resolved(fields, now)
+    return Alert(labels, annotations, resolved, given)
 
 
-def _resolved(alert: Alert, now: int) -> bool:
-    word = alert.status
+def _resolved(fields: AlertFields, now: int) -> bool:
+    word = fields.status
     if isinstance(word, Status):
         word = word.state
     if word is None:
-        word = alert.state
+        word = fields.state
     if word is None:
-        return _ended(alert.ends_at, now)
+        return _ended(fields.ends_at, now)
     resolved = _RESOLVED.get(word)
     if resolved is None:
         resolved = _RESOLVED.get(word.lower())
@@ -98,4 +99,4 @@ def _ended(ends_at: str | None, now: int) -> bool:
         end = msgspec.convert(ends_at, _Time)
     except msgspec.ValidationError as error:
         raise Poison(f"expected a time like 2026-01-01T00:00:00Z, got {ends_at[:32]!r}", "endsAt") from error
-    return end != _ZERO_TIME and (end - _EPOCH) // timedelta(milliseconds=1) <= now
+    return end != _ZERO_TIME and to_milliseconds(end) <= now

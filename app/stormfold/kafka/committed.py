@@ -15,7 +15,7 @@ from aiokafka.errors import (
     NotCoordinatorForGroupError,
 )
 
-from stormfold.decoding import Malformed, read
+from stormfold.decoding import Malformed, decode_untrusted
 from stormfold.kafka.client import open_admin
 from stormfold.settings import Settings
 from stormfold.window import Windows
@@ -55,7 +55,7 @@ class CommitMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
     def decode(cls, text: str) -> "CommitMetadata":
         """Reads one; whatever isn't one, such as another client's, counts as empty."""
         try:
-            return read(_note.decode, text)
+            return decode_untrusted(_note.decode, text)
         except Malformed:
             return cls()
 

@@ -12,11 +12,12 @@ from stormfold import metrics
 from stormfold.audit import AuditReport, audit
 from stormfold.config import Config
 from stormfold.errors import ActionRequired
+from stormfold.group import pattern
 from stormfold.local.incident import Told
 from stormfold.local.publish_incident import tell
 from stormfold.local.stack import follow_storms, run_in_background, working
 from stormfold.settings import Settings
-from stormfold.storm import StormMetadata, pattern
+from stormfold.storm import Aggregate
 from stormfold.worker import Worker
 
 CONFIG = """\
@@ -79,7 +80,7 @@ class Pulse:
     stages: dict[str, Flow]
     """By name, in the order of the pipeline."""
     open: Sequence[Open]
-    closed: Sequence[StormMetadata]
+    closed: Sequence[Aggregate]
     """In the order they were closed."""
     written: int
     """Manifests."""
@@ -95,7 +96,7 @@ class Outcome:
     """How it ended."""
 
     books: AuditReport
-    storms: Sequence[StormMetadata]
+    storms: Sequence[Aggregate]
     written: int
     seconds: float
     """From the first record to the last manifest."""
@@ -112,7 +113,7 @@ class Demo:
     _began: float | None = None
     _told: int = 0
     _open: list[Open] = field(default_factory=list)
-    _storms: dict[str, StormMetadata] = field(default_factory=dict)
+    _storms: dict[str, Aggregate] = field(default_factory=dict)
 
     async def run(self) -> Outcome:
         """Tells the incident and waits for the end. Raises `ActionRequired` or `Retry`."""
@@ -136,14 +137,14 @@ class Demo:
     def _count(self, told: Told) -> None:
         self._told += told.alerts
 
-    def _see(self, storm: StormMetadata) -> None:
+    def _see(self, storm: Aggregate) -> None:
         self._storms[storm.name] = storm
 
     def _drained(self, worker: Worker) -> bool:
         """Whether every alert is in a storm, and every storm that becomes a manifest is one."""
         read, closed = _total(metrics.ALERTS_READ), _total(metrics.ALERTS_CLOSED)
         clock = worker.close.clock if worker.close else None
-        due = [storm for storm in self._storms.values() if storm.storm_class in self.config.publish]
+        due = [storm for storm in self._storms.values() if storm.aggregate_class in self.config.publish]
         return (
             read >= self._told
             and closed >= read
@@ -182,7 +183,7 @@ class Demo:
     def _pulse(self, worker: Worker) -> Pulse:
         lag = {stage.name: sum(stage.ingest.lag.values()) for stage in worker.stages}
         closed = list(self._storms.values())
-        due = sum(storm.alert_count for storm in closed if storm.storm_class in self.config.publish)
+        due = sum(storm.alert_count for storm in closed if storm.aggregate_class in self.config.publish)
         clock = worker.close.clock if worker.close else None
         horizon = clock.horizon if clock else None
         return Pulse(

@@ -6,13 +6,13 @@ webhooks, each group again and again until it is resolved, Kubernetes Events, pl
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, NamedTuple
 
 import msgspec
 
 from stormfold.fingerprint import fingerprint
+from stormfold.times import format_timestamp
 
 CLUSTER = "eu1"
 NODE = "worker-7"
@@ -35,7 +35,6 @@ CHAPTERS = (
 )
 """Seconds after the beginning, and what happens."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RUNBOOKS = "https://runbooks.example.com"
 _LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 
@@ -321,5 +320,4 @@ def _letters(rng: Random, count: int) -> str:
 
 
 def _time(start: int, offset: float) -> str:
-    moment = _EPOCH + timedelta(milliseconds=start + round(offset * 1000))
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return format_timestamp(start + round(offset * 1000))

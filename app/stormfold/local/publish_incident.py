@@ -10,7 +10,7 @@ from stormfold.errors import StormfoldError
 from stormfold.kafka.producer import Producer, ProducerRecord
 from stormfold.local.incident import Told, incident
 from stormfold.settings import Settings
-from stormfold.text import counted
+from stormfold.text import pluralize
 
 MOMENT = 0.05
 """Seconds; what is told within them is sent together."""
@@ -42,7 +42,7 @@ def main() -> None:
     records = incident(seed=1, start=round(time.time() * 1000))
     alerts = sum(told.alerts for told in records)
     length = f"{records[-1].at:.0f} s"
-    print(f"telling an incident of {counted(alerts, 'alert')} to {settings.alerts_topic}, {length}", flush=True)
+    print(f"telling an incident of {pluralize(alerts, 'alert')} to {settings.alerts_topic}, {length}", flush=True)
     asyncio.run(tell(settings, records))
     print("told; the storms close once they have been quiet")
 

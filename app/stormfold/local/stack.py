@@ -21,8 +21,9 @@ from stormfold.kafka.topics import create, topics
 from stormfold.local.kafka import EmbeddedKafka
 from stormfold.local.process import ServerProcess, port_is_free
 from stormfold.local.redis import EmbeddedRedis
+from stormfold.manifest import decode_manifest
 from stormfold.settings import Settings
-from stormfold.storm import StormMetadata, decode_storm
+from stormfold.storm import Aggregate
 from stormfold.worker import Worker
 
 T = TypeVar("T")
@@ -187,7 +188,7 @@ async def run_in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[No
         raise errors.exceptions[0] from None
 
 
-async def follow_storms(settings: Settings, see: Callable[[StormMetadata], None], *, past: bool) -> None:
+async def follow_storms(settings: Settings, see: Callable[[Aggregate], None], *, past: bool) -> None:
     """Has `see` called with each storm that is published, until cancelled; with `past` those that are there too.
 
     Raises `ActionRequired` or `Retry`.
@@ -196,7 +197,7 @@ async def follow_storms(settings: Settings, see: Callable[[StormMetadata], None]
         async for record in tail.read(settings.storms_topic, None if past else 0, follow=True):
             # Others may write to the topic, too.
             with suppress(Malformed):
-                see(decode_storm(record.value))
+                see(decode_manifest(record.value))
 
 
 def log_to(path: Path, level: str) -> None:

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from stormfold.local.demo import Outcome, Pulse
 from stormfold.local.incident import CHAPTERS
-from stormfold.storm import StormMetadata
-from stormfold.text import counted, escape_unprintable
+from stormfold.storm import Aggregate
+from stormfold.text import escape_unprintable, pluralize
 
 WIDTH = 100
 """Columns where there is no terminal."""
@@ -72,8 +72,8 @@ class Lines:
             _print(f"{moment}{chapter}")
             self._chapters += 1
         for storm in pulse.closed[self._closed :]:
-            if storm.storm_class == "Storm":
-                size = f"{counted(storm.alert_count, 'alert')}, {counted(storm.resource_count, 'resource')}"
+            if storm.aggregate_class == "Storm":
+                size = f"{pluralize(storm.alert_count, 'alert')}, {pluralize(storm.resource_count, 'resource')}"
                 _print(f"{moment}a storm has closed: {storm.pattern}, {size}")
         self._closed = len(pulse.closed)
         if pulse.at >= self._next:
@@ -81,8 +81,8 @@ class Lines:
             stages = ", ".join(f"{name} {flow.alerts:,}" for name, flow in pulse.stages.items())
             _print(
                 f"{moment}{stages}; lag {sum(flow.lag or 0 for flow in pulse.stages.values()):,},"
-                f" horizon {_delay(pulse)}, {counted(len(pulse.open), 'group')} open,"
-                f" {counted(pulse.written, 'manifest')}, {pulse.dead} dead"
+                f" horizon {_delay(pulse)}, {pluralize(len(pulse.open), 'group')} open,"
+                f" {pluralize(pulse.written, 'manifest')}, {pulse.dead} dead"
             )
             for problem in pulse.problems:
                 _print(f"         {problem}")
@@ -167,7 +167,7 @@ class Picture:
         """The largest open groups, and the storms closed last; each has half of the room, and what the other leaves."""
         rows = max(4, self._console.height - _ABOVE)
         forming = sorted(pulse.open, key=lambda group: -group.alerts)
-        closed = [storm for storm in reversed(pulse.closed) if storm.storm_class == "Storm"]
+        closed = [storm for storm in reversed(pulse.closed) if storm.aggregate_class == "Storm"]
         forming = forming[: max(rows // 2, rows - len(closed))]
         closed = closed[: rows - len(forming)]
         top = max((group.alerts for group in pulse.open), default=1)
@@ -193,13 +193,13 @@ class Picture:
 
 
 def _gauges(pulse: Pulse) -> RenderableType:
-    classes = Counter(storm.storm_class for storm in pulse.closed)
+    classes = Counter(storm.aggregate_class for storm in pulse.closed)
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(no_wrap=True)
-    grid.add_row("open", counted(len(pulse.open), "group"))
+    grid.add_row("open", pluralize(len(pulse.open), "group"))
     others = classes.total() - classes["Storm"]
-    grid.add_row("closed", f"{counted(classes['Storm'], 'storm')}, {counted(others, 'other')}")
+    grid.add_row("closed", f"{pluralize(classes['Storm'], 'storm')}, {pluralize(others, 'other')}")
     grid.add_row("manifests", f"{pulse.written}")
     grid.add_row("horizon", _delay(pulse))
     grid.add_row("dead letters", Text(f"{pulse.dead}", "red" if pulse.dead else ""))
@@ -210,7 +210,7 @@ def _gauges(pulse: Pulse) -> RenderableType:
 def summary(outcome: Outcome, console: Console) -> RenderableType:
     """The storms, largest first, and what has become of the rest."""
     ordered = sorted(outcome.storms, key=lambda storm: -storm.alert_count)
-    storms = [storm for storm in ordered if storm.storm_class == "Storm"]
+    storms = [storm for storm in ordered if storm.aggregate_class == "Storm"]
     table = Table(
         box=box.SIMPLE_HEAD if console.is_terminal else None, show_edge=False, pad_edge=False, header_style="bold"
     )
@@ -231,17 +231,17 @@ def summary(outcome: Outcome, console: Console) -> RenderableType:
         table.add_row(name, _severity(storm), *(f"{counts[column]:,}" for column in names))
     rest = [
         _sum(storms[SHOWN:], "more storm"),
-        _sum([storm for storm in ordered if storm.storm_class == "Isolated"], "isolated group"),
-        _sum([storm for storm in ordered if storm.storm_class == "Silenced"], "silenced group"),
+        _sum([storm for storm in ordered if storm.aggregate_class == "Isolated"], "isolated group"),
+        _sum([storm for storm in ordered if storm.aggregate_class == "Silenced"], "silenced group"),
     ]
     return Group(table, Text(f"and {', '.join(filter(None, rest))}", "dim"))
 
 
-def _sum(storms: Sequence[StormMetadata], noun: str) -> str:
+def _sum(storms: Sequence[Aggregate], noun: str) -> str:
     """How many there are and what they hold; nothing if there are none."""
     if not storms:
         return ""
-    return f"{counted(len(storms), noun)} ({counted(sum(storm.alert_count for storm in storms), 'alert')})"
+    return f"{pluralize(len(storms), noun)} ({pluralize(sum(storm.alert_count for storm in storms), 'alert')})"
 
 
 def _chapter(at: float) -> int:
@@ -253,7 +253,7 @@ def _delay(pulse: Pulse) -> str:
     return "unknown" if pulse.horizon_delay is None else f"{pulse.horizon_delay:.1f} s behind"
 
 
-def _severity(storm: StormMetadata) -> Text:
+def _severity(storm: Aggregate) -> Text:
     return Text(storm.severity, _STYLES.get(storm.severity, ""))
 
 

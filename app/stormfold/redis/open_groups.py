@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from stormfold.keyed_record import GroupMeta
+from stormfold.group import GroupMeta
 from stormfold.redis.store import (
     AGGREGATE,
     MEMBER,

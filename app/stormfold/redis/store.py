@@ -26,11 +26,11 @@ from redis.exceptions import (
 
 from stormfold.errors import ActionRequired, Retry
 from stormfold.eventtime import PartitionPair
-from stormfold.keyed_record import GroupMeta
+from stormfold.group import GroupMeta
 from stormfold.merge import Merged, Row, SourcePosition, as_member
 from stormfold.positions import Position
 from stormfold.redis.keys import Keys
-from stormfold.storm import Detail
+from stormfold.storm import BucketDetail
 from stormfold.tls import tls_error
 from stormfold.window import Bucket, Rebuild, Windows
 
@@ -82,7 +82,7 @@ class StateVersion:
         """A rebuild reads alerts again that it must not count again: those before this time (ms)."""
         if self.rebuild is None:
             return None
-        return self.rebuild.begin if self.since is None else max(self.rebuild.begin, self.since)
+        return self.rebuild.rebuild_from if self.since is None else max(self.rebuild.rebuild_from, self.since)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +269,7 @@ class Store:
             "partitions": str(epoch.partitions),
         }
         if epoch.rebuild is not None:
-            fields |= {"begin": str(epoch.rebuild.begin), "closed": str(epoch.rebuild.closed)}
+            fields |= {"begin": str(epoch.rebuild.rebuild_from), "closed": str(epoch.rebuild.closed_before)}
         if epoch.since is not None:
             fields["since"] = str(epoch.since)
         new = self.keys.of(epoch.number)
@@ -401,7 +401,7 @@ class Store:
             raise StaleStateVersion
         return _clock(rest), [_claimed(*item) for item in rest[3:]]
 
-    async def details(self, epoch: StateVersion, wanted: Sequence[tuple[str, Bucket]]) -> list[Detail]:
+    async def details(self, epoch: StateVersion, wanted: Sequence[tuple[str, Bucket]]) -> list[BucketDetail]:
         """What the buckets of groups hold, in that order.
 
         Raises `Retry` if one is gone, for the lease was lost, or is another than is wanted, for Redis went back.
@@ -521,11 +521,11 @@ def _epoch(fields: Mapping[bytes, bytes]) -> StateVersion:
 
 
 def _windows(values: Mapping[str, int]) -> Windows:
-    return Windows(gap=values["gap"], grace=values["grace"], slice=values["slice"])
+    return Windows(gap=values["gap"], grace=values["grace"], slice_length=values["slice"])
 
 
 def _windows_fields(windows: Windows, by: int) -> dict[str, str]:
-    return {"gap": str(windows.gap), "grace": str(windows.grace), "slice": str(windows.slice), "by": str(by)}
+    return {"gap": str(windows.gap), "grace": str(windows.grace), "slice": str(windows.slice_length), "by": str(by)}
 
 
 def _positions(fields: Mapping[bytes, bytes]) -> dict[int, Position]:
@@ -573,12 +573,12 @@ def _bucket(start: int, aggregate: bytes) -> Bucket:
     return Bucket(start, alerts, first, last)
 
 
-def _detail(bucket: Bucket, fields: dict[bytes, bytes], example: bytes, meta: bytes) -> Detail:
+def _detail(bucket: Bucket, fields: dict[bytes, bytes], example: bytes, meta: bytes) -> BucketDetail:
     aggregate, meta = fields.pop(b"a"), fields.pop(b"m", meta)
     if _bucket(bucket.start, aggregate) != bucket:
         raise Retry("a bucket is another than was claimed")
     _, _, _, late, rank, truncated = AGGREGATE.unpack_from(aggregate)
-    return Detail(
+    return BucketDetail(
         meta=meta,
         rank=rank,
         severity=aggregate[AGGREGATE.size :].decode(),

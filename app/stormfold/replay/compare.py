@@ -7,10 +7,10 @@ from typing import NamedTuple
 from stormfold.config import Config
 from stormfold.in_memory import InMemoryFold
 from stormfold.kafka.reader import open_reader
+from stormfold.manifest import encode_manifest
 from stormfold.replay.log import Span, Tell, open_range, read_stamps, storms, understood
 from stormfold.replay.summary import StormSummary, published
 from stormfold.settings import Settings
-from stormfold.storm import encode_manifest
 
 BIGGEST = 10
 """Storms that are named."""
@@ -78,4 +78,4 @@ async def compare(settings: Settings, config: Config, wanted: Span, tell: Tell) 
         for brief in (await published(of)).values():
             if of.holds(brief.first):
                 then.add(brief)
-        return Compared(of.span, now, then, refold.left(*of.span))
+        return Compared(of.span, now, then, refold.count_open(*of.span))

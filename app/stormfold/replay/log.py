@@ -8,20 +8,27 @@ from typing import NamedTuple
 
 from aiokafka import ConsumerRecord
 
-from stormfold.alert import Poison
-from stormfold.config import Config, duration, timestamp
-from stormfold.decoding import Malformed
+from stormfold.config import Config
+from stormfold.decoding import Malformed, Poison
 from stormfold.errors import ActionRequired
 from stormfold.eventtime import PartitionPair
 from stormfold.in_memory import InMemoryFold
 from stormfold.kafka.committed import CommitMetadata, newest_closed, newest_metadata, read_committed
 from stormfold.kafka.reader import TopicReader
-from stormfold.keyed_record import ALERT, HEAD, LATE, MARKS, decode_marks, encode_alert
+from stormfold.keyed_record import (
+    ALERT,
+    HEAD,
+    LATE,
+    MARKS,
+    decode_marks,
+    encode_alert,
+)
 from stormfold.merge import Record
 from stormfold.series import SeriesReader
 from stormfold.settings import Settings
 from stormfold.stages.state_version import keyed_partitions
-from stormfold.storm import StormMetadata
+from stormfold.storm import Aggregate
+from stormfold.times import format_duration, format_timestamp
 from stormfold.window import Rebuild, Windows
 
 BEFORE, AFTER = 5, 2
@@ -65,13 +72,13 @@ class Range:
     @property
     def rebuild(self) -> Rebuild:
         """From where on storms are certain: early enough for those that reach into the range."""
-        slice = self.config.windows.slice
+        slice = self.config.windows.slice_length
         return Rebuild.of(self.span.begin - (BEFORE - 3) * slice, self.config.windows)
 
     @property
     def until(self) -> int:
         """No alert that is stamped from here on counts."""
-        return self.span.end + AFTER * self.config.windows.slice
+        return self.span.end + AFTER * self.config.windows.slice_length
 
     @property
     def slack(self) -> int:
@@ -84,10 +91,12 @@ class Range:
 
     def cut(self, edge: int) -> "Range":
         """The same without the storms that may have alerts before `edge`, which is where the log begins."""
-        first = edge + self.config.windows.grace + BEFORE * self.config.windows.slice
+        first = edge + self.config.windows.grace + BEFORE * self.config.windows.slice_length
         span = Span(max(self.span.begin, first), self.span.end)
         if span.begin >= span.end:
-            raise ActionRequired(f"the log begins too late: what is certain from it begins at {timestamp(first)}")
+            raise ActionRequired(
+                f"the log begins too late: what is certain from it begins at {format_timestamp(first)}"
+            )
         return replace(self, span=span)
 
 
@@ -108,7 +117,9 @@ async def open_range(
         config, closed = replace(config, windows=note.w or config.windows), config.windows.bucket(closed)
     span = Span(wanted.begin, min(wanted.end, closed))
     if span.begin >= span.end:
-        raise ActionRequired(f"what begins from {timestamp(closed)} on may still be open", "replay what is before")
+        raise ActionRequired(
+            f"what begins from {format_timestamp(closed)} on may still be open", "replay what is before"
+        )
     horizon = max((note.h for _, note in committed.values() if note.h is not None), default=closed)
     partitions = await keyed_partitions(settings, committed)
     result = Range(settings, config, tail, tell, span, partitions, horizon, since)
@@ -121,10 +132,10 @@ def _same_windows(windows: Windows, wanted: Span, note: CommitMetadata) -> tuple
     names, so their alerts would be counted twice. Raises `ActionRequired` where there is none."""
     if note.s is not None and wanted.end <= note.s:
         raise ActionRequired(
-            f"what is before {timestamp(note.s)} was counted under other windows than those that hold now",
+            f"what is before {format_timestamp(note.s)} was counted under other windows than those that hold now",
             "its storms can't be published again; --dry-run tells what these windows make of it",
         )
-    if note.w is not None and (note.w.gap, note.w.slice) != (windows.gap, windows.slice):
+    if note.w is not None and (note.w.gap, note.w.slice_length) != (windows.gap, windows.slice_length):
         raise ActionRequired(
             f"the storms were counted under other windows ({_said(note.w)}) than are configured ({_said(windows)}), so "
             "they would come back under other names",
@@ -135,14 +146,14 @@ def _same_windows(windows: Windows, wanted: Span, note: CommitMetadata) -> tuple
 
 
 def _said(windows: Windows) -> str:
-    return f"gap {duration(windows.gap)}, slice {duration(windows.slice)}"
+    return f"gap {format_duration(windows.gap)}, slice {format_duration(windows.slice_length)}"
 
 
 async def _edge(of: Range) -> int | None:
     """Where the log begins, if that is after what should be read: what was appended before is gone."""
     topic, tail = of.settings.keyed_topic, of.tail
     begins, ends = await tail.begins(topic), await tail.ends(topic)
-    since = await tail.since(topic, of.rebuild.begin)
+    since = await tail.since(topic, of.rebuild.rebuild_from)
     cut = [p for p in of.partitions if begins[p] > 0 and since[p] == begins[p]]
     found = [(await tail.first_from(topic, p, begins[p])).timestamp if begins[p] < ends[p] else of.horizon for p in cut]
     return max(found, default=None)
@@ -157,7 +168,7 @@ class Poll(NamedTuple):
     """No alert before it is still to come, of any partition."""
 
 
-async def storms(of: Range, refold: InMemoryFold, polls: AsyncIterator[Poll]) -> AsyncIterator[StormMetadata]:
+async def storms(of: Range, refold: InMemoryFold, polls: AsyncIterator[Poll]) -> AsyncIterator[Aggregate]:
     """The storms that alerts make, as they become final: those of the range, and some that begin before or after."""
     final = of.horizon - of.config.windows.grace
     looked = 0
@@ -175,7 +186,7 @@ async def keyed(of: Range) -> AsyncIterator[Poll]:
     """The alerts of the range as they were keyed and stamped: what decided the storms then."""
     topic = of.settings.keyed_topic
     # A slice early: what was sent twice, for an intake that crashed, has its first copy there.
-    since = await of.tail.since(topic, of.rebuild.begin - of.config.windows.slice)
+    since = await of.tail.since(topic, of.rebuild.rebuild_from - of.config.windows.slice_length)
     reached = dict.fromkeys(of.partitions, 0)
     marks: dict[PartitionPair, int] = {}
     alerts_partitions = 0
@@ -228,7 +239,7 @@ async def read_stamps(of: Range) -> tuple[Range, Stamps]:
         p: note.b for p, (_, note) in (await read_committed(of.settings, intake, of.settings.alerts_topic)).items()
     }
     stamps = Stamps()
-    first = of.rebuild.begin
+    first = of.rebuild.rebuild_from
     async for _, records, _ in keyed(of):
         for record in records:
             value = record.value or b""
@@ -270,7 +281,7 @@ async def understood(of: Range, stamps: Stamps) -> AsyncIterator[Poll]:
             time, late = stamp
             reached[partition] = max(reached[partition], time)
             try:
-                alerts = reader.understand(record.value, record.headers, time)
+                alerts = reader.parse(record.value, record.headers, time)
             except Poison as reason:
                 raise ActionRequired(
                     f"{topic}-{partition}-{record.offset} is not the record that was stamped: {reason}"

@@ -9,10 +9,10 @@ from stormfold.config import Config
 from stormfold.in_memory import InMemoryFold
 from stormfold.kafka.producer import Producer, ProducerRecord
 from stormfold.kafka.reader import open_reader
+from stormfold.manifest import encode_manifest
 from stormfold.replay.log import Span, Tell, keyed, open_range, storms
 from stormfold.replay.summary import StormSummary, published
 from stormfold.settings import Settings
-from stormfold.storm import encode_manifest
 
 AT_ONCE = 500
 """Storms that are published together."""

@@ -5,8 +5,10 @@ from contextlib import aclosing
 from typing import NamedTuple
 
 from stormfold.decoding import Malformed
+from stormfold.group import OVERFLOW_LABEL
+from stormfold.manifest import decode_manifest
 from stormfold.replay.log import Range
-from stormfold.storm import OVERFLOW_LABEL, StormMetadata, decode_storm
+from stormfold.storm import Aggregate
 
 Group = tuple[str, tuple[tuple[str, str], ...], bool]
 """Route, group labels, whether silenced: as a storm shows them."""
@@ -28,11 +30,11 @@ class StormSummary(NamedTuple):
     """Of the record's value."""
 
     @classmethod
-    def of(cls, storm: StormMetadata, value: bytes) -> "StormSummary":
+    def of(cls, storm: Aggregate, value: bytes) -> "StormSummary":
         """`value` is the storm's record in `storms`."""
-        group = (storm.route, tuple(sorted(storm.group_labels.items())), storm.storm_class == "Silenced")
+        group = (storm.route, tuple(sorted(storm.group_labels.items())), storm.aggregate_class == "Silenced")
         return cls(
-            storm.name, group, storm.storm_class, storm.alert_count, storm.resource_count, storm.pattern,
+            storm.name, group, storm.aggregate_class, storm.alert_count, storm.resource_count, storm.pattern,
             storm.first_seen, storm.last_seen, storm.truncated, hashlib.blake2b(value, digest_size=16).digest(),
         )  # fmt: skip
 
@@ -61,7 +63,7 @@ async def published(of: Range) -> dict[str, StormSummary]:
         async for records in polls:
             for record in records:
                 try:
-                    storm = decode_storm(record.value)
+                    storm = decode_manifest(record.value)
                 except Malformed:
                     # Nobody of ours wrote it.
                     continue

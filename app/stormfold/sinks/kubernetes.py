@@ -16,9 +16,10 @@ import yaml
 from kubernetes.aio import client, config
 
 from stormfold.errors import ActionRequired, DeadLetter, Retry, StormfoldError
+from stormfold.manifest import to_manifest
 from stormfold.sinks import KEEP_ANNOTATION, LAST_SEEN_LABEL, Gone, Outcome, identity
 from stormfold.sinks.retention import surplus
-from stormfold.storm import Example, StormMetadata, from_metadata
+from stormfold.storm import Aggregate, Example
 
 GROUP, VERSION, PLURAL = "stormfold.dev", "v1alpha1", "alertstorms"
 MAX_BYTES = 1_000_000
@@ -287,11 +288,11 @@ def _status(body: bytes) -> _Status:
 
 def _probe(namespace: str) -> dict[str, Any]:
     """A storm that fits, for a dry run."""
-    return from_metadata(
-        StormMetadata(
+    return to_manifest(
+        Aggregate(
             name="stormfold-probe",
             namespace=namespace,
-            storm_class="Storm",
+            aggregate_class="Storm",
             route="probe",
             group_labels={},
             pattern="{}",

@@ -12,11 +12,12 @@ from stormfold.errors import Retry
 from stormfold.eventtime import Horizon
 from stormfold.health import Health
 from stormfold.kafka.producer import Producer, ProducerRecord
+from stormfold.manifest import encode_manifest
 from stormfold.redis.store import Claimed, Clock, Completion, StaleStateVersion, StateVersion, Store
 from stormfold.settings import Settings
 from stormfold.stages.periodic import PeriodicService
 from stormfold.stages.state_version import change_windows
-from stormfold.storm import StormMetadata, encode_manifest, fold_storm
+from stormfold.storm import Aggregate, fold_segment
 from stormfold.window import Segment, segments
 
 log = structlog.get_logger(__name__)
@@ -108,7 +109,7 @@ class Close(PeriodicService):
             done = [part for part in parts if part.due <= watermark]
             rest = parts[len(done) :]
             for part in done:
-                if epoch.rebuild is not None and part.start < epoch.rebuild.closed:
+                if epoch.rebuild is not None and part.start < epoch.rebuild.closed_before:
                     metrics.STORMS_DEDUPLICATED.inc()
                 else:
                     final.append((group, part))
@@ -128,15 +129,15 @@ class Close(PeriodicService):
         settled = await self._store.settle(epoch, self._token, settlements)
         metrics.COMPLETION_CONFLICTS.inc(settled.count(False))
         for (_, part), storm in zip(final, storms, strict=True):
-            metrics.STORMS_CLOSED.labels(storm.storm_class).inc()
-            metrics.ALERTS_CLOSED.labels(storm.storm_class).inc(storm.alert_count)
+            metrics.STORMS_CLOSED.labels(storm.aggregate_class).inc()
+            metrics.ALERTS_CLOSED.labels(storm.aggregate_class).inc(storm.alert_count)
             metrics.CLOSE_LATENCY_SECONDS.observe(max(0, watermark - part.due) / 1000)
 
-    async def _build(self, epoch: StateVersion, final: list[tuple[Claimed, Segment]]) -> list[StormMetadata]:
+    async def _build(self, epoch: StateVersion, final: list[tuple[Claimed, Segment]]) -> list[Aggregate]:
         wanted = [(group.group, bucket) for group, part in final for bucket in part.buckets]
         details = iter(await self._store.details(epoch, wanted))
         return [
-            fold_storm(part, [next(details) for _ in part.buckets], epoch.windows.gap, self._config.max_resources)
+            fold_segment(part, [next(details) for _ in part.buckets], epoch.windows.gap, self._config.max_resources)
             for _, part in final
         ]
 
@@ -144,18 +145,18 @@ class Close(PeriodicService):
         """Whether the lease holds until what is sent now is acknowledged or given up."""
         return time.monotonic() - claimed_at < self._settings.close_lease - self._settings.delivery_timeout
 
-    async def _publish(self, storms: list[StormMetadata]) -> None:
+    async def _publish(self, storms: list[Aggregate]) -> None:
         records = (ProducerRecord(storm.name.encode(), encode_manifest(storm)) for storm in storms)
         await self._producer.send_by_key(self._settings.storms_topic, records)
 
     def _observer(self) -> Horizon:
         windows = self._epoch.windows if self._epoch else self._config.windows
-        return Horizon(self._config.idle_timeout, windows.slice)
+        return Horizon(self._config.idle_timeout, windows.slice_length)
 
     def _tell(self, clock: Clock) -> None:
         self.clock = clock
         metrics.OPEN_GROUPS.set(clock.open_groups)
-        metrics.IDLE_PARTITION_PAIRS.set(len(self._horizon.stalled))
+        metrics.IDLE_PARTITION_PAIRS.set(len(self._horizon.idle))
         if clock.horizon is not None:
             metrics.HORIZON_DELAY_SECONDS.set(clock.horizon)
 

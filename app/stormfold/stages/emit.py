@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaConsumer
 
 from stormfold import metrics
 from stormfold.config import Config
-from stormfold.decoding import Malformed, read
+from stormfold.decoding import Malformed, decode_untrusted
 from stormfold.errors import ActionRequired, DeadLetter, Retry, StormfoldError
 from stormfold.health import Health
 from stormfold.kafka._patches import Record
@@ -20,9 +20,9 @@ from stormfold.kafka.committed import read_committed
 from stormfold.kafka.consumer import Batch, BatchConsumer, Start
 from stormfold.kafka.dlq import send_to_dlq
 from stormfold.kafka.producer import Producer
+from stormfold.manifest import from_manifest
 from stormfold.settings import Settings
 from stormfold.sinks import Outcome, Sink
-from stormfold.storm import to_metadata
 from stormfold.window import first_due
 
 log = structlog.get_logger(__name__)
@@ -145,14 +145,14 @@ class Emit:
             return
         # What somebody else wrote into the topic may lack something.
         with suppress(Malformed):
-            storm = to_metadata(manifest)
+            storm = from_manifest(manifest)
             windows = self._config.windows
             over = first_due(windows.bucket(storm.first_seen), storm.last_seen, windows) + windows.grace
             metrics.STORM_LATENCY_SECONDS.observe(max(0.0, now - over / 1000))
 
     def _manifest(self, record: Record) -> dict[str, dict[str, str]]:
         try:
-            manifest: dict[str, dict[str, str]] = read(msgspec.json.decode, record.value or b"")
+            manifest: dict[str, dict[str, str]] = decode_untrusted(msgspec.json.decode, record.value or b"")
             if manifest["metadata"]["name"].encode() != record.key:
                 raise DeadLetter("the key is not the storm's name")
             manifest["spec"]["class"]

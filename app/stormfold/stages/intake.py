@@ -15,8 +15,8 @@ import structlog
 from aiokafka import AIOKafkaConsumer
 
 from stormfold import metrics
-from stormfold.alert import Poison
 from stormfold.config import Config
+from stormfold.decoding import Poison
 from stormfold.errors import Retry, StormfoldError
 from stormfold.eventtime import Progress
 from stormfold.health import Health
@@ -157,7 +157,7 @@ class Intake:
             stamps = progress.stamps((record.timestamp for record in records), now, grace)
             for record, (stamp, late) in zip(records, stamps, strict=True):
                 try:
-                    keyed = self._reader.understand(record.value, record.headers, stamp)
+                    keyed = self._reader.parse(record.value, record.headers, stamp)
                 except Poison as reason:
                     part.dead.append((partition, record, str(reason)))
                     continue
@@ -256,7 +256,7 @@ class Intake:
             log.debug("horizon unknown", error=str(error))
         self._passed = max(filter(None, (self._passed, self._horizon)), default=None)
         base = self._horizon if self._horizon is not None else min(reached.values(), default=0)
-        self.ingest.hold({p for p, time in reached.items() if time > base + epoch.windows.slice})
+        self.ingest.hold({p for p, time in reached.items() if time > base + epoch.windows.slice_length})
 
 
 async def intake_positions(settings: Settings, store: Store) -> Committed:

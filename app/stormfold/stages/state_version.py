@@ -108,7 +108,7 @@ def closed_until(epoch: StateVersion, clock: Clock) -> int | None:
     Every storm that begins before it is closed and published. Never before S: there were other buckets. None while
     there is no horizon and never was.
     """
-    floors = (epoch.since, None if epoch.rebuild is None else epoch.rebuild.closed)
+    floors = (epoch.since, None if epoch.rebuild is None else epoch.rebuild.closed_before)
     before = max((floor for floor in floors if floor is not None), default=None)
     if clock.horizon is None:
         return before
@@ -138,7 +138,7 @@ async def _unusable(
     newest = newest_closed(committed)
     if newest is not None:
         closed = closed_until(state.epoch, await store.clock(state.epoch))
-        if closed is None or closed < newest - state.epoch.windows.slice:
+        if closed is None or closed < newest - state.epoch.windows.slice_length:
             return f"it had closed storms until {closed}, but {newest} was committed"
     return None
 
@@ -151,7 +151,7 @@ async def _starts(
     if rebuild is None:
         return {tp.partition: begins[tp] for tp in tps}
     ends = await consumer.end_offsets(tps)
-    found = await consumer.offsets_for_times({tp: max(0, rebuild.begin) for tp in tps})
+    found = await consumer.offsets_for_times({tp: max(0, rebuild.rebuild_from) for tp in tps})
     starts = {}
     for tp in tps:
         appended = found[tp].offset if found.get(tp) is not None else ends[tp]

@@ -19,9 +19,10 @@ from aiokafka import ConsumerRecord
 
 from stormfold import logs, metrics
 from stormfold.config import Config
-from stormfold.decoding import Malformed, read
+from stormfold.decoding import Malformed, decode_untrusted
 from stormfold.errors import StormfoldError
 from stormfold.eventtime import PartitionPair
+from stormfold.group import pattern
 from stormfold.kafka.client import open_admin
 from stormfold.kafka.reader import TopicReader, open_reader
 from stormfold.redis.open_groups import OpenGroup, OpenGroups, TopGroups
@@ -36,7 +37,7 @@ from stormfold.status.snapshot import (
     snapshot_kafka,
     snapshot_redis,
 )
-from stormfold.storm import StormClass, pattern
+from stormfold.storm import AggregateClass
 from stormfold.web.view import Group, Line, Memory, Partition, Source, Stage, Storm, View
 
 log = structlog.get_logger(__name__)
@@ -72,7 +73,7 @@ class _Spec(msgspec.Struct, rename="camel"):
     truncated: bool
     first_seen: _Moment
     last_seen: _Moment
-    storm_class: StormClass = msgspec.field(name="class")
+    storm_class: AggregateClass = msgspec.field(name="class")
 
 
 class _Metadata(msgspec.Struct):
@@ -113,7 +114,7 @@ class Recent:
 
     def _keep(self, record: ConsumerRecord) -> None:
         try:
-            manifest = read(self._decode, record.value)
+            manifest = decode_untrusted(self._decode, record.value)
         except Malformed:
             # No closer wrote it.
             return

@@ -13,7 +13,7 @@ import yaml
 
 from stormfold.kafka.producer import Producer, ProducerRecord
 from stormfold.settings import Settings
-from stormfold.storm import timestamp
+from stormfold.times import format_timestamp
 from tests.support.cli import stormfold
 from tests.support.servers import environment
 from tests.support.storms import manifest
@@ -24,7 +24,7 @@ BEGIN = 1_780_000_000_000
 def storm(number: int, storm_class: str = "Storm", **spec: str) -> ProducerRecord:
     """The record of a storm that was last seen `number` seconds after `BEGIN`."""
     name = f"storm-{number}"
-    said: dict[str, Any] = {"class": storm_class, "lastSeen": timestamp(BEGIN + number * 1000), **spec}
+    said: dict[str, Any] = {"class": storm_class, "lastSeen": format_timestamp(BEGIN + number * 1000), **spec}
     found = manifest(name, **said)
     return ProducerRecord(name.encode(), json.dumps(found).encode())
 
@@ -94,7 +94,9 @@ async def test_forms(topics: Settings) -> None:
     heading, line = table.splitlines()
     assert heading.split()[:3] == ["LAST", "SEEN", "NAMESPACE"]
     assert line.isprintable() and r"\x1b[2J\u202e" in line
-    assert all(word in line for word in (timestamp(BEGIN + 1000), "storm-1", "Storm", "critical", "412", "Inactivity"))
+    assert all(
+        word in line for word in (format_timestamp(BEGIN + 1000), "storm-1", "Storm", "critical", "412", "Inactivity")
+    )
     document = yaml.safe_load((await stormfold(topics, "storms", "-o", "yaml")).stdout)
     assert document["kind"] == "List" and document["items"][0]["spec"]["pattern"] == evil
 

@@ -25,5 +25,5 @@ async def test_producer(topics: Settings, page: str) -> None:
     )
     await asyncio.to_thread(subprocess.run, [sys.executable, "-c", program], check=True)
     (published,) = await read_topic(topics, topics.alerts_topic)
-    ((keyed, resolved),) = SeriesReader(Config()).understand(published.value, published.headers, published.timestamp)
+    ((keyed, resolved),) = SeriesReader(Config()).parse(published.value, published.headers, published.timestamp)
     assert not resolved and b'"DiskFull"' in published.value and keyed.key

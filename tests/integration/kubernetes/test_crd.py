@@ -80,7 +80,7 @@ def test_bounds_are_those_of_the_service() -> None:
         fields["affectedResources"]["items"]["properties"]["name"],
     ):
         assert text["maxLength"] == core.MAX_VALUE_BYTES
-    assert set(fields["class"]["enum"]) == set(get_args(core.StormClass))
+    assert set(fields["class"]["enum"]) == set(get_args(core.AggregateClass))
 
 
 def test_everything_is_described() -> None:

@@ -7,17 +7,18 @@ from typing import NamedTuple
 import msgspec
 
 from stormfold.config import loads
-from stormfold.keyed_record import Body, GroupMeta
+from stormfold.group import GroupMeta, pattern
+from stormfold.keyed_record import Body
 from stormfold.local.demo import CONFIG
 from stormfold.local.incident import Told
 from stormfold.series import SeriesReader
-from stormfold.storm import StormClass, classify, pattern
+from stormfold.storm import AggregateClass, classify
 
 
 class Group(NamedTuple):
     """All alerts of one group: in the incident a group is one storm at most."""
 
-    storm_class: StormClass
+    storm_class: AggregateClass
     alerts: int
     distinct: int
     resolved: int
@@ -31,7 +32,7 @@ def expected(records: Sequence[Told]) -> dict[str, Group]:
     reader = SeriesReader(loads(CONFIG, "demo"))
     found: defaultdict[bytes, list[tuple[float, Body, bool]]] = defaultdict(list)
     for told in records:
-        for keyed, resolved in reader.understand(told.value, told.headers, 0) if told.alerts else []:
+        for keyed, resolved in reader.parse(told.value, told.headers, 0) if told.alerts else []:
             body = msgspec.msgpack.decode(keyed.body_at(0), type=Body)
             found[body.meta].append((told.at, body, resolved))
     return {pattern(meta.labels): _group(meta, alerts) for meta, alerts in ((_meta(m), a) for m, a in found.items())}

@@ -7,8 +7,8 @@ from itertools import pairwise
 import msgspec
 import pytest
 
-from stormfold.alert import Poison
 from stormfold.config import loads
+from stormfold.decoding import Poison
 from stormfold.formats import parse
 from stormfold.local.demo import CONFIG
 from stormfold.local.incident import GARBAGE, NAMESPACES, Told, incident
@@ -78,7 +78,7 @@ def test_groups_neither_fall_apart_nor_run_together(records: Sequence[Told]) -> 
     windows = loads(CONFIG, "demo").windows
     for group in expected(records).values():
         assert all(after - before < windows.gap / 2000 for before, after in pairwise(group.times))
-        assert group.times[-1] - group.times[0] < windows.slice / 2000
+        assert group.times[-1] - group.times[0] < windows.slice_length / 2000
 
 
 def test_it_has_storms_and_noise(records: Sequence[Told]) -> None:

@@ -8,12 +8,12 @@ from rich.console import Console
 from stormfold.audit import AuditReport
 from stormfold.local.demo import Outcome
 from stormfold.local.view import summary
-from stormfold.storm import to_metadata
+from stormfold.manifest import from_manifest
 from tests.support.storms import manifest
 
 STORMS = [
-    to_metadata(manifest("a", pattern=f'KubePodCrashLooping{{cluster="{"eu" * 30}"}}', alertCount=1819)),
-    to_metadata(manifest("b", pattern="Down", alertCount=12_345, distinctAlerts=1_234, resourceCount=1_111)),
+    from_manifest(manifest("a", pattern=f'KubePodCrashLooping{{cluster="{"eu" * 30}"}}', alertCount=1819)),
+    from_manifest(manifest("b", pattern="Down", alertCount=12_345, distinctAlerts=1_234, resourceCount=1_111)),
 ]
 
 

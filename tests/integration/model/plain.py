@@ -8,9 +8,10 @@ from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from stormfold.alert import Resource
-from stormfold.keyed_record import Body, GroupMeta, encode_alert
-from stormfold.storm import Affected, Example, Member, StormMetadata, group_id, pattern, storm_name
+from stormfold.group import GroupMeta, aggregate_name, group_id, pattern
+from stormfold.keyed_record import Body, encode_alert
+from stormfold.resource import Resource
+from stormfold.storm import AffectedResource, Aggregate, Example, Member
 from stormfold.window import CloseReason, Windows
 
 T = TypeVar("T")
@@ -40,11 +41,11 @@ def parts(items: Iterable[T], windows: Windows, time: Callable[[T], int]) -> lis
         if not run:
             continue
         origin = time(run[0]) // windows.gap * windows.gap
-        first = origin // windows.slice * windows.slice
+        first = origin // windows.slice_length * windows.slice_length
         cuts = [
             cut
-            for cut in range(first, time(run[-1]) + 3 * windows.slice, windows.slice)
-            if 2 * (cut - origin) >= windows.slice
+            for cut in range(first, time(run[-1]) + 3 * windows.slice_length, windows.slice_length)
+            if 2 * (cut - origin) >= windows.slice_length
         ]
         for low, high in pairwise([origin, *cuts]):
             if part := tuple(item for item in run if low <= time(item) < high):
@@ -152,7 +153,7 @@ def buckets(alerts: Iterable[Alert], windows: Windows) -> dict[tuple[str, int], 
     return {place: content(inside) for place, inside in held.items()}
 
 
-def storm(part: Part[Alert], windows: Windows) -> StormMetadata:
+def storm(part: Part[Alert], windows: Windows) -> Aggregate:
     """The storm that a part should be published as. Its list of resources is not bounded."""
     alerts = part.held
     meta = msgspec.msgpack.decode(min(msgspec.msgpack.encode(alert.meta) for alert in alerts), type=GroupMeta)
@@ -171,10 +172,10 @@ def storm(part: Part[Alert], windows: Windows) -> StormMetadata:
     storms = len(firing) >= meta.storm_alerts
     storms |= len({one.resource for one in firing if one.resource}) >= meta.storm_resources
     whole = content(alerts)
-    return StormMetadata(
-        name=storm_name(meta, part.start, windows.gap),
+    return Aggregate(
+        name=aggregate_name(meta, part.start, windows.gap),
         namespace=meta.namespace,
-        storm_class="Silenced" if meta.silenced else "Storm" if storms else "Isolated",
+        aggregate_class="Silenced" if meta.silenced else "Storm" if storms else "Isolated",
         route=meta.route,
         group_labels=meta.labels,
         pattern=pattern(meta.labels),
@@ -183,7 +184,9 @@ def storm(part: Part[Alert], windows: Windows) -> StormMetadata:
         distinct=len(members),
         resolved=sum(one.resolved for one in members.values()),
         resource_count=len(affected),
-        resources=tuple(Affected(r, n) for r, n in sorted(affected.items(), key=lambda item: (-item[1], item[0]))),
+        resources=tuple(
+            AffectedResource(r, n) for r, n in sorted(affected.items(), key=lambda item: (-item[1], item[0]))
+        ),
         example=msgspec.json.decode(whole.example, type=Example),
         first_seen=whole.first,
         last_seen=whole.last,
@@ -193,7 +196,7 @@ def storm(part: Part[Alert], windows: Windows) -> StormMetadata:
     )
 
 
-def storms(alerts: Iterable[Alert], windows: Windows) -> dict[str, StormMetadata]:
+def storms(alerts: Iterable[Alert], windows: Windows) -> dict[str, Aggregate]:
     """Every storm that alerts should become, by name."""
     groups: dict[str, list[Alert]] = {}
     for alert in alerts:

@@ -2,8 +2,8 @@
 
 from hypothesis import strategies as st
 
-from stormfold.alert import Resource
-from stormfold.keyed_record import GroupMeta
+from stormfold.group import GroupMeta
+from stormfold.resource import Resource
 from stormfold.window import Windows
 from tests.integration.model.plain import SEVERITIES, Alert
 
@@ -23,7 +23,7 @@ _examples = tuple(b'{"labels":{"pod":"%s"},"annotations":{}}' % name for name in
 def windows(draw: st.DrawFn) -> Windows:
     """Small ones."""
     gap = draw(st.integers(1, 12))
-    return Windows(gap=gap, grace=draw(st.integers(0, 20)), slice=gap * draw(st.integers(2, 6)))
+    return Windows(gap=gap, grace=draw(st.integers(0, 20)), slice_length=gap * draw(st.integers(2, 6)))
 
 
 def fingerprints(most: int = 6) -> st.SearchStrategy[bytes]:

@@ -85,7 +85,7 @@ async def turn(world: World, milliseconds: int) -> None:
 async def test_in_a_closers_round(redis: Redis, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     """Between a closer's calls half of a storm is gone again: the half is neither closed nor told of."""
     world = Failover(redis, monkeypatch, Windows(), 1, 1, Random(1))
-    world.clock.now -= world.clock.now % world.windows.slice
+    world.clock.now -= world.clock.now % world.windows.slice_length
     for step in range(6):
         if step == 3:
             await world.save(Random(0))

@@ -8,12 +8,12 @@ import pytest
 from redis.asyncio import Redis
 
 from stormfold.errors import ActionRequired
-from stormfold.storm import OVERFLOW_LABEL
+from stormfold.group import OVERFLOW_LABEL
 from stormfold.window import Windows
 from tests.integration.model.test_scenarios import DEFAULT, STALL, turn
 from tests.integration.model.world import World
 
-SMALL = Windows(gap=2_000, grace=1_000, slice=6_000)
+SMALL = Windows(gap=2_000, grace=1_000, slice_length=6_000)
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ async def test_more_detail_the_second_time(redis: Redis, monkeypatch: pytest.Mon
     await world.drain()
     world.check_books()
     less, more = world.storm_records()
-    assert less.name == more.name and less.storm_class == more.storm_class == "Storm"
+    assert less.name == more.name and less.aggregate_class == more.aggregate_class == "Storm"
     assert (less.alert_count, less.distinct, less.truncated) == (5, 0, True)
     assert (more.alert_count, more.distinct, more.truncated) == (5, 5, False)
 

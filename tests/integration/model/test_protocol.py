@@ -11,9 +11,9 @@ from stormfold.window import Windows
 from tests.integration.model.world import World
 
 WINDOWS = (
-    Windows(gap=60_000, grace=10_000, slice=300_000),
-    Windows(gap=2_000, grace=1_000, slice=6_000),
-    Windows(gap=5_000, grace=10_000, slice=10_000),
+    Windows(gap=60_000, grace=10_000, slice_length=300_000),
+    Windows(gap=2_000, grace=1_000, slice_length=6_000),
+    Windows(gap=5_000, grace=10_000, slice_length=10_000),
 )
 USUAL = ["publish"] * 4 + ["wait"] * 4 + ["intake"] * 5 + ["fold"] * 5 + ["close"] * 4
 RARE = ["expire", "rebalance", "die", "wipe", "save", "restore"]

@@ -83,7 +83,7 @@ async def test_a_wipe_after_a_stall(world: World, turns: int) -> None:
 async def test_a_wipe_before_it_comes_back(world: World) -> None:
     """What comes after a stall and a wipe joins no storm that was published, though such a one went on after C."""
     await stalled(world)
-    begin = (world.clock.now // DEFAULT.slice + 1) * DEFAULT.slice
+    begin = (world.clock.now // DEFAULT.slice_length + 1) * DEFAULT.slice_length
     world.put(1, world.clock.now, {"labels": {"alertname": "Published"}})
     for now in range(world.clock.now + 10_000, begin + 200_000, 10_000):
         world.put(0, now, {"labels": {"alertname": "Open"}})
@@ -107,7 +107,7 @@ async def test_a_partition_that_nobody_can_read(world: World) -> None:
         for partition in range(2):
             world._write(Random(step), partition, world.clock.now)
         await turn(world)
-    assert await horizon(world) > world.clock.now - DEFAULT.slice
+    assert await horizon(world) > world.clock.now - DEFAULT.slice_length
     world.intakes[1].unreadable = set()
     await world.drain()
     world.check_books()
@@ -132,9 +132,12 @@ async def test_silence_of_everything(world: World) -> None:
 @pytest.mark.parametrize("wider", [True, False])
 async def test_other_windows(redis: Redis, monkeypatch: pytest.MonkeyPatch, wider: bool) -> None:
     """Under other windows, once drained, new storms have names of their own and every alert is counted."""
-    small, large = Windows(gap=2_000, grace=1_000, slice=6_000), Windows(gap=60_000, grace=1_000, slice=120_000)
+    small, large = (
+        Windows(gap=2_000, grace=1_000, slice_length=6_000),
+        Windows(gap=60_000, grace=1_000, slice_length=120_000),
+    )
     world = World(redis, monkeypatch, small if wider else large, 1, 1, Random(1))
-    world.clock.now -= world.clock.now % large.slice
+    world.clock.now -= world.clock.now % large.slice_length
     world._write(Random(0), 0, world.clock.now)
     await world.drain()
     first = {storm.name for storm in world.storm_records()}

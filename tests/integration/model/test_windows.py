@@ -20,7 +20,7 @@ SMALL, LARGE = OTHERS
 async def world(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> World:
     """One partition each, small windows, at the beginning of a large slice."""
     world = World(redis, monkeypatch, SMALL, 1, 1, Random(1))
-    world.clock.now -= world.clock.now % LARGE.slice
+    world.clock.now -= world.clock.now % LARGE.slice_length
     return world
 
 
@@ -131,9 +131,9 @@ async def test_another_grace(
     redis: Redis, monkeypatch: pytest.MonkeyPatch, before: int, after: int, wiped: int | None
 ) -> None:
     """Alerts that are on their way when the grace changes, or come late, join nothing that was published."""
-    world = World(redis, monkeypatch, Windows(gap=2_000, grace=before, slice=6_000), 1, 1, Random(1))
+    world = World(redis, monkeypatch, Windows(gap=2_000, grace=before, slice_length=6_000), 1, 1, Random(1))
     await short(world)
-    world.configured(Windows(gap=2_000, grace=after, slice=6_000))
+    world.configured(Windows(gap=2_000, grace=after, slice_length=6_000))
     for step in range(40):
         now = world.clock.now
         for at in range(2):

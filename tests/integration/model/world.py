@@ -16,30 +16,40 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from stormfold.alert import Resource
 from stormfold.config import Config
 from stormfold.errors import Retry, StormfoldError
+from stormfold.group import GroupMeta
 from stormfold.health import Health
 from stormfold.kafka.committed import CommitMetadata
 from stormfold.kafka.producer import Pair, ProducerRecord
-from stormfold.keyed_record import ALERT, HEAD, LATE, MARKS, RESOLVED, Body, GroupMeta, decode_marks
+from stormfold.keyed_record import (
+    ALERT,
+    HEAD,
+    LATE,
+    MARKS,
+    RESOLVED,
+    Body,
+    decode_marks,
+)
+from stormfold.manifest import from_manifest
 from stormfold.merge import Merged
 from stormfold.redis.store import Clock as StoreClock
 from stormfold.redis.store import Limits, StateVersion, Store
+from stormfold.resource import Resource
 from stormfold.routing import Route
 from stormfold.settings import Settings
 from stormfold.stages.close import Close
 from stormfold.stages.fold import Fold
 from stormfold.stages.intake import Intake
 from stormfold.stages.redis_monitor import RedisMonitor
-from stormfold.storm import StormMetadata, to_metadata
+from stormfold.storm import Aggregate
 from stormfold.window import Windows
 from tests.integration.model import plain
 from tests.integration.model.broker import BatchConsumer, Broker, Clock, Crash, Fault, Producer
 
 START = 1_767_225_600_000
 NEVER = 10**12
-OTHERS = (Windows(gap=2_000, grace=1_000, slice=6_000), Windows(gap=60_000, grace=1_000, slice=120_000))
+OTHERS = (Windows(gap=2_000, grace=1_000, slice_length=6_000), Windows(gap=60_000, grace=1_000, slice_length=120_000))
 """Windows that a worker may be started with instead."""
 PREFIX = "model"
 _prefixes = count()
@@ -155,7 +165,7 @@ class World:
                 case 0:
                     timestamp = self.clock.now - random.randint(0, 10 * self.windows.gap)
                 case 1:
-                    timestamp = self.clock.now + random.randint(0, self.windows.slice)
+                    timestamp = self.clock.now + random.randint(0, self.windows.slice_length)
                 case 2:
                     timestamp = self.clock.now - partition * self.windows.gap
                 case _:
@@ -177,7 +187,9 @@ class World:
 
     async def wait(self, random: Random) -> None:
         """Time passes."""
-        self.clock.now += random.choice((0, 1, 250, 1_000, self.windows.gap // 2, self.windows.gap, self.windows.slice))
+        self.clock.now += random.choice(
+            (0, 1, 250, 1_000, self.windows.gap // 2, self.windows.gap, self.windows.slice_length)
+        )
 
     async def intake(self, random: Random) -> None:
         """An intake worker reads, sends, commits, marks; it may die or be refused in the middle."""
@@ -335,10 +347,10 @@ class World:
         caught_up = clock.horizon is not None and clock.horizon - self.windows.grace > newest
         return caught_up and clock.open_groups == 0
 
-    def storm_records(self) -> list[StormMetadata]:
+    def storm_records(self) -> list[Aggregate]:
         """All that was published."""
         records = self.broker.all(self.settings.storms_topic)
-        return [to_metadata(msgspec.json.decode(record.value or b"")) for record in records]
+        return [from_manifest(msgspec.json.decode(record.value or b"")) for record in records]
 
     def keyed_alerts(self) -> list[plain.Alert]:
         """What the keyed log says: of each origin the first arrival."""

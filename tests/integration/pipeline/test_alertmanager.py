@@ -10,7 +10,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from stormfold.alert import Incoming, decode_labels
+from stormfold.alert import Alert
+from stormfold.decoding import decode_labels
 from stormfold.formats import parse
 from stormfold.local.process import HOST, ServerProcess, cache_dir
 from stormfold.settings import Settings
@@ -116,7 +117,7 @@ async def alertmanager(request: pytest.FixtureRequest, bridge: Bridge, tmp_path:
     await asyncio.to_thread(server.stop)
 
 
-async def arrived(settings: Settings) -> list[Incoming]:
+async def arrived(settings: Settings) -> list[Alert]:
     """Alerts in the topic, as intake reads them."""
     records = await read_topic(settings, settings.alerts_topic)
     return [alert for one in records for alert in parse(one.value, one.headers, one.timestamp)]

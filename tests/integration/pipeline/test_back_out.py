@@ -121,6 +121,6 @@ async def test_the_old_configuration_again(topics: Settings, config_file: Path, 
         await publish(topics, flood("After", 100))
         workers.start(config=str(config_file))
         assert (await drained(topics, config_file)).balanced
-    classes = {storm.group_labels["alertname"]: storm.storm_class for storm in (await storms(topics)).values()}
+    classes = {storm.group_labels["alertname"]: storm.aggregate_class for storm in (await storms(topics)).values()}
     before = {f"Before{n}": "Silenced" if n == 0 else "Isolated" for n in range(5)}
     assert classes == before | {f"After{n}": "Storm" for n in range(5)}

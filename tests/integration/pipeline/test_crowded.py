@@ -30,5 +30,5 @@ async def test_a_flood_is_a_storm(brisk: Brisk, tmp_path: Path, config_file: Pat
         assert books.balanced and (books.alerts, books.open) == (200, 0), books
         found = list((await storms(settings)).values())
         assert sum(one.alert_count for one in found) == 200
-        assert {(one.storm_class, one.truncated) for one in found} == {("Storm", True)}
+        assert {(one.aggregate_class, one.truncated) for one in found} == {("Storm", True)}
         await until(lambda: len(list(folder.glob("*.yaml"))) == len(found), what="they are written")

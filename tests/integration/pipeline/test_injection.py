@@ -13,9 +13,9 @@ from redis.asyncio import Redis
 
 from stormfold.config import load
 from stormfold.local.process import free_port
+from stormfold.manifest import from_manifest
 from stormfold.redis.keys import Keys
 from stormfold.settings import Settings
-from stormfold.storm import to_metadata
 from tests.support.cli import stormfold
 from tests.support.pipeline import Sent, Workers, batch_model, books, drained, essence, publish, storms
 from tests.support.servers import until
@@ -111,7 +111,7 @@ async def test_nothing_breaks_out(topics: Settings, redis: Redis, workers: Worke
         "stormfold.yaml", "storms", "worker-0.log", "worker-1.log",
     }  # fmt: skip
     manifests = [yaml.safe_load(path.read_bytes()) for path in folder.iterdir()]
-    assert {m["metadata"]["name"]: to_metadata(m) for m in manifests} == published
+    assert {m["metadata"]["name"]: from_manifest(m) for m in manifests} == published
     said = [(m["spec"]["groupLabels"], m["spec"]["example"]["annotations"]["summary"]) for m in manifests]
     assert [text for text in HOSTILE if (hostile(text)["labels"], text) not in said] == []
 

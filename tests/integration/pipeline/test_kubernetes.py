@@ -21,8 +21,8 @@ from stormfold.config import load
 from stormfold.kafka.client import client_options, open_admin
 from stormfold.kafka.committed import read_committed
 from stormfold.local.process import free_port
+from stormfold.manifest import from_manifest
 from stormfold.settings import Settings
-from stormfold.storm import to_metadata
 from tests.integration.kubernetes.conftest import built as built
 from tests.support.apiserver import STORMS, WORKER, ApiServer
 from tests.support.outages import (
@@ -204,14 +204,14 @@ class Scene:
         published = await storms(self.settings, besides)
         model = await keyed_model(self.settings, load(self.config))
         assert {name: essence(storm) for name, storm in published.items()} == model
-        assert {name: storm.storm_class for name, storm in published.items()} == {
+        assert {name: storm.aggregate_class for name, storm in published.items()} == {
             name: expected_class(name, storm) for name, storm in model.items()
         }
-        assert {storm.storm_class for storm in published.values()} == {"Storm", "Isolated", "Silenced"}
+        assert {storm.aggregate_class for storm in published.values()} == {"Storm", "Isolated", "Silenced"}
         await until(self._all_written, what="emit has committed everything")
         stored = await self.stored()
-        assert {name: to_metadata(item) for name, item in stored.items() if name not in besides} == {
-            name: storm for name, storm in published.items() if storm.storm_class == "Storm"
+        assert {name: from_manifest(item) for name, item in stored.items() if name not in besides} == {
+            name: storm for name, storm in published.items() if storm.aggregate_class == "Storm"
         }
         await self._in_order({name: item for name, item in stored.items() if name not in again})
         await until(self.ready, what="ready")

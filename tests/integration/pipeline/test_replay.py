@@ -19,10 +19,11 @@ from stormfold.kafka.client import open_admin
 from stormfold.kafka.committed import CommitMetadata, newest_closed, newest_metadata, read_committed
 from stormfold.kafka.producer import Producer, ProducerRecord
 from stormfold.kafka.reader import open_reader
+from stormfold.manifest import from_manifest
 from stormfold.replay.log import Range, Span, open_range, read_stamps, storms, understood
 from stormfold.replay.restore import restore
 from stormfold.settings import Settings
-from stormfold.storm import StormMetadata, to_metadata
+from stormfold.storm import Aggregate
 from tests.integration.pipeline.test_faults import incident, live
 from tests.support import pipeline
 from tests.support.cli import stormfold
@@ -151,9 +152,9 @@ async def test_storms_come_back(topics: Settings, workers: Workers, config_file:
     assert (await published(topics))[tampered] == msgspec.json.encode(storm)
 
 
-def decoded(values: dict[str, bytes]) -> list[StormMetadata]:
+def decoded(values: dict[str, bytes]) -> list[Aggregate]:
     """The storms of records."""
-    return [to_metadata(msgspec.json.decode(value)) for value in values.values()]
+    return [from_manifest(msgspec.json.decode(value)) for value in values.values()]
 
 
 async def write(settings: Settings, values: dict[str, bytes]) -> None:
@@ -270,7 +271,7 @@ async def stamped_plainly(settings: Settings) -> list[tuple[int, dict[str, Any]]
     return sorted(found, key=lambda entry: entry[0])
 
 
-async def refolded(settings: Settings, config: Config, span: Span) -> tuple[Range, list[StormMetadata]]:
+async def refolded(settings: Settings, config: Config, span: Span) -> tuple[Range, list[Aggregate]]:
     """The storms that a dry run counts."""
     async with open_reader(settings) as tail:
         of, stamps = await read_stamps(await open_range(settings, config, span, tail, lambda *_: None))
@@ -295,9 +296,9 @@ async def test_another_configuration(topics: Settings, workers: Workers, config_
     was = (await pipeline.storms(topics)).values()
     for row in answer["classes"]:
         for suffix, counted in (("", found), ("_then", was)):
-            alerts = [storm.alert_count for storm in counted if storm.storm_class == row["class"]]
+            alerts = [storm.alert_count for storm in counted if storm.aggregate_class == row["class"]]
             assert (row[f"storms{suffix}"], row[f"alerts{suffix}"]) == (len(alerts), sum(alerts))
-    resources = Counter(storm.route for storm in found if storm.storm_class == "Storm")
+    resources = Counter(storm.route for storm in found if storm.aggregate_class == "Storm")
     assert {row["route"]: row["resources"] for row in answer["routes"]} == {name: resources[name] for name in ROUTES}
     biggest = [(big["alerts"], big["name"]) for big in answer["biggest"]]
     assert [alerts for alerts, _ in biggest] == sorted((one.alerts for one in model.values()), reverse=True)[:10]

@@ -8,9 +8,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from stormfold.config import Config, load, timestamp
+from stormfold.config import Config, load
 from stormfold.settings import Settings
-from stormfold.storm import StormMetadata
+from stormfold.storm import Aggregate
+from stormfold.times import format_timestamp
 from tests.support.pipeline import (
     Sent,
     Workers,
@@ -58,7 +59,7 @@ def sent(*partitions: Alerts) -> list[Sent]:
     return [Sent(at, record(one), number) for number, alerts in enumerate(partitions) for at, one in alerts]
 
 
-def late_by_name(found: Iterable[StormMetadata]) -> Counter[str]:
+def late_by_name(found: Iterable[Aggregate]) -> Counter[str]:
     """Σ lateAlerts by alertname."""
     late: Counter[str] = Counter()
     for storm in found:
@@ -177,7 +178,7 @@ async def test_no_time_and_future(topics: Settings, config_file: Path, tmp_path:
 async def test_ends_by_a_wrong_clock(topics: Settings, config_file: Path, tmp_path: Path) -> None:
     """Whether `endsAt` is over is judged by the time at which the alert counts, not by a clock that is wrong."""
     now = time.time_ns() // 1_000_000
-    over, ahead = (timestamp(now + minutes * MINUTE) for minutes in (-60, 60))
+    over, ahead = (format_timestamp(now + minutes * MINUTE) for minutes in (-60, 60))
     ended = [(-1, alert("Ended", pod=f"pod-{n}") | {"status": None, "endsAt": over}) for n in range(12)]
     firing = [(YEAR_2100, alert("Fires", pod=f"pod-{n}") | {"status": None, "endsAt": ahead}) for n in range(12)]
     await publish(topics, sent(ended, firing))
@@ -282,7 +283,7 @@ async def test_timelines(topics: Settings, tmp_path: Path, past: int) -> None:
     found = sorted((await storms(topics)).values(), key=lambda storm: storm.first_seen)
     told = defaultdict[str, list[tuple[str, int, str]]](list)
     for storm in found:
-        told[storm.group_labels["alertname"]].append((storm.storm_class, storm.alert_count, storm.close_reason))
+        told[storm.group_labels["alertname"]].append((storm.aggregate_class, storm.alert_count, storm.close_reason))
     silenced = [("Silenced", 20, "Inactivity"), ("Storm", 20, "Inactivity")]
     assert told == expected | {"Silenced at first": silenced}
     assert [storm.resolved for storm in found if storm.pattern.startswith("Only resolved")] == [20]

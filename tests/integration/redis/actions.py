@@ -6,18 +6,18 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from stormfold.alert import Resource
 from stormfold.merge import LatePolicy, Merged, Merger
 from stormfold.positions import Position
 from stormfold.redis.store import Clock, Limits, Move, StateVersion, Store
-from stormfold.storm import Detail
+from stormfold.resource import Resource
+from stormfold.storm import BucketDetail
 from stormfold.window import Bucket, Windows
 from tests.integration.model import plain
 from tests.integration.model.logs import Sent, log
 from tests.integration.model.plain import Alert
 from tests.integration.model.strategies import GROUPS
 
-WINDOWS = Windows(gap=10, grace=5, slice=30)
+WINDOWS = Windows(gap=10, grace=5, slice_length=30)
 EPOCH = StateVersion(1, WINDOWS, 2, None)
 LIMITS = Limits(max_fingerprints=10_000, max_groups=100_000)
 GROUP, OTHER, THIRD, _ = GROUPS
@@ -71,13 +71,13 @@ async def contents(store: Store, epoch: StateVersion = EPOCH) -> dict[tuple[str,
     }
 
 
-async def held(store: Store) -> list[Detail]:
+async def held(store: Store) -> list[BucketDetail]:
     """The details of every open bucket."""
     groups = await store.open_buckets(EPOCH)
     return await store.details(EPOCH, [(group.group, bucket) for group in groups for bucket in group.buckets])
 
 
-def content(bucket: Bucket, detail: Detail) -> plain.Content:
+def content(bucket: Bucket, detail: BucketDetail) -> plain.Content:
     """A bucket, as the plain model tells it."""
     return plain.Content(
         detail.meta, bucket.alerts, bucket.first, bucket.last, detail.late, detail.rank, detail.severity,

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from stormfold.errors import Retry
-from stormfold.keyed_record import GroupMeta
+from stormfold.group import GroupMeta
 from stormfold.redis.store import Claimed, Clock, Completion, StaleStateVersion, Store
 from stormfold.window import Bucket, first_due
 from tests.integration.model import plain

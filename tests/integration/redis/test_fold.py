@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from stormfold.errors import Retry
-from stormfold.keyed_record import GroupMeta
+from stormfold.group import GroupMeta, group_id, overflow_meta
 from stormfold.merge import LatePolicy, Merger
 from stormfold.redis.store import (
     BehindWatermark,
@@ -23,7 +23,6 @@ from stormfold.redis.store import (
     StateVersion,
     Store,
 )
-from stormfold.storm import group_id, overflow_meta
 from tests.integration.model import plain, strategies
 from tests.integration.model.logs import Sent, log
 from tests.integration.model.plain import Alert

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from stormfold.keyed_record import GroupMeta
+from stormfold.group import GroupMeta
 from stormfold.local.redis import EmbeddedRedis
 from stormfold.positions import Position
 from stormfold.redis.store import Completion, Move, RedisOutOfMemory, Store

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from redis.asyncio import Redis
 
-from stormfold.keyed_record import GroupMeta
+from stormfold.group import GroupMeta
 from stormfold.redis.open_groups import STRETCH, STRETCHES, OpenGroup, OpenGroups, TopGroups
 from stormfold.redis.store import Completion, StaleStateVersion, Store
 from tests.integration.redis.actions import EPOCH, GROUP, LIMITS, NOW, OTHER, Folder, alert, everything, full, start

@@ -35,7 +35,7 @@ async def test_nothing_there(store: Store) -> None:
 @pytest.mark.parametrize("since", [None, NOW])
 async def test_opened(store: Store, rebuild: Rebuild | None, since: int | None) -> None:
     """All of it comes back as it was opened."""
-    epoch = StateVersion(7, Windows(gap=60_000, grace=10_000, slice=300_000), 3, rebuild, since, NOW)
+    epoch = StateVersion(7, Windows(gap=60_000, grace=10_000, slice_length=300_000), 3, rebuild, since, NOW)
     starts = {0: Position(12, NOW), 1: Position(0, -1), 2: Position(2**40, NOW + 1)}
     assert await store.open_state_version(None, epoch, starts)
     state = await store.load()
@@ -93,7 +93,7 @@ async def test_a_number_used_before(store: Store) -> None:
 class TestOtherWindows:
     """change_windows.lua: once nothing is open, and all is folded that was there when they were asked for."""
 
-    WINDOWS = Windows(gap=20, grace=5, slice=60)
+    WINDOWS = Windows(gap=20, grace=5, slice_length=60)
     ENDS: ClassVar = {0: 4, 1: 2}
     NEW = replace(EPOCH, number=2, windows=WINDOWS, by=NOW)
 
@@ -144,7 +144,7 @@ class TestOtherWindows:
         await start(store, epoch)
         await store.ask(epoch, PendingWindows(self.WINDOWS, NOW, {0: 0, 1: 0}))
         assert await store.change_windows(epoch)
-        assert await store.epoch() == replace(self.NEW, since=max(since or 0, epoch.rebuild.closed))
+        assert await store.epoch() == replace(self.NEW, since=max(since or 0, epoch.rebuild.closed_before))
 
     async def test_not_yet(self, store: Store, redis: Redis) -> None:
         """While something is open, or was not read again, nothing happens; nor unasked, nor in another epoch."""
