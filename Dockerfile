@@ -1,11 +1,11 @@
-# Every command of stormfold; by default a worker. The Python is the one that the tests run on.
+# Runs any stormfold command, by default `stormfold worker`. The Python version is the one that the tests run on.
 ARG PYTHON=python:3.11.14-slim-bookworm
 
 FROM ${PYTHON} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 COPY requirements.lock requirements-dev.lock ./
-# What builds the wheel comes, with its hashes, from the developers' lock, and does not get into the image.
+# The build backend comes from the developers' lock, with hashes; it does not reach the image.
 RUN awk '/^[a-z]/ { keep = /^(hatchling|packaging|pathspec|pluggy|tomlkit|trove-classifiers)==/ } keep' requirements-dev.lock \
         > build.lock \
     && pip install --require-hashes --requirement build.lock \
@@ -18,6 +18,7 @@ RUN pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
     && install -d -o 65532 -g 65532 /storms
 
 FROM ${PYTHON}
+# Must equal stormfold.__version__; a unit test compares.
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="stormfold" \
@@ -26,18 +27,18 @@ LABEL org.opencontainers.image.title="stormfold" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /opt/stormfold /opt/stormfold
-# A volume here takes over the owner: the folder of manifests for `--sink directory:/storms`.
+# The folder of manifests for `--sink directory:/storms`. A volume mounted here takes over its owner.
 COPY --from=build --chown=65532:65532 /storms /storms
 ENV PATH=/opt/stormfold/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/tmp \
     STORMFOLD_HTTP_ADDRESS=0.0.0.0:8080
-# The root file system may be read-only; /tmp may not.
+# The root file system may be read-only, but /tmp must be writable.
 WORKDIR /tmp
 USER 65532:65532
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/healthz', timeout=4)"]
-# Exec form: the worker is PID 1 and gets SIGTERM itself.
+# Exec form: the worker is PID 1 and receives SIGTERM.
 ENTRYPOINT ["stormfold"]
 CMD ["worker"]

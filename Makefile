@@ -1,4 +1,5 @@
-# Everything runs from .venv, which is made on first use and again when the lock changes. Needs Python 3.11 or newer.
+# Everything runs from .venv. The first target creates it, and installs again whenever the lock changes.
+# Needs Python 3.11 or newer.
 .DEFAULT_GOAL := help
 .PHONY: help demo unit test lint bench soak fuzz lock
 
@@ -6,47 +7,48 @@ BIN := .venv/bin
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header $(UPGRADE) pyproject.toml
 
-help:  ## this list
+help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8 | sed 's/^/make /'
 
-demo: $(BIN)/.project  ## the whole pipeline on this machine, told an incident
+demo: $(BIN)/.project  ## replay an incident through Kafka, Redis and a worker on this machine
 	@$(BIN)/stormfold demo
 
-unit: $(BIN)/.project  ## tests that need no server, under 30 s
-	@$(BIN)/pytest tests/unit $(ARGS)
+unit: $(BIN)/.project  ## run the tests that need no server, under 30 s (ARGS="-k window")
+	@$(BIN)/pytest --numprocesses auto tests/unit $(ARGS)
 
-test: $(BIN)/.project  ## all tests, against servers they start
+test: $(BIN)/.project  ## run all tests; they start the servers they need (ARGS=tests/integration/redis)
 	@$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
-lint: $(BIN)/.project  ## style, types, import layers
+lint: $(BIN)/.project  ## check style, types, import layers, spelling
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/codespell
 
-bench: $(BIN)/.project  ## how fast and how small: docs/performance.md (PARTS="claim growth" ROUNDS=3)
+bench: $(BIN)/.project  ## measure speed and size for docs/performance.md (PARTS="claim growth" ROUNDS=3)
 	@$(BIN)/python -m tests.benchmarks $(PARTS) $(if $(ROUNDS),--rounds $(ROUNDS))
 	@$(BIN)/python -m tests.docs
 
-soak: $(BIN)/.project  ## faults against a steady load (MINUTES=30 SEED= RATE=3000): docs/reliability.md
+soak: $(BIN)/.project  ## inject faults under steady load for docs/reliability.md (MINUTES=30 SEED= RATE=3000)
 	@$(BIN)/python -m tests.chaos.run --page --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) \
 		$(if $(RATE),--rate $(RATE))
 
-fuzz: $(BIN)/.project  ## what reads input, given what breaks it (MINUTES=10 TARGET=record)
+fuzz: $(BIN)/.project  ## fuzz the parsers (MINUTES=10 TARGET=record)
 	@$(BIN)/python -m tests.fuzz.run --minutes $(or $(MINUTES),10) $(TARGET)
 
-lock: $(BIN)/.dependencies  ## new locks from pyproject.toml (UPGRADE=--upgrade for newer versions)
+lock: $(BIN)/.dependencies  ## write the locks from pyproject.toml (UPGRADE=--upgrade for newer versions)
 	$(COMPILE) --output-file requirements.lock
 	$(COMPILE) --extra dev --output-file requirements-dev.lock
 
 $(BIN)/python:
 	@python=$$(for name in python3 python3.14 python3.13 python3.12 python3.11; do \
 		$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done); \
-	test -n "$$python" || { echo 'stormfold needs Python 3.11 or newer' >&2; exit 1; }; \
+	test -n "$$python" || { echo 'stormfold needs Python 3.11 or newer: install it and run make again' >&2; exit 1; }; \
 	$$python -m venv .venv
 
 $(BIN)/.dependencies: requirements-dev.lock | $(BIN)/python
-	@echo 'Installing the dependencies into .venv: once, and when the lock changes'
+	@echo 'Installing the dependencies into .venv (only when requirements-dev.lock changes)'
 	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes --requirement $<
 	@touch $@
 

@@ -63,7 +63,7 @@ class Programs(NamedTuple):
 
 def programs() -> Programs:
     """Builds what is not cached. Raises `CannotBuild`."""
-    folder = ROOT / "tests" / "deploy" / "compose"
+    folder = Path(__file__).parent / "compose"
     version = (folder / "go.mod").read_text().split("compose-go/v2 ")[1].split()[0]
     return Programs(
         build(cache_dir() / "compose" / version / "compose", ".", module=folder),

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from stormfold import config
+from stormfold import __version__, config
 from stormfold.kafka.topics import topics
 from stormfold.local import kafka
 from stormfold.local.process import HOST
@@ -61,8 +61,7 @@ def test_versions(services: dict[str, Any]) -> None:
     for name, service in services.items():
         assert re.fullmatch(r"[^$]+:\$\{[A-Z0-9_]+_TAG\}", written[name]["image"]), name
         assert re.search(r":v?\d+\.\d+\.\d+", service["image"]), name
-    version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    assert version and ENV_FILE["WORKER_TAG"] == version[1]
+    assert ENV_FILE["WORKER_TAG"] == __version__
     assert ENV_FILE["KAFKA_TAG"] == kafka.VERSION
     assert f"python:{ENV_FILE['PYTHON_TAG']}" in DOCKERFILE.read_text()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stormfold import __version__
 from stormfold.cli import COMMANDS
 from tests.integration.deploy.files import (
     ALONE,
@@ -140,7 +141,7 @@ def test_own_folder(tools: Programs, tmp_path: Path, variant: Path, added: list[
     (tmp_path / "stormfold.yaml").write_text("windows: {gap: 2m}\n")
     manifests = built(tools.kustomize, tmp_path)
     text = yaml.safe_dump_all(manifests)
-    assert "image: registry.example.com/stormfold:0.1.0" in text and "image: stormfold:" not in text
+    assert f"image: registry.example.com/stormfold:{__version__}" in text and "image: stormfold:" not in text
     assert "STORMFOLD_KAFKA_BOOTSTRAP_SERVERS: kafka-1.example.com:9092,kafka-2.example.com:9092" in text
     assert f"STORMFOLD_REDIS_URL: {redis}\n" in text
     assert ("STORMFOLD_REDIS_SSL_CAFILE" in text) == bool(managed)

@@ -7,6 +7,8 @@ Series are as `promtool test rules` takes them, a value a minute: `1x5` is six t
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from stormfold import __version__
+
 WORKER, OTHER = 'instance="w1", job="stormfold"', 'instance="w2", job="stormfold"'
 EXPORTER = 'instance="x", job="stormfold-redis"'
 MB = 1_000_000
@@ -46,7 +48,7 @@ def _unread(partition: int, group: str = "stormfold-fold") -> str:
 
 
 _IDLE = _of("stormfold_idle_partition_pairs")
-_BUILD = _of("stormfold_build_info", version="0.1.0", python="3.11.14")
+_BUILD = _of("stormfold_build_info", version=__version__, python="3.11.14")
 _HORIZON = _of("stormfold_horizon_delay_seconds")
 _STAGES = {_in("lag_records", stage, 0): "0x40" for stage in ("intake", "fold", "emit")}
 _LETTERS = _of("stormfold_dead_letters_total", topic="alerts-dlq")
