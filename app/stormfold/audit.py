@@ -1,4 +1,4 @@
-"""The books: every alert in `alerts` is in exactly one storm, in a dead letter, or still open."""
+"""The audit: every alert in `alerts` is in exactly one aggregate, in a dead letter, or still open."""
 
 import asyncio
 import time
@@ -18,168 +18,199 @@ from stormfold.kafka.reader import TopicReader, open_reader
 from stormfold.redis.store import Store
 from stormfold.series import SeriesReader
 from stormfold.settings import Settings
+from stormfold.text import pluralize
 from stormfold.window import segments
 
-LOOK_EVERY = 0.25
-"""Seconds between two looks at whether everything has been read."""
+POLL_INTERVAL = 0.25
+"""Seconds between two checks whether everything has been read."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """Alerts in, and where they are; all over what retention still holds."""
+    """The alerts that came in, and where they are. All numbers are of what retention still holds."""
 
     alerts: int
-    """Alerts in `alerts`; a record that nobody understands counts as one."""
-    storms: int
-    """Σ alertCount over `storms`, newest record per name."""
-    dead: int
+    """Alerts in `alerts`; a record that cannot be parsed counts as one."""
+    aggregated: int
+    """Sum of alertCount over `storms`, the newest record of each name."""
+    dead_letters: int
     """Distinct records of `alerts` in `alerts-dlq`."""
     open: int
     """Alerts in groups that are not closed yet."""
-    names: int
-    """Distinct aggregates in `storms`: storms, and the others."""
-    others: int
-    """Those of them that are no storm: isolated or silenced."""
+    aggregates: int
+    """Distinct aggregates in `storms`, of any class."""
+    non_storms: int
+    """Aggregates of class Isolated or Silenced."""
     unread: int
-    """Records that the worker had not taken up when the wait was over: the books can't balance before."""
-    trimmed: int
-    """Records that retention has taken from `alerts`: the storms of those are counted, the alerts no longer are."""
+    """Records that the workers had not processed when the wait was over. Until they are, the sums differ."""
+    expired: int
+    """Records that retention has deleted from `alerts`: their aggregates are counted, they are not."""
     foreign: int
-    """Records in `storms` and `alerts-dlq` that stormfold did not write: they count for nothing."""
+    """Records in `storms` and `alerts-dlq` that stormfold did not write. They are not counted elsewhere."""
 
     @property
     def difference(self) -> int:
-        """Alerts missing from the other side; negative: counted too often."""
-        return self.alerts - self.storms - self.dead - self.open
+        """Number of alerts that are missing; negative if some are counted too often."""
+        return self.alerts - self.aggregated - self.dead_letters - self.open
 
     @property
     def balanced(self) -> bool:
-        """Nothing lost, nothing counted twice."""
+        """Whether every alert is counted exactly once."""
         return self.difference == 0 and self.unread == 0
 
-
-class _Counted(NamedTuple):
-    alerts: int
-    storm: bool
-    """Rather than an isolated or a silenced group."""
+    @property
+    def verdict(self) -> str:
+        """The result in one sentence."""
+        foreign = ""
+        if self.foreign:
+            were = "was" if self.foreign == 1 else "were"
+            foreign = f" {pluralize(self.foreign, 'record')} in storms or dead letters {were} not written by stormfold."
+        if self.unread:
+            have = "has" if self.unread == 1 else "have"
+            return (
+                f"Not known yet: {pluralize(self.unread, 'record')} {have} not been processed; see `stormfold status`."
+            )
+        if self.balanced:
+            others = f" and {pluralize(self.non_storms, 'other group')}" if self.non_storms else ""
+            still_open = f", {self.open:,} in groups still open" if self.open else ""
+            return (
+                f"Counted exactly once: {pluralize(self.alerts, 'alert')} = {self.aggregated:,} in"
+                f" {pluralize(self.aggregates - self.non_storms, 'storm')}{others}"
+                f" + {pluralize(self.dead_letters, 'dead letter')}{still_open}.{foreign}"
+            )
+        are = "is" if abs(self.difference) == 1 else "are"
+        what = f"{are} missing" if self.difference > 0 else "too many"
+        expired = f" Retention has deleted {pluralize(self.expired, 'record')} of alerts." if self.expired else ""
+        return f"The counts do not match: {pluralize(abs(self.difference), 'alert')} {what}.{expired}{foreign}"
 
 
 async def audit(settings: Settings, config: Config, store: Store, wait: float = 30.0) -> AuditReport:
-    """Counts both sides, after waiting up to `wait` seconds until all that was published has been folded.
+    """Counts both sides after waiting up to `wait` seconds until all that was published is folded.
 
-    Raises `Retry` or `ActionRequired` if Kafka or Redis can't be asked.
+    Raises `Retry` or `ActionRequired` if Kafka or Redis does not answer.
     """
-    until = time.monotonic() + wait
-    async with open_reader(settings) as tail:
-        audit = _Audit(settings, config, store, tail)
+    deadline = time.monotonic() + wait
+    async with open_reader(settings) as reader:
+        audit = _Audit(settings, config, store, reader)
         while True:
-            unread = await audit.wait_folded(until)
-            ends = await tail.ends(settings.alerts_topic)
-            books = await audit.count(unread)
-            if books.balanced or time.monotonic() >= until:
-                return books
-            # Somebody may have published, or closers moved something, meanwhile: then count again.
-            still = ends == await tail.ends(settings.alerts_topic) and not await audit.moving()
-            if still and unread == 0:
-                return books
+            unread = await audit.wait_folded(deadline)
+            ends = await reader.ends(settings.alerts_topic)
+            report = await audit.count(unread)
+            if report.balanced or time.monotonic() >= deadline:
+                return report
+            # If alerts arrived or groups were closed during the count, count again.
+            unchanged = ends == await reader.ends(settings.alerts_topic) and not await audit.closing()
+            if unchanged and unread == 0:
+                return report
+
+
+class _Aggregate(NamedTuple):
+    alerts: int
+    storm: bool
 
 
 class _Audit:
-    def __init__(self, settings: Settings, config: Config, store: Store, tail: TopicReader) -> None:
+    def __init__(self, settings: Settings, config: Config, store: Store, reader: TopicReader) -> None:
         self._settings = settings
-        self._reader = SeriesReader(config)
+        self._series = SeriesReader(config)
         self._store = store
-        self._tail = tail
+        self._reader = reader
 
-    async def moving(self) -> bool:
-        """Whether closers moved something between two looks: then the count before may be torn."""
-        before = await self._tail.ends(self._settings.storms_topic)
-        await asyncio.sleep(LOOK_EVERY)
-        return before != await self._tail.ends(self._settings.storms_topic)
+    async def closing(self) -> bool:
+        """Whether aggregates are being published right now: the last count may have seen half of that."""
+        before = await self._reader.ends(self._settings.storms_topic)
+        await asyncio.sleep(POLL_INTERVAL)
+        return before != await self._reader.ends(self._settings.storms_topic)
 
-    async def wait_folded(self, until: float) -> int:
-        """Waits until what is in `alerts` now is folded; returns the records that were not."""
-        settings = self._settings
-        alerts = await self._tail.ends(settings.alerts_topic)
-        group = settings.consumer_group("intake")
-        while unread := _behind(
-            {p: offset for p, (offset, _) in (await read_committed(settings, group, settings.alerts_topic)).items()},
-            alerts,
-        ):
-            if time.monotonic() >= until:
-                return unread
-            await asyncio.sleep(LOOK_EVERY)
-        keyed = await self._tail.ends(settings.keyed_topic)
-        while unread := _behind(await self._folded(), keyed):
-            if time.monotonic() >= until:
-                return unread
-            await asyncio.sleep(LOOK_EVERY)
+    async def wait_folded(self, deadline: float) -> int:
+        """Waits until what is in `alerts` now is folded; returns the number of records that are not."""
+        for topic, positions in ((self._settings.alerts_topic, self._read), (self._settings.keyed_topic, self._folded)):
+            ends = await self._reader.ends(topic)
+            while unread := _behind(await positions(), ends):
+                if time.monotonic() >= deadline:
+                    return unread
+                await asyncio.sleep(POLL_INTERVAL)
         return 0
 
     async def count(self, unread: int) -> AuditReport:
-        settings = self._settings
         open_now = await self._open()
-        begins = await self._tail.begins(settings.alerts_topic)
-        alerts = 0
-        async for record in self._tail.read(settings.alerts_topic):
-            try:
-                alerts += len(self._reader.parse(record.value, record.headers, record.timestamp))
-            except Poison:
-                alerts += 1
-        letters = [
-            dlq.origin_in(record, settings.alerts_topic)
-            async for record in self._tail.read(settings.alerts_dlq_topic)
-            if not dlq.is_redrive_mark(record)
-        ]
-        ends = await self._tail.ends(settings.alerts_topic)
-        origins = [origin for origin in letters if origin and origin[1] < ends.get(origin[0], 0)]
-        dead = {(partition, offset) for partition, offset in origins if offset >= begins.get(partition, 0)}
-        foreign = len(letters) - len(origins)
-        storms: dict[bytes, _Counted] = {}
-        async for record in self._tail.read(settings.storms_topic):
-            if (counted := _counted(record)) is None:
+        begins = await self._reader.begins(self._settings.alerts_topic)
+        alerts = await self._count_alerts()
+        dead_letters, foreign_letters = await self._count_dead_letters(begins)
+        aggregates: dict[bytes, _Aggregate] = {}
+        foreign = foreign_letters
+        async for record in self._reader.read(self._settings.storms_topic):
+            if (aggregate := _aggregate(record)) is None:
                 foreign += 1
             else:
-                storms[record.key] = counted
+                aggregates[record.key] = aggregate
         return AuditReport(
             alerts=alerts,
-            storms=sum(counted.alerts for counted in storms.values()),
-            dead=len(dead),
-            # What was closed while we counted stands in both: by name it is one.
-            open=sum(count for name, count in open_now.items() if name not in storms),
-            names=len(storms),
-            others=sum(not counted.storm for counted in storms.values()),
+            aggregated=sum(aggregate.alerts for aggregate in aggregates.values()),
+            dead_letters=dead_letters,
+            # A group that was closed during the count is in both, under one name.
+            open=sum(count for name, count in open_now.items() if name not in aggregates),
+            aggregates=len(aggregates),
+            non_storms=sum(not aggregate.storm for aggregate in aggregates.values()),
             unread=unread,
-            trimmed=sum(begins.values()),
+            expired=sum(begins.values()),
             foreign=foreign,
         )
 
+    async def _count_alerts(self) -> int:
+        count = 0
+        async for record in self._reader.read(self._settings.alerts_topic):
+            try:
+                count += len(self._series.parse(record.value, record.headers, record.timestamp))
+            except Poison:
+                count += 1
+        return count
+
+    async def _count_dead_letters(self, begins: Mapping[int, int]) -> tuple[int, int]:
+        """The number of distinct records of `alerts` that are dead letters, and of records with another origin."""
+        topic = self._settings.alerts_topic
+        origins = [
+            dlq.origin_in(letter, topic)
+            async for letter in self._reader.read(self._settings.alerts_dlq_topic)
+            if not dlq.is_redrive_mark(letter)
+        ]
+        ends = await self._reader.ends(topic)
+        ours = [origin for origin in origins if origin is not None and origin[1] < ends.get(origin[0], 0)]
+        retained = {(partition, offset) for partition, offset in ours if offset >= begins.get(partition, 0)}
+        return len(retained), len(origins) - len(ours)
+
+    async def _read(self) -> dict[int, int]:
+        group = self._settings.consumer_group("intake")
+        committed = await read_committed(self._settings, group, self._settings.alerts_topic)
+        return {partition: offset for partition, (offset, _) in committed.items()}
+
     async def _folded(self) -> dict[int, int]:
         state = await self._store.load()
-        return {} if state is None else {p: at.offset for p, at in state.positions.items()}
+        return {} if state is None else {partition: at.offset for partition, at in state.positions.items()}
 
     async def _open(self) -> dict[bytes, int]:
-        epoch = await self._store.epoch()
-        if epoch is None:
+        """Number of alerts of each open aggregate, by the name that it will have."""
+        version = await self._store.epoch()
+        if version is None:
             return {}
         result = {}
-        for group in await self._store.open_buckets(epoch):
-            for part in segments(group.buckets, epoch.windows, epoch.rebuild):
-                if epoch.rebuild is None or part.start >= epoch.rebuild.closed_before:
-                    name = aggregate_name(group.meta, part.start, epoch.windows.gap).encode()
-                    result[name] = sum(bucket.alerts for bucket in part.buckets)
+        for group in await self._store.open_buckets(version):
+            for segment in segments(group.buckets, version.windows, version.rebuild):
+                if version.rebuild is None or segment.start >= version.rebuild.closed_before:
+                    name = aggregate_name(group.meta, segment.start, version.windows.gap).encode()
+                    result[name] = sum(bucket.alerts for bucket in segment.buckets)
         return result
 
 
-def _behind(reached: Mapping[int, int], ends: Mapping[int, int]) -> int:
-    return sum(max(0, end - reached.get(partition, 0)) for partition, end in ends.items())
+def _behind(positions: Mapping[int, int], ends: Mapping[int, int]) -> int:
+    return sum(max(0, end - positions.get(partition, 0)) for partition, end in ends.items())
 
 
-def _counted(record: ConsumerRecord) -> _Counted | None:
-    """What a record of `storms` counts for; None if no closer wrote it."""
+def _aggregate(record: ConsumerRecord) -> _Aggregate | None:
+    """What a record of `storms` counts for; None if stormfold did not write it."""
     try:
         spec = decode_untrusted(msgspec.json.decode, record.value)["spec"]
         alerts, storm = spec["alertCount"], spec["class"] == "Storm"
     except (KeyError, TypeError, Malformed):
         return None
-    return _Counted(alerts, storm) if record.key and type(alerts) is int and alerts > 0 else None
+    return _Aggregate(alerts, storm) if record.key and type(alerts) is int and alerts > 0 else None

@@ -108,13 +108,13 @@ def _summary(report: Report) -> str:
     day = time.strftime("%Y-%m-%d", time.gmtime(report.outcomes[0].begin / 1000))
     sinks = " and ".join(f"{count:,} resources in {sink}" for sink, count in verdict.written.items())
     books, excused = verdict.books, verdict.excused
-    balance = "The books balance" if books.balanced and not books.open else "**The books do not balance**"
+    balance = "Counted exactly once" if books.balanced and not books.open else "**The counts do not match**"
     return (
         f"{day}, `{repeat(report.seed, report.faults, report.rate, report.minutes)}` with {report.rate:,} alerts a"
         f" second asked for: {verdict.alerts:,} alerts became {verdict.storms:,} storms, {sinks};"
-        f" {verdict.late:,} alerts were late, {books.dead:,} records were not alerts. {balance}:"
-        f" {books.alerts:,} in, {books.storms + books.dead:,} out. Excused: the time of {excused.alerts:,} alerts, all"
-        f" but the number of {excused.early:,}, and what {excused.crowded:,} storms lack. Found wrong:"
+        f" {verdict.late:,} alerts were late, {books.dead_letters:,} records were not alerts. {balance}:"
+        f" {books.alerts:,} in, {books.aggregated + books.dead_letters:,} out. Excused: the time of {excused.alerts:,}"
+        f" alerts, all but the number of {excused.early:,}, and what {excused.crowded:,} storms lack. Found wrong:"
         f" {len(verdict.wrong)}."
     )
 

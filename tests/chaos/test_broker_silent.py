@@ -14,7 +14,18 @@ from stormfold.kafka.topics import create, topics
 from stormfold.local.redis import EmbeddedRedis
 from stormfold.settings import Settings
 from tests.chaos.brokers import BROKERS, Cluster, coordinated, coordinated_by_one, freeze, leaders, thaw
-from tests.support.pipeline import Sent, Workers, alert, drained, essence, keyed_model, publish, record, storms
+from tests.support.pipeline import (
+    Sent,
+    Workers,
+    alert,
+    assert_balanced,
+    drained,
+    essence,
+    keyed_model,
+    publish,
+    record,
+    storms,
+)
 from tests.support.servers import until
 
 PARTITIONS = 4
@@ -96,6 +107,6 @@ async def test_silent(cluster: Cluster, settings: Settings, config: Path, tmp_pa
         finally:
             thaw(cluster.broker(node))
         books = await drained(settings, config)
-        assert books.balanced and books.open == 0 and books.alerts == 60 * PARTITIONS, books
+        assert_balanced(books, alerts=60 * PARTITIONS)
         published = await storms(settings)
         assert {name: essence(storm) for name, storm in published.items()} == await keyed_model(settings, load(config))

@@ -16,7 +16,18 @@ from stormfold.kafka.topics import topics
 from stormfold.local.redis import EmbeddedRedis
 from stormfold.settings import Settings
 from tests.chaos.brokers import BROKERS, Cluster, coordinated_by_one, end_error, freeze, prefer, thaw
-from tests.support.pipeline import Sent, Workers, alert, drained, essence, keyed_alerts, keyed_model, publish, record
+from tests.support.pipeline import (
+    Sent,
+    Workers,
+    alert,
+    assert_balanced,
+    drained,
+    essence,
+    keyed_alerts,
+    keyed_model,
+    publish,
+    record,
+)
 from tests.support.pipeline import storms as published_storms
 from tests.support.servers import until
 
@@ -80,7 +91,7 @@ async def test_what_was_acknowledged_and_is_not_shown(
         finally:
             thaw(cluster.broker(leader))
         books = await drained(settings, config)
-    assert books.balanced and books.open == 0 and books.alerts == 60, books
+    assert_balanced(books, alerts=60)
     assert not [found async for found in keyed_alerts(settings) if found.late]
     found = await published_storms(settings)
     assert {name: essence(storm) for name, storm in found.items()} == await keyed_model(settings, load(config))

@@ -8,8 +8,12 @@ from tests.chaos.page import HEADING, Outcome, Report, block_of, repeat
 from tests.chaos.truth import Excused, Verdict, Wrong
 from tests.chaos.watch import MORE_OPEN, TOLERANCE, Held, Life, growth, life
 
-SOUND = AuditReport(alerts=1_000, storms=990, dead=10, open=0, names=5, others=2, unread=0, trimmed=0, foreign=0)
-SHORT = AuditReport(alerts=1_000, storms=983, dead=10, open=0, names=5, others=2, unread=0, trimmed=0, foreign=0)
+SOUND = AuditReport(
+    alerts=1_000, aggregated=990, dead_letters=10, open=0, aggregates=5, non_storms=2, unread=0, expired=0, foreign=0
+)
+SHORT = AuditReport(
+    alerts=1_000, aggregated=983, dead_letters=10, open=0, aggregates=5, non_storms=2, unread=0, expired=0, foreign=0
+)
 KILLED = Outcome(("worker-killed",), 1_000, 2_000, 50, 1.0, 1.0)
 BOTH = Outcome(("kafka-killed", "redis-flushed"), 3_000, 4_000, 70, 1.0, 1.0)
 
@@ -33,16 +37,16 @@ def cells(page: str, row: str) -> dict[str, str]:
 
 def test_a_loss_of_no_turn() -> None:
     """What happened at a time that no fault was there is in the row of all, and the books are said not to balance."""
-    page = said(Wrong("the books do not balance", 9_000, 9_000, lost=7), books=SHORT)
+    page = said(Wrong("the counts do not match", 9_000, 9_000, lost=7), books=SHORT)
     assert cells(page, "**all**")["lost"] == "7"
     assert cells(page, "`worker-killed`")["lost"] == "0"
-    assert "The books balance" not in page and "The books do not balance" in page and "Found wrong: 1." in page
+    assert "Counted exactly once" not in page and "The counts do not match" in page and "Found wrong: 1." in page
 
 
 def test_a_loss_of_a_turn() -> None:
     """What happened while a fault was there is in its row too."""
     page = said(Wrong("storm is missing", 1_500, 1_600, lost=3), Wrong("twice", 3_500, 3_600, double=2))
-    assert "The books balance" in page
+    assert "Counted exactly once" in page
     assert (cells(page, "`worker-killed`")["lost"], cells(page, "two of them at once")["double"]) == ("3", "2")
     assert (cells(page, "**all**")["lost"], cells(page, "**all**")["double"]) == ("3", "2")
 

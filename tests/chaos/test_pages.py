@@ -61,4 +61,4 @@ def test_the_table_has_every_fault() -> None:
             tried, *missed = map(int, re.findall(r"\d+", row["tried"]))
             assert tried > sum(missed), name
             assert (row["lost"], row["double"]) == ("0", "0"), name
-    assert "The books balance: " in text and "Found wrong: 0." in text
+    assert "Counted exactly once: " in text and "Found wrong: 0." in text

@@ -91,7 +91,7 @@ async def validate(world: World) -> Verdict:
     wrong = [now(complaint) for complaint in world.complaints]
     balance = await books(world.settings, world.config_file)
     if not balance.balanced or balance.open:
-        wrong.append(now(f"the books do not balance: {balance}", max(0, balance.difference), -balance.difference))
+        wrong.append(now(f"the counts do not match: {balance}", max(0, balance.difference), -balance.difference))
     if balance.alerts < world.producer.sent:
         wrong.append(now(f"only {balance.alerts} of {world.producer.sent} acknowledged alerts are in the log"))
     read = await _read(world)

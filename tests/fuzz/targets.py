@@ -10,7 +10,7 @@ import msgspec
 import yaml
 
 from stormfold.alert import Alert
-from stormfold.cli.publish import read
+from stormfold.cli.alert_file import read
 from stormfold.config import Config, ConfigError, dump, loads
 from stormfold.decoding import Malformed, Poison, decode_annotations, decode_labels
 from stormfold.errors import ActionRequired

@@ -109,6 +109,15 @@ async def books(settings: Settings, config: Path | None = None, wait: float = 30
         await redis.aclose()
 
 
+def assert_balanced(report: AuditReport, **expected: int) -> None:
+    """Asserts that every alert was counted exactly once and, unless `expected` has `open`, that nothing is open.
+
+    `expected` has further fields of the report.
+    """
+    wanted = {"balanced": True, "open": 0, **expected}
+    assert {name: getattr(report, name) for name in wanted} == wanted, report
+
+
 async def drained(settings: Settings, config: Path | None = None, seconds: float = 60.0) -> AuditReport:
     """Waits until everything published is in a closed storm or a dead letter; the books as they are in the end."""
     deadline = asyncio.get_running_loop().time() + seconds

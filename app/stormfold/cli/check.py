@@ -8,8 +8,8 @@ import click
 import msgspec
 
 from stormfold.alert import Alert
+from stormfold.cli.alert_file import read
 from stormfold.cli.output import Output, emit_document, emit_table, output_option
-from stormfold.cli.publish import read
 from stormfold.config import ALL_LABELS, Config, ConfigError, document, load
 from stormfold.decoding import Poison
 from stormfold.errors import DeadLetter

@@ -10,7 +10,6 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from stormfold.cli.audit import verdict
 from stormfold.config import loads
 from stormfold.errors import StormfoldError
 from stormfold.local.demo import CONFIG, Demo, Outcome, View
@@ -126,13 +125,13 @@ def _report(console: Console, folder: Path, outcome: Outcome) -> bool:
     files = _count(folder)
     good = outcome.books.balanced and files == storms
     # The books count a record that nobody understands as one alert.
-    told = outcome.books.alerts - outcome.books.dead
+    told = outcome.books.alerts - outcome.books.dead_letters
     manifests = escape(str(folder / MANIFESTS))
     console.print(summary(outcome, console))
     _tell(
         console,
         "",
-        f"[{'green' if outcome.books.balanced else 'bold red'}]{verdict(outcome.books)}",
+        f"[{'green' if outcome.books.balanced else 'bold red'}]{outcome.books.verdict}",
         f"{pluralize(told, 'alert')}, {pluralize(files, 'manifest')}: {told // max(1, files):,} to 1."
         + ("" if files == storms else f" [bold red]There should be {storms} of them."),
         f"They are in [bold]{manifests}[/], ready for kubectl apply -f {manifests} (after k8s/crd.yaml).",

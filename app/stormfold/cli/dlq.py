@@ -10,7 +10,6 @@ import click
 from aiokafka import ConsumerRecord
 
 from stormfold.cli.output import Output, emit, output_option
-from stormfold.cli.storms import newest
 from stormfold.errors import ActionRequired
 from stormfold.kafka import dlq
 from stormfold.kafka.producer import Producer
@@ -139,7 +138,7 @@ async def _newest(settings: Settings, limit: int) -> list[Dead]:
         return dlq.origin(record)
 
     async with open_reader(settings) as tail:
-        records = [record for topic in _topics(settings) for record in await newest(tail, topic, limit, name)]
+        records = [record for topic in _topics(settings) for record in await tail.newest(topic, limit, name)]
     letters = sorted(map(_letter, records), key=lambda letter: letter.died, reverse=True)[:limit]
     for letter in letters:
         letter.redriven = letter.origin in redriven

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import click
@@ -31,6 +32,15 @@ def output_option(function: _F) -> _F:
         default="table",
         show_default=True,
         help="Form of the output.",
+    )(function)
+
+
+def config_option(function: _F) -> _F:
+    """Gives a command `--config`, as its parameter `config`."""
+    return click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        help="Configuration file; default: STORMFOLD_CONFIG, or built-in defaults.",
     )(function)
 
 

@@ -8,15 +8,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from io import SEEK_END
 from itertools import islice
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import click
-import msgspec
-import orjson
 from aiokafka.errors import MessageSizeTooLargeError
 from rich.console import Console
 from rich.progress import Progress
 
+from stormfold.cli.alert_file import Record, read
 from stormfold.decoding import Poison
 from stormfold.errors import ActionRequired
 from stormfold.formats import parse
@@ -25,26 +24,12 @@ from stormfold.kafka.topics import partitions_of
 from stormfold.settings import Settings
 from stormfold.text import escape_unprintable, pluralize
 
-MAX_ALERTS = 500
-"""In a record that is made from a longer list."""
-MAX_BYTES = 512 * 1024
-"""The same: well below what any topic takes."""
 AT_ONCE = 1_000
 """Records on their way to the brokers at a time."""
 SHOWN = 5
 """Of the records that are not understood."""
 LONG = 4 * 1024 * 1024
 """Bytes from which on there is a progress bar."""
-
-_list = msgspec.json.Decoder(list[msgspec.Raw])
-
-
-class Record(NamedTuple):
-    """A record to publish."""
-
-    line: int
-    """Of the file, where it begins."""
-    value: bytes
 
 
 @click.command(
@@ -93,44 +78,6 @@ def command(file: BinaryIO, force: bool) -> None:
             )
         sent = asyncio.run(publish(settings, records("Publishing")))
     click.echo(f"{pluralize(alerts, 'alert')} in {pluralize(sent, 'record')} published to {settings.alerts_topic}")
-
-
-def read(file: BinaryIO, name: str) -> Iterator[Record]:
-    """The records of a file. Raises `ActionRequired` with the line that is not JSON, or if the file is empty."""
-    numbered = ((number, line.removeprefix(b"\xef\xbb\xbf").strip()) for number, line in enumerate(file, 1))
-    lines = ((number, line) for number, line in numbered if line)
-    first, begin = next(lines, (0, b""))
-    if not first:
-        raise ActionRequired(f"{name} is empty")
-    try:
-        orjson.loads(begin)
-    except orjson.JSONDecodeError:
-        # Not a document by itself, so the beginning of a longer one.
-        yield from _split(Record(first, begin + b"\n" + file.read()), name)
-        return
-    yield from _split(Record(first, begin), name)
-    for number, line in lines:
-        yield from _split(Record(number, line), name)
-
-
-def _split(record: Record, name: str) -> Iterator[Record]:
-    try:
-        orjson.loads(record.value)
-    except orjson.JSONDecodeError as error:
-        raise ActionRequired(f"{name}:{record.line + error.lineno - 1}: not JSON: {error.msg}") from error
-    if not record.value.startswith(b"["):
-        yield record
-        return
-    part: list[msgspec.Raw] = []
-    size = 0
-    for alert in _list.decode(record.value):
-        length = len(memoryview(alert))
-        if part and (len(part) == MAX_ALERTS or size + length > MAX_BYTES):
-            yield Record(record.line, msgspec.json.encode(part))
-            part, size = [], 0
-        part.append(alert)
-        size += length + 1
-    yield Record(record.line, msgspec.json.encode(part))
 
 
 def _look(records: Iterable[Record]) -> tuple[int, list[tuple[int, str]]]:

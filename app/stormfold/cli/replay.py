@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from stormfold.cli.output import Output, emit_document, emit_table, output_option
+from stormfold.cli.output import Output, config_option, emit_document, emit_table, output_option
 from stormfold.config import Config, Duration, Time, load
 from stormfold.replay.compare import Compared, Count, Tally, compare
 from stormfold.replay.log import Span, Tell
@@ -61,7 +61,7 @@ range is not all as the log gives it."""
 @click.option("--from", "begin", type=Moment(), required=True, help="Storms that begin from here on.")
 @click.option("--to", "end", type=Moment(), help="Storms that begin before; else up to the last that is surely closed.")
 @click.option("--dry-run", is_flag=True, help="Publish nothing: tell what --config would have made of the range.")
-@click.option("--config", type=click.Path(path_type=Path), help="Configuration file; else STORMFOLD_CONFIG, else none.")
+@config_option
 @output_option
 @click.pass_context
 def command(

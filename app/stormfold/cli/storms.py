@@ -1,7 +1,7 @@
 """`stormfold storms`: recent storms, straight from their topic."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import click
@@ -10,7 +10,7 @@ from aiokafka import ConsumerRecord
 
 from stormfold.cli.output import Output, emit, emit_document, output_option
 from stormfold.decoding import Malformed, decode_untrusted
-from stormfold.kafka.reader import TopicReader, open_reader
+from stormfold.kafka.reader import open_reader
 from stormfold.manifest import from_manifest
 from stormfold.settings import Settings
 from stormfold.storm import Aggregate, AggregateClass
@@ -22,8 +22,6 @@ COLUMNS = {
     "closed by": 10, "pattern": 0,
 }  # fmt: skip
 """Of the table, with their widths where lines are printed as they come."""
-FIRST_LOOK = 100
-"""Records of each partition that are read at least: one fetch brings as many."""
 OVERLAP = 100
 """Records before the end from which on storms are followed: what comes between two looks is not missed."""
 
@@ -51,30 +49,6 @@ def command(wanted: str, limit: int, watch: bool, output: Output) -> None:
     """Show recent storms, newest first; as JSON or YAML the whole manifests."""
     show = _watch if watch else _list
     asyncio.run(show(Settings(), wanted, limit, output))
-
-
-async def newest(
-    tail: TopicReader, topic: str, limit: int, name: Callable[[ConsumerRecord], str | None]
-) -> list[ConsumerRecord]:
-    """Records of different names, newest first: at least the `limit` newest; a name of None leaves a record out.
-
-    Reads each partition from near its end, and again from further back while that can bring a newer one.
-    """
-    depth = max(limit, FIRST_LOOK)
-    while True:
-        begins, ends = await tail.begins(topic), await tail.ends(topic)
-        found: dict[str, ConsumerRecord] = {}
-        first: dict[int, int] = {}
-        async for record in tail.read(topic, depth):
-            first.setdefault(record.partition, record.timestamp)
-            key = name(record)
-            if key is not None and (key not in found or found[key].timestamp <= record.timestamp):
-                found[key] = record
-        result = sorted(found.values(), key=lambda record: (record.timestamp, record.offset), reverse=True)
-        not_seen = [time for partition, time in first.items() if ends[partition] - begins[partition] > depth]
-        if not not_seen or (len(result) >= limit and result[limit - 1].timestamp >= max(not_seen)):
-            return result
-        depth *= 4
 
 
 async def _list(settings: Settings, wanted: str, limit: int, output: Output) -> None:
@@ -111,7 +85,7 @@ async def _recent(settings: Settings, wanted: str, limit: int) -> list[dict[str,
         return None if manifest is None else str(manifest["metadata"]["name"])
 
     async with open_reader(settings) as tail:
-        records = await newest(tail, settings.storms_topic, limit, name)
+        records = await tail.newest(settings.storms_topic, limit, name)
     # After an outage many come at once, in no order.
     manifests = [msgspec.json.decode(record.value) for record in records]
     return sorted(manifests, key=lambda manifest: str(manifest["spec"]["lastSeen"]), reverse=True)[:limit]

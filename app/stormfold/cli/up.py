@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from stormfold.cli.output import config_option
 from stormfold.config import Config, load
 from stormfold.health import Health
 from stormfold.local.stack import (
@@ -39,7 +40,7 @@ Examples:
   stormfold up --config stormfold.yaml --output storms
   stormfold up --kafka-port 19092 --redis-port 16379"""
 )
-@click.option("--config", type=click.Path(path_type=Path), help="Configuration file; else STORMFOLD_CONFIG, else none.")
+@config_option
 @click.option(
     "--data",
     "folder",

@@ -13,6 +13,7 @@ import structlog
 import uvloop
 
 from stormfold import logs
+from stormfold.cli.output import config_option
 from stormfold.config import Config, load
 from stormfold.settings import Settings
 from stormfold.worker import Worker
@@ -36,7 +37,7 @@ Exits with 0 when asked to stop, by SIGTERM or Ctrl-C; asked twice, it leaves at
 what was not finished."""
 )
 @click.option("--stages", help="Only some of intake,fold,close,emit; by default all.")
-@click.option("--config", type=click.Path(path_type=Path), help="Configuration file; else STORMFOLD_CONFIG, else none.")
+@config_option
 @click.option("--sink", help="kubernetes, directory:PATH or none; else STORMFOLD_SINK.")
 def command(stages: str | None, config: Path | None, sink: str | None) -> None:
     """Run a worker against existing Kafka, Redis and sink, until SIGTERM or Ctrl-C."""

@@ -1,7 +1,7 @@
 """Reads topics from outside any consumer group: what is there now, single records, and what comes after."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -13,6 +13,9 @@ from stormfold.settings import Settings
 
 STOP_SECONDS = 3.0
 """Longest that taking leave of the broker may take."""
+
+FIRST_READ = 100
+"""Records of each partition that `newest` reads first: one fetch returns about as many."""
 
 
 class TopicReader:
@@ -50,6 +53,29 @@ class TopicReader:
             async for records in polls:
                 for record in records:
                     yield record
+
+    async def newest(
+        self, topic: str, limit: int, name: Callable[[ConsumerRecord], str | None]
+    ) -> list[ConsumerRecord]:
+        """The newest record of each name, newest first: at least the `limit` newest. Records named None are skipped.
+
+        Reads each partition from near its end, and again from further back while that can find a newer record.
+        """
+        depth = max(limit, FIRST_READ)
+        while True:
+            begins, ends = await self.begins(topic), await self.ends(topic)
+            found: dict[str, ConsumerRecord] = {}
+            first: dict[int, int] = {}
+            async for record in self.read(topic, depth):
+                first.setdefault(record.partition, record.timestamp)
+                key = name(record)
+                if key is not None and (key not in found or found[key].timestamp <= record.timestamp):
+                    found[key] = record
+            result = sorted(found.values(), key=lambda record: (record.timestamp, record.offset), reverse=True)
+            unread = [time for partition, time in first.items() if ends[partition] - begins[partition] > depth]
+            if not unread or (len(result) >= limit and result[limit - 1].timestamp >= max(unread)):
+                return result
+            depth *= 4
 
     async def polls(
         self, topic: str, starts: Mapping[int, int], ends: Mapping[int, int] | None

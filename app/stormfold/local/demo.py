@@ -131,7 +131,9 @@ class Demo:
             self.view.show(self._pulse(worker))
             self.view.say("Proving the books")
             books = await audit(self.settings, self.config, worker.store)
-            await self._until(lambda: len(self._storms) >= books.names, READY_SECONDS, worker, "the storms to be read")
+            await self._until(
+                lambda: len(self._storms) >= books.aggregates, READY_SECONDS, worker, "the storms to be read"
+            )
             return Outcome(books, tuple(self._storms.values()), _written(), seconds)
 
     def _count(self, told: Told) -> None:

@@ -11,7 +11,7 @@ from aiokafka import ConsumerRecord
 from stormfold.kafka.producer import Producer, ProducerRecord
 from stormfold.settings import Settings
 from tests.support.cli import stormfold
-from tests.support.pipeline import Sent, Workers, alert, drained, publish, read_topic, record
+from tests.support.pipeline import Sent, Workers, alert, assert_balanced, drained, publish, read_topic, record
 from tests.support.servers import until
 from tests.support.storms import manifest
 
@@ -50,13 +50,13 @@ async def test_books(topics: Settings, tmp_path: Path) -> None:
     with Workers(topics, tmp_path, config) as workers:
         workers.start()
         books = await drained(topics, config)
-        assert (books.alerts, books.dead, books.balanced) == (2, 2, True)
+        assert_balanced(books, alerts=2, dead_letters=2)
         asked = await stormfold(topics, "dlq", "redrive", "--all", stdin="n\n")
         assert asked.returncode == 1 and "Aborted" in asked.stderr
         done = await stormfold(topics, "dlq", "redrive", "--all", "--yes")
         assert done.stdout == "Published 2 records again.\n"
         books = await drained(topics, config)
-        assert books.balanced and books.alerts == 4
+        assert_balanced(books, alerts=4)
         (third,) = [found for found in await published(topics) if dict(found.headers).get("stormfold-redriven-from")
                     == second.encode()]  # fmt: skip
     listed = json.loads((await stormfold(topics, "dlq", "-o", "json")).stdout)

@@ -21,7 +21,7 @@ from stormfold.local.redis import EmbeddedRedis
 from stormfold.redis.client import connect
 from stormfold.settings import Settings
 from tests.support.cli import stormfold
-from tests.support.pipeline import Sent, Workers, alert, drained, publish, record
+from tests.support.pipeline import Sent, Workers, alert, assert_balanced, drained, publish, record
 from tests.support.servers import until
 
 NOWHERE = {"kafka_bootstrap_servers": "127.0.0.1:9", "redis_url": "redis://127.0.0.1:10/0"}
@@ -108,7 +108,7 @@ async def test_created_anew(topics: Settings, tmp_path: Path) -> None:
     await publish(topics, recent(5))
     with Workers(topics, tmp_path, config) as workers:
         workers.start()
-        assert (await drained(topics, config)).balanced
+        assert_balanced(await drained(topics, config))
     async with open_admin(topics) as admin:
         await admin.delete_topics([topics.alerts_topic])
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stormfold.cli import command
-from stormfold.cli.publish import MAX_ALERTS, MAX_BYTES, Record, read
+from stormfold.cli.alert_file import MAX_ALERTS, MAX_BYTES, Record, read
 from stormfold.errors import ActionRequired
 from stormfold.kafka.client import client_options
 from stormfold.settings import Settings

@@ -23,7 +23,7 @@ def test_without_a_terminal(tmp_path: Path) -> None:
         assert demo.wait() == 0
     lines = demo.printed
     assert not any(character < " " for character in lines if character != "\n")
-    assert "The books balance" in lines
+    assert "Counted exactly once" in lines
     alerts = re.search(r"An incident of ([\d,]+) alerts, and 1 record of garbage", lines)
     assert alerts and f"{alerts[1]} in " in lines and f"\n{alerts[1]} alerts, " in lines
     assert all(line in lines for line in CONFIG.splitlines())
@@ -47,7 +47,7 @@ def test_on_a_terminal(tmp_path: Path) -> None:
     assert "○ forming" in text and "● closed" in text and "ALERTS/S" in text
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
     end = text[text.rindex("\x1b[?25h") :]
-    assert "The books balance" in end and "KubePodCrashLooping" in end and "○ forming" not in end
+    assert "Counted exactly once" in end and "KubePodCrashLooping" in end and "○ forming" not in end
     taken, committed = lines(picture(text)), lines(PICTURE.read_text(encoding="utf-8"))
     # Its headings, and what is said last: numbers and times differ.
     for part in (lambda shown: [line for line in shown if line.isupper()], lambda shown: shown[-3:]):

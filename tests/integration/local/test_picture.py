@@ -35,4 +35,4 @@ def test_storms() -> None:
     ]
     alerts = sum(group.alerts for group in groups.values())
     assert any(line.startswith(f"{alerts:,} alerts, {len(storms)} manifests") for line in below)
-    assert any("The books balance" in line and f"{alerts:,} in {len(storms)} storms" in line for line in below)
+    assert any("Counted exactly once" in line and f"{alerts:,} in {len(storms)} storms" in line for line in below)

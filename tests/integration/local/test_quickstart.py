@@ -36,7 +36,7 @@ async def test_quickstart(tmp_path: Path) -> None:
         (manifest,) = await until(lambda: list((tmp_path / "storms").glob("*.yaml")), what="the manifest")
         shown = typed(third, **exported)
         assert (
-            "The books balance: 24 alerts = 24 in 1 storm + 0 dead letters." in shown
+            "Counted exactly once: 24 alerts = 24 in 1 storm + 0 dead letters." in shown
             and 'DiskFull{cluster="prod"}' in shown
         )
         spec = yaml.safe_load(manifest.read_text())["spec"]

@@ -30,7 +30,7 @@ from tests.integration.web.metrics_page import names
 from tests.support import gobuild
 from tests.support.exporter import exporter_says
 from tests.support.grafana import DashboardsFile, DatasourcesFile, mistakes
-from tests.support.pipeline import Sent, Workers, alert, drained, publish, record
+from tests.support.pipeline import Sent, Workers, alert, assert_balanced, drained, publish, record
 from tests.support.prometheus import Prometheus, Sample, programs, promtool
 from tests.support.servers import until
 
@@ -215,7 +215,7 @@ async def watched(topics: Settings, tmp_path: Path) -> AsyncIterator[Prometheus]
             workers.start(http_address=f"{HOST}:{worker}", sink=f"directory:{tmp_path / 'storms'}")
             await until(lambda: prometheus.value("stormfold_ready == 1"), what="it is scraped")
             await _tell(topics)
-            assert (await drained(topics, config)).balanced
+            assert_balanced(await drained(topics, config))
             for done in (
                 'stormfold_storms_written_total{outcome="created"} == 1',
                 "sum(stormfold_alerts_closed_total) == 36",

@@ -25,7 +25,7 @@ from stormfold.worker import Worker
 from tests.integration.web.working import get, ready, working
 from tests.support import consumer_groups
 from tests.support.exporter import exporter_says
-from tests.support.pipeline import Sent, alert, drained, publish, record
+from tests.support.pipeline import Sent, alert, assert_balanced, drained, publish, record
 from tests.support.servers import until
 
 BEGIN = 1_780_000_000_000
@@ -100,7 +100,7 @@ async def test_idle(topics: Settings) -> None:
     await publish(topics, some(300))
     async with working(topics) as worker:
         await until(lambda: ready(worker), what="it is ready")
-        assert (await drained(topics)).balanced
+        assert_balanced(await drained(topics))
         await until(lambda: agreed(worker, 0), what="nothing is behind")
         looks = []
         for _ in range(20):
@@ -146,7 +146,7 @@ async def test_restarted_into_an_outage(topics: Settings, own_redis: EmbeddedRed
     async with working(topics) as worker:
         await until(lambda: ready(worker), what="it is ready")
         await publish(topics, some(100))
-        assert (await drained(topics)).balanced
+        assert_balanced(await drained(topics))
     await publish(topics, some(200))
     with ExitStack() as outage:
         outage.enter_context(frozen(own_redis))
@@ -186,7 +186,7 @@ async def test_sink_away_from_the_first(topics: Settings, tmp_path: Path, monkey
     """A storm that could never be written waits for those as well who count from commits only."""
     await publish(topics, some(300))
     async with working(topics.model_copy(update={"stages": "intake,fold,close"})):
-        assert (await drained(topics)).balanced
+        assert_balanced(await drained(topics))
 
     async def away(*_: object) -> Outcome:
         raise Retry("the sink is away")

@@ -22,7 +22,7 @@ from tests.integration.monitoring.rules import JOB, RULES
 from tests.integration.monitoring.test_rules import ALERTS
 from tests.integration.web.metrics_page import names
 from tests.support import gobuild
-from tests.support.pipeline import Sent, Workers, alert, drained, publish, record
+from tests.support.pipeline import Sent, Workers, alert, assert_balanced, drained, publish, record
 from tests.support.prometheus import VERSION, Prometheus, programs, promtool
 from tests.support.servers import until
 
@@ -118,7 +118,7 @@ async def _watching(topics: Settings, tmp_path: Path, config: Path | None = None
     with Workers(topics, tmp_path, config) as workers:
         workers.start(http_address=f"{HOST}:{port}", sink=f"directory:{tmp_path / 'storms'}")
         await publish(topics, [Sent(BEGIN + n, record(alert(pod=f"p-{n}")), n % 3) for n in range(50)])
-        assert (await drained(topics, config)).balanced
+        assert_balanced(await drained(topics, config))
         prometheus = Prometheus(tmp_path / "prometheus", {JOB: [f"{HOST}:{port}"]}, [RULES])
         await asyncio.to_thread(prometheus.start)
         try:
@@ -225,4 +225,4 @@ async def test_rules_on_too_many_groups(topics: Settings, tmp_path: Path) -> Non
         # With the group that has them.
         assert await prometheus.value("max_over_time(stormfold_open_groups[1m]) == 11")
         await until(lambda: begun("StormfoldGroupsOverflow"), what="the one that is over ends")
-        assert (await drained(topics, config)).balanced
+        assert_balanced(await drained(topics, config))

@@ -14,6 +14,7 @@ from tests.support.pipeline import (
     Sent,
     Workers,
     alert,
+    assert_balanced,
     books,
     drained,
     essence,
@@ -46,7 +47,7 @@ async def test_writing_paused_and_done_again(topics: Settings, tmp_path: Path) -
     first, second = tmp_path / "first", tmp_path / "second"
     with Workers(topics, tmp_path) as workers:
         workers.start(stages="intake,fold,close")
-        assert (await drained(topics)).names == NAMES
+        assert (await drained(topics)).aggregates == NAMES
         assert not first.exists()
         paused = set(await storms(topics))
         workers.start(stages="emit", sink=f"directory:{first}")
@@ -102,7 +103,7 @@ async def test_another_redis_prefix(topics: Settings, config_file: Path, tmp_pat
             # The old keys are as they were: nobody uses them any more.
             assert before
             assert before == {key: await redis.dump(key) for key in await redis.keys(f"{topics.redis_prefix}:*:b:*")}
-        assert result.balanced and result.open == 0, result
+        assert_balanced(result)
         published = {name: essence(storm) for name, storm in (await storms(topics)).items()}
     assert published == await keyed_model(topics, load(config_file))
     assert closed < published.keys()
@@ -120,7 +121,7 @@ async def test_the_old_configuration_again(topics: Settings, config_file: Path, 
         await stopped(first)
         await publish(topics, flood("After", 100))
         workers.start(config=str(config_file))
-        assert (await drained(topics, config_file)).balanced
+        assert_balanced(await drained(topics, config_file))
     classes = {storm.group_labels["alertname"]: storm.aggregate_class for storm in (await storms(topics)).values()}
     before = {f"Before{n}": "Silenced" if n == 0 else "Isolated" for n in range(5)}
     assert classes == before | {f"After{n}": "Storm" for n in range(5)}

@@ -17,6 +17,7 @@ from tests.support.pipeline import (
     Sent,
     Workers,
     alert,
+    assert_balanced,
     batch_model,
     drained,
     essence,
@@ -63,7 +64,7 @@ async def uncommitted(settings: Settings) -> bool:
 async def proven(settings: Settings, alerts: list[tuple[int, dict[str, Any]]], dead: int = 0) -> None:
     """The books balance, and the storms are those of one plain computation."""
     books = await drained(settings, seconds=90)
-    assert books.balanced and books.open == 0 and books.dead == dead, books
+    assert_balanced(books, dead_letters=dead)
     found = {name: essence(storm) for name, storm in (await storms(settings)).items()}
     assert found == batch_model(Config(), alerts)
 

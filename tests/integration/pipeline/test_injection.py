@@ -17,7 +17,7 @@ from stormfold.manifest import from_manifest
 from stormfold.redis.keys import Keys
 from stormfold.settings import Settings
 from tests.support.cli import stormfold
-from tests.support.pipeline import Sent, Workers, batch_model, books, drained, essence, publish, storms
+from tests.support.pipeline import Sent, Workers, assert_balanced, batch_model, books, drained, essence, publish, storms
 from tests.support.servers import until
 
 MARKUP = "<script>alert(1)</script>"
@@ -93,14 +93,14 @@ async def test_nothing_breaks_out(topics: Settings, redis: Redis, workers: Worke
     here = f"127.0.0.1:{free_port()}"
     workers.start(stages="intake,fold", http_address=here, log_level="debug")
     folded = await books(topics, workers.config)
-    assert (folded.open, folded.dead, folded.balanced) == (len(good), len(bad), True)
+    assert_balanced(folded, open=len(good), dead_letters=len(bad))
     assert await foreign(redis, topics) == {b"somebody"}
     forming = await page(here)
 
     folder = tmp_path / "storms"
     workers.start(stages="close,emit", sink=f"directory:{folder}", log_level="debug")
     closed = await drained(topics, workers.config)
-    assert (closed.storms, closed.dead, closed.open, closed.balanced) == (len(good), len(bad), 0, True)
+    assert_balanced(closed, aggregated=len(good), dead_letters=len(bad))
     assert await foreign(redis, topics) == {b"somebody"} and await redis.get("somebody") == b"else's"
 
     published = await storms(topics)

@@ -18,6 +18,7 @@ from tests.support.pipeline import (
     Sent,
     Workers,
     alert,
+    assert_balanced,
     batch_model,
     books,
     drained,
@@ -159,8 +160,7 @@ async def test_poison(topics: Settings, workers: Workers, past: int) -> None:
     books = await drained(topics)
     dead = await dead_letters(topics)
 
-    assert books.balanced and books.open == 0, books
-    assert books.dead == len(POISON)
+    assert_balanced(books, dead_letters=len(POISON))
     assert await published(topics) == batch_model(Config(), good)
     expected = {origins[s.key.decode()]: (s.key, s.value, list(s.headers)) for s in sent if s.key is not None}
     assert {origin: outcome(record) for origin, record in dead.items()} == expected
@@ -177,7 +177,7 @@ async def test_strange_but_valid(topics: Settings, workers: Workers, past: int) 
     worker = workers.start()
     books = await drained(topics)
 
-    assert books.balanced and books.open == 0 and books.dead == 0, (books, await dead_letters(topics))
+    assert_balanced(books, dead_letters=0)
     assert await published(topics) == batch_model(Config(), [(s.time, json.loads(s.value or b"")) for s in sent])
     assert worker.poll() is None and "Traceback" not in workers.logs()
 
@@ -201,7 +201,7 @@ async def test_strange_records(topics: Settings, workers: Workers, past: int) ->
     workers.start()
     books = await drained(topics, seconds=15)
 
-    assert books.balanced and books.open == 0 and books.dead == 3, books
+    assert_balanced(books, dead_letters=3)
     dead = await dead_letters(topics)
     for number, headers in enumerate(kinds):
         found = dead[f"{topics.alerts_topic}-1-{2 * number}"]
@@ -240,7 +240,7 @@ async def test_too_large_for_the_dead(settings: Settings, tmp_path: Any, past: i
         books = await drained(settings)
         assert worker.poll() is None and "Traceback" not in workers.logs()
 
-    assert books.balanced and books.open == 0 and books.dead == 5, books
+    assert_balanced(books, dead_letters=5)
     dead = await dead_letters(settings)
     for offset in (0, 1, 2, 5):
         origin = f"{settings.alerts_topic}-0-{offset}"
@@ -261,7 +261,7 @@ async def test_compressed(topics: Settings, workers: Workers, past: int) -> None
     workers.start()
     books = await drained(topics, seconds=20)
 
-    assert books.balanced and books.open == 0, books
+    assert_balanced(books)
     assert await published(topics) == batch_model(Config(), alerts)
 
 
@@ -282,7 +282,7 @@ async def test_transactions(topics: Settings, workers: Workers, past: int) -> No
     workers.start()
     books = await drained(topics, seconds=15)
 
-    assert books.balanced and books.open == 0, books
+    assert_balanced(books)
     assert await published(topics) == batch_model(
         Config(), [(past, alert("Kept", pod=f"pod-{n}")) for _ in range(9) for n in range(10)]
     )
@@ -327,7 +327,7 @@ async def test_header_names_that_are_not_utf8(topics: Settings, workers: Workers
 
     worker = workers.start()
     now = await drained(topics)
-    assert (now.balanced, now.open, now.dead) == (True, 0, 6), now
+    assert_balanced(now, dead_letters=6)
     assert await published(topics) == batch_model(Config(), sorted(good, key=lambda one: one[0]))
 
     for topic in (topics.keyed_topic, topics.storms_topic, topics.alerts_dlq_topic):
@@ -348,5 +348,5 @@ async def test_header_names_that_are_not_utf8(topics: Settings, workers: Workers
     again = [word for origin in dead_at for word in ("--origin", origin)]
     assert "Published 6 rec" in (await stormfold(topics, "dlq", "redrive", *again, "--yes")).stdout
     now = await books(topics)
-    assert (now.balanced, now.open, now.dead, now.foreign) == (True, 6, 6, 2), now
+    assert_balanced(now, open=6, dead_letters=6, foreign=2)
     assert worker.poll() is None and "Traceback" not in workers.logs()

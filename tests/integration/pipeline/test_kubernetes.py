@@ -40,6 +40,7 @@ from tests.support.pipeline import (
     Sent,
     Workers,
     alert,
+    assert_balanced,
     drained,
     essence,
     keyed_model,
@@ -179,7 +180,7 @@ class Scene:
         The worker is alive, and goes on saying what keeps it from its work and what to do.
         """
         books = await drained(self.settings, self.config)
-        assert books.balanced and books.open == 0, books
+        assert_balanced(books)
         assert await self.kept() == {"epoch", "pos", "org", "mark", "intake"}, "Redis holds more than positions"
         await until(self.problem, what="not ready")
         assert await self.unwritten() > 0
@@ -200,7 +201,7 @@ class Scene:
         Returns the resources.
         """
         books = await drained(self.settings, self.config)
-        assert books.balanced and books.open == 0 and books.dead == 0, books
+        assert_balanced(books, dead_letters=0)
         published = await storms(self.settings, besides)
         model = await keyed_model(self.settings, load(self.config))
         assert {name: essence(storm) for name, storm in published.items()} == model

@@ -11,7 +11,7 @@ from stormfold.redis.client import connect
 from stormfold.redis.store import Store
 from stormfold.settings import Settings
 from stormfold.stages.reset_positions import forget
-from tests.support.pipeline import Sent, Workers, alert, drained, publish, record, storms
+from tests.support.pipeline import Sent, Workers, alert, assert_balanced, drained, publish, record, storms
 from tests.support.servers import until
 
 NOW = 1_780_000_000_000
@@ -50,7 +50,7 @@ async def test_alerts_created_anew(topics: Settings, tmp_path: Path) -> None:
     await publish(topics, sent("Old", 300, NOW))
     with Workers(topics, tmp_path, config) as workers:
         first = workers.start()
-        assert (await drained(topics, config)).balanced
+        assert_balanced(await drained(topics, config))
         first.terminate()
         assert await asyncio.to_thread(first.wait, 10) == 0
         await recreate(topics, topics.alerts_topic)
@@ -82,7 +82,7 @@ async def test_keyed_topic_created_anew(topics: Settings, tmp_path: Path) -> Non
     await publish(topics, sent("Old", 300, NOW))
     with Workers(topics, tmp_path, config) as workers:
         first = workers.start()
-        assert (await drained(topics, config)).balanced
+        assert_balanced(await drained(topics, config))
         first.terminate()
         assert await asyncio.to_thread(first.wait, 10) == 0
         await recreate(topics, topics.keyed_topic)
@@ -102,7 +102,7 @@ async def test_nothing_to_forget(topics: Settings, tmp_path: Path) -> None:
     await publish(topics, sent("Old", 30, NOW))
     with Workers(topics, tmp_path) as workers:
         workers.start()
-        assert (await drained(topics)).balanced
+        assert_balanced(await drained(topics))
     assert await forgotten(topics) == []
 
 
@@ -113,7 +113,7 @@ async def test_created_anew_under_a_worker(topics: Settings, tmp_path: Path) -> 
     await publish(topics, sent("Old", 300, NOW))
     with Workers(topics, tmp_path, config) as workers:
         workers.start()
-        assert (await drained(topics, config)).balanced
+        assert_balanced(await drained(topics, config))
         await recreate(topics, topics.alerts_topic)
         await publish(topics, sent("New", 90, NOW + 1_000_000))
         await until(lambda: "created anew" in workers.logs(), what="it is refused")

@@ -19,7 +19,7 @@ from stormfold.keyed_record import ALERT
 from stormfold.local.process import HOST, free_port
 from stormfold.settings import Settings
 from tests.integration.pipeline.test_recreated import alerts_of, sent
-from tests.support.pipeline import Workers, books, drained, origins, publish, read_topic
+from tests.support.pipeline import Workers, assert_balanced, books, drained, origins, publish, read_topic
 from tests.support.servers import until
 
 OLD, BETWEEN, NEW, NEWER = 30, 30, 300, 30
@@ -67,7 +67,7 @@ async def test_frozen(topics: Settings, tmp_path: Path, config_file: Path, stage
         workers.start(stages=",".join({"intake", "fold", "close", "emit"} - {stage}))
         frozen = workers.start(stages=stage, http_address=address)
         await publish(topics, sent("Old", OLD, now()))
-        assert (await drained(topics, config_file)).balanced
+        assert_balanced(await drained(topics, config_file))
         assert await lost(address) == {}
         frozen.send_signal(signal.SIGSTOP)
         # A fetch that is under way is answered with these; of those that follow the worker has none.
@@ -89,8 +89,8 @@ async def test_frozen(topics: Settings, tmp_path: Path, config_file: Path, stage
         gone = [was[p, offset] for p, begin in begins.items() for offset in range(begin - told[p], begin)]
         missing = len([value for value in gone if stage == "intake" or value[0] == ALERT])
         assert missing > NEW / 2
-        assert end.trimmed + end.difference == missing
-        assert end.storms == OLD + BETWEEN + NEW + NEWER - missing
+        assert end.expired + end.difference == missing
+        assert end.aggregated == OLD + BETWEEN + NEW + NEWER - missing
         assert await alerts_of(topics, "Old") == OLD
         log = workers.logs()
         for partition, records in told.items():
@@ -104,7 +104,7 @@ async def test_redis_lost_too(topics: Settings, redis: Redis, tmp_path: Path) ->
     await publish(topics, sent("Old", OLD, now() - 3_600_000))
     with Workers(topics, tmp_path, config) as workers:
         workers.start()
-        assert (await drained(topics, config)).balanced
+        assert_balanced(await drained(topics, config))
         await publish(topics, sent("New", NEW, now()))
 
         async def folded() -> bool:
