@@ -16,7 +16,8 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from stormfold.cli import COMMANDS, command
-from stormfold.config import Config, File, Part, document
+from stormfold.config import Config, document
+from stormfold.config.schema import ConfigFile, Section
 from stormfold.group import GroupMeta
 from stormfold.kafka.topics import topics
 from stormfold.keyed_record import Body, Marks
@@ -41,7 +42,7 @@ def settings_table() -> str:
 
 def configuration_tables() -> str:
     """The keys of each mapping in the configuration file."""
-    return "\n".join(_parts(File, "The file", document(Config())))
+    return "\n".join(_parts(ConfigFile, "The file", document(Config())))
 
 
 def example() -> str:
@@ -153,14 +154,14 @@ def pages() -> list[Path]:
     return [path for path in sorted((ROOT / "docs").rglob("*.md")) if _BLOCK.search(path.read_text())]
 
 
-def _parts(part: type[Part], title: str, defaults: dict[str, Any]) -> Iterator[str]:
+def _parts(part: type[Section], title: str, defaults: dict[str, Any]) -> Iterator[str]:
     """A section for each mapping of the file, from the outside in."""
     rows = []
-    below: list[tuple[type[Part], str, dict[str, Any]]] = []
+    below: list[tuple[type[Section], str, dict[str, Any]]] = []
     for name, field in part.model_fields.items():
         default = defaults.get(name)
         kind = next(iter(get_args(field.annotation)), field.annotation)
-        if isinstance(kind, type) and issubclass(kind, Part):
+        if isinstance(kind, type) and issubclass(kind, Section):
             if isinstance(default, list):
                 below.append((kind, f"`{name}`, each", default[0] if default else {}))
             else:

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from stormfold.cli.output import Output, config_option, emit_document, emit_table, output_option
-from stormfold.config import Config, Duration, Time, load
+from stormfold.config import Config, load
+from stormfold.config.schema import Duration, Time
 from stormfold.replay.compare import Compared, Count, Tally, compare
 from stormfold.replay.log import Span, Tell
 from stormfold.replay.restore import Restored, restore

@@ -1,0 +1,33 @@
+"""The configuration as the stages use it. Times are milliseconds."""
+
+from dataclasses import dataclass
+
+from stormfold.resource import RESOURCE_LABELS
+from stormfold.routing import DEFAULT_ROUTE, Route, Silence
+from stormfold.storm import AggregateClass
+from stormfold.window import Windows
+
+_WINDOWS = Windows()
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The meaning of alerts. `Config()` holds the defaults."""
+
+    windows: Windows = _WINDOWS
+    idle_timeout: int = 900_000
+    routes: tuple[Route, ...] = (DEFAULT_ROUTE,)
+    """In order; the last one matches every alert."""
+    silences: tuple[Silence, ...] = ()
+    severity_label: str = "severity"
+    severities: tuple[str, ...] = ("critical", "error", "warning", "info", "none")
+    """Highest first; any other value counts as the last."""
+    resource_labels: tuple[tuple[str, str], ...] = RESOURCE_LABELS
+    """Label and kind of the resource that it names; the first label that is present counts."""
+    max_resources: int = 1_000
+    max_fingerprints: int = 10_000
+    max_groups: int = 100_000
+    publish: tuple[AggregateClass, ...] = ("Storm",)
+    """Classes that become resources."""
+    retention: int = 86_400_000
+    max_storms: int = 2_000

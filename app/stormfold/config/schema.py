@@ -1,0 +1,284 @@
+"""The configuration file as pydantic models: every key, its type, its default and its meaning."""
+
+import re
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Annotated, Any, NoReturn
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from stormfold.config.model import Config
+from stormfold.routing import DEFAULT_ROUTE, Matcher, MatcherError, Route, Silence, parse_matchers
+from stormfold.storm import AggregateClass
+from stormfold.times import YEAR, format_duration, format_timestamp, parse_duration, parse_timestamp
+from stormfold.window import Windows
+
+ALL_LABELS = "..."
+"""In `group_by`: every label, so that each label set is a group of its own."""
+
+_DEFAULT = Config()
+
+
+def _refuse(problem: str, *at: str | int) -> NoReturn:
+    """Fails a validation; `at` is the path from the validated value to the wrong part of it."""
+    raise PydanticCustomError("stormfold", "{problem}", {"problem": problem, "at": at})
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, int):
+        return value
+    duration = parse_duration(value) if isinstance(value, str) else None
+    if duration is None:
+        _refuse(f"expected a duration such as 60s or 1m30s, found {value!r}")
+    return duration if duration <= YEAR else _refuse(f"expected at most a year, found {value!r}")
+
+
+def _time(value: object) -> object:
+    try:
+        return parse_timestamp(str(value).upper())
+    except (ValueError, OverflowError):
+        _refuse(f"expected a time such as 2026-01-31T12:00:00Z, found {value!r}")
+
+
+def _matchers(value: object) -> object:
+    parts = value if isinstance(value, list) else [value]
+    result: list[Matcher] = []
+    for index, part in enumerate(parts):
+        at = (index,) if parts is value else ()
+        if not isinstance(part, str):
+            _refuse("""expected matchers such as 'severity="critical"' (quoted: braces would begin a mapping)""", *at)
+        try:
+            result += parse_matchers(part)
+        except MatcherError as error:
+            _refuse(str(error), *at)
+    return tuple(result)
+
+
+def _unique(values: Iterable[str], *key: str) -> None:
+    seen: set[str] = set()
+    for index, value in enumerate(values):
+        if value in seen:
+            _refuse(f"{value!r} is there twice", index, *key)
+        seen.add(value)
+
+
+def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
+    _unique(values)
+    return values
+
+
+def _matching(pattern: str, expected: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            _refuse(f"expected {expected}, found {value!r}")
+        return value
+
+    return AfterValidator(check)
+
+
+Duration = Annotated[int, BeforeValidator(_duration), Field(gt=0)]
+Time = Annotated[int, BeforeValidator(_time)]
+Matchers = Annotated[tuple[Matcher, ...], BeforeValidator(_matchers)]
+Text = Annotated[str, Field(min_length=1)]
+Texts = Annotated[tuple[Text, ...], AfterValidator(_distinct)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Kind = Annotated[str, _matching(r"[A-Z][A-Za-z0-9]{0,62}", "a kind such as Pod")]
+RouteName = Annotated[
+    # It becomes the value of a label.
+    str,
+    _matching(
+        r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", "at most 63 letters, digits, -, _ or ., no sign first or last"
+    ),
+]
+Namespace = Annotated[
+    str,
+    _matching(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", "a namespace: at most 63 of a-z, 0-9 and -, no - first or last"),
+]
+
+
+class Section(BaseModel):
+    """A mapping in the file. A key without a value counts as absent."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {key: value for key, value in data.items() if value is not None or key not in cls.model_fields}
+
+
+class WindowsSection(Section):
+    gap: Duration = _DEFAULT.windows.gap
+    """Longest silence inside a storm: a storm ends when no alert has come for this long."""
+    grace: Annotated[int, BeforeValidator(_duration), Field(ge=0)] = _DEFAULT.windows.grace
+    """How far the clocks of producers and workers may disagree; storms close this much later. At most `slice`."""
+    slice: Annotated[Duration, Field(validate_default=True)] = _DEFAULT.windows.slice_length
+    """A longer storm is cut on the clock at multiples of this, so that its first part is published before it ends. A
+    multiple of `gap`, at least twice it."""
+
+    @field_validator("slice")
+    @classmethod
+    def validate_combination(cls, value: int, info: ValidationInfo) -> int:
+        gap, grace = info.data.get("gap"), info.data.get("grace")
+        if gap and (value % gap or value < 2 * gap):
+            expected = f"a multiple of gap ({format_duration(gap)}), at least twice it"
+            _refuse(f"expected {expected}, found {format_duration(value)}")
+        if grace and grace > value:
+            _refuse(f"expected at least grace ({format_duration(grace)}), found {format_duration(value)}")
+        return value
+
+
+class StormWhenSection(Section):
+    alerts: Count = DEFAULT_ROUTE.storm_alerts
+    """Distinct firing alerts."""
+    resources: Count = DEFAULT_ROUTE.storm_resources
+    """Distinct resources of firing alerts."""
+
+
+class RouteSection(Section):
+    name: RouteName
+    """Unique; storms carry it. A route with a new name begins new storms."""
+    match: Matchers = ()
+    """Conditions that must all hold, in Alertmanager's syntax: one text or a list. Without any, every alert matches."""
+    group_by: Texts = DEFAULT_ROUTE.group_by or ()
+    """Labels whose values distinguish groups; `['...']` for all labels, `[]` for one group."""
+    storm_when: StormWhenSection = StormWhenSection()
+    """Either count makes a group of alerts a storm."""
+    namespace: Namespace = DEFAULT_ROUTE.namespace
+    """Namespace of the storms' resources."""
+
+    @field_validator("group_by")
+    @classmethod
+    def _all_or_some(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if ALL_LABELS in value and len(value) > 1:
+            _refuse(f"expected {ALL_LABELS!r} alone", value.index(ALL_LABELS))
+        return value
+
+    def route(self) -> Route:
+        return Route(
+            name=self.name,
+            match=self.match,
+            group_by=None if self.group_by == (ALL_LABELS,) else self.group_by,
+            storm_alerts=self.storm_when.alerts,
+            storm_resources=self.storm_when.resources,
+            namespace=self.namespace,
+        )
+
+
+class SilenceSection(Section):
+    name: Text
+    """Unique: the reason for the silence."""
+    match: Matchers
+    """Conditions that must all hold, at least one."""
+    starts: Time | None = None
+    """First moment, by the alerts' event time; a time without an offset is UTC. Absent: always."""
+    ends: Time | None = None
+    """The moment after the last. Absent: forever."""
+
+    @field_validator("match")
+    @classmethod
+    def _at_least_one(cls, value: tuple[Matcher, ...]) -> tuple[Matcher, ...]:
+        return value or _refuse("expected at least one matcher: this one would silence every alert")
+
+    @field_validator("ends")
+    @classmethod
+    def _after_start(cls, value: int | None, info: ValidationInfo) -> int | None:
+        starts = info.data.get("starts")
+        if value is not None and starts is not None and value <= starts:
+            _refuse(f"expected a time after starts ({format_timestamp(starts)})")
+        return value
+
+    def silence(self) -> Silence:
+        return Silence(self.name, self.match, self.starts, self.ends)
+
+
+class SeveritySection(Section):
+    label: Text = _DEFAULT.severity_label
+    """Label that holds the severity."""
+    order: Annotated[Texts, Field(min_length=1, max_length=256)] = _DEFAULT.severities
+    """Values of that label, highest first; any other value, and an absent label, counts as the last."""
+
+
+class LimitsSection(Section):
+    max_resources: Annotated[int, Field(ge=1, le=_DEFAULT.max_resources)] = _DEFAULT.max_resources
+    """Most resources listed in one storm; their count stays exact. The resource's schema allows no more."""
+    max_fingerprints: Count = _DEFAULT.max_fingerprints
+    """Most distinct alerts listed in one gap of a group. A storm with more within a gap is `truncated`, and its
+    distinct counts are lower bounds."""
+    max_groups: Count = _DEFAULT.max_groups
+    """Most open groups; alerts of further groups fold into one overflow group per route."""
+
+
+class ConfigFile(Section):
+    windows: WindowsSection = WindowsSection()
+    """How alerts become storms in time; the same for all routes."""
+    idle_timeout: Duration = _DEFAULT.idle_timeout
+    """A partition of alerts without progress for this long, while others progress, no longer holds back the rest."""
+    routes: tuple[RouteSection, ...] = ()
+    """In order: the first that matches an alert takes it. If the last one has conditions, a route `default` with the
+    defaults below follows it."""
+    silences: tuple[SilenceSection, ...] = ()
+    """Alerts that are counted but make no storm: their class is `Silenced`."""
+    severity: SeveritySection = SeveritySection()
+    """How severe an alert is; a storm has the highest severity of its alerts."""
+    resource_labels: dict[Text, Kind] = dict(_DEFAULT.resource_labels)
+    """Label and the kind of resource that it names; the first label that an alert has counts. Replaces the default as
+    a whole."""
+    limits: LimitsSection = LimitsSection()
+    """Limits on memory."""
+    publish: Annotated[tuple[AggregateClass, ...], AfterValidator(_distinct)] = _DEFAULT.publish
+    """Classes that become resources: `Storm`, `Isolated`, `Silenced`. The storms topic has all."""
+    retention: Duration = _DEFAULT.retention
+    """Age at which a storm's resource is deleted, unless it is annotated `stormfold.dev/keep`."""
+    max_storms: Count = _DEFAULT.max_storms
+    """Most resources of storms in a namespace; the oldest are deleted first."""
+
+    @field_validator("routes")
+    @classmethod
+    def _all_reachable(cls, value: tuple[RouteSection, ...]) -> tuple[RouteSection, ...]:
+        _unique((route.name for route in value), "name")
+        for index, (route, following) in enumerate(pairwise(value), 1):
+            if not route.match:
+                _refuse(f"{following.name!r} is never reached: {route.name!r} before it matches every alert", index)
+        if value and value[-1].match:
+            for index, route in enumerate(value):
+                if route.name == DEFAULT_ROUTE.name:
+                    problem = "expected another name: this one is the last route's, which matches every alert"
+                    _refuse(problem, index, "name")
+        return value
+
+    @field_validator("silences")
+    @classmethod
+    def _unique_names(cls, value: tuple[SilenceSection, ...]) -> tuple[SilenceSection, ...]:
+        _unique((silence.name for silence in value), "name")
+        return value
+
+    def config(self) -> Config:
+        routes = tuple(section.route() for section in self.routes)
+        return Config(
+            windows=Windows(self.windows.gap, self.windows.grace, self.windows.slice),
+            idle_timeout=self.idle_timeout,
+            routes=routes if routes and not routes[-1].match else (*routes, DEFAULT_ROUTE),
+            silences=tuple(section.silence() for section in self.silences),
+            severity_label=self.severity.label,
+            severities=self.severity.order,
+            resource_labels=tuple(self.resource_labels.items()),
+            max_resources=self.limits.max_resources,
+            max_fingerprints=self.limits.max_fingerprints,
+            max_groups=self.limits.max_groups,
+            publish=self.publish,
+            retention=self.retention,
+            max_storms=self.max_storms,
+        )
