@@ -13,21 +13,21 @@ class Feed(Protocol):
     """The stage, which is also the component's name."""
     generation: int
     """Assignments and rewinds so far; at most 1 before the first assignment."""
-    foreign: set[int]
+    unmanaged: set[int]
     """Unmanaged partitions: not part of the state version."""
-    read: set[int]
+    polled: set[int]
     """Partitions that were polled."""
 
     @property
-    def refused(self) -> Mapping[int, str]:
+    def quarantined(self) -> Mapping[int, str]:
         """Quarantined partitions, with the reason."""
 
     @property
-    def done(self) -> Mapping[int, int]:
+    def positions(self) -> Mapping[int, int]:
         """The next offset to process."""
 
     @property
-    def reached(self) -> Mapping[int, int]:
+    def event_times(self) -> Mapping[int, int]:
         """Event time (ms) that the stage has reached."""
 
     @property
@@ -109,14 +109,14 @@ class Health:
     def _waiting(self, feed: Feed) -> Problem | None:
         """What a stage that reports no problem still waits for."""
         assigned = feed.assigned()
-        readable = assigned - feed.foreign - feed.refused.keys()
+        readable = assigned - feed.unmanaged - feed.quarantined.keys()
         hint = None
         if feed.name not in self.heartbeats or (not assigned and feed.generation <= 1):
             problem = "it is joining its consumer group"
-        elif readable and not readable & feed.read:
+        elif readable and not readable & feed.polled:
             problem = "it has not read any of its partitions yet"
-        elif feed.refused:
-            reasons = ", ".join(f"{partition}: {reason}" for partition, reason in sorted(feed.refused.items()))
+        elif feed.quarantined:
+            reasons = ", ".join(f"{partition}: {reason}" for partition, reason in sorted(feed.quarantined.items()))
             problem, hint = f"partitions are not read: {reasons}", QUARANTINED_HINT
         else:
             return None

@@ -1,19 +1,18 @@
-"""The Faust app that joins the stages: ingest services feed channels, agents take whole polls from them."""
+"""The worker: a Faust app whose batch consumers feed channels, and whose agents process whole polls from them."""
 
 import asyncio
 import signal
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import faust
 import structlog
-from aiokafka import AIOKafkaConsumer
 from faust.app.base import BootStrategy
 from redis.asyncio import Redis
 
 from stormfold.config import Config
 from stormfold.health import Health
-from stormfold.kafka.consumer import Batch, BatchConsumer, Start
+from stormfold.kafka.consumer import BatchConsumer, Stage
+from stormfold.kafka.member import GroupMember
 from stormfold.redis.client import connect
 from stormfold.redis.store import Store
 from stormfold.settings import Settings
@@ -31,27 +30,8 @@ from stormfold.web.server import Web
 log = structlog.get_logger(__name__)
 
 
-class Stage(Protocol):
-    """A stage fed by a topic."""
-
-    name: str
-    ingest: BatchConsumer
-
-    async def place(self, consumer: AIOKafkaConsumer, partitions: set[int], /) -> Mapping[int, Start]:
-        """Where the assigned partitions begin; see `Placer`."""
-
-    async def process(self, batch: Batch) -> None:
-        """Acts on one poll; returns only when it is done or no longer current. Raises nothing."""
-
-    async def leave(self) -> None:
-        """Commits what is done."""
-
-    async def stop(self) -> None:
-        """Ends the stage's own connections."""
-
-
 class _Boot(BootStrategy):
-    """Faust's own consumer and producer stay off: batches come from the ingest services."""
+    """Faust's own consumer and producer stay off: batches come from the batch consumers."""
 
     enable_kafka = False
     enable_kafka_consumer = False
@@ -63,7 +43,7 @@ class _App(faust.App):
     BootStrategy = _Boot
 
     def _create_directories(self) -> None:
-        """Tables would need folders; there are none, and the working directory may be read-only."""
+        """Directories would be for tables. There are none, and the working directory may be read-only."""
 
 
 class Worker:
@@ -72,65 +52,64 @@ class Worker:
     def __init__(self, settings: Settings, config: Config) -> None:
         self.settings = settings
         self.config = config
-        self.health = Health(lambda: [stage.ingest for stage in self.stages])
+        self.health = Health(self.members)
         self.redis: Redis = connect(settings)
         self.store = Store(self.redis, settings.redis_prefix)
-        self.watch = RedisMonitor(config, self.store, self.health)
-        self.web = Web(
-            settings.http_bind, self.health, lambda: open_live(settings, config, self.store),
-            settings.sink if "emit" in settings.stage_names else None,
-        )  # fmt: skip
+        self.redis_monitor = RedisMonitor(config, self.store, self.health)
         self.close: Close | None = None
         self.stages: list[Stage] = []
+        self.consumers: list[BatchConsumer] = []
         self.app = _App(
             settings.group_prefix, broker="kafka://", web_enabled=False, topic_disable_leader=True,
             topic_allow_declare=False, stream_wait_empty=False,
         )  # fmt: skip
         self.app.finalize()
-        self._build(settings.stage_names)
+        self.app.service(self.redis_monitor)
+        self.app.service(KafkaProbe(settings, self.health, self.members))
+        self._add_stages()
+        self.web = Web(
+            settings.http_bind, self.health, lambda: open_live(settings, config, self.store),
+            settings.sink if "emit" in settings.stage_names else None,
+        )  # fmt: skip
 
-    def _build(self, names: Sequence[str]) -> None:
+    def members(self) -> list[GroupMember]:
+        """The members of consumer groups, one per stage that reads a topic."""
+        return [consumer.member for consumer in self.consumers]
+
+    def _add_stages(self) -> None:
         settings, config, store, health = self.settings, self.config, self.store, self.health
-        self.app.service(self.watch)
-        self.app.service(KafkaProbe(settings, health, lambda: [stage.ingest for stage in self.stages]))
+        names = settings.stage_names
         if "intake" in names:
-            self._feed(Intake(settings, config, store, health), settings.alerts_topic)
+            member = GroupMember(Intake.name, settings.alerts_topic, settings, health)
+            self._consume(member, Intake(settings, config, store, health, member))
         if "fold" in names:
-            self._feed(Fold(settings, config, store, self.watch, health), settings.keyed_topic)
+            member = GroupMember(Fold.name, settings.keyed_topic, settings, health)
+            self._consume(member, Fold(settings, config, store, self.redis_monitor, health, member))
         if "close" in names:
             self.close = Close(settings, config, store, health)
             self.app.service(self.close)
         if "emit" in names:
             sink = open_sink(settings.sink, settings, {route.namespace for route in config.routes})
-            self._feed(Emit(settings, config, sink, health), settings.storms_topic)
+            member = GroupMember(Emit.name, settings.storms_topic, settings, health)
+            self._consume(member, Emit(settings, config, sink, health, member))
             self.app.service(Retention(config, sink, health))
 
-    def _feed(self, stage: Stage, topic: str) -> None:
+    def _consume(self, member: GroupMember, stage: Stage) -> None:
+        """Connects a stage to its topic: a consumer puts batches into a channel, an agent takes them from it."""
         channel = self.app.channel(maxsize=1)
-        stage.ingest = BatchConsumer(
-            name=stage.name, topic=topic, place=stage.place, leave=stage.leave,
-            put=lambda batch: channel.put(batch), settings=self.settings, health=self.health,
-        )  # fmt: skip
+        consumer = BatchConsumer(member, stage, lambda batch: channel.put(batch))
 
         async def agent(batches: Any) -> None:
             async for batch in batches:
-                async with stage.ingest.busy:
-                    try:
-                        await stage.process(batch)
-                        stage.ingest.finish(batch)
-                    except Exception as error:
-                        # A defect of ours. An agent that raises would be gone; going back loses nothing.
-                        log.exception("stage failed", stage=stage.name)
-                        self.health.set_unhealthy(stage.name, f"unexpected {type(error).__name__}: {error}")
-                        await stage.ingest.sleep_current(batch, 1.0)
-                        stage.ingest.rewind()
+                await consumer.process(batch)
 
-        self.app.agent(channel, name=stage.name, concurrency=1)(agent)
-        self.app.service(stage.ingest)
+        self.app.agent(channel, name=member.name, concurrency=1)(agent)
+        self.app.service(consumer)
         self.stages.append(stage)
+        self.consumers.append(consumer)
 
     async def run(self) -> None:
-        """Runs until SIGTERM or SIGINT, then stops within seconds: batches in hand are finished and committed."""
+        """Runs until SIGTERM or SIGINT, then stops within seconds: batches in progress are finished and committed."""
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -149,9 +128,9 @@ class Worker:
         log.info("worker started", stages=self.settings.stages)
 
     async def stop(self) -> None:
-        """Stops the ingest first, so that agents end with nothing in hand. One that fails keeps none from stopping."""
+        """Stops the consumers first, so that agents end with no batch in progress. A failure does not stop the rest."""
         for stopping in (
-            [self.web.end_page(), *(stage.ingest.stop() for stage in self.stages)],
+            [self.web.end_page(), *(consumer.stop() for consumer in self.consumers)],
             [self.app.stop()],
             [stage.stop() for stage in self.stages],
             [self.redis.aclose(), self.web.stop()],

@@ -15,11 +15,11 @@ class Reading:
     name: str = "fold"
     generation: int = 2
     mine: set[int] = field(default_factory=set)
-    foreign: set[int] = field(default_factory=set)
-    refused: dict[int, str] = field(default_factory=dict)
-    read: set[int] = field(default_factory=set)
-    done: dict[int, int] = field(default_factory=dict)
-    reached: dict[int, int] = field(default_factory=dict)
+    unmanaged: set[int] = field(default_factory=set)
+    quarantined: dict[int, str] = field(default_factory=dict)
+    polled: set[int] = field(default_factory=set)
+    positions: dict[int, int] = field(default_factory=dict)
+    event_times: dict[int, int] = field(default_factory=dict)
     lag: dict[int, int] = field(default_factory=dict)
 
     def assigned(self) -> set[int]:
@@ -36,10 +36,10 @@ def problems(reading: Reading) -> list[str]:
 @pytest.mark.parametrize(
     "reading",
     [
-        Reading(mine={0, 1}, read={0, 1}, lag={0: 0, 1: 5_000_000}),
-        Reading(mine={0, 1}, read={1}),
+        Reading(mine={0, 1}, polled={0, 1}, lag={0: 0, 1: 5_000_000}),
+        Reading(mine={0, 1}, polled={1}),
         Reading(mine=set()),
-        Reading(mine={7}, foreign={7}),
+        Reading(mine={7}, unmanaged={7}),
     ],
     ids=["behind, but reading", "one partition paused", "no partitions", "only unmanaged partitions"],
 )
@@ -53,9 +53,9 @@ def test_a_stage_with_lag_or_without_work_is_ready(reading: Reading) -> None:
         (Reading(generation=0), "it is joining its consumer group"),
         (Reading(generation=1), "it is joining its consumer group"),
         (Reading(mine={0, 1}), "it has not read any of its partitions yet"),
-        (Reading(mine={0, 1}, read={2}), "it has not read any of its partitions yet"),
-        (Reading(mine={0, 1}, read={1}, refused={0: "no"}), "partitions are not read: 0: no"),
-        (Reading(mine={0}, refused={0: "no"}), "partitions are not read: 0: no"),
+        (Reading(mine={0, 1}, polled={2}), "it has not read any of its partitions yet"),
+        (Reading(mine={0, 1}, polled={1}, quarantined={0: "no"}), "partitions are not read: 0: no"),
+        (Reading(mine={0}, quarantined={0: "no"}), "partitions are not read: 0: no"),
     ],
 )
 def test_a_stage_that_does_not_read_its_partitions_is_not_ready(reading: Reading, why: str) -> None:

@@ -123,7 +123,7 @@ async def open_admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
         await admin.start()
         yield admin
     except (errors.KafkaError, OSError) as error:
-        raise await explain(error, settings) from error
+        raise await diagnose(error, settings) from error
     finally:
         await admin.close()
 
@@ -148,7 +148,7 @@ async def metadata(settings: Settings, topics: Iterable[str]) -> Any:
     raise next((reason for reason in reasons if isinstance(reason, ActionRequired)), reasons[0])
 
 
-async def explain(error: BaseException, settings: Settings) -> StormfoldError:
+async def diagnose(error: BaseException, settings: Settings) -> StormfoldError:
     """Like `broker_error`, but where aiokafka keeps the reason of a failed connection to itself, finds it out."""
     if isinstance(error, errors.KafkaConnectionError):
         try:

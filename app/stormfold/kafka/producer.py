@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from stormfold.errors import DeadLetter
-from stormfold.kafka.client import broker_error, client_options, explain
+from stormfold.kafka.client import broker_error, client_options, diagnose
 from stormfold.settings import Settings
 from stormfold.text import escape_surrogates
 
@@ -119,7 +119,7 @@ class Producer:
                     await client.start()
                 except (KafkaError, OSError) as error:
                     await client.stop()
-                    raise await explain(error, self._settings) from error
+                    raise await diagnose(error, self._settings) from error
                 self._client = client
             return self._client
 

@@ -7,7 +7,7 @@ from contextlib import aclosing, asynccontextmanager
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
-from stormfold.kafka.client import client_options, explain
+from stormfold.kafka.client import client_options, diagnose
 from stormfold.kafka.topics import partitions_of
 from stormfold.settings import Settings
 
@@ -111,7 +111,7 @@ async def open_reader(settings: Settings) -> AsyncIterator[TopicReader]:
         async with _consumer(settings) as consumer:
             yield TopicReader(settings, consumer)
     except (KafkaError, OSError) as error:
-        raise await explain(error, settings) from error
+        raise await diagnose(error, settings) from error
 
 
 @asynccontextmanager

@@ -183,7 +183,7 @@ class Demo:
             await asyncio.sleep(LOOK_EVERY)
 
     def _pulse(self, worker: Worker) -> Pulse:
-        lag = {stage.name: sum(stage.ingest.lag.values()) for stage in worker.stages}
+        lag = {member.name: sum(member.lag.values()) for member in worker.members()}
         closed = list(self._storms.values())
         due = sum(storm.alert_count for storm in closed if storm.aggregate_class in self.config.publish)
         clock = worker.close.clock if worker.close else None
@@ -202,7 +202,7 @@ class Demo:
             written=_written(),
             dead=_total(metrics.DEAD_LETTERS),
             horizon_delay=None if horizon is None else time.time() - horizon / 1000,
-            redis_bytes=worker.watch.memory.used if worker.watch.memory else 0,
+            redis_bytes=worker.redis_monitor.memory.used if worker.redis_monitor.memory else 0,
             problems=_problems(worker),
         )
 
@@ -210,7 +210,7 @@ class Demo:
 def _ready(worker: Worker) -> bool:
     """Whether every stage has its partitions, and event time goes on."""
     clock = worker.close.clock if worker.close else None
-    return clock is not None and clock.horizon is not None and all(stage.ingest.assigned() for stage in worker.stages)
+    return clock is not None and clock.horizon is not None and all(member.assigned() for member in worker.members())
 
 
 def _written() -> int:

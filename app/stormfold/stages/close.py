@@ -22,7 +22,7 @@ from stormfold.window import Segment, segments
 
 log = structlog.get_logger(__name__)
 
-EVERY = 0.25
+INTERVAL = 0.25
 """Seconds between two claims while nothing is due."""
 MOST = 200
 """Groups in one claim."""
@@ -51,13 +51,13 @@ class Close(PeriodicService):
         """Ends the connection."""
         await self._producer.stop()
 
-    async def round(self) -> float:
+    async def run_once(self) -> float:
         """One claim, and what comes of it."""
         try:
-            return 0.0 if await self._claim() else EVERY
+            return 0.0 if await self._claim() else INTERVAL
         except StaleStateVersion:
             self._epoch = None
-            return EVERY
+            return INTERVAL
 
     async def _claim(self) -> bool:
         """Returns whether anything was claimed."""

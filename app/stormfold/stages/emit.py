@@ -16,9 +16,10 @@ from stormfold.decoding import Malformed, decode_untrusted
 from stormfold.errors import ActionRequired, DeadLetter, Retry, StormfoldError
 from stormfold.health import Health
 from stormfold.kafka._patches import Record
+from stormfold.kafka.batch import Batch, StartPosition
 from stormfold.kafka.committed import read_committed
-from stormfold.kafka.consumer import Batch, BatchConsumer, Start
 from stormfold.kafka.dlq import send_to_dlq
+from stormfold.kafka.member import GroupMember
 from stormfold.kafka.producer import Producer
 from stormfold.manifest import from_manifest
 from stormfold.settings import Settings
@@ -38,8 +39,9 @@ class Emit:
 
     name = "emit"
 
-    def __init__(self, settings: Settings, config: Config, sink: Sink, health: Health) -> None:
+    def __init__(self, settings: Settings, config: Config, sink: Sink, health: Health, member: GroupMember) -> None:
         self._settings = settings
+        self._member = member
         self._config = config
         self._sink = sink
         self._room = asyncio.Semaphore(sink.concurrency)
@@ -52,31 +54,30 @@ class Emit:
         self._waiting: set[int] = set()
         """Partitions whose next storm can't be written: what goes well elsewhere does not make the stage ready."""
         metrics.DEAD_LETTERS.labels(settings.storms_dlq_topic)
-        self.ingest: BatchConsumer
 
-    async def place(self, _consumer: AIOKafkaConsumer, partitions: set[int]) -> dict[int, Start]:
+    async def start_positions(self, _consumer: AIOKafkaConsumer, partitions: set[int]) -> dict[int, StartPosition]:
         """Continues from the commits."""
         if not self._started:
             await self._sink.start()
             self._started = True
-        committed = await read_committed(self._settings, self.ingest.group, self.ingest.topic)
+        committed = await read_committed(self._settings, self._member.group, self._member.topic)
         self._done = {}
         self._uncommitted = partitions - committed.keys()
-        return {p: Start(committed[p][0] if p in committed else None) for p in partitions}
+        return {p: StartPosition(committed[p][0] if p in committed else None) for p in partitions}
 
     async def process(self, batch: Batch) -> None:
         """Writes a poll's storms, partitions side by side and each in order; commits when all are written or parked."""
-        if self._uncommitted and self.ingest.current(batch):
+        if self._uncommitted and self._member.is_current(batch):
             # Before writing, which may take for ever: without a commit nobody else can tell what waits.
-            self._done = {p: at for p, at in self.ingest.done.items() if p in self._uncommitted} | self._done
-            if await self._commit():
+            self._done = {p: at for p, at in self._member.positions.items() if p in self._uncommitted} | self._done
+            if await self.commit():
                 self._uncommitted = set()
         if not all(await asyncio.gather(*(self._write_all(batch, *found) for found in batch.records.items()))):
             return
         for partition, records in batch.records.items():
             self._done[partition] = records[-1].offset + 1
         if batch.records:
-            await self.leave()
+            await self.commit()
 
     async def _write_all(self, batch: Batch, partition: int, records: Iterable[Record]) -> bool:
         """Writes storms one after the other; False if the batch is no longer current."""
@@ -85,14 +86,10 @@ class Emit:
                 return False
         return True
 
-    async def leave(self) -> None:
-        """Commits what was written."""
-        await self._commit()
-
-    async def _commit(self) -> bool:
-        """The same; returns whether it could."""
-        assigned = self.ingest.assigned()
-        return await self.ingest.commit({p: (offset, "") for p, offset in self._done.items() if p in assigned})
+    async def commit(self) -> bool:
+        """Commits what was written; returns whether the group took it."""
+        assigned = self._member.assigned()
+        return await self._member.commit({p: (offset, "") for p, offset in self._done.items() if p in assigned})
 
     async def stop(self) -> None:
         """Ends the connections."""
@@ -103,7 +100,7 @@ class Emit:
     async def _write(self, batch: Batch, partition: int, record: Record) -> bool:
         """Writes one storm, however long it takes; False if the batch is no longer current."""
         wait = BACKOFF_FIRST
-        while self.ingest.current(batch):
+        while self._member.is_current(batch):
             try:
                 # A partition that waits to try again takes no room from those that get on.
                 async with self._room:
@@ -114,7 +111,7 @@ class Emit:
                     log.warning("cannot write", error=str(error), hint=error.hint)
                 metrics.SINK_ERRORS.labels("action_required" if isinstance(error, ActionRequired) else "retry").inc()
                 asked = error.after if isinstance(error, Retry) else BACKOFF_STOP
-                await self.ingest.sleep_current(batch, asked or wait)
+                await self._member.sleep_current(batch, asked or wait)
                 wait = min(wait * 2, BACKOFF_MOST)
             else:
                 self._waiting.discard(partition)
@@ -131,7 +128,7 @@ class Emit:
                 return
             outcome = await self._sink.write(manifest, manifest["metadata"]["name"])
         except DeadLetter as reason:
-            origin = f"{self.ingest.topic}-{partition}-{record.offset}"
+            origin = f"{self._member.topic}-{partition}-{record.offset}"
             await send_to_dlq(self._producer, self._settings.storms_dlq_topic, record, origin, str(reason))
             metrics.STORMS_WRITTEN.labels("parked").inc()
             return

@@ -12,8 +12,9 @@ from stormfold.config import Config
 from stormfold.errors import StormfoldError
 from stormfold.eventtime import PartitionPair
 from stormfold.health import Health
+from stormfold.kafka.batch import Batch, StartPosition
 from stormfold.kafka.committed import CommitMetadata
-from stormfold.kafka.consumer import Batch, BatchConsumer, Start
+from stormfold.kafka.member import GroupMember
 from stormfold.merge import LatePolicy, Merged, Merger, SourcePosition
 from stormfold.positions import Position
 from stormfold.redis.store import (
@@ -44,8 +45,11 @@ class Fold:
 
     name = "fold"
 
-    def __init__(self, settings: Settings, config: Config, store: Store, watch: RedisMonitor, health: Health) -> None:
+    def __init__(
+        self, settings: Settings, config: Config, store: Store, watch: RedisMonitor, health: Health, member: GroupMember
+    ) -> None:
         self._settings = settings
+        self._member = member
         self._config = config
         self._store = store
         self._watch = watch
@@ -60,9 +64,8 @@ class Fold:
         self._noted = 0
         """The epoch that a commit has told Kafka of."""
         self._started = time.time_ns() // 1_000_000
-        self.ingest: BatchConsumer
 
-    async def place(self, consumer: AIOKafkaConsumer, partitions: set[int]) -> dict[int, Start]:
+    async def start_positions(self, consumer: AIOKafkaConsumer, partitions: set[int]) -> dict[int, StartPosition]:
         """Continues from the positions in Redis."""
         await skip_expired(self._store, consumer, self._settings)
         state = await ensure_state_version(self._store, consumer, self._settings, self._config.windows, self._started)
@@ -73,43 +76,40 @@ class Fold:
         clock = await self._store.clock(state.epoch)
         self._closed = closed_until(state.epoch, clock)
         self._horizon = await newest_horizon(self._settings, clock)
-        self.ingest.reached = {}
+        self._member.event_times = {}
         self._reach((await self._store.marks(state.epoch)).cells)
-        return {p: Start(at.offset, at.timestamp) for p, at in self._positions.items()}
+        return {p: StartPosition(at.offset, at.timestamp) for p, at in self._positions.items()}
 
     async def process(self, batch: Batch) -> None:
         """Folds a poll; waits while Redis is away or full, as long as the batch is current."""
         epoch = self._epoch
-        if not self.ingest.current(batch) or epoch is None:
+        if not self._member.is_current(batch) or epoch is None:
             return
         if batch.records:
-            if self._noted != epoch.number and not await self._commit():
+            if self._noted != epoch.number and not await self.commit():
                 # What is published of an epoch is of its windows: were they unknown once Redis is lost, it would be
                 # counted again under others.
-                await self.ingest.sleep_current(batch, BACKOFF)
-                self.ingest.rewind()
+                await self._member.sleep_current(batch, BACKOFF)
+                self._member.rewind()
                 return
             await self._fold(batch, epoch)
         if time.monotonic() - self._committed >= COMMIT_EVERY:
-            await self.leave()
+            await self.commit()
 
-    async def leave(self) -> None:
-        """Commits the positions, with C."""
-        await self._commit()
-
-    async def _commit(self) -> bool:
+    async def commit(self) -> bool:
+        """Commits the positions, with C; returns whether the group took them."""
         if self._epoch is None:
             return False
         self._committed = time.monotonic()
         epoch, closed, horizon = self._epoch, self._closed, self._horizon
-        assigned = self.ingest.assigned()
+        assigned = self._member.assigned()
         note = CommitMetadata(c=closed, h=horizon, n=epoch.number, k=epoch.partitions, w=epoch.windows, s=epoch.since)
         offsets = {
             partition: (at.offset, structs.replace(note, t=at.timestamp).encode())
             for partition, at in self._positions.items()
             if partition in assigned
         }
-        if not offsets or not await self.ingest.commit(offsets):
+        if not offsets or not await self._member.commit(offsets):
             return False
         self._noted = epoch.number
         return True
@@ -124,7 +124,7 @@ class Fold:
         ]
         begin = epoch.skip_before
         merged = self._merger.merge(batch.records, self._origins, LatePolicy(begin))
-        while self.ingest.current(batch):
+        while self._member.is_current(batch):
             try:
                 started = time.perf_counter()
                 limits = self._watch.limits
@@ -135,13 +135,13 @@ class Fold:
                 merged = self._merger.merge(batch.records, self._origins, LatePolicy(begin, watermark, behind.horizon))
             except (StaleStateVersion, PositionConflict) as why:
                 log.info("reloading positions", stage=self.name, why=str(why))
-                self.ingest.rewind()
+                self._member.rewind()
             except StormfoldError as error:
                 if isinstance(error, RedisOutOfMemory):
                     metrics.REDIS_OOM_REJECTIONS.inc()
                 if self._health.set_unhealthy(self.name, str(error), error.hint):
                     log.warning("cannot fold", error=str(error))
-                await self.ingest.sleep_current(batch, BACKOFF)
+                await self._member.sleep_current(batch, BACKOFF)
                 # The limits of a Redis that was full are not those of one that has room again.
                 await self._watch.look()
             else:
@@ -162,7 +162,7 @@ class Fold:
 
     def _reach(self, marks: Mapping[PartitionPair, int]) -> None:
         for (partition, _), reached in marks.items():
-            self.ingest.reached[partition] = max(reached, self.ingest.reached.get(partition, reached))
+            self._member.event_times[partition] = max(reached, self._member.event_times.get(partition, reached))
 
     def _count(self, merged: Merged, overflowed: int) -> None:
         metrics.ALERTS_FOLDED.inc(merged.alerts)

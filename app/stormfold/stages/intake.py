@@ -21,9 +21,10 @@ from stormfold.errors import Retry, StormfoldError
 from stormfold.eventtime import Progress
 from stormfold.health import Health
 from stormfold.kafka._patches import Record
+from stormfold.kafka.batch import Batch, StartPosition
 from stormfold.kafka.committed import CommitMetadata, Committed, read_committed
-from stormfold.kafka.consumer import Batch, BatchConsumer, Start
 from stormfold.kafka.dlq import send_to_dlq
+from stormfold.kafka.member import GroupMember
 from stormfold.kafka.producer import Pair, Producer, ProducerRecord
 from stormfold.keyed_record import Marks, encode_alert, encode_marks
 from stormfold.redis.store import StateVersion, Store
@@ -69,8 +70,9 @@ class Intake:
 
     name = "intake"
 
-    def __init__(self, settings: Settings, config: Config, store: Store, health: Health) -> None:
+    def __init__(self, settings: Settings, config: Config, store: Store, health: Health, member: GroupMember) -> None:
         self._settings = settings
+        self._member = member
         self._config = config
         self._store = store
         self._health = health
@@ -86,9 +88,8 @@ class Intake:
         self._marked = 0.0
         self._started = time.time_ns() // 1_000_000
         metrics.DEAD_LETTERS.labels(settings.alerts_dlq_topic)
-        self.ingest: BatchConsumer
 
-    async def place(self, consumer: AIOKafkaConsumer, partitions: set[int]) -> dict[int, Start]:
+    async def start_positions(self, consumer: AIOKafkaConsumer, partitions: set[int]) -> dict[int, StartPosition]:
         """Continues from the commits, which carry the event time reached."""
         await skip_expired(self._store, consumer, self._settings)
         state = await ensure_state_version(self._store, consumer, self._settings, self._config.windows, self._started)
@@ -101,19 +102,19 @@ class Intake:
         for partition in partitions:
             if partition in committed:
                 offset, note = committed[partition]
-                starts[partition] = Start(offset, note.t)
+                starts[partition] = StartPosition(offset, note.t)
                 self._progress[partition] = Progress(note.e)
                 self._position[partition] = (offset, note.t)
                 self._base[partition] = note.b
             else:
-                starts[partition] = Start(None)
+                starts[partition] = StartPosition(None)
                 self._progress[partition] = Progress()
-        self.ingest.reached = self._reached()
+        self._member.event_times = self._reached()
         return starts
 
     async def process(self, batch: Batch) -> None:
         """Sends a poll's alerts, part by part; commits and marks when it is time to."""
-        if not self.ingest.current(batch):
+        if not self._member.is_current(batch):
             return
         assert self._epoch is not None
         read = 0
@@ -121,7 +122,7 @@ class Intake:
             for part in self._parts(batch, self._epoch):
                 if read:
                     await self._mark_in_time(read)
-                    if not self.ingest.current(batch):
+                    if not self._member.is_current(batch):
                         return
                 await self._send(part)
                 read += part.alerts + len(part.dead)
@@ -130,12 +131,8 @@ class Intake:
         except StormfoldError as error:
             if self._health.set_unhealthy(self.name, str(error), error.hint):
                 log.warning("cannot deliver", stage=self.name, error=str(error))
-            await self.ingest.sleep_current(batch, BACKOFF)
-            self.ingest.rewind()
-
-    async def leave(self) -> None:
-        """Commits what was delivered."""
-        await self._commit()
+            await self._member.sleep_current(batch, BACKOFF)
+            self._member.rewind()
 
     async def stop(self) -> None:
         """Ends the connections."""
@@ -179,11 +176,11 @@ class Intake:
         if part.outgoing:
             await self._producer.send(self._settings.keyed_topic, part.outgoing)
         for partition, record, reason in part.dead:
-            origin = f"{self.ingest.topic}-{partition}-{record.offset}"
+            origin = f"{self._member.topic}-{partition}-{record.offset}"
             await send_to_dlq(self._producer, self._settings.alerts_dlq_topic, record, origin, reason)
         self._progress |= part.progress
         self._position |= part.position
-        self.ingest.reached = self._reached()
+        self._member.event_times = self._reached()
         metrics.ALERTS_READ.inc(part.alerts)
         metrics.ALERTS_LATE.inc(part.late)
         if part.alerts:
@@ -192,20 +189,20 @@ class Intake:
     def _end(self, batch: Batch) -> None:
         """All of the poll was sent: the partitions that it has read to their ends have come to its time."""
         for partition, end in batch.ends.items():
-            self._progress[partition].advance_to(end.polled)
+            self._progress[partition].advance_to(end.as_of)
             offset, timestamp = self._position.get(partition, (0, -1))
             self._position[partition] = (max(offset, end.offset), timestamp)
-        self.ingest.reached = self._reached()
+        self._member.event_times = self._reached()
 
-    async def _commit(self) -> set[int]:
+    async def commit(self) -> set[int]:
         """Commits what was delivered of the partitions that are still this member's; returns those."""
-        assigned = self.ingest.assigned()
+        assigned = self._member.assigned()
         notes = {
             partition: (offset, self._note(partition, timestamp).encode())
             for partition, (offset, timestamp) in self._position.items()
             if partition in assigned
         }
-        if not notes or not await self.ingest.commit(notes):
+        if not notes or not await self._member.commit(notes):
             return set()
         with suppress(Retry):
             await self._store.keep_intake(notes)
@@ -225,15 +222,15 @@ class Intake:
     async def _mark(self, epoch: StateVersion) -> None:
         for partition in self._progress.keys() - self._position.keys():
             # Nothing was read of it yet, and nothing committed: its end is its beginning.
-            self._position[partition] = (await self.ingest.begin(partition), -1)
-        committed = await self._commit()
+            self._position[partition] = (await self._member.beginning_offset(partition), -1)
+        committed = await self.commit()
         if not committed:
             return
         self._marked = time.monotonic()
         reached = {partition: at for partition, at in self._reached().items() if partition in committed}
         if reached:
             # The producer may not know yet of a partition that was added: it would not count for the horizon.
-            partitions = max(await self._producer.partitions(self.ingest.topic), 1 + max(reached))
+            partitions = max(await self._producer.partitions(self._member.topic), 1 + max(reached))
             marks = Marks(partitions=partitions, progress=reached, grace=epoch.windows.grace)
             value = encode_marks(marks)
             await self._producer.send(
@@ -248,7 +245,7 @@ class Intake:
             if now is not None:
                 if now.partitions != epoch.partitions:
                     # All that was sent is committed, so nothing is sent again to other partitions.
-                    self.ingest.rewind()
+                    self._member.rewind()
                     return
                 self._epoch = now
                 self._horizon = (await self._store.clock(now)).horizon
@@ -256,7 +253,7 @@ class Intake:
             log.debug("horizon unknown", error=str(error))
         self._passed = max(filter(None, (self._passed, self._horizon)), default=None)
         base = self._horizon if self._horizon is not None else min(reached.values(), default=0)
-        self.ingest.hold({p for p, time in reached.items() if time > base + epoch.windows.slice_length})
+        self._member.set_paused({p for p, time in reached.items() if time > base + epoch.windows.slice_length})
 
 
 async def intake_positions(settings: Settings, store: Store) -> Committed:

@@ -1,4 +1,4 @@
-"""Finds out whether Kafka is what silent stages wait for: its clients try again for ever, and say nothing of why."""
+"""Finds out whether silent stages wait for Kafka: its clients retry without limit and do not report why."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -6,44 +6,44 @@ from collections.abc import Callable, Iterable
 from stormfold.errors import StormfoldError
 from stormfold.health import Health
 from stormfold.kafka.client import metadata
-from stormfold.kafka.consumer import BatchConsumer
+from stormfold.kafka.member import GroupMember
 from stormfold.settings import Settings
 from stormfold.stages.periodic import PeriodicService
 
-EVERY = 1.0
-"""Seconds between two looks."""
+INTERVAL = 1.0
+"""Seconds between two checks."""
 SILENCE = 5.0
-"""Seconds without a sign of life of a stage, or an answer to it, after which Kafka is asked by a new connection."""
+"""Seconds without a heartbeat of a stage, or a response to it, after which a new connection to Kafka is tried."""
 
 
 class KafkaProbe(PeriodicService):
-    """Tells of Kafka where that is the reason; those that wait are not dead then, for another worker would wait too."""
+    """Reports that Kafka is unavailable. Stages that wait for it are not stale then: another worker would wait too."""
 
     name = "kafka"
 
-    def __init__(self, settings: Settings, health: Health, ingests: Callable[[], Iterable[BatchConsumer]]) -> None:
+    def __init__(self, settings: Settings, health: Health, members: Callable[[], Iterable[GroupMember]]) -> None:
         super().__init__(health)
         self._settings = settings
-        self._ingests = ingests
-        self._away = False
+        self._members = members
+        self._unavailable = False
 
-    async def round(self) -> float:
-        """Asks Kafka if it was silent; until it answers, once it was. Raises what keeps it from an answer."""
-        if self._away or self._silent():
-            self._away = True
+    async def run_once(self) -> float:
+        """Connects to Kafka if it was silent, and until it responds. Raises the reason if it does not."""
+        if self._unavailable or self._is_silent():
+            self._unavailable = True
             try:
                 await metadata(self._settings, ())
             except StormfoldError:
                 for stage in self._stages():
                     self.health.heartbeat(stage)
                 raise
-            self._away = False
-        return EVERY
+            self._unavailable = False
+        return INTERVAL
 
     def _stages(self) -> set[str]:
         return self.health.heartbeats.keys() & set(self._settings.stage_names)
 
-    def _silent(self) -> bool:
-        heard = [ingest.heard for ingest in self._ingests()]
-        heard += [self.health.heartbeats[stage] for stage in self._stages()]
-        return time.monotonic() - min(heard, default=time.monotonic()) > SILENCE
+    def _is_silent(self) -> bool:
+        moments = [member.last_response_at for member in self._members()]
+        moments += [self.health.heartbeats[stage] for stage in self._stages()]
+        return time.monotonic() - min(moments, default=time.monotonic()) > SILENCE

@@ -1,4 +1,6 @@
-"""What goes on by itself beside the agents: rounds, one after the other, that no error ends."""
+"""Work that is repeated independently of the agents, whatever errors it ends with."""
+
+import time
 
 import structlog
 from mode import Service
@@ -9,36 +11,45 @@ from stormfold.health import Health
 log = structlog.get_logger(__name__)
 
 BACKOFF = 1.0
-"""Seconds to wait after a round that failed."""
+"""Seconds to wait after a failure."""
 
 
 class PeriodicService(Service):
-    """Goes round until it is stopped; tells health how each round went."""
+    """Calls `run_once` repeatedly until it is stopped; reports each result to health under `name`."""
 
-    name = "loop"
+    name = "periodic"
 
     def __init__(self, health: Health) -> None:
         super().__init__()
         self.health = health
 
-    async def round(self) -> float:
-        """One round; returns the seconds to wait until the next. Raises `Retry` or `ActionRequired`."""
+    async def run_once(self) -> float:
+        """Does the work once; returns the seconds to wait until the next time. Raises `Retry` or `ActionRequired`."""
         raise NotImplementedError
 
     @Service.task
-    async def _go_round(self) -> None:
+    async def _run(self) -> None:
+        attempt, failing_since = 0, 0.0
         while not self.should_stop:
             try:
-                wait = await self.round()
-            except StormfoldError as error:
-                wait = BACKOFF
-                if self.health.set_unhealthy(self.name, str(error), error.hint):
-                    log.warning("cannot go on", part=self.name, error=str(error))
+                wait = await self.run_once()
             except Exception as error:
-                # A defect of ours; to be gone would be worse than to try again.
+                attempt += 1
+                if attempt == 1:
+                    failing_since = time.monotonic()
                 wait = BACKOFF
-                if self.health.set_unhealthy(self.name, f"unexpected {type(error).__name__}: {error}"):
-                    log.exception("round failed", part=self.name)
+                self._report(error, attempt, round(time.monotonic() - failing_since, 3))
             else:
+                attempt = 0
                 self.health.set_healthy(self.name)
             await self.sleep(wait)
+
+    def _report(self, error: Exception, attempt: int, seconds: float) -> None:
+        # Anything but a StormfoldError is a defect; trying again is better than a task that ended.
+        expected = isinstance(error, StormfoldError)
+        problem = str(error) if expected else f"unexpected {type(error).__name__}: {error}"
+        if self.health.set_unhealthy(self.name, problem, getattr(error, "hint", None)):
+            log.warning(
+                "component failed", component=self.name, error=problem, attempt=attempt, duration_seconds=seconds,
+                exc_info=None if expected else error,
+            )  # fmt: skip

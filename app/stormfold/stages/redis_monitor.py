@@ -13,7 +13,7 @@ from stormfold.stages.periodic import PeriodicService
 
 log = structlog.get_logger(__name__)
 
-EVERY = 1.0
+INTERVAL = 1.0
 """Seconds between two looks."""
 CROWDED = 0.85
 """Share of maxmemory above which new fingerprints are counted but no longer listed."""
@@ -32,7 +32,7 @@ class RedisMonitor(PeriodicService):
         self.memory: Memory | None = None
         self.limits = Limits(config.max_fingerprints, config.max_groups)
 
-    async def round(self) -> float:
+    async def run_once(self) -> float:
         """Looks at Redis. Raises `ActionRequired` if it may throw keys away."""
         memory = await self._store.memory()
         self._seen(memory)
@@ -41,7 +41,7 @@ class RedisMonitor(PeriodicService):
                 f"Redis may throw keys away: policy {memory.policy}, {memory.evicted} evicted",
                 f"set maxmemory-policy {POLICY}",
             )
-        return EVERY
+        return INTERVAL
 
     async def look(self) -> None:
         """Looks between rounds, if Redis is there."""

@@ -8,7 +8,7 @@ from stormfold.health import Health
 from stormfold.sinks import Sink
 from stormfold.stages.periodic import PeriodicService
 
-EVERY = 30.0
+INTERVAL = 30.0
 """Seconds between two rounds."""
 
 
@@ -22,11 +22,11 @@ class Retention(PeriodicService):
         self._config = config
         self._sink = sink
 
-    async def round(self) -> float:
+    async def run_once(self) -> float:
         """Has the sink delete what is too old or too much."""
         now = time.time_ns() // 1_000_000
         await self._sink.retain(now, self._config.retention, self._config.max_storms, self._gone)
-        return EVERY
+        return INTERVAL
 
     def _gone(self, storms: int) -> None:
         # The first round after an outage, or with a smaller limit, can take minutes.

@@ -87,8 +87,8 @@ class Web:
             gauge.clear()
         now = time.time()
         for feed in self._health.feeds():
-            ages = {partition: now - reached / 1000 for partition, reached in feed.reached.items()}
-            for gauge, values in zip(by_partition, (feed.lag, feed.done, ages), strict=True):
+            ages = {partition: now - reached / 1000 for partition, reached in feed.event_times.items()}
+            for gauge, values in zip(by_partition, (feed.lag, feed.positions, ages), strict=True):
                 for partition in values.keys() & feed.assigned():
                     gauge.labels(feed.name, partition).set(values[partition])
         problems = self._health.problems()

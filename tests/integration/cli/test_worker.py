@@ -59,7 +59,7 @@ def process(folder: Path, values: dict[str, str], *words: str) -> Iterator[Proce
 async def test_without_servers(tmp_path: Path, sign: signal.Signals) -> None:
     """It starts and stops without Kafka and Redis, in time, with exit code 0; every line it prints is a line of log."""
     with process(tmp_path, NOWHERE) as worker:
-        await until(lambda: '"cannot go on"' in worker.err and '"cannot read"' in worker.err, what="it misses both")
+        await until(lambda: '"component failed"' in worker.err and '"cannot read"' in worker.err, what="it misses both")
         begin = time.monotonic()
         worker.popen.send_signal(sign)
         await until(lambda: worker.popen.poll() is not None, 10, "it has stopped")

@@ -12,7 +12,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.util import wait_for
 
 from stormfold.errors import ActionRequired, Retry, StormfoldError
-from stormfold.kafka.client import _prompt, client_options, explain, open_admin
+from stormfold.kafka.client import _prompt, client_options, diagnose, open_admin
 from stormfold.kafka.topics import create, topics
 from stormfold.local.kafka import EmbeddedKafka
 from stormfold.local.process import HOST, free_port
@@ -111,13 +111,13 @@ async def test_a_wrong_security_protocol_is_told(kafka: EmbeddedKafka, guarded: 
 
 
 async def test_a_producer_with_a_wrong_password_is_explained_too(guarded: str) -> None:
-    """`explain` finds the reason for any client whose start failed."""
+    """`diagnose` finds the reason for any client whose start failed."""
     settings = _alice(guarded, "wrong")
     producer = AIOKafkaProducer(**client_options(settings))
     with pytest.raises(KafkaError) as raised:
         await producer.start()
     await producer.stop()
-    assert "user name or password" in str(await explain(raised.value, settings))
+    assert "user name or password" in str(await diagnose(raised.value, settings))
 
 
 @pytest.mark.parametrize("turns", range(4))

@@ -1,6 +1,6 @@
 """Kafka as the stages see it, in memory: logs with holes, commits with metadata, polls, deliveries that fail half way.
 
-It stands in for the client at the seams that the stages use (`BatchConsumer`, `Producer`, `read_committed`, the
+It stands in for the client at the seams that the stages use (`GroupMember`, `Producer`, `read_committed`, the
 consumer's questions about offsets), so the real stages run, and the test chooses every step.
 """
 
@@ -15,8 +15,9 @@ from aiokafka import TopicPartition
 from aiokafka.structs import OffsetAndTimestamp
 
 from stormfold.errors import Retry
+from stormfold.kafka.batch import Batch, PartitionEnd, StartPosition
 from stormfold.kafka.committed import CommitMetadata, Committed
-from stormfold.kafka.consumer import Batch, End, Start, _Listener
+from stormfold.kafka.membership import RebalanceListener
 from stormfold.kafka.producer import Pair, ProducerRecord
 from stormfold.settings import Settings
 
@@ -170,53 +171,55 @@ class Producer:
         return self._broker.partitions[topic]
 
 
-class BatchConsumer:
-    """Takes the place of `stormfold.kafka.consumer.BatchConsumer`: one member of a group, polled by the test."""
+class GroupMember:
+    """Takes the place of `stormfold.kafka.member.GroupMember` and of its batch consumer: polled by the test.
 
-    def __init__(self, broker: Broker, topic: str, group: str, stage: Any) -> None:
-        self.name = stage.name
+    `make_stage` makes the stage of the member.
+    """
+
+    def __init__(self, broker: Broker, name: str, topic: str, make_stage: Callable[[Any], Any]) -> None:
+        self.name = name
         self.topic = topic
-        self.group = group
+        self.settings = Settings()
+        self.group = self.settings.consumer_group(name)
         self.generation = 0
-        self.done: dict[int, int] = {}
-        self.reached: dict[int, int] = {}
+        self.positions: dict[int, int] = {}
+        self.event_times: dict[int, int] = {}
         self.fenced = False
         """The group has gone on without it: it doesn't know, and may commit nothing."""
-        self.stage = stage
-        stage.ingest = self
         self.partitions: set[int] = set()
         self.unreadable: set[int] = set()
         """Partitions that have no leader, or are refused."""
         self._broker = broker
-        self._settings = Settings()
-        self._unplaced = True
+        self._needs_positions = True
         self._leaving: Leaving = "in time"
         self._held: set[int] = set()
-        self._positions: dict[int, int] = {}
+        self._read_positions: dict[int, int] = {}
+        self.stage = make_stage(self)
 
-    def current(self, batch: Batch) -> bool:
-        return batch.generation == self.generation and not self._unplaced
+    def is_current(self, batch: Batch) -> bool:
+        return batch.generation == self.generation and not self._needs_positions
 
     def rewind(self) -> None:
         self.generation += 1
-        self._unplaced = True
+        self._needs_positions = True
 
-    turn = rewind
+    invalidate_assignment = rewind
 
     async def sleep_current(self, batch: Batch, _seconds: float) -> bool:
-        return self.current(batch)
+        return self.is_current(batch)
 
     def assigned(self) -> set[int]:
         return self.partitions
 
-    async def begin(self, _partition: int) -> int:
+    async def beginning_offset(self, _partition: int) -> int:
         return 0
 
-    def hold(self, partitions: set[int]) -> None:
+    def set_paused(self, partitions: set[int]) -> None:
         self._held = partitions
 
     async def commit(self, offsets: Mapping[int, tuple[int, str]]) -> bool:
-        if self.fenced or self._unplaced or self._leaving == "too late":
+        if self.fenced or self._needs_positions or self._leaving == "too late":
             return False
         committed = self._broker.commits[self.group]
         for partition in offsets.keys() & committed.keys():
@@ -228,18 +231,18 @@ class BatchConsumer:
     async def assign(self, partitions: set[int], leaving: Leaving = "in time") -> None:
         """A rebalance, with the real listener."""
         self._leaving = leaving
-        listener: Any = _Listener(self)  # type: ignore[arg-type]
+        listener: Any = RebalanceListener(self, self.drain)  # type: ignore[arg-type]
         await listener.on_partitions_revoked([TopicPartition(self.topic, p) for p in self.partitions])
         self.partitions = partitions
         await listener.on_partitions_assigned([TopicPartition(self.topic, p) for p in partitions])
         self._leaving = "in time"
 
-    async def settle(self, _seconds: float) -> None:
+    async def drain(self, _seconds: float) -> None:
         if self._leaving != "with a batch in hand":
-            await self.stage.leave()
+            await self.stage.commit()
 
     @property
-    def consumer(self) -> "BatchConsumer":
+    def client(self) -> "GroupMember":
         return self
 
     def pause(self, *_tps: TopicPartition) -> None:
@@ -249,21 +252,21 @@ class BatchConsumer:
         """One round: places the assignment if need be, reads up to so many records a partition, has them processed."""
         if not self.partitions:
             return 0
-        if self._unplaced:
+        if self._needs_positions:
             try:
-                starts: Mapping[int, Start] = await self.stage.place(self._broker, self.partitions)
+                starts: Mapping[int, StartPosition] = await self.stage.start_positions(self._broker, self.partitions)
             except Retry:
                 return 0
-            self._positions = {p: start.offset or 0 for p, start in starts.items()}
-            assert self._positions.keys() == self.partitions
-            self._unplaced, self._held = False, set()
+            self._read_positions = {p: start.offset or 0 for p, start in starts.items()}
+            assert self._read_positions.keys() == self.partitions
+            self._needs_positions, self._held = False, set()
         records, ends = {}, {}
         for partition in self.partitions - self._held - self.unreadable:
-            found = self._broker.read(self.topic, partition, self._positions[partition], most)
+            found = self._broker.read(self.topic, partition, self._read_positions[partition], most)
             if found:
                 records[partition] = found
-                self._positions[partition] = found[-1].offset + 1
+                self._read_positions[partition] = found[-1].offset + 1
             if len(found) < most:
-                ends[partition] = End(self._broker.clock.now, self._positions[partition])
+                ends[partition] = PartitionEnd(self._broker.clock.now, self._read_positions[partition])
         await self.stage.process(Batch(self.generation, records, ends))
         return sum(map(len, records.values()))

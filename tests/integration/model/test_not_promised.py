@@ -138,7 +138,7 @@ async def test_keys_thrown_away(redis: Redis, monkeypatch: pytest.MonkeyPatch, t
         await turn(world, milliseconds=500)
     assert len(world.storm_records()) == before == 2
     with pytest.raises(ActionRequired, match="has lost a part of group"):
-        await world.closers[0].round()
+        await world.closers[0].run_once()
     await world.wipe(Random(0))
     await world.drain()
     world.check_books()

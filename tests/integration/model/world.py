@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import structs
 from redis.asyncio import Redis
 
 from stormfold.config import Config
@@ -45,7 +46,7 @@ from stormfold.stages.redis_monitor import RedisMonitor
 from stormfold.storm import Aggregate
 from stormfold.window import Windows
 from tests.integration.model import plain
-from tests.integration.model.broker import BatchConsumer, Broker, Clock, Crash, Fault, Producer
+from tests.integration.model.broker import Broker, Clock, Crash, Fault, GroupMember, Producer
 
 START = 1_767_225_600_000
 NEVER = 10**12
@@ -104,7 +105,7 @@ class World:
         patch.setattr("stormfold.stages.state_version.partitions_of", self.broker.partitions_of)
         self.intakes = [self._intake() for _ in range(2)]
         self.folds = [self._fold() for _ in range(2)]
-        self.zombies: list[BatchConsumer] = []
+        self.zombies: list[GroupMember] = []
         self.closers = [self._closer() for _ in range(2)]
         for members, partitions in ((self.intakes, alerts), (self.folds, keyed)):
             for partition in range(partitions):
@@ -115,25 +116,31 @@ class World:
     def _store(self) -> LosesReplies:
         return LosesReplies(self.redis, self.settings.redis_prefix)
 
-    def _intake(self) -> BatchConsumer:
-        stage: Any = Intake(self.settings, self.config, self._store(), Health())
-        stage._producer = Producer(self.broker)
-        return BatchConsumer(self.broker, self.settings.alerts_topic, self.settings.consumer_group("intake"), stage)
+    def _intake(self) -> GroupMember:
+        def make_stage(member: Any) -> Any:
+            stage: Any = Intake(self.settings, self.config, self._store(), Health(), member)
+            stage._producer = Producer(self.broker)
+            return stage
 
-    def _fold(self) -> BatchConsumer:
+        return GroupMember(self.broker, "intake", self.settings.alerts_topic, make_stage)
+
+    def _fold(self) -> GroupMember:
         store = self._store()
-        stage = Fold(self.settings, self.config, store, RedisMonitor(self.config, store, Health()), Health())
-        ingest = BatchConsumer(self.broker, self.settings.keyed_topic, self.settings.consumer_group("fold"), stage)
-        commit = ingest.commit
+        monitor = RedisMonitor(self.config, store, Health())
+        member = GroupMember(
+            self.broker, "fold", self.settings.keyed_topic,
+            lambda member: Fold(self.settings, self.config, store, monitor, Health(), member),
+        )  # fmt: skip
+        commit = member.commit
 
         async def told(offsets: Any) -> bool:
             for _, text in offsets.values():
-                if not ingest.fenced and (closed := CommitMetadata.decode(text).c) is not None:
+                if not member.fenced and (closed := CommitMetadata.decode(text).c) is not None:
                     self.commits_of_c.append((closed, len(self.storm_records())))
             return await commit(offsets)
 
-        ingest.commit = told  # type: ignore[method-assign]
-        return ingest
+        member.commit = told  # type: ignore[method-assign]
+        return member
 
     def _closer(self) -> Any:
         closer: Any = Close(self.settings, self.config, self._store(), Health())
@@ -239,7 +246,7 @@ class World:
 
     async def _round(self, at: int) -> None:
         with suppress(StormfoldError):
-            await self.closers[at].round()
+            await self.closers[at].run_once()
 
     async def expire(self, _random: Random) -> None:
         """The leases' time is over."""
@@ -276,7 +283,7 @@ class World:
     async def reconfigure(self, random: Random) -> None:
         """A worker is replaced by one with other windows: of a rolling change, or of one that stops half way."""
         windows = random.choice(
-            [replace(w, grace=g) for w in (self.windows, *OTHERS) for g in (w.grace, 3 * w.grace, w.grace // 3)]
+            [structs.replace(w, grace=g) for w in (self.windows, *OTHERS) for g in (w.grace, 3 * w.grace, w.grace // 3)]
         )
         self.configured(windows, random.choice(((0,), (1,), (0, 1))))
 
@@ -288,7 +295,7 @@ class World:
             self.folds[at] = self._reborn(self.folds[at], self._fold())
             self.closers[at] = self._closer()
 
-    def _reborn(self, dead: BatchConsumer, new: BatchConsumer) -> BatchConsumer:
+    def _reborn(self, dead: GroupMember, new: GroupMember) -> GroupMember:
         new.partitions = dead.partitions
         return new
 

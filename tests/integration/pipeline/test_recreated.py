@@ -56,7 +56,7 @@ async def test_alerts_created_anew(topics: Settings, tmp_path: Path) -> None:
         await recreate(topics, topics.alerts_topic)
         await publish(topics, sent("New", 90, NOW + 1_000_000))
         refusing = workers.start()
-        await until(lambda: "topics --reset-positions" in workers.logs() or "created anew" in workers.logs())
+        await until(lambda: "topics --reset-positions" in workers.logs() or "created again" in workers.logs())
         refusing.terminate()
         await asyncio.to_thread(refusing.wait, 10)
         assert await alerts_of(topics, "New") == 0
@@ -87,7 +87,7 @@ async def test_keyed_topic_created_anew(topics: Settings, tmp_path: Path) -> Non
         assert await asyncio.to_thread(first.wait, 10) == 0
         await recreate(topics, topics.keyed_topic)
         refusing = workers.start()
-        await until(lambda: "created anew" in workers.logs())
+        await until(lambda: "created again" in workers.logs())
         refusing.terminate()
         await asyncio.to_thread(refusing.wait, 10)
         places = await forgotten(topics)
@@ -116,5 +116,5 @@ async def test_created_anew_under_a_worker(topics: Settings, tmp_path: Path) -> 
         assert_balanced(await drained(topics, config))
         await recreate(topics, topics.alerts_topic)
         await publish(topics, sent("New", 90, NOW + 1_000_000))
-        await until(lambda: "created anew" in workers.logs(), what="it is refused")
+        await until(lambda: "created again" in workers.logs(), what="it is refused")
         assert await alerts_of(topics, "New") == 0

@@ -119,7 +119,7 @@ async def test_more_workers_than_partitions(topics: Settings) -> None:
 
         async def all_ready() -> bool:
             states = [await ready(worker) for worker in (one, two, three, four)]
-            shares = sorted([len(worker.stages[0].ingest.assigned()) for worker in (one, two, three, four)])
+            shares = sorted([len(worker.members()[0].assigned()) for worker in (one, two, three, four)])
             return all(states) and shares == [0, 1, 1, 1]
 
         await until(all_ready, what="three work and one stands by")
@@ -178,8 +178,8 @@ async def test_hung_part(topics: Settings) -> None:
     """A part that hangs is dead, by name, though the process lives."""
     async with working(topics) as worker:
         await until(lambda: ready(worker), what="it is ready")
-        fold = next(stage for stage in worker.stages if stage.name == "fold")
-        async with fold.ingest.busy:
+        fold = next(consumer for consumer in worker.consumers if consumer.member.name == "fold")
+        async with fold.busy:
             # Marks keep coming: soon its channel is full, and nothing moves any more.
             worker.health.timeout = 2.0
 

@@ -1,0 +1,115 @@
+"""The positions that assigned partitions are read from: the stage finds them, and they are checked against the log."""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from stormfold import metrics
+from stormfold.errors import ActionRequired
+from stormfold.kafka._patches import Record
+from stormfold.kafka.batch import StartPosition
+from stormfold.kafka.member import GroupMember, seconds_since
+
+log = structlog.get_logger(__name__)
+
+FindStartPositions = Callable[[AIOKafkaConsumer, set[int]], Awaitable[Mapping[int, StartPosition]]]
+"""Returns where the assigned partitions start; missing ones are unmanaged. Raises `Retry` or `ActionRequired`, and
+is called again."""
+
+
+class PositionAssigner:
+    """Assigns positions to the partitions of a member.
+
+    A partition that cannot be the one that was read before, because it was deleted and created again, is quarantined.
+    """
+
+    def __init__(self, member: GroupMember) -> None:
+        self._member = member
+        self._unverified: dict[int, tuple[int, int]] = {}
+        """Offset and timestamp of the record that must be the first one read of a partition."""
+
+    async def assign_positions(self, find_start_positions: FindStartPositions) -> None:
+        """Moves the client to the positions of all assigned partitions. Raises what `find_start_positions` raises."""
+        member, client, started = self._member, self._member.client, time.monotonic()
+        generation, partitions = member.generation, member.assigned()
+        tps = member.topic_partitions(partitions)
+        starts = await find_start_positions(client, partitions)
+        begins = await client.beginning_offsets(tps)
+        ends = await client.end_offsets(tps)
+        managed = [tp for tp in tps if tp.partition in starts]
+        lost = {tp: await self._count_lost(tp, starts[tp.partition], begins[tp]) for tp in managed}
+        if generation != member.generation or partitions != member.assigned():
+            return
+        member.quarantined, member.unmanaged, self._unverified = {}, set(), {}
+        positions = {}
+        for tp in tps:
+            # Also a partition that is not read: the client asks for its position until it has one.
+            client.seek(tp, begins[tp])
+            if tp in managed:
+                positions[tp.partition] = self._seek(tp, starts[tp.partition], begins[tp], ends[tp], lost[tp])
+            else:
+                member.unmanaged.add(tp.partition)
+        member.start_reading(positions, {tp.partition: end for tp, end in ends.items()})
+        if member.unmanaged:
+            log.warning(
+                "partitions are not read: they are not part of the state version", stage=member.name,
+                topic=member.topic, partitions=sorted(member.unmanaged),
+            )  # fmt: skip
+        log.info(
+            "positions assigned", stage=member.name, topic=member.topic, positions=positions,
+            duration_seconds=seconds_since(started),
+        )  # fmt: skip
+
+    def verify_positions(self, records: Mapping[int, list[Record]]) -> None:
+        """Compares the first records of partitions with those that were read before, and removes them."""
+        for partition in self._unverified.keys() & records.keys():
+            offset, timestamp = self._unverified.pop(partition)
+            first = records[partition][0]
+            if first.offset > offset:
+                continue
+            if first.timestamp != timestamp:
+                self._quarantine(partition, f"the record at {offset} is not the one that was read")
+                self._member.pause_unread()
+            del records[partition][0]
+
+    def _seek(self, tp: TopicPartition, start: StartPosition, begin: int, end: int, lost: int) -> int:
+        """Moves the client; returns the position."""
+        member = self._member
+        offset = begin if start.offset is None else max(start.offset, begin)
+        if offset > end:
+            self._quarantine(tp.partition, f"it ends at {end}, before the position {offset}")
+            return offset
+        if lost:
+            metrics.LOST_RECORDS.labels(member.name, tp.partition).inc(lost)
+            log.error(
+                "retention deleted records before they were read", stage=member.name, topic=member.topic,
+                partition=tp.partition, lost=lost, beginning=begin,
+            )  # fmt: skip
+        if start.timestamp >= 0 and offset > begin:
+            # Read the record before the position too: if it is another one, so is the topic.
+            self._unverified[tp.partition] = (offset - 1, start.timestamp)
+            member.client.seek(tp, offset - 1)
+        else:
+            member.client.seek(tp, offset)
+        return offset
+
+    async def _count_lost(self, tp: TopicPartition, start: StartPosition, begin: int) -> int:
+        """Records before the log's beginning that were neither processed nor counted as lost yet."""
+        if start.offset is not None and (start.offset, start.timestamp) >= (begin, 0):
+            return 0
+        # The stage may have chosen the beginning because its position is gone: the commit still has it.
+        known = [await self._member.client.committed(tp), self._member.start_offsets.get(tp.partition)]
+        if start.offset is not None and start.offset < begin:
+            known.append(start.offset)
+        return begin - min(begin, max((offset for offset in known if offset is not None), default=begin))
+
+    def _quarantine(self, partition: int, reason: str) -> None:
+        self._member.quarantined[partition] = reason
+        self._member.report_problem(
+            ActionRequired(
+                f"{self._member.topic}-{partition} seems to have been deleted and created again: {reason}",
+                "if that was meant, run `stormfold topics --reset-positions`; until then the partition is not read",
+            )
+        )

@@ -1,0 +1,37 @@
+"""What a stage exchanges with its consumer: where partitions start, and what one poll brings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from stormfold.kafka._patches import Record
+
+
+class StartPosition(NamedTuple):
+    """Where reading of a partition starts."""
+
+    offset: int | None
+    """Offset of the first record to read; None: the beginning of the partition."""
+    timestamp: int = -1
+    """Timestamp of the record before it (ms), to recognize the partition; -1 if unknown."""
+
+
+class PartitionEnd(NamedTuple):
+    """A partition has been read to its end."""
+
+    as_of: int
+    """Wall-clock time (ms) at which that was so: when the end was requested, not when the answer arrived. An answer may
+    be under way for long, or wait for a frozen worker."""
+    offset: int
+    """The end. It is after the last record if a transaction's marker follows that."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one poll brought."""
+
+    generation: int
+    records: Mapping[int, Sequence[Record]]
+    """By partition; offsets ascend."""
+    ends: dict[int, PartitionEnd]
+    """The partitions that end with these records."""

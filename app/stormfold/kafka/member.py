@@ -1,0 +1,201 @@
+"""A stage's member of its consumer group: the state of assigned partitions, pausing, commits."""
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalGenerationError, KafkaError, RebalanceInProgressError
+from aiokafka.structs import OffsetAndMetadata
+
+from stormfold import metrics
+from stormfold.errors import StormfoldError
+from stormfold.health import Health
+from stormfold.kafka.batch import Batch
+from stormfold.kafka.client import broker_error
+from stormfold.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+class GroupMember:
+    """One member of the consumer group that reads `topic` for the stage `name`. Dicts and sets are of partitions.
+
+    Every assignment and every rewind is a new generation; batches of an older one must not be acted upon.
+    """
+
+    def __init__(self, name: str, topic: str, settings: Settings, health: Health) -> None:
+        self.name = name
+        self.topic = topic
+        self.group = settings.consumer_group(name)
+        self.settings = settings
+        self.health = health
+        self.client: AIOKafkaConsumer = None
+        self.generation = 0
+        self.needs_positions = False
+        """Partitions were assigned, or their positions became invalid. Until they are known, nothing is processed."""
+        self.positions: dict[int, int] = {}
+        """Next offset that the stage has not processed."""
+        self.event_times: dict[int, int] = {}
+        """Event time (ms) that the stage has reached."""
+        self.start_offsets: dict[int, int] = {}
+        """Where reading started last: records before it were processed, or counted as lost."""
+        self.end_offsets: dict[int, int] = {}
+        self.polled: set[int] = set()
+        """Partitions that were fetched from, as of the last poll."""
+        self.quarantined: dict[int, str] = {}
+        """Partitions that are not read until a person acts, with the reason."""
+        self.unmanaged: set[int] = set()
+        """Partitions that are not part of the state version; they are not read."""
+        self.last_response_at = time.monotonic()
+        """When a broker last answered, or nothing had to be asked (monotonic, s)."""
+        self.awaiting_first_poll = False
+        """Partitions were assigned, and nothing has been read since."""
+        self._reported: str | None = None
+        """The problem that this reported to health, until something is read."""
+        self._failures, self._failing_since = 0, 0.0
+        self._stopping = False
+        self._invalidated = asyncio.Event()
+        self._paused: set[int] = set()
+
+    @property
+    def lag(self) -> dict[int, int]:
+        """Records that the stage has not processed; absent while the end of the partition is unknown.
+
+        It also grows while the stage waits for a server and polls nothing.
+        """
+        return {p: max(0, self.end_offsets[p] - at) for p, at in self.positions.items() if p in self.end_offsets}
+
+    @property
+    def unread(self) -> set[int]:
+        """Partitions that are not read."""
+        return self.unmanaged | self.quarantined.keys()
+
+    def assigned(self) -> set[int]:
+        """Partitions of this member."""
+        return {tp.partition for tp in self.client.assignment()} if self.client else set()
+
+    def topic_partitions(self, partitions: Iterable[int]) -> list[TopicPartition]:
+        """As the client takes them, in order."""
+        return [TopicPartition(self.topic, partition) for partition in sorted(partitions)]
+
+    def is_current(self, batch: Batch) -> bool:
+        """Whether the batch may still be acted upon."""
+        return batch.generation == self.generation and not self.needs_positions and not self._stopping
+
+    def rewind(self) -> None:
+        """Goes back to the stored positions of all assigned partitions, and drops what was polled since."""
+        metrics.REWINDS.labels(self.name).inc()
+        log.info("rewinding", stage=self.name, topic=self.topic, positions=self.positions)
+        self.invalidate_assignment()
+
+    def invalidate_assignment(self) -> None:
+        """Starts a new generation, which needs positions."""
+        self.generation += 1
+        self.needs_positions = True
+        self._wake()
+
+    async def sleep_current(self, batch: Batch, seconds: float) -> bool:
+        """Sleeps until the time is over or the batch is not current any more; returns whether it still is."""
+        if self.is_current(batch):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._invalidated.wait()
+        return self.is_current(batch)
+
+    async def beginning_offset(self, partition: int) -> int:
+        """First offset of a partition. Raises `Retry` or `ActionRequired`."""
+        tp = TopicPartition(self.topic, partition)
+        try:
+            return int((await self.client.beginning_offsets([tp]))[tp])
+        except KafkaError as error:
+            raise broker_error(error, self.settings) from error
+
+    def set_paused(self, partitions: set[int]) -> None:
+        """Pauses fetching of exactly these partitions, and of those that are not read."""
+        if self.needs_positions:
+            return
+        wanted = (partitions | self.unread) & self.assigned()
+        self.client.pause(*self.topic_partitions(wanted - self._paused))
+        self.client.resume(*self.topic_partitions((self._paused - wanted) & self.assigned()))
+        self._paused = wanted
+
+    def pause_unread(self) -> None:
+        """Pauses partitions that became unread, and leaves the others as they are."""
+        self.set_paused(self._paused)
+
+    async def commit(self, offsets: Mapping[int, tuple[int, str]]) -> bool:
+        """Commits next offsets with metadata; returns whether the group took them.
+
+        Refused while positions are needed: the stage's offsets are of an older generation, and another member may have
+        got further.
+        """
+        if self.needs_positions:
+            return False
+        if not offsets:
+            return True
+        started = time.monotonic()
+        try:
+            await self.client.commit(
+                {TopicPartition(self.topic, p): OffsetAndMetadata(o, m) for p, (o, m) in offsets.items()}
+            )
+        except KafkaError as error:
+            rebalanced = isinstance(error, CommitFailedError | IllegalGenerationError | RebalanceInProgressError)
+            (log.info if rebalanced else log.warning)(
+                "commit failed", stage=self.name, topic=self.topic, offsets={p: o for p, (o, _) in offsets.items()},
+                error=str(error), duration_seconds=seconds_since(started),
+            )  # fmt: skip
+            return False
+        return True
+
+    def start_reading(self, positions: dict[int, int], end_offsets: dict[int, int]) -> None:
+        """Takes over the positions of all assigned partitions; the client has been told to read from there."""
+        self.positions, self.end_offsets = positions, end_offsets
+        self.start_offsets = {p: offset for p, offset in positions.items() if p not in self.quarantined}
+        self.needs_positions = False
+        self._paused = self.assigned()
+        self.set_paused(set())
+
+    def report_problem(self, error: StormfoldError) -> None:
+        """Reports why nothing can be read, until `mark_recovered`."""
+        self._reported = str(error)
+        if not self._failures:
+            self._failing_since = time.monotonic()
+        self._failures += 1
+        if self.health.set_unhealthy(self.name, str(error), error.hint):
+            log.warning(
+                "cannot read", stage=self.name, topic=self.topic, partitions=sorted(self.assigned()), error=str(error),
+                attempt=self._failures, duration_seconds=seconds_since(self._failing_since),
+            )  # fmt: skip
+
+    def mark_recovered(self) -> None:
+        """Something was read, or there is nothing to read: clears the problem that prevented it.
+
+        A problem that the stage itself reported stays, but not beyond an assignment.
+        """
+        if self.awaiting_first_poll:
+            self.health.set_healthy(self.name)
+        elif self._reported is not None:
+            self.health.clear(self.name, self._reported)
+        if self._failures:
+            log.info(
+                "reading again", stage=self.name, topic=self.topic, attempts=self._failures,
+                duration_seconds=seconds_since(self._failing_since),
+            )  # fmt: skip
+        self.awaiting_first_poll, self._reported, self._failures = False, None, 0
+
+    def stop(self) -> None:
+        """Makes every batch outdated."""
+        self._stopping = True
+        self._wake()
+
+    def _wake(self) -> None:
+        self._invalidated.set()
+        self._invalidated = asyncio.Event()
+
+
+def seconds_since(moment: float) -> float:
+    """Seconds since a moment of the monotonic clock, rounded for the log."""
+    return round(time.monotonic() - moment, 3)
