@@ -1,4 +1,4 @@
-"""docs/performance.md and its charts, from the results alone: `python -m tests.benchmarks.page` writes them anew."""
+"""docs/performance.md and its charts, from the results alone: `python -m tests.benchmarks.page` writes them."""
 
 import re
 from collections.abc import Iterator
@@ -17,19 +17,19 @@ DOCS = ROOT / "docs"
 HEAD = """\
 # Performance
 
-What `make bench` measures, on real servers: a Kafka broker and a Redis beside the worker. Machines drift by 30 %
-between minutes, so read ratios within one run and the spread; differences under 25 % are ties. This page is made from
-[results.json](../tests/benchmarks/results.json) and nothing else; `make bench PARTS="claim growth"` measures parts
-anew.
+The results of `make bench`, measured with a real Kafka broker and a real Redis on the same machine as the worker. The
+speed of a machine varies by 30 % within minutes, so compare ratios within one run and look at the spread; differences
+below 25 % are ties. This page is generated from [results.json](../tests/benchmarks/results.json); `make bench
+PARTS="claim growth"` repeats single parts.
 
-## Reach
+## Goals
 
-What was hoped for before anything was built, and what came of it.
+The goals were set before anything was built. Those that are not met are listed too.
 """
 
 
 class Section(NamedTuple):
-    """How the page tells of a part."""
+    """Title and introduction of a part."""
 
     title: str
     text: str
@@ -39,67 +39,70 @@ SECTIONS = {
     "claim": Section(
         "Compact metadata instead of whole resources",
         """\
-Three ways to keep an open storm in Redis, each in a Redis of its own. **A**: the whole resource as JSON, with every
-affected resource and the last 40 alerts in full, changed by a Lua script that decodes and encodes it. **B**: five
-fields (pattern, count, resources, first, last) as JSON, likewise. **C**: stormfold's fold, in polls of 5,000 alerts
-about 200 storms; its latency is the time to merge and fold a poll, divided by its alerts. An alert that comes alone
-pays for a call of its own, as in A and B: last column. Serialising in A and B is the storm's JSON by msgspec, the
-fastest there is for Python; in C it is an alert's share of the one argument of the call, and deserialising its share of
+This part compares three ways to store an open storm, each in a Redis of its own:
+
+* **A**: the whole resource as JSON, with every affected resource and the last 40 alerts in full. A Lua script
+  decodes, changes and encodes it.
+* **B**: five fields (pattern, count, resources, first, last) as JSON, changed in the same way. It has names and one
+  count.
+* **C**: stormfold's fold, in polls of 5,000 alerts in 200 storms. It has, for each fingerprint, the count, the newest
+  time, whether it is resolved, and kind, namespace and name of its resource.
+
+The latency of C is the time to merge and fold a poll, divided by its alerts. An alert that arrives alone costs a
+whole call, as in A and B; see the last column. Serialising in A and B is the storm's JSON by msgspec, the fastest
+serialiser for Python. In C it is an alert's share of the argument of the call, and deserialising is its share of
 decoding and merging the poll.
 
-B knows names and one count. C knows of every alert's fingerprint how often it came, when last, whether it is resolved,
-and which resource of which namespace it is about: that is what its bytes are.
-
-When Redis is full, it refuses: A and B have then lost the alert unless their client keeps it; C's worker waits and the
-alerts stay in Kafka. Churn opens storms of all sizes in every window and closes nine of ten; fragmentation is the
-resident memory over what is then used, so it is high where hardly anything is left.
+A full Redis refuses writes. A and B lose the alert then, unless their client keeps it. In C the worker waits, and the
+alerts stay in Kafka. Churn opens storms of all sizes in each window and closes nine of ten. Fragmentation is resident
+memory divided by used memory, so it is high when little is in use.
 """,
     ),
     "throughput": Section(
         "Throughput",
         """\
-A backlog of alerts of 450 bytes in 300 groups, 12 partitions, is there when a worker is let go. Worker, broker and
-Redis share the cores, so wall time says what they do together, and CPU time what each needs. Storms that are closed and
-written have 15 affected resources.
+A worker starts with a backlog of alerts of 450 bytes in 300 groups and 12 partitions. Worker, broker and Redis share
+the cores: the rate per second is what they reach together, and CPU time is what each needs. In the rows for closing
+and emitting, storms have 15 affected resources.
 """,
     ),
     "profile": Section(
         "Where the time goes",
         """\
-A worker at the backlog of 20,000 series, sampled from outside: whose own code runs, by file. Every alert is read twice,
-from `alerts` and keyed, and each time aiokafka makes an object of the record; that can't be had for less through its
-public interface.
+A worker with the backlog of 20,000 series, sampled from outside, by the file whose code runs. Every alert is read
+twice, from `alerts` and from `alerts-by-fingerprint`, and aiokafka creates an object per record each time; its public
+interface offers nothing cheaper.
 """,
     ),
     "growth": Section(
         "Growth",
         """\
-What an alert costs should not depend on how much there is. Storms and groups grow in fold alone, in polls of 5,000
-alerts: there broker and intake have no part. Where all of 100,000 groups are active, hardly two alerts of a poll are
-about the same one, and each pays for its group by itself.
+The cost of an alert should not depend on the number of alerts, groups, partitions or workers. Members and groups are
+measured in fold alone, in polls of 5,000 alerts, without broker and intake. If all of 100,000 groups are active, a
+poll has rarely two alerts of the same group, and each alert bears the cost of its group alone.
 """,
     ),
     "latency": Section(
         "Latency and catching up",
         """\
-The load comes from one more process on the same cores. Capacity is the rate at which one worker takes up a backlog,
-with nobody producing; so at 90 % of it there may be more to do than the cores can. A storm is final `gap` and `grace`
-after its last alert; its resource is a manifest in a folder. The backlog to catch up covers ten minutes, and time runs
-from the start of the worker's process.
+The load is produced by another process on the same cores. Capacity is the rate at which one worker catches up a
+backlog without a producer, so 90 % of it may be more than the cores can do with one. A storm is final `gap` and
+`grace` after its last alert; its resource is a manifest in a folder. The backlog to catch up covers ten minutes, and
+the time includes the start of the worker's process.
 """,
     ),
     "million": Section(
         "A million open alerts",
-        "Each alert is of another label set, and none is closed. Redis may use 512 MB.\n",
+        "Each alert has another label set, and none is closed. Redis may use 512 MB.\n",
     ),
     "peers": Section(
         "Other stream processors",
         """\
-The same alerts (20,000 series in 300 groups, one a record, 12 partitions) on the same broker, in turns. Each is
-written as its own documentation teaches ([sources](../tests/benchmarks/peers)), is one process with one thread at work,
-is warm when it is let at its backlog, and counts alerts by group and window of five minutes: no fingerprints, no
-resources, no states, all of which stormfold keeps. CPU an alert is the process' and Redis', not the broker's, which has
-a column of its own.
+All process the same alerts (20,000 series in 300 groups, one per record, 12 partitions) from the same broker, in
+turns. Each is written as its own documentation recommends ([sources](../tests/benchmarks/peers)), is one process with
+one working thread, and is warm when it starts on its backlog. The others count alerts by group and window of five
+minutes; stormfold also keeps fingerprints, resources and statuses. CPU per alert is that of the process and of Redis;
+the broker has its own column.
 """,
     ),
 }

@@ -1,4 +1,4 @@
-"""What was hoped for against what was measured; what falls short stands here like the rest."""
+"""The goals against the measurements, also where they are not met."""
 
 from collections.abc import Iterator
 from statistics import median
@@ -15,7 +15,7 @@ FLAT = 1.1
 
 
 class Goal(NamedTuple):
-    """One hope, and what came of it."""
+    """A goal and its measurement."""
 
     what: str
     goal: str
@@ -31,7 +31,7 @@ def reach(results: Results) -> Sheet:
         (goal.what, goal.goal, goal.measured, "yes" if goal.met else f"**no** {goal.short}".strip())
         for goal in goals(results)
     ]
-    return Sheet("Reach", ("goal", "hoped for", "measured", "met"), rows)
+    return Sheet("Goals", ("goal", "wanted", "measured", "met"), rows)
 
 
 def goals(results: Results) -> Iterator[Goal]:
@@ -91,7 +91,7 @@ def _million(found: Million) -> Goal:
         "all there, none refused, fragmentation < 1.5",
         f"{found.listed:,} there, {found.refused} refused, {found.fragmentation:.2f}",
         complete and not found.refused and found.fragmentation < 1.5,
-        f"(within the allocator {found.allocator:.2f}; the rest is the program, Lua and pages that are kept free)",
+        f"(within the allocator {found.allocator:.2f}; the rest is the program, Lua and free pages)",
     )
 
 
