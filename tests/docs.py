@@ -1,6 +1,6 @@
-"""What pages in `docs/` take from code stands between `<!-- from code: NAME -->` and `<!-- end -->`.
+"""Generated parts of the pages in `docs/`: everything between `<!-- from code: NAME -->` and `<!-- end -->`.
 
-`python -m tests.docs` writes it anew; a test compares.
+`python -m tests.docs` writes them; a test compares them with the code.
 """
 
 import ast
@@ -32,7 +32,7 @@ _BLOCK = re.compile(r"(<!-- from code: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL
 
 
 def settings_table() -> str:
-    """All environment variables."""
+    """A row per environment variable."""
     rows = []
     for name, field in Settings.model_fields.items():
         default = "" if field.default_factory or field.default is None else f"`{field.default}`"
@@ -41,17 +41,17 @@ def settings_table() -> str:
 
 
 def configuration_tables() -> str:
-    """The keys of each mapping in the configuration file."""
+    """A section per mapping of the configuration file, with its keys."""
     return "\n".join(_parts(ConfigFile, "The file", document(Config())))
 
 
 def example() -> str:
-    """A configuration that the tests read."""
+    """A configuration file that is also test data."""
     return f"```yaml\n{EXAMPLE.read_text()}```\n"
 
 
 def redis_keys() -> str:
-    """Every key name, from its property."""
+    """A row per Redis key, from its property."""
     rows = []
     for owner, prefix in ((Keys, ""), (VersionKeys, "<epoch>:")):
         keys = Keys("<prefix>") if owner is Keys else VersionKeys("")
@@ -63,7 +63,7 @@ def redis_keys() -> str:
 
 
 def redis_sizes() -> str:
-    """What open storms were measured to take."""
+    """The measured size of open storms."""
     found = load()
     assert found.claim
     rows = [
@@ -78,7 +78,7 @@ def redis_sizes() -> str:
 
 
 def redis_scripts() -> str:
-    """The contract at the head of every script."""
+    """The header comment of each script, which is its contract."""
     scripts = sorted((ROOT / "app" / "stormfold" / "redis").glob("*.lua"))
     heads = [list(takewhile(lambda line: line.startswith("--"), path.read_text().splitlines())) for path in scripts]
     return "\n".join(
@@ -88,7 +88,7 @@ def redis_scripts() -> str:
 
 
 def topics_table() -> str:
-    """The five topics with the settings they need."""
+    """A row per topic, with the settings that it needs."""
     rows = []
     for topic in topics(Settings()):
         needs = [f"`{s.name}={s.value}`" + (f": {s.why}" if s.why else "") for s in topic.settings]
@@ -97,7 +97,7 @@ def topics_table() -> str:
 
 
 def records() -> str:
-    """What is in a record of `alerts-by-fingerprint` after its head."""
+    """The msgpack arrays in records of `alerts-by-fingerprint`."""
     return "\n".join(
         f"### {struct.__name__}\n\n{inspect.getdoc(struct)}\n\n"
         + table(("place", "field", "type", "meaning"), list(_places(struct)))
@@ -106,7 +106,7 @@ def records() -> str:
 
 
 def commands() -> str:
-    """What `--help` says of every command."""
+    """The output of `--help` of every command."""
     group = click.Context(command, info_name="stormfold", **command.context_settings)
     sections = []
     for name in COMMANDS:
@@ -145,17 +145,17 @@ BLOCKS = {
 
 
 def made(text: str) -> str:
-    """A page with its blocks made anew."""
+    """The page with its blocks generated again."""
     return _BLOCK.sub(lambda block: block[1] + BLOCKS[block[2]]() + block[3], text)
 
 
 def pages() -> list[Path]:
-    """The pages that take something from code."""
+    """The pages that have generated blocks."""
     return [path for path in sorted((ROOT / "docs").rglob("*.md")) if _BLOCK.search(path.read_text())]
 
 
 def _parts(part: type[Section], title: str, defaults: dict[str, Any]) -> Iterator[str]:
-    """A section for each mapping of the file, from the outside in."""
+    """A section per mapping of the file, outer mappings first."""
     rows = []
     below: list[tuple[type[Section], str, dict[str, Any]]] = []
     for name, field in part.model_fields.items():
@@ -176,7 +176,7 @@ def _parts(part: type[Section], title: str, defaults: dict[str, Any]) -> Iterato
 
 
 def _places(struct: type[Any]) -> Iterator[tuple[str, str, str, str]]:
-    """A row for each field of an array; docstrings of fields are known to the source alone."""
+    """A row per field of an array. Docstrings of fields are only in the source."""
     (body,) = ast.parse(inspect.getsource(struct)).body
     assert isinstance(body, ast.ClassDef)
     meanings: dict[str, str] = {}
@@ -189,7 +189,7 @@ def _places(struct: type[Any]) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _fields(schema: dict[str, Any], path: str) -> Iterator[tuple[str, str, str]]:
-    """A row for each field below, from the outside in."""
+    """A row per field of the schema, outer fields first."""
     for name, field in schema["properties"].items():
         inner, place = field, f"{path}{name}"
         if field["type"] == "array":
