@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 import yaml
 
-from stormfold import config
+from stormfold import __version__, config
 from stormfold.health import Health
 from stormfold.kafka.topics import PARTITIONS
 from stormfold.local.process import free_port
@@ -217,8 +217,7 @@ def test_references(deployment: list[Manifest]) -> None:
         for constraint in pod["topologySpreadConstraints"]:
             assert constraint["labelSelector"]["matchLabels"] == labels
         (container,) = pod["containers"]
-        version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-        assert version and container["image"] == f"stormfold:{version[1]}"
+        assert container["image"] == f"stormfold:{__version__}"
 
 
 def test_stops_in_time(deployment: list[Manifest]) -> None:
