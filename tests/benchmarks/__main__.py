@@ -31,9 +31,11 @@ PARTS = {
 
 @click.command()
 @click.argument("parts", nargs=-1, type=click.Choice(list(PARTS)))
-@click.option("--rounds", default=3, show_default=True, help="How often each thing is measured.")
-@click.option("--quick", is_flag=True, help="Tiny sizes: to see that it works.")
-@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="The file to merge into.")
+@click.option("--rounds", default=3, show_default=True, help="How often each value is measured.")
+@click.option("--quick", is_flag=True, help="Use tiny sizes, to test the benchmark itself.")
+@click.option(
+    "--results", type=click.Path(path_type=Path), default=RESULTS, help="The file that results are merged into."
+)
 def main(parts: tuple[str, ...], rounds: int, quick: bool, results: Path) -> None:
     """Measure PARTS, by default all."""
     uvloop.run(_main(parts or tuple(PARTS), rounds, quick, results))
@@ -41,7 +43,7 @@ def main(parts: tuple[str, ...], rounds: int, quick: bool, results: Path) -> Non
 
 async def _main(parts: tuple[str, ...], rounds: int, quick: bool, path: Path) -> None:
     console = Console(stderr=True)
-    with tempfile.TemporaryDirectory(prefix="stormfold-bench-") as name, console.status("servers start") as status:
+    with tempfile.TemporaryDirectory(prefix="stormfold-bench-") as name, console.status("starting servers") as status:
         folder = Path(name)
         kafka = EmbeddedKafka(folder / "kafka", on_progress=status.update)
         redis = EmbeddedRedis(folder / "redis", maxmemory="4gb")

@@ -1,4 +1,4 @@
-"""What the parts measure with: servers, pipelines of their own, backlogs that frozen workers are given, CPU seconds."""
+"""Tools of all parts: servers, pipelines of their own, backlogs for frozen workers, CPU seconds."""
 
 import asyncio
 import os
@@ -22,17 +22,17 @@ from stormfold.local.process import free_port
 from stormfold.local.redis import EmbeddedRedis
 from stormfold.settings import STAGES, Settings
 from tests.benchmarks.results import Run, Taken, Usage, this_run
-from tests.conftest import fresh_settings
-from tests.support.pipeline import Sent, Workers
-from tests.support.servers import until
+from tests.support.alerts import Sent
+from tests.support.servers import fresh_settings, until
+from tests.support.workers import Workers
 
 T = TypeVar("T")
 
 PARTITIONS = 12
-LOOK_EVERY = 0.1
-"""Seconds between two looks at what a worker has counted."""
-PATIENCE = 300.0
-"""Seconds for anything to happen: far more than it takes."""
+POLL_INTERVAL = 0.1
+"""Seconds between two reads of a worker's counters."""
+TIMEOUT = 300.0
+"""Longest wait for anything (s): far more than it takes."""
 SESSION_TIMEOUT = "200"
 """Seconds for which a worker may be frozen."""
 TICK = os.sysconf("SC_CLK_TCK")
@@ -42,25 +42,26 @@ Feed = Callable[[], Awaitable[object]]
 
 @dataclass
 class Bench:
-    """One run of parts. `quick` makes everything small: to see that it works, not how fast."""
+    """One run of parts. `quick` makes all sizes small, to test the benchmark itself."""
 
     kafka: EmbeddedKafka
     redis: EmbeddedRedis
     folder: Path
     rounds: int
     quick: bool
-    tell: Callable[[str], None]
+    progress: Callable[[str], None]
+    """Shows one line about what is measured now."""
 
     def size(self, full: T, quick: T) -> T:
-        """One of two sizes."""
+        """Returns the full or the quick size."""
         return quick if self.quick else full
 
     def run(self) -> Run:
-        """What is measured now."""
+        """Returns the description of this run."""
         return this_run(self.rounds, self.quick)
 
     async def pipeline(self, partitions: int = PARTITIONS, redis: EmbeddedRedis | None = None) -> Settings:
-        """Settings with topics of their own, whose `alerts` takes any timestamp."""
+        """Returns settings with topics of their own, whose `alerts` takes any timestamp."""
         settings = fresh_settings(self.kafka, redis or self.redis).model_copy(update={"log_level": "error"})
         async with open_admin(settings) as admin:
             await create(admin, topics(settings, partitions, past=True, max_record=2_000_000))
@@ -70,9 +71,9 @@ class Bench:
         self, settings: Settings, feed: Feed, counter: str, total: int,
         *, workers: int = 1, partitions: int = PARTITIONS, config: Path | None = None, **environment: str,
     ) -> Taken:  # fmt: skip
-        """Starts workers, freezes them while `feed` fills what they read, then measures until they have counted so far.
+        """Starts workers, freezes them while `feed` fills their topic, then measures until `counter` reaches `total`.
 
-        `counter` is the beginning of a line of their metrics, `environment` further settings of theirs.
+        `counter` is the beginning of a line of their metrics; `environment` has further settings of the workers.
         """
         async with aiohttp.ClientSession() as session:
             with Workers(settings, self.folder, config) as running:
@@ -89,7 +90,7 @@ class Bench:
         self, session: aiohttp.ClientSession, processes: list["subprocess.Popen[bytes]"], addresses: list[str],
         counter: str, total: int,
     ) -> Taken:  # fmt: skip
-        """Measures from now until workers have counted so far."""
+        """Measures from now until the workers' counter reaches `total`."""
 
         async def done() -> float:
             return await counted(session, addresses, counter)
@@ -97,27 +98,27 @@ class Bench:
         return await self.watched([process.pid for process in processes], done, total, total)
 
     async def watched(self, pids: list[int], done: Callable[[], Awaitable[float]], total: int, count: int) -> Taken:
-        """Measures from now until `done` has come to `total`, which is `count` further on."""
+        """Measures from now until `done` returns `total`, which is `count` more than now."""
         started, before = time.perf_counter(), self.usage(pids)
         resident = [_resident(pids[0])]
         while (now := await done()) < total:
-            if time.perf_counter() - started > PATIENCE:
+            if time.perf_counter() - started > TIMEOUT:
                 raise RuntimeError(f"{now:.0f} of {total}")
             if time.perf_counter() - started > len(resident) / 2:
                 resident.append(_resident(pids[0]))
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(POLL_INTERVAL)
         wall, after = time.perf_counter() - started, self.usage(pids)
         used = Usage(after.worker - before.worker, after.broker - before.broker, after.redis - before.redis)
         return Taken(count, wall, used, [*resident, _resident(pids[0])])
 
     def usage(self, workers: Iterable[int]) -> Usage:
-        """CPU seconds used so far."""
+        """Returns the CPU seconds used so far."""
         return Usage(sum(map(cpu_seconds, workers)), cpu_seconds(self.kafka.pid), cpu_seconds(self.redis.pid))
 
 
 @asynccontextmanager
 async def own_redis(bench: Bench, name: str) -> AsyncIterator[Redis]:
-    """A client of a server that nobody else uses."""
+    """Starts a Redis of its own, and yields a client of it."""
     server = EmbeddedRedis(bench.folder / f"redis-{name}")
     await asyncio.to_thread(server.start)
     try:
@@ -130,20 +131,20 @@ async def own_redis(bench: Bench, name: str) -> AsyncIterator[Redis]:
 def start(
     running: Workers, workers: int, environment: Mapping[str, str]
 ) -> tuple[list["subprocess.Popen[bytes]"], list[str]]:
-    """Worker processes, and where they tell their metrics."""
+    """Starts workers; returns their processes and the addresses of their metrics."""
     addresses = [f"127.0.0.1:{free_port()}" for _ in range(workers)]
     more = {**environment, "session_timeout": SESSION_TIMEOUT}
     return [running.start(http_address=address, **more) for address in addresses], addresses
 
 
 async def counted(session: aiohttp.ClientSession, addresses: Iterable[str], counter: str) -> float:
-    """The sum of what workers tell in lines that begin so; those that do not answer yet tell nothing."""
-    return sum([sum(values) for values in await asyncio.gather(*(_told(session, a, counter) for a in addresses))])
+    """Sums the metrics of all workers that begin with `counter`; workers that do not answer count as 0."""
+    return sum([sum(values) for values in await asyncio.gather(*(_values(session, a, counter) for a in addresses))])
 
 
-async def _told(session: aiohttp.ClientSession, address: str, counter: str) -> list[float]:
+async def _values(session: aiohttp.ClientSession, address: str, counter: str) -> list[float]:
     with suppress(aiohttp.ClientConnectionError):
-        # Only the one: to tell all of them, ten times a second, would take a worker some of the time that is measured.
+        # Only this metric: rendering all of them ten times a second would cost the worker measurable time.
         async with session.get(f"http://{address}/metrics", params={"name[]": counter.rstrip("{")}) as answer:
             lines = (await answer.text()).splitlines()
         return [float(line.rpartition(" ")[2]) for line in lines if line.startswith(counter)]
@@ -151,26 +152,26 @@ async def _told(session: aiohttp.ClientSession, address: str, counter: str) -> l
 
 
 def _reading(environment: Mapping[str, str]) -> int:
-    """How many stages read a topic."""
+    """Returns how many of the worker's stages read a topic."""
     return len({"intake", "fold", "emit"}.intersection(environment.get("stages", ",".join(STAGES)).split(",")))
 
 
 async def assigned(session: aiohttp.ClientSession, addresses: list[str], partitions: int) -> None:
-    """Waits until all are ready and have their share of so many partitions, all topics' together."""
+    """Waits until all workers are ready and have `partitions` partitions of all topics together."""
 
     async def ready() -> bool:
-        shares = [await _told(session, address, "stormfold_position{") for address in addresses]
+        shares = [await _values(session, address, "stormfold_position{") for address in addresses]
         return (
             await counted(session, addresses, "stormfold_ready") == len(addresses)
             and (not partitions or all(shares))
             and sum(map(len, shares)) == partitions
         )
 
-    await until(ready, PATIENCE, "workers are ready")
+    await until(ready, TIMEOUT, "workers are ready")
 
 
 def fill(settings: Settings, records: Iterable[Sent]) -> None:
-    """Publishes a backlog, much faster than `publish`."""
+    """Publishes a backlog, much faster than `tests.support.pipeline.publish`."""
     failed: list[object] = []
     producer = Producer(
         {
@@ -185,12 +186,12 @@ def fill(settings: Settings, records: Iterable[Sent]) -> None:
         producer.produce(
             settings.alerts_topic, record.value, record.key, partition=record.partition, timestamp=record.time
         )
-    if producer.flush(PATIENCE) or failed:
+    if producer.flush(TIMEOUT) or failed:
         raise RuntimeError(f"the backlog was not published: {failed[:3]}")
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process."""
+    """Returns the user and system time of a process (s)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICK
 
@@ -200,6 +201,6 @@ def _resident(pid: int) -> int:
 
 
 def percentile(values: Iterable[float], share: float) -> float:
-    """The value that this share of them does not exceed."""
+    """Returns the value that this share of the values does not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

@@ -1,4 +1,4 @@
-"""Charts as small SVG files that are readable on light and dark pages alike: curves over a logarithmic axis; bars."""
+"""Small SVG charts, readable on light and dark pages: curves over a logarithmic axis, and bars."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -31,18 +31,18 @@ text.c0, text.c1, text.c2, text.c3 { stroke: none }
 
 
 def curves(title: str, unit: str, found: Mapping[str, Curve]) -> str:
-    """Curves by name over x, whose axis is logarithmic; y begins at 0."""
+    """Draws curves by name over a logarithmic x axis; y begins at 0."""
     sizes = sorted({x for curve in found.values() for x, _ in curve})
     low, high = math.log10(sizes[0]), math.log10(sizes[-1])
-    most = _round_up(max(y for curve in found.values() for _, y in curve))
+    top = _round_up(max(y for curve in found.values() for _, y in curve))
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (math.log10(x) - low) / ((high - low) or 1)
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - y / most * (HEIGHT - TOP - BOTTOM)
+        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - y / top * (HEIGHT - TOP - BOTTOM)
 
     parts = []
     for step in range(5):
-        value = most * step / 4
+        value = top * step / 4
         _, y = place(sizes[0], value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(_text(LEFT - 8, y + 4, f"{value:g}", "end"))
@@ -59,7 +59,7 @@ def curves(title: str, unit: str, found: Mapping[str, Curve]) -> str:
 
 
 def bars(title: str, unit: str, found: Mapping[str, float]) -> str:
-    """Bars by name, on a logarithmic axis where they differ much."""
+    """Draws bars by name, on a logarithmic axis if they differ by more than a factor of 30."""
     values = list(found.values())
     wide = max(values) > 30 * min(values)
     base = 10 ** math.floor(math.log10(min(values))) / 2 if wide else 0.0
@@ -94,17 +94,17 @@ def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "") 
 
 
 def _round_up(value: float) -> float:
-    """The next of 1, 2, 4, 8 times a power of ten: their quarters are round."""
+    """Returns the next of 1, 2, 4, 8 times a power of ten, whose quarters are round."""
     power = 10 ** math.floor(math.log10(value))
     return next(float(factor * power) for factor in (1, 2, 4, 8, 10, 20) if factor * power >= value)
 
 
-def _apart(places: Sequence[float], least: float = 15) -> list[float]:
-    """The same heights, moved down where two labels would touch."""
+def _apart(places: Sequence[float], minimum: float = 15) -> list[float]:
+    """Returns the heights, moved down where two labels would overlap."""
     result = list(places)
     order = sorted(range(len(places)), key=lambda index: places[index])
     for before, index in pairwise(order):
-        result[index] = max(result[index], result[before] + least)
+        result[index] = max(result[index], result[before] + minimum)
     return result
 
 

@@ -1,4 +1,4 @@
-"""The claim: whole resources in Redis (A), compact JSON (B), and stormfold's fold (C), side by side.
+"""Compares whole resources in Redis (A), compact JSON (B), and stormfold's fold (C).
 
 A and B change a storm in a short Lua script, once for each alert; C folds polls. Each has a Redis of its own.
 """
@@ -22,11 +22,11 @@ from tests.benchmarks.load import alert
 from tests.benchmarks.results import Churn, Claim, Form, Times
 
 MAXMEMORY_MB = 512
-TOGETHER = 50
-"""Storms of A and B that are set up by one call; times are of calls about one."""
+MAX_STORMS_PER_CHUNK = 50
+"""Storms of A and B that one call sets up. Times are of calls about one storm."""
 POLL = 5_000
 ALERTS_KEPT = 40
-"""Alerts that a whole resource has in full: about 30 KB of them."""
+"""Alerts that a whole resource holds in full: about 30 KB."""
 
 Storm = dict[str, Any]
 
@@ -69,7 +69,7 @@ redis.call('SET', KEYS[1], cjson.encode(storm))
 
 
 def whole(resources: int) -> Storm:
-    """A resource as a controller would keep it: every affected resource, and the last alerts in full."""
+    """Returns a resource as a controller would keep it: every affected resource, and the last alerts in full."""
     name = "kubepodcrashlooping-3f9ac1d27b04e611"
     labels = {"stormfold.dev/class": "Storm", "stormfold.dev/route": "default", "stormfold.dev/severity": "critical"}
     alerts = [msgspec.json.decode(alert(one % resources, 0)) for one in range(ALERTS_KEPT)]
@@ -98,7 +98,7 @@ def whole(resources: int) -> Storm:
 
 
 def compact(resources: int) -> Storm:
-    """The five fields."""
+    """Returns the five fields."""
     return {
         "pattern": 'KubePodCrashLooping{cluster="prod-eu-west-1"}',
         "count": ALERTS_KEPT,
@@ -109,7 +109,7 @@ def compact(resources: int) -> Storm:
 
 
 class Sample(NamedTuple):
-    """Seconds an alert."""
+    """Seconds for one alert."""
 
     serialise: float
     deserialise: float
@@ -121,32 +121,32 @@ class Sample(NamedTuple):
 
 
 class Keeper(Protocol):
-    """One form, in a Redis of its own."""
+    """One form, with a Redis of its own."""
 
     name: str
     client: Redis
 
     def written(self, resources: int) -> int:
-        """Bytes that are written for an alert."""
+        """Returns the bytes that are written for one alert."""
 
     async def clear(self) -> None:
-        """Forgets everything."""
+        """Deletes everything."""
 
     async def open(self, resources: int, first: int, count: int, window: int = 0) -> None:
-        """Opens storms number `first` and following; raises `RedisOutOfMemory` where Redis refuses one."""
+        """Opens `count` storms from number `first` on. Raises `RedisOutOfMemory` if Redis refuses one."""
 
     async def close(self, count: int) -> None:
-        """Closes so many."""
+        """Closes `count` storms."""
 
     async def opened(self) -> int:
-        """How many are open."""
+        """Returns the number of open storms."""
 
     async def sample(self, resources: int, storms: int, calls: int) -> Sample:
-        """Times alerts about storms that are open already, on an empty Redis."""
+        """Measures alerts about open storms, starting from an empty Redis."""
 
 
 class Json:
-    """Storms as JSON, changed by a script."""
+    """Storms as JSON values that a script changes."""
 
     def __init__(self, name: str, make: Callable[[int], Storm], script: str, client: Redis) -> None:
         self.name = name
@@ -162,8 +162,8 @@ class Json:
 
     async def open(self, resources: int, first: int, count: int, window: int = 0) -> None:
         value = msgspec.json.encode(self._make(resources))
-        for begin in range(first, first + count, TOGETHER):
-            some = range(begin, min(begin + TOGETHER, first + count))
+        for begin in range(first, first + count, MAX_STORMS_PER_CHUNK):
+            some = range(begin, min(begin + MAX_STORMS_PER_CHUNK, first + count))
             try:
                 await self.client.mset({f"storm:{window}:{number}": value for number in some})
             except OutOfMemoryError as error:
@@ -172,7 +172,7 @@ class Json:
     async def close(self, count: int) -> None:
         keys = await self.client.keys("storm:*")
         for number, key in enumerate(keys[:count]):
-            # Some are deleted, some run out, as it happens.
+            # Some are deleted, some expire.
             await (self.client.delete(key) if number % 2 else self.client.pexpire(key, 1))
 
     async def opened(self) -> int:
@@ -210,7 +210,7 @@ class Json:
 
 
 class Fold:
-    """stormfold's own; a call is a poll of `POLL` alerts, and a time is that of a poll, divided."""
+    """stormfold's fold. A call is a poll of `POLL` alerts; times are those of a poll divided by `POLL`."""
 
     name = "C, fold"
 
@@ -232,7 +232,7 @@ class Fold:
 
     async def close(self, count: int) -> None:
         store, epoch = self._folding.store, self._folding.epoch
-        # Behind the window that was opened last, before the next one.
+        # After the newest window and before the next one.
         horizon = BEGIN + self._window * WINDOWS.gap + WINDOWS.grace + 10
         _, claimed = await store.claim(epoch, horizon, min_marks=0, most=count, token="t", lease=60_000)
         await store.settle(epoch, "t", [Completion(group.group, group.buckets, 0, 0) for group in claimed])
@@ -250,7 +250,7 @@ class Fold:
         polls = [await self._folding.poll(rng.choices(known, k=POLL)) for _ in range(max(4, calls // 8))]
         redis = (await script_seconds(self.client) - before) / len(polls) / POLL
         alone = [await self._folding.poll([rng.choice(known)]) for _ in range(calls)]
-        # The client's work alone: what is left of a poll when Redis says at once that it is done.
+        # The client's share: the time of a poll without Redis.
         unanswered = Folding(NullSink(), merger=self._folding.merger)
         packed = [await unanswered.poll(rng.choices(known, k=POLL)) for _ in range(8)]
         each = [(poll.merge + poll.fold) / POLL for poll in polls]
@@ -265,7 +265,7 @@ class Fold:
 
 
 async def measure(bench: Bench) -> Claim:
-    """All forms at all sizes, in turns."""
+    """Measures all forms at all sizes, in turns."""
     sizes = bench.size((15, 100, 1000), (15,))
     storms = bench.size(200, 20)
     forms = []
@@ -274,10 +274,10 @@ async def measure(bench: Bench) -> Claim:
             samples: defaultdict[str, list[Sample]] = defaultdict(list)
             for turn in range(bench.rounds):
                 for keeper in all_keepers:
-                    bench.tell(f"claim, round {turn + 1}: {keeper.name}, {resources} resources")
+                    bench.progress(f"claim, round {turn + 1}: {keeper.name}, {resources} resources")
                     samples[keeper.name].append(await keeper.sample(resources, storms, bench.size(300, 20)))
             for keeper in all_keepers:
-                bench.tell(f"claim: {keeper.name}, {resources} resources until Redis is full")
+                bench.progress(f"claim: {keeper.name}, {resources} resources until Redis is full")
                 times = Times(*([seconds * 1e6 for seconds in one] for one in zip(*samples[keeper.name], strict=True)))
                 room, fit = await _fit(keeper, resources, bench.size(MAXMEMORY_MB, 8))
                 forms.append(Form(keeper.name, resources, keeper.written(resources), times, room / fit, fit))
@@ -287,7 +287,7 @@ async def measure(bench: Bench) -> Claim:
 
 @asynccontextmanager
 async def keepers(bench: Bench) -> AsyncIterator[Sequence[Keeper]]:
-    """The three forms with their servers."""
+    """Yields the three forms with their servers."""
     async with AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(own_redis(bench, form)) for form in "abc"]
         a, b, c = clients
@@ -295,13 +295,13 @@ async def keepers(bench: Bench) -> AsyncIterator[Sequence[Keeper]]:
 
 
 async def _used(client: Redis) -> int:
-    """Memory in use, without the buffers of connections and of the append-only file."""
+    """Returns the memory in use, without the buffers of connections and of the append-only file."""
     memory = await client.info("memory")
     return int(memory["used_memory"] - memory["mem_clients_normal"] - memory["mem_aof_buffer"])
 
 
 async def _fit(keeper: Keeper, resources: int, maxmemory_mb: int) -> tuple[int, int]:
-    """Opens storms until Redis refuses: bytes that there was room for, and storms."""
+    """Opens storms until Redis refuses one; returns the available bytes and the number of storms."""
     await keeper.clear()
     room = maxmemory_mb * 2**20 - await _used(keeper.client)
     await keeper.client.config_set("maxmemory", f"{maxmemory_mb}mb")
@@ -318,13 +318,13 @@ async def _fit(keeper: Keeper, resources: int, maxmemory_mb: int) -> tuple[int, 
 
 
 async def _churn(bench: Bench, keeper: Keeper, sizes: Sequence[int]) -> Churn:
-    """Storms of all sizes, as many small as large in resources; one of ten stays open into the next window."""
-    bench.tell(f"claim: {keeper.name}, churn")
+    """Opens and closes storms of all sizes, equal in total resources; one in ten stays open into the next window."""
+    bench.progress(f"claim: {keeper.name}, churn")
     await keeper.clear()
-    windows, most, peak = bench.size(40, 5), bench.size(15_000, 300), 0
+    windows, resources_each, peak = bench.size(40, 5), bench.size(15_000, 300), 0
     for window in range(1, windows + 1):
         for resources in sizes:
-            await keeper.open(resources, resources * 1_000_000, most // resources, window)
+            await keeper.open(resources, resources * 1_000_000, resources_each // resources, window)
         peak = max(peak, await _used(keeper.client))
         await keeper.close(await keeper.opened() * 9 // 10)
     memory = await keeper.client.info("memory")

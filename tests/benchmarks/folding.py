@@ -1,4 +1,4 @@
-"""Fold by itself, without Kafka: real keyed records, merged and folded into a real Redis as the stage does it."""
+"""The stage fold without Kafka: real keyed records are merged and folded into a real Redis."""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,21 +17,21 @@ from stormfold.window import Windows
 
 WINDOWS = Windows()
 BEGIN = 1_767_225_600_000
-"""Event time of what is folded: the start of a bucket."""
+"""Event time (ms) of the alerts: the start of a bucket."""
 LIMITS = Limits(max_fingerprints=10_000, max_groups=10_000_000)
 NOTHING = LatePolicy()
 
 
 @dataclass(slots=True)
-class Keyed:
+class KeyedRecord:
     """A record of the keyed topic."""
 
     offset: int
     value: bytes | None
 
 
-class Taken(NamedTuple):
-    """Seconds of a poll."""
+class PollTime(NamedTuple):
+    """Seconds of one poll."""
 
     merge: float
     fold: float
@@ -39,10 +39,10 @@ class Taken(NamedTuple):
 
 @dataclass
 class Folding:
-    """An epoch with one keyed partition."""
+    """A state version with one keyed partition."""
 
     client: Any
-    """A `redis.asyncio.Redis`, or what stands in for one."""
+    """A `redis.asyncio.Redis` or a `NullSink`."""
     store: Store = field(init=False)
     epoch: StateVersion = field(default=StateVersion(1, WINDOWS, 1, None))
     merger: Merger = field(default_factory=lambda: Merger(WINDOWS))
@@ -54,33 +54,33 @@ class Folding:
 
     @classmethod
     async def open(cls, client: Redis) -> "Folding":
-        """On an empty database."""
+        """Opens a state version on an emptied database."""
         await client.flushall()
         folding = cls(client)
         await folding.store.open_state_version(None, folding.epoch, {0: Position(0, -1)})
         return folding
 
-    async def poll(self, bodies: Sequence[bytes]) -> Taken:
+    async def poll(self, bodies: Sequence[bytes]) -> PollTime:
         """Folds one poll of alerts with these bodies."""
         records = [
-            Keyed(self.at + n, encode_alert(body, BEGIN + n % 1000, False, False, 0, self.at + n, 0))
+            KeyedRecord(self.at + n, encode_alert(body, BEGIN + n % 1000, False, False, 0, self.at + n, 0))
             for n, body in enumerate(bodies)
         ]
         begin = time.perf_counter()
         merged = self.merger.merge({0: records}, {}, NOTHING)
         between = time.perf_counter()
         await self.fold(merged)
-        return Taken(between - begin, time.perf_counter() - between)
+        return PollTime(between - begin, time.perf_counter() - between)
 
     async def fold(self, merged: Merged) -> Clock:
-        """Folds what was merged; it moves the position by its number of alerts."""
+        """Folds merged rows, and moves the position by their number of alerts."""
         move = Move(0, self.at, self.at + max(1, merged.alerts), BEGIN)
         clock, _ = await self.store.fold(self.epoch, [move], merged, LIMITS)
         self.at = move.end
         return clock
 
     async def open_storms(self, storm: Row, first: int, count: int, start: int = BEGIN) -> Clock:
-        """Folds copies of a storm as groups of other names, in polls of usual size."""
+        """Folds copies of a storm under other group names, in polls of the usual size."""
         each = max(1, 5000 // len(storm.members))
         clock = None
         for begin in range(first, first + count, each):
@@ -93,25 +93,25 @@ class Folding:
         return clock
 
     def storm(self, bodies: Iterable[bytes]) -> Row:
-        """One storm of one alert each, for `open_storms`."""
+        """Returns the row of one storm with these alerts, for `open_storms`."""
         records = [
-            Keyed(n, encode_alert(body, BEGIN + n % 1000, False, False, 0, n, 0)) for n, body in enumerate(bodies)
+            KeyedRecord(n, encode_alert(body, BEGIN + n % 1000, False, False, 0, n, 0)) for n, body in enumerate(bodies)
         ]
         (row,) = Merger(WINDOWS).merge({0: records}, {}, NOTHING).rows
         return row
 
 
 def bodies(alerts: Iterable[bytes]) -> list[bytes]:
-    """What intake makes of alerts, all but the head."""
+    """Returns the keyed records that intake makes of alerts, without their heads."""
     reader = SeriesReader(Config())
     return [keyed.body for value in alerts for keyed, _ in reader.parse(value, (), BEGIN)]
 
 
 class NullSink:
-    """Stands in for Redis where only the client's own work is to be measured."""
+    """Replaces Redis, to measure only the work of the client."""
 
     def register_script(self, _: str) -> Any:
-        """A script that says that it has folded."""
+        """Returns a script that always replies that it has folded."""
 
         async def call(keys: Sequence[str], args: Sequence[object]) -> list[object]:  # noqa: ARG001
             return [0, b"", 0, b"", 0]
@@ -120,6 +120,6 @@ class NullSink:
 
 
 async def script_seconds(client: Redis) -> float:
-    """Seconds that Redis has spent in scripts."""
+    """Returns the seconds that Redis has spent in scripts."""
     stats: Mapping[str, Mapping[str, float]] = await client.info("commandstats")
     return stats.get("cmdstat_evalsha", {}).get("usec", 0) / 1e6

@@ -1,7 +1,6 @@
-"""What an alert costs as things grow: storms, open groups, records, partitions, workers. It should stay the same.
+"""The cost of an alert as storms, open groups, records, partitions and workers grow. It should stay the same.
 
-Storms and groups grow in fold alone (its worker's share is this process, and no broker has part in it); the rest is
-measured through a whole worker.
+Storms and groups are measured in fold alone, within this process and without a broker; the rest with a whole worker.
 """
 
 import random
@@ -17,21 +16,21 @@ from tests.benchmarks.throughput import FOLDED, filled
 
 SERIES = 20_000
 HOT = 300
-"""Groups that alerts are about while others are only open."""
+"""Active groups while others are only open."""
 POLL = 5_000
 
 Cost = tuple[float, float, float, float]
-"""Seconds an alert: worker, Redis, broker, wall."""
+"""Seconds for one alert: worker CPU, Redis CPU, broker CPU, wall time."""
 Probe = Callable[[Bench, int], Awaitable[Cost]]
 
 
 async def measure(bench: Bench) -> Growth:
-    """Every size of everything, in turns."""
+    """Measures every size of every curve, in turns."""
     curves: dict[str, dict[int, list[Cost]]] = {name: defaultdict(list) for name in CURVES}
     for turn in range(bench.rounds):
         for name, (probe, sizes, brief) in CURVES.items():
             for size in bench.size(sizes, brief):
-                bench.tell(f"growth, round {turn + 1}: {name}: {size:,}")
+                bench.progress(f"growth, round {turn + 1}: {name}: {size:,}")
                 curves[name][size].append(await probe(bench, size))
     return Growth(
         bench.run(),
@@ -49,7 +48,7 @@ async def _members(bench: Bench, size: int) -> Cost:
     return await _folded(bench, max(1, SERIES // size), SERIES, 0)
 
 
-async def _open_beside(bench: Bench, size: int) -> Cost:
+async def _open_idle(bench: Bench, size: int) -> Cost:
     return await _folded(bench, min(size, HOT), SERIES, max(0, size - HOT))
 
 
@@ -57,13 +56,13 @@ async def _open_active(bench: Bench, size: int) -> Cost:
     return await _folded(bench, size, max(size, SERIES), 0)
 
 
-async def _folded(bench: Bench, groups: int, series: int, run_in_background: int) -> Cost:
-    """The cost in fold of alerts about so many groups, of so many series, while others are open beside them."""
+async def _folded(bench: Bench, groups: int, series: int, idle_groups: int) -> Cost:
+    """Measures the cost in fold of `series` series in `groups` groups, while `idle_groups` others are open."""
     known = bodies(alert(one, one % groups) for one in range(series))
     async with own_redis(bench, "growth") as client:
         folding = await Folding.open(client)
-        if run_in_background:
-            await folding.open_storms(folding.storm(known[:1]), 0, run_in_background)
+        if idle_groups:
+            await folding.open_storms(folding.storm(known[:1]), 0, idle_groups)
         for begin in range(0, len(known), POLL):
             await folding.poll(known[begin : begin + POLL])
         polls = bench.size(20, 2)
@@ -91,7 +90,7 @@ async def _workers(bench: Bench, size: int) -> Cost:
 
 
 async def _through(bench: Bench, *, each: int = 1, partitions: int = PARTITIONS, workers: int = 1) -> Cost:
-    """The cost of alerts through whole workers."""
+    """Measures the cost of alerts in whole workers."""
     alerts, series = bench.size((120_000, SERIES), (5_000, 500))
     settings = await bench.pipeline(partitions)
     feed = filled(settings, alerts, series, each=each, partitions=partitions)
@@ -105,10 +104,10 @@ def _each(taken: Taken) -> Cost:
 
 CURVES: dict[str, tuple[Probe, Sequence[int], Sequence[int]]] = {
     "members of a storm": (_members, (10, 100, 1_000, 10_000), (100,)),
-    "open groups, 300 of them active": (_open_beside, (100, 1_000, 10_000, 100_000), (1_000,)),
+    "open groups, 300 of them active": (_open_idle, (100, 1_000, 10_000, 100_000), (1_000,)),
     "open groups, all active": (_open_active, (100, 1_000, 10_000, 100_000), (1_000,)),
     "alerts in a record": (_records, (1, 10, 100, 500), (10,)),
     "partitions": (_partitions, (1, 4, 12, 48), ()),
     "workers": (_workers, (1, 2, 4), ()),
 }
-"""What is measured by what grows, at which sizes, and at which in a quick run."""
+"""Curve → its measurement, its sizes, and its sizes in a quick run."""

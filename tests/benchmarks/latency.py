@@ -1,7 +1,7 @@
-"""From alert to folded, and from final to resource present, at shares of what a worker can do; and a backlog's end.
+"""Time from alert to folded and from final to resource present at shares of capacity, and time to catch up.
 
-Every 50 ms one alert of the load is in a group of its own: it is found in Redis when folded, and as a manifest in a
-folder when its storm is closed.
+Every 50 ms one alert is in a group of its own: it is found in Redis when it is folded, and as a manifest in a folder
+when its storm is written.
 """
 
 import asyncio
@@ -22,33 +22,33 @@ from stormfold.redis.client import connect
 from stormfold.redis.keys import Keys
 from stormfold.series import SeriesReader
 from stormfold.settings import Settings
-from tests.benchmarks.bench import PARTITIONS, PATIENCE, Bench, assigned, percentile, start
+from tests.benchmarks.bench import PARTITIONS, TIMEOUT, Bench, assigned, percentile, start
 from tests.benchmarks.load import alert
 from tests.benchmarks.results import Delay, Latency, Taken
 from tests.benchmarks.throughput import FOLDED, filled
-from tests.support.pipeline import Workers
 from tests.support.servers import until
+from tests.support.workers import Workers
 
 LOADS = (0.01, 0.5, 0.9)
 SERIES, GROUPS = 20_000, 300
 PROBE_EVERY = 0.05
 STEP = 0.002
-"""Seconds between two looks, and between two bursts of the load."""
+"""Seconds between two checks, and between two bursts of the load."""
 PAST_MS = 600_000
-"""Event time of the backlog that is caught up."""
+"""Event time that the backlog of the catch-up covers (ms)."""
 GAP, GRACE = 2_000, 1_000
 SOON = 1.0
-"""Seconds in which a storm that is final should be there."""
+"""Seconds within which a final storm should be present."""
 CONFIG = f"""\
 windows: {{gap: {GAP // 1000}s, grace: {GRACE // 1000}s, slice: 300s}}
 routes: [{{name: default, storm_when: {{alerts: 1, resources: 1}}}}]
 """
-"""Every group becomes a resource, soon."""
+"""A configuration in which every group becomes a resource within seconds."""
 
 
 async def measure(bench: Bench) -> Latency:
-    """Capacity first, then the loads in turns, and a backlog of a million."""
-    bench.tell("latency: capacity")
+    """Measures the capacity, then the loads in turns and a backlog of a million."""
+    bench.progress("latency: capacity")
     alerts = bench.size(240_000, 6_000)
     settings = await bench.pipeline()
     taken = await bench.take_up(settings, filled(settings, alerts, bench.size(SERIES, 500)), FOLDED, alerts)
@@ -57,9 +57,9 @@ async def measure(bench: Bench) -> Latency:
     catch_up: list[Taken] = []
     for turn in range(bench.rounds):
         for load in bench.size(LOADS, LOADS[1:2]):
-            bench.tell(f"latency, round {turn + 1}: {load:.0%} of {capacity:,.0f} alerts/s")
+            bench.progress(f"latency, round {turn + 1}: {load:.0%} of {capacity:,.0f} alerts/s")
             delays[load].append(await _live(bench, capacity * load))
-        bench.tell(f"latency, round {turn + 1}: catch-up")
+        bench.progress(f"latency, round {turn + 1}: catch-up")
         catch_up.append(await _catch_up(bench))
     found = [
         Delay(load, capacity * load, *(list(column) for column in zip(*rows, strict=True)))
@@ -69,7 +69,7 @@ async def measure(bench: Bench) -> Latency:
 
 
 async def _catch_up(bench: Bench) -> Taken:
-    """From the start of the worker's process to the last alert."""
+    """Measures from the start of the worker's process to the last alert."""
     alerts = bench.size(1_000_000, 10_000)
     settings = await bench.pipeline()
     await filled(settings, alerts, bench.size(SERIES, 500), GROUPS, spread=PAST_MS)()
@@ -79,7 +79,7 @@ async def _catch_up(bench: Bench) -> Taken:
 
 
 async def _live(bench: Bench, rate: float) -> list[float]:
-    """Alerts a second that were sent; folded p50 and p99, present p50 and p99 (seconds)."""
+    """Returns alerts a second that were sent, then folded p50 and p99, present p50 and p99 (s)."""
     seconds = bench.size(12.0, 6.0)
     settings = await bench.pipeline()
     config, folder = bench.folder / "live.yaml", bench.folder / settings.redis_prefix
@@ -93,16 +93,16 @@ async def _live(bench: Bench, rate: float) -> list[float]:
             producing = asyncio.create_task(asyncio.to_thread(_produce, settings, rate, probes, sent))
             folded = await _folded(settings, probes, sent)
             rate_sent = await producing
-            # Those that can be there while the load goes on: with its end marks come less often.
+            # Count only storms that are due while the load continues: after its end, marks are less frequent.
             under_load = sum(at + (GAP + GRACE) / 1000 + SOON < sent[0] + seconds for at in sent)
-            await until(lambda: len(list(folder.glob("*.yaml"))) >= len(probes), PATIENCE, "all storms are there")
+            await until(lambda: len(list(folder.glob("*.yaml"))) >= len(probes), TIMEOUT, "all storms are written")
     delays = [at - begin for at, begin in zip(folded, sent, strict=True)]
     present = _present(folder)[:under_load]
     return [rate_sent, *(percentile(found, share) for found in (delays, present) for share in (0.5, 0.99))]
 
 
 def _produce(settings: Settings, rate: float, probes: Sequence[bytes], sent: list[float]) -> float:
-    """Sends the load, and when each probe was sent; returns how many alerts a second it came to."""
+    """Sends the load, and records in `sent` when each probe was sent; returns the alerts a second that it reached."""
     known = [alert(one, one % GROUPS) for one in range(SERIES)]
     producer = Producer(
         {
@@ -115,7 +115,7 @@ def _produce(settings: Settings, rate: float, probes: Sequence[bytes], sent: lis
     begin, count = time.perf_counter(), 0
     while len(sent) < len(probes):
         at = time.perf_counter() - begin
-        # Not all that is due at once, lest probes wait for it: at most what is asked for in twenty steps.
+        # At most the load of twenty steps at once, so that probes do not wait behind it.
         for number in range(count, min(int(at * rate), count + max(1, int(rate * STEP * 20)))):
             producer.produce(settings.alerts_topic, known[number % SERIES], partition=number % PARTITIONS)
             count += 1
@@ -125,12 +125,12 @@ def _produce(settings: Settings, rate: float, probes: Sequence[bytes], sent: lis
         producer.poll(0)
         time.sleep(STEP)
     took = time.perf_counter() - begin
-    producer.flush(PATIENCE)
+    producer.flush(TIMEOUT)
     return count / took
 
 
 async def _folded(settings: Settings, probes: Sequence[bytes], sent: Sequence[float]) -> list[float]:
-    """When each probe's group was there."""
+    """Returns the time at which each probe's group was found in Redis."""
     reader = SeriesReader(loads(CONFIG, "live"))
     keyed = [reader.parse(probe, (), 0)[0][0] for probe in probes]
     groups = [msgspec.msgpack.decode(one.body, type=Body).group for one in keyed]
@@ -148,7 +148,7 @@ async def _folded(settings: Settings, probes: Sequence[bytes], sent: Sequence[fl
 
 
 def _present(folder: Path) -> list[float]:
-    """Seconds from final to written, of the probes' storms, in order of time."""
+    """Returns the seconds from final to written of the probes' storms, in order of time."""
     found = []
     for path in folder.glob("*.yaml"):
         storm = from_manifest(yaml.load(path.read_bytes(), yaml.CSafeLoader))

@@ -1,4 +1,4 @@
-"""Alerts to measure with: what Prometheus says of pods that crash, about 450 bytes each."""
+"""The alerts of the benchmarks: Prometheus alerts about crashing pods, about 450 bytes each."""
 
 import random
 import time
@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import msgspec
 
 from tests.benchmarks.bench import PARTITIONS
-from tests.support.pipeline import Sent
+from tests.support.alerts import Sent
 
 SPREAD_MS = 8_000
-"""Over how long a backlog came: within the grace, for workers that wait for it have seen the time go on."""
+"""Time that a backlog covers (ms): less than the grace, because the progress of waiting workers is the present."""
 
 
 def alert(series: int, group: int) -> bytes:
-    """An alert of a series and a group, each known by its number."""
+    """Returns the alert of a series in a group, both given by number."""
     labels = {
         "alertname": f"KubePodCrashLooping{group}", "cluster": "prod-eu-west-1", "severity": "critical",
         "namespace": f"payments-{series % 30}", "pod": f"api-7d9f6c5b4-{series:07d}", "container": "api",
@@ -33,9 +33,9 @@ def backlog(
     alerts: int, series: int, groups: int = 300, *, each: int = 1, partitions: int = PARTITIONS,
     spread: int = SPREAD_MS, until: int | None = None,
 ) -> Iterator[Sent]:  # fmt: skip
-    """Alerts drawn from so many series in so many groups, `each` in a record, that came in the `spread` ms until now.
+    """Yields records of `each` alerts of `series` series in `groups` groups, over the last `spread` ms.
 
-    Each series comes once before any comes again.
+    Every series has one alert before any has a second.
     """
     rng = random.Random(series)
     known = [alert(one, one % groups) for one in range(series)]

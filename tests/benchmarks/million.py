@@ -9,14 +9,14 @@ from tests.benchmarks.bench import Bench
 from tests.benchmarks.results import Million
 from tests.benchmarks.throughput import FOLDED, filled
 
-CHUNK = 100
-"""Buckets that are read at once."""
+MAX_BUCKETS_PER_CHUNK = 100
+"""Buckets that one call reads."""
 
 
 async def measure(bench: Bench) -> Million:
-    """Once, however many rounds: memory does not depend on the machine's mood."""
+    """Measures once, whatever the rounds, because memory hardly varies between runs."""
     alerts, groups = bench.size((1_000_000, 10_000), (3_000, 30))
-    bench.tell(f"million: {alerts:,} distinct alerts")
+    bench.progress(f"million: {alerts:,} distinct alerts")
     server = EmbeddedRedis(bench.folder / "redis-million")
     await asyncio.to_thread(server.start)
     try:
@@ -24,7 +24,7 @@ async def measure(bench: Bench) -> Million:
         redis = connect(settings)
         store = Store(redis, settings.redis_prefix)
         empty = (await store.memory()).used
-        # Nothing is closed meanwhile, however long it takes.
+        # Without the stage close nothing is closed, however long it takes.
         feed = filled(settings, alerts, alerts, groups)
         taken = await bench.take_up(settings, feed, FOLDED, alerts, stages="intake,fold")
         memory = await store.memory()
@@ -35,8 +35,8 @@ async def measure(bench: Bench) -> Million:
         opened = await store.open_buckets(epoch)
         wanted = [(group.group, bucket) for group in opened for bucket in group.buckets]
         listed = 0
-        for begin in range(0, len(wanted), CHUNK):
-            details = await store.details(epoch, wanted[begin : begin + CHUNK])
+        for begin in range(0, len(wanted), MAX_BUCKETS_PER_CHUNK):
+            details = await store.details(epoch, wanted[begin : begin + MAX_BUCKETS_PER_CHUNK])
             listed += sum(len(detail.members) for detail in details)
         await redis.aclose()
     finally:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from tests.benchmarks.charts import bars, curves
 from tests.benchmarks.reach import reach
 from tests.benchmarks.results import Claim, Growth, Results, Throughput, load
-from tests.benchmarks.tables import sheets, told
+from tests.benchmarks.tables import describe, sheets
 from tests.docs import ROOT, table
 
 DOCS = ROOT / "docs"
@@ -109,7 +109,7 @@ the broker has its own column.
 
 
 def page(results: Results) -> str:
-    """The page."""
+    """Returns the page."""
     goals = reach(results)
     parts = [HEAD, table(goals.heading, goals.rows)]
     pictures = titles(results)
@@ -117,14 +117,14 @@ def page(results: Results) -> str:
         found = getattr(results, name)
         if found is None:
             continue
-        parts.append(f"## {section.title}\n\n{section.text}\n{told(found.run)}\n")
+        parts.append(f"## {section.title}\n\n{section.text}\n{describe(found.run)}\n")
         parts += [f"![{title}](performance/{file})\n" for file, title in pictures[name].items()]
         parts += [f"### {s.title}\n\n{table(s.heading, s.rows)}" for s in sheets(name, results)]
     return "\n".join(parts)
 
 
 class Drawing(NamedTuple):
-    """A chart of a part."""
+    """One chart of a part."""
 
     part: str
     file: str
@@ -133,7 +133,7 @@ class Drawing(NamedTuple):
 
 
 def drawings(results: Results) -> Iterator[Drawing]:
-    """The charts of the parts that were measured."""
+    """Yields the charts of the measured parts."""
     if results.claim:
         yield from _claim(results.claim)
     if results.throughput:
@@ -143,7 +143,7 @@ def drawings(results: Results) -> Iterator[Drawing]:
 
 
 def titles(results: Results) -> dict[str, dict[str, str]]:
-    """By part the charts' files, and their titles."""
+    """Returns the files and titles of the charts, by part."""
     found: dict[str, dict[str, str]] = {name: {} for name in SECTIONS}
     for drawing in drawings(results):
         found[drawing.part][drawing.file] = drawing.title

@@ -1,4 +1,4 @@
-"""Where a worker's time goes while it takes up a backlog, by py-spy."""
+"""A profile of a worker that processes a backlog, by py-spy."""
 
 import asyncio
 import re
@@ -11,11 +11,11 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.benchmarks.bench import PARTITIONS, PATIENCE, Bench, assigned, counted, start
+from tests.benchmarks.bench import PARTITIONS, TIMEOUT, Bench, assigned, counted, start
 from tests.benchmarks.results import Profile
 from tests.benchmarks.throughput import FOLDED, filled
-from tests.support.pipeline import Workers
 from tests.support.servers import until
+from tests.support.workers import Workers
 
 RATE = 200
 """Samples a second."""
@@ -23,9 +23,9 @@ _LEAF = re.compile(r"\(([^()]+?)(?::\d+)?\)$")
 
 
 async def measure(bench: Bench) -> Profile:
-    """Once: shares vary less than times."""
+    """Measures once, because shares vary less than times."""
     alerts, series = bench.size((720_000, 20_000), (6_000, 500))
-    bench.tell("profile")
+    bench.progress("profile")
     settings = await bench.pipeline()
     path = bench.folder / "profile.txt"
     async with aiohttp.ClientSession() as session:
@@ -43,7 +43,7 @@ async def measure(bench: Bench) -> Profile:
             async def done() -> bool:
                 return await counted(session, addresses, FOLDED) >= alerts
 
-            await until(done, PATIENCE, "the backlog is folded")
+            await until(done, TIMEOUT, "the backlog is folded")
             spy.send_signal(signal.SIGINT)
             await spy.wait()
     samples = by_file(path.read_text())
@@ -58,7 +58,7 @@ def _spy() -> str:
 
 
 def by_file(stacks: str) -> Counter[str]:
-    """Samples by the file of the innermost frame."""
+    """Counts samples by the file of the innermost frame."""
     found: Counter[str] = Counter()
     for line in stacks.splitlines():
         stack, _, count = line.rpartition(" ")

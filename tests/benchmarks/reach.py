@@ -8,10 +8,10 @@ from tests.benchmarks.results import Claim, Form, Growth, Latency, Million, Peer
 from tests.benchmarks.tables import Sheet, cost, number
 
 LARGE = 250e6
-KEPT = "(47 of each alert's 62 bytes name its resource by kind, namespace and name; a group has labels and an example)"
+BYTES = "(47 of each alert's 62 bytes name its resource by kind, namespace and name; a group has labels and an example)"
 TIME = "([where the time goes](#where-the-time-goes))"
 FLAT = 1.1
-"""Memory at the end of a backlog over that after a third of it."""
+"""Highest ratio of the memory at the end of a backlog to that after a third of it."""
 
 
 class Goal(NamedTuple):
@@ -22,11 +22,11 @@ class Goal(NamedTuple):
     measured: str
     met: bool
     short: str = ""
-    """Why it is not met."""
+    """The reason if it is not met."""
 
 
 def reach(results: Results) -> Sheet:
-    """All goals of the parts that were measured."""
+    """Returns the goals of all measured parts."""
     rows: list[tuple[str, ...]] = [
         (goal.what, goal.goal, goal.measured, "yes" if goal.met else f"**no** {goal.short}".strip())
         for goal in goals(results)
@@ -35,7 +35,7 @@ def reach(results: Results) -> Sheet:
 
 
 def goals(results: Results) -> Iterator[Goal]:
-    """Goal by goal."""
+    """Yields the goals of all measured parts."""
     if results.throughput:
         yield from _throughput(results.throughput)
     if results.growth:
@@ -59,14 +59,14 @@ def _throughput(found: Throughput) -> Iterator[Goal]:
     for load in list(wanted)[:2]:
         if load in found.pipeline:
             used = median(taken.cpu.redis / taken.count * 1e6 for taken in found.pipeline[load])
-            yield _at_most(f"{load}: Redis CPU an alert, µs", 1.5, used)
+            yield _at_most(f"{load}: Redis CPU per alert, µs", 1.5, used)
 
 
 def _workers(found: Growth) -> Iterator[Goal]:
     wall = {point.size: median(point.wall) for point in found.curves["workers"]}
     if wall.keys() >= {1, 2}:
         cores = found.run.machine.cores
-        goal = _at_least("two workers against one, times", 1.8, wall[1] / wall[2])
+        goal = _at_least("speed-up of two workers over one", 1.8, wall[1] / wall[2])
         yield goal._replace(short=f"(all share {cores} cores with the servers)") if cores < 4 else goal
 
 
@@ -75,21 +75,21 @@ def _claim(found: Claim) -> Iterator[Goal]:
     fold = median(by_form["C"].times.p50)
     for name, goal in (("A", 100), ("B", 30)):
         ratio = median(by_form[name].times.p50) / fold
-        yield _at_least(f"latency of {name} over that of an alert in a poll, 15 resources, times", goal, ratio)
+        yield _at_least(f"ratio of the latency of {name} to that of an alert in a poll, 15 resources", goal, ratio)
     for form in found.forms:
         wanted = {15: 0.8, 100: 4, 1000: 45}[form.resources]
         if form.form[0] == "C":
             yield _at_most(
                 f"Redis memory of an open storm, {form.resources:,} resources, KB", wanted, form.bytes_each / 1e3
-            )._replace(short=KEPT)
+            )._replace(short=BYTES)
 
 
 def _million(found: Million) -> Goal:
     complete = found.open_alerts == found.listed == found.alerts
     return Goal(
         f"{found.alerts:,} distinct open alerts in 512 MB",
-        "all there, none refused, fragmentation < 1.5",
-        f"{found.listed:,} there, {found.refused} refused, {found.fragmentation:.2f}",
+        "all listed, none refused, fragmentation < 1.5",
+        f"{found.listed:,} listed, {found.refused} refused, {found.fragmentation:.2f}",
         complete and not found.refused and found.fragmentation < 1.5,
         f"(within the allocator {found.allocator:.2f}; the rest is the program, Lua and free pages)",
     )
@@ -110,18 +110,18 @@ def _peers(found: Peers) -> Iterator[Goal]:
             if peer.name.startswith(name) and peer.runs:
                 ratio = median(map(cost, peer.runs)) / median(map(cost, ours.runs))
                 yield _at_least(
-                    f"CPU an alert of {peer.name} over stormfold's, its Redis counted, times", wanted, ratio
+                    f"ratio of the CPU per alert of {peer.name} to stormfold's with its Redis", wanted, ratio
                 )
 
 
 def _memory(runs: list[Taken]) -> Goal:
-    most = median(max(taken.resident) for taken in runs)
+    peak = median(max(taken.resident) for taken in runs)
     growth = median(taken.resident[-1] / taken.resident[len(taken.resident) // 3] for taken in runs)
     return Goal(
         f"a worker's memory over a backlog of {runs[0].count:,}",
         "< 250 MB, flat",
-        f"{number(most / 1e6)} MB at most, at the end {growth:.2f} of that after a third",
-        most < LARGE and growth < FLAT,
+        f"peak {number(peak / 1e6)} MB, at the end {growth:.2f} times that after a third",
+        peak < LARGE and growth < FLAT,
     )
 
 

@@ -1,6 +1,6 @@
-"""What the parts measure, as the results file has it; each part is measured, and merged into the file, by itself.
+"""The results of all parts as the results file holds them. Each part is measured and merged into the file on its own.
 
-Seconds and bytes where a name says nothing else. `Runs` has one value for each round.
+Units are seconds and bytes unless a name says otherwise. `Runs` has one value for each round.
 """
 
 import os
@@ -19,7 +19,7 @@ Runs = list[float]
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """What it was measured on."""
+    """The machine and the versions of its servers."""
 
     cores: int
     memory_gb: int
@@ -29,17 +29,17 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct, frozen=True):
-    """How a part was measured."""
+    """Date, size and machine of a measurement."""
 
     date: str
     rounds: int
     quick: bool
-    """Sizes so small that the figures mean nothing."""
+    """Whether the sizes were too small for meaningful figures."""
     machine: Machine
 
 
 class Times(msgspec.Struct, frozen=True):
-    """µs an alert."""
+    """Microseconds for one alert."""
 
     serialise: Runs
     deserialise: Runs
@@ -51,12 +51,12 @@ class Times(msgspec.Struct, frozen=True):
 
 
 class Form(msgspec.Struct, frozen=True):
-    """One way to keep storms with so many affected resources."""
+    """One way to keep storms, with `resources` affected resources each."""
 
     form: str
     resources: int
     written: int
-    """Bytes that an alert has written: the whole value, or its own record."""
+    """Bytes that are written for one alert: the whole value, or its own record."""
     times: Times
     bytes_each: float
     """Redis memory for each open storm."""
@@ -76,7 +76,7 @@ class Churn(msgspec.Struct, frozen=True):
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """Whole resource, compact JSON and fold, side by side."""
+    """Whole resource, compact JSON and fold compared."""
 
     run: Run
     maxmemory_mb: int
@@ -93,7 +93,7 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """A backlog that workers took up."""
+    """A backlog that workers processed."""
 
     count: int
     """Alerts or storms."""
@@ -104,7 +104,7 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 class Throughput(msgspec.Struct, frozen=True):
-    """Backlogs by what was measured."""
+    """Backlogs by load and by stage."""
 
     run: Run
     pipeline: dict[str, list[Taken]]
@@ -114,30 +114,30 @@ class Throughput(msgspec.Struct, frozen=True):
 
 
 class Point(msgspec.Struct, frozen=True):
-    """One size, and the CPU µs an alert there."""
+    """One size, and the CPU time of one alert at it (µs)."""
 
     size: int
     worker: Runs
     redis: Runs
     broker: Runs
     wall: Runs
-    """µs of wall time an alert."""
+    """Wall time of one alert (µs)."""
 
 
 class Growth(msgspec.Struct, frozen=True):
-    """Cost by what grows."""
+    """Curves of the cost of an alert, by the quantity that grows."""
 
     run: Run
     curves: dict[str, list[Point]]
 
 
 class Delay(msgspec.Struct, frozen=True):
-    """Latency at one load, seconds."""
+    """Latency at one load (s)."""
 
     load: float
-    """Share of capacity that was asked for."""
+    """Requested share of the capacity."""
     asked: float
-    """Alerts a second."""
+    """Requested alerts a second."""
     sent: Runs
     folded_p50: Runs
     folded_p99: Runs
@@ -146,11 +146,11 @@ class Delay(msgspec.Struct, frozen=True):
 
 
 class Latency(msgspec.Struct, frozen=True):
-    """How long an alert and a storm take, and how a backlog is caught up."""
+    """Latency of alerts and storms, and time to catch up."""
 
     run: Run
     capacity: float
-    """Alerts a second that one worker takes up of a backlog."""
+    """Alerts a second that one worker processes of a backlog."""
     delays: list[Delay]
     catch_up: list[Taken]
 
@@ -162,7 +162,7 @@ class Million(msgspec.Struct, frozen=True):
     alerts: int
     groups: int
     open_alerts: int
-    """Counted in Redis afterwards."""
+    """Open alerts counted in Redis at the end."""
     listed: int
     refused: int
     used: int
@@ -170,40 +170,40 @@ class Million(msgspec.Struct, frozen=True):
     resident: int
     fragmentation: float
     allocator: float
-    """Fragmentation within the allocator alone: without the program, Lua and pages that are kept free."""
+    """Fragmentation within the allocator: without the program, Lua and free pages."""
     wall: float
 
 
 class Peer(msgspec.Struct, frozen=True):
-    """One stream processor at the same work."""
+    """One stream processor with the same work."""
 
     name: str
     version: str
     killed: str
-    """What a kill -9 costs it."""
+    """The effect of kill -9 on its counts."""
     runs: list[Taken]
     missing: str = ""
-    """Why it was not run."""
+    """The reason why it was not run."""
 
 
 class Peers(msgspec.Struct, frozen=True):
-    """stormfold first."""
+    """The stream processors, stormfold first."""
 
     run: Run
     peers: list[Peer]
 
 
 class Profile(msgspec.Struct, frozen=True):
-    """Where a worker's time goes in a backlog."""
+    """Shares of a worker's time while it processes a backlog."""
 
     run: Run
     samples: int
     shares: dict[str, float]
-    """By source file; own time only, the largest first."""
+    """Share of own time by source file, the largest first."""
 
 
 class Results(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The file."""
+    """The content of the results file."""
 
     claim: Claim | None = None
     throughput: Throughput | None = None
@@ -215,17 +215,17 @@ class Results(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def load(path: Path = RESULTS) -> Results:
-    """Reads the file; nothing if there is none."""
+    """Reads the file; returns empty results if there is none."""
     return msgspec.json.decode(path.read_bytes(), type=Results) if path.exists() else Results()
 
 
 def save(results: Results, path: Path = RESULTS) -> None:
-    """Writes it, in the form of which git shows differences best."""
+    """Writes the file with one value on each line, for readable differences."""
     path.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
 
 
 def this_run(rounds: int, quick: bool) -> Run:
-    """A run that begins now, on this machine."""
+    """Returns a run of today on this machine."""
     pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     machine = Machine(
         cores=os.cpu_count() or 0,

@@ -1,4 +1,4 @@
-"""What the results say, as tables: for the terminal and for the page."""
+"""The results as tables, for the terminal and for the page."""
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from tests.benchmarks.results import Claim, Growth, Latency, Million, Peers, Profile, Results, Run, Taken, Throughput
 
-SHOWN = 0.01
-"""Of a profile."""
+MIN_SHARE = 0.01
+"""Smallest share of a profile that the table lists."""
 
 
 class Sheet(NamedTuple):
@@ -19,7 +19,7 @@ class Sheet(NamedTuple):
 
 
 def sheets(part: str, results: Results) -> list[Sheet]:
-    """The tables of one part, which has been measured."""
+    """Returns the tables of a measured part."""
     return list(SHEETS[part](getattr(results, part)))
 
 
@@ -27,7 +27,7 @@ def claim(found: Claim) -> Iterator[Sheet]:
     """Times and memory of the three forms."""
     yield Sheet(
         "Per alert, µs",
-        ("form, affected resources", "serialise", "deserialise", "in Redis", "latency p50", "p99", "alone in a call"),
+        ("form, affected resources", "serialise", "deserialise", "in Redis", "latency p50", "p99", "single-alert call"),
         [
             (
                 f"{form.form}, {form.resources:,}",
@@ -41,7 +41,7 @@ def claim(found: Claim) -> Iterator[Sheet]:
     )  # fmt: skip
     yield Sheet(
         "Memory of an open storm",
-        ("form, affected resources", "bytes written an alert", "bytes in Redis", f"fit into {found.maxmemory_mb} MB"),
+        ("form, affected resources", "bytes written per alert", "bytes in Redis", f"fit into {found.maxmemory_mb} MB"),
         [
             (f"{form.form}, {form.resources:,}", f"{form.written:,}", f"{form.bytes_each:,.0f}", f"{form.fit:,}")
             for form in found.forms
@@ -49,7 +49,7 @@ def claim(found: Claim) -> Iterator[Sheet]:
     )  # fmt: skip
     yield Sheet(
         "Redis after churn",
-        ("form", "windows", "most used (MB)", "used (MB)", "resident (MB)", "fragmentation"),
+        ("form", "windows", "peak (MB)", "used (MB)", "resident (MB)", "fragmentation"),
         [
             (c.form, str(c.windows), mb(c.peak), mb(c.used), mb(c.resident), f"{c.fragmentation:.2f}")
             for c in found.churn
@@ -58,7 +58,7 @@ def claim(found: Claim) -> Iterator[Sheet]:
 
 
 def throughput(found: Throughput) -> Iterator[Sheet]:
-    """Rates and CPU of backlogs."""
+    """Rates and CPU time of backlogs."""
     yield Sheet("`alerts` to folded in Redis, one worker, all stages", _heading("load"), _rates(found.pipeline))
     yield Sheet("One stage alone", _heading("stage"), _rates(found.stages))
 
@@ -84,7 +84,7 @@ def growth(found: Growth) -> Iterator[Sheet]:
     """Cost by size."""
     for name, points in found.curves.items():
         yield Sheet(
-            f"µs an alert by {name}",
+            f"µs per alert by {name}",
             (name, "worker CPU", "Redis CPU", "broker CPU", "wall"),
             [
                 (
@@ -103,7 +103,7 @@ def latency(found: Latency) -> Iterator[Sheet]:
     """Delays by load, and catching up."""
     yield Sheet(
         "Delays, ms",
-        ("load", "alerts a second asked", "sent", "folded p50", "p99", "resource present p50", "p99"),
+        ("load", "alerts a second requested", "sent", "folded p50", "p99", "resource present p50", "p99"),
         [
             (
                 f"{d.load:.0%}", number(d.asked), spread(d.sent),
@@ -114,48 +114,48 @@ def latency(found: Latency) -> Iterator[Sheet]:
     )  # fmt: skip
     runs = found.catch_up
     third = [taken.resident[len(taken.resident) // 3] for taken in runs]
-    last, most = [taken.resident[-1] for taken in runs], [max(taken.resident) for taken in runs]
+    last, peak = [taken.resident[-1] for taken in runs], [max(taken.resident) for taken in runs]
     yield Sheet(
         "Catching up",
-        ("alerts", "seconds", "worker's memory after a third (MB)", "at the end", "most"),
+        ("alerts", "seconds", "worker's memory after a third (MB)", "at the end", "peak"),
         [
             (
                 f"{runs[0].count:,}", spread([taken.wall for taken in runs]),
-                *(spread(sizes, 1e-6) for sizes in (third, last, most)),
+                *(spread(sizes, 1e-6) for sizes in (third, last, peak)),
             )
         ],
     )  # fmt: skip
 
 
 def million(found: Million) -> Iterator[Sheet]:
-    """What is in Redis."""
+    """Memory and alerts in Redis."""
     yield Sheet(
         "In Redis",
-        ("what", "figure"),
+        ("figure", "value"),
         [
             ("alerts sent, each of another label set", f"{found.alerts:,}"),
             ("groups", f"{found.groups:,}"),
-            ("alerts open afterwards", f"{found.open_alerts:,}"),
+            ("alerts open at the end", f"{found.open_alerts:,}"),
             ("fingerprints listed", f"{found.listed:,}"),
             ("calls refused", f"{found.refused:,}"),
             ("used (MB)", mb(found.used)),
             ("resident (MB)", mb(found.resident)),
             ("fragmentation: resident over used", f"{found.fragmentation:.2f}"),
             ("fragmentation within the allocator", f"{found.allocator:.2f}"),
-            ("bytes for each alert", number((found.used - found.empty) / found.alerts)),
+            ("bytes per alert", number((found.used - found.empty) / found.alerts)),
             ("seconds to fold them", number(found.wall)),
         ],
     )
 
 
 def peers(found: Peers) -> Iterator[Sheet]:
-    """Rates and CPU, and how often stormfold's fits into theirs with its Redis counted."""
+    """Rates and CPU time, and the ratio to stormfold's CPU time with its Redis."""
     ours = statistics.median(map(cost, found.peers[0].runs))
     yield Sheet(
         "The same alerts, one process each",
         (
-            "what", "version", "a second", "per CPU-second", "broker µs", "Redis µs",
-            "CPU an alert against stormfold's", "a kill -9",
+            "program", "version", "a second", "per CPU-second", "broker µs", "Redis µs",
+            "CPU per alert over stormfold's", "after kill -9",
         ),
         [
             (
@@ -172,8 +172,8 @@ def peers(found: Peers) -> Iterator[Sheet]:
 
 
 def profile(found: Profile) -> Iterator[Sheet]:
-    """What takes a hundredth or more."""
-    shown = {file: share for file, share in found.shares.items() if share >= SHOWN}
+    """Files that take `MIN_SHARE` of the time or more."""
+    shown = {file: share for file, share in found.shares.items() if share >= MIN_SHARE}
     rest = sum(found.shares.values()) - sum(shown.values())
     yield Sheet(
         f"{found.samples:,} samples",
@@ -183,7 +183,7 @@ def profile(found: Profile) -> Iterator[Sheet]:
 
 
 def cost(taken: Taken) -> float:
-    """CPU seconds an alert: of the worker, and of Redis where it has a part in it."""
+    """Returns the CPU seconds of one alert in worker and Redis."""
     return (taken.cpu.worker + taken.cpu.redis) / taken.count
 
 
@@ -198,8 +198,8 @@ SHEETS: dict[str, Callable[[Any], Iterator[Sheet]]] = {
 }
 
 
-def told(run: Run) -> str:
-    """When and on what."""
+def describe(run: Run) -> str:
+    """Returns the date, rounds and machine of a run as one sentence."""
     machine = run.machine
     brief = " **A quick run: its sizes are too small for its figures to mean anything.**" if run.quick else ""
     return (
@@ -213,19 +213,19 @@ def _times(rounds: int) -> str:
 
 
 def spread(runs: Sequence[float], scale: float = 1) -> str:
-    """The median, and the range if there is one."""
+    """Formats the median, and the range if there are several values."""
     values = [value * scale for value in runs]
     middle = number(statistics.median(values))
     return middle if len(values) == 1 else f"{middle} ({number(min(values))}–{number(max(values))})"
 
 
 def number(value: float) -> str:
-    """Three digits that count, or all before the point."""
+    """Formats three significant digits, or all digits before the point."""
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def mb(size: float) -> str:
-    """Bytes in MB."""
+    """Formats bytes as MB."""
     return number(size / 1e6)

@@ -1,4 +1,4 @@
-"""`make bench` works, and the page about performance says what the results file says."""
+"""`make bench` works, and the page about performance agrees with the results file."""
 
 import asyncio
 from pathlib import Path
@@ -18,26 +18,25 @@ from tests.support import gobuild
 from tests.support.apiserver import binaries
 
 
-def test_page_is_made_from_the_results() -> None:
-    """Nothing was added, left out or changed by hand; if not: `python -m tests.benchmarks.page` writes it anew."""
+def test_the_page_is_generated_from_the_results() -> None:
+    """`python -m tests.benchmarks.page` writes it again."""
     assert (DOCS / "performance.md").read_text() == page(load())
 
 
-def test_charts_are_made_from_the_results() -> None:
-    """So are the charts, and there is none that the results don't bring forth."""
+def test_the_charts_are_generated_from_the_results_and_there_are_no_others() -> None:
     found = {path.name: path.read_text() for path in (DOCS / "performance").iterdir()}
     assert found == {drawing.file: drawing.svg for drawing in drawings(load())}
 
 
-async def test_every_part(
+async def test_every_part_measures_something(
     request: pytest.FixtureRequest, kafka: EmbeddedKafka, redis_server: EmbeddedRedis, tmp_path: Path
 ) -> None:
-    """Every part measures something, side by side and tiny; the file gives it back, and the page has it.
+    """All parts run at once with tiny sizes; the results survive the file and appear on the page.
 
-    All but the profile: to look into another process may take more rights than tests have.
+    The profile is left out, because reading another process may need more rights than tests have.
     """
     gobuild.built(request.config, binaries)
-    bench = Bench(kafka, redis_server, tmp_path, rounds=1, quick=True, tell=print)
+    bench = Bench(kafka, redis_server, tmp_path, rounds=1, quick=True, progress=print)
     parts = [part for part in PARTS if part != "profile"]
     measured = await asyncio.gather(*(PARTS[part](bench) for part in parts))
     file = msgspec.json.encode(dict(zip(parts, measured, strict=True)))
@@ -51,7 +50,6 @@ async def test_every_part(
     assert results.latency and all(min(delay.present_p50) > 0 for delay in results.latency.delays)
 
 
-def test_profile() -> None:
-    """Samples belong to the file of the innermost frame."""
+def test_a_sample_belongs_to_the_file_of_its_innermost_frame() -> None:
     stacks = "run (a.py:1);loop (b/c.py:2);<module> (app/x.py:3) 4\nrun (a.py:9);f (app/x.py:5) 2\nrun (a.py) 1\n"
     assert by_file(stacks) == {"app/x.py": 6, "a.py": 1}

@@ -1,4 +1,4 @@
-"""Alerts a second through one worker, and each stage alone: backlogs that are there when a worker is let go."""
+"""Alerts a second of one worker and of each stage alone, with backlogs that exist when the worker starts to read."""
 
 import asyncio
 from collections import defaultdict
@@ -8,25 +8,25 @@ import aiohttp
 from stormfold.redis.client import connect
 from stormfold.redis.store import Store
 from stormfold.settings import Settings
-from tests.benchmarks.bench import PATIENCE, Bench, Feed, counted, fill, start
+from tests.benchmarks.bench import TIMEOUT, Bench, Feed, counted, fill, start
 from tests.benchmarks.load import backlog
 from tests.benchmarks.results import Taken, Throughput
 from tests.support.apiserver import WORKER, ApiServer
-from tests.support.pipeline import Workers
 from tests.support.servers import until
+from tests.support.workers import Workers
 
 READ, FOLDED = "stormfold_alerts_read_total", "stormfold_alerts_folded_total"
 CLOSED, WRITTEN = "stormfold_storms_closed_total", "stormfold_storms_written_total"
 RESOURCES = 15
-"""Of the storms that are closed and written."""
+"""Affected resources of the storms that are closed and written."""
 CONFIG = "windows: {gap: 1s, grace: 1s, slice: 2s}\nmax_storms: 100000\n"
 """Storms are final as soon as they are there."""
 FINAL_MS = 2_001
-"""How long after its alerts a storm is final."""
+"""Milliseconds after its last alert at which a storm is final."""
 
 
 async def measure(bench: Bench) -> Throughput:
-    """Every load and stage in turn."""
+    """Measures every load and every stage in turns."""
     alerts, storms = bench.size(240_000, 6_000), bench.size(3_000, 30)
     loads = {
         "20,000 series": bench.size(20_000, 500),
@@ -39,18 +39,18 @@ async def measure(bench: Bench) -> Throughput:
         await asyncio.to_thread(apiserver.install)
         for turn in range(bench.rounds):
             for load, series in list(loads.items())[: bench.size(3, 1)]:
-                bench.tell(f"throughput, round {turn + 1}: {load}")
+                bench.progress(f"throughput, round {turn + 1}: {load}")
                 settings = await bench.pipeline()
                 feed = filled(settings, alerts, series)
                 pipeline[load].append(await bench.take_up(settings, feed, FOLDED, alerts))
-            bench.tell(f"throughput, round {turn + 1}: stage by stage")
+            bench.progress(f"throughput, round {turn + 1}: stage by stage")
             for name, taken in (await _stages(bench, apiserver, alerts, loads["20,000 series"], storms)).items():
                 stages[name].append(taken)
     return Throughput(bench.run(), dict(pipeline), dict(stages))
 
 
 def filled(settings: Settings, *load: int, **more: int) -> Feed:
-    """Fills `alerts` with a backlog."""
+    """Returns a feed that fills `alerts` with a backlog."""
 
     async def feed() -> None:
         await asyncio.to_thread(fill, settings, backlog(*load, **more))
@@ -59,7 +59,7 @@ def filled(settings: Settings, *load: int, **more: int) -> Feed:
 
 
 async def _stages(bench: Bench, apiserver: ApiServer, alerts: int, series: int, storms: int) -> dict[str, Taken]:
-    """Each stage has a worker, frozen until the stage before it is done."""
+    """Measures each stage with a worker that is frozen until the stage before it is done."""
     found: dict[str, Taken] = {}
     settings = await bench.pipeline()
 
@@ -100,7 +100,7 @@ async def _stages(bench: Bench, apiserver: ApiServer, alerts: int, series: int, 
 
 
 async def _all_final(running: Workers, storms: int) -> None:
-    """Has a worker fold so many storms, and tell that time has gone on."""
+    """Folds `storms` storms with a worker, and waits until the horizon has passed them."""
     settings, alerts = running.settings, storms * RESOURCES
     load = list(backlog(alerts, alerts, storms, spread=0))
     await asyncio.to_thread(fill, settings, load)
@@ -118,6 +118,6 @@ async def _all_final(running: Workers, storms: int) -> None:
         async def folded() -> bool:
             return await counted(session, addresses, FOLDED) >= alerts
 
-        await until(folded, PATIENCE, "all is folded")
-    await until(final, PATIENCE, "all is final")
+        await until(folded, TIMEOUT, "everything is folded")
+    await until(final, TIMEOUT, "everything is final")
     await redis.aclose()

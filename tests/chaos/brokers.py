@@ -1,9 +1,11 @@
-"""Kafka as a cluster: a controller, and two brokers, each of which takes over what the other leads and coordinates."""
+"""A Kafka cluster of a controller and two brokers, each of which can take over partitions and groups of the other."""
 
+import asyncio
 import os
 import signal
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,24 +23,24 @@ from tests.support.servers import until
 
 BROKERS = 2
 FIRST_NODE = 2
-"""Node id of the first broker; the controller's is 1."""
+"""Node id of the first broker. The controller has 1."""
 _COMMON = {
     "controller.listener.names": "CONTROLLER",
     "group.min.session.timeout.ms": "1000",
     "offsets.topic.replication.factor": str(BROKERS),
-    # Enough that each broker is the coordinator of some group.
+    # So many that each broker coordinates some group.
     "offsets.topic.num.partitions": "50",
     "transaction.state.log.replication.factor": str(BROKERS),
-    # A broker that is back leads again what it led before: 300 s by default.
+    # A broker that returns soon leads its partitions again; the default is 300 s.
     "leader.imbalance.check.interval.seconds": "2",
     "replica.lag.time.max.ms": "5000",
 }
 
 
 class Cluster:
-    """Not started. `ways` are, for each broker, the addresses under which it is to be reached besides its own.
+    """A cluster, not started. `ways` are, for each broker, further addresses that lead to it.
 
-    `properties` are more properties of all its servers; they win over its own.
+    `properties` are further properties of all servers; they override the cluster's own.
     """
 
     def __init__(
@@ -53,18 +55,18 @@ class Cluster:
         }
         self.controller = EmbeddedKafka(folder / "controller", port, properties=voters | controller, cluster=name)
         self.listeners: list[list[str]] = []
-        """For each broker, the addresses behind its ways, in their order."""
+        """For each broker, the addresses that its ways must lead to, in their order."""
         self.brokers: list[EmbeddedKafka] = []
         for number, mine in enumerate(ways):
             own, *others = (free_port() for _ in range(1 + len(mine)))
             listeners = [f"{HOST}:{other}" for other in others]
             listens = {"PLAINTEXT": f"{HOST}:{own}", **{f"W{way}": at for way, at in enumerate(listeners)}}
-            told = {"PLAINTEXT": f"{HOST}:{own}", **{f"W{way}": at for way, at in enumerate(mine)}}
+            advertised = {"PLAINTEXT": f"{HOST}:{own}", **{f"W{way}": at for way, at in enumerate(mine)}}
             properties = {
                 "process.roles": "broker",
                 "node.id": str(number + FIRST_NODE),
                 "listeners": ",".join(f"{listener}://{address}" for listener, address in listens.items()),
-                "advertised.listeners": ",".join(f"{listener}://{address}" for listener, address in told.items()),
+                "advertised.listeners": ",".join(f"{listener}://{address}" for listener, address in advertised.items()),
                 "listener.security.protocol.map": ",".join(
                     f"{listener}:PLAINTEXT" for listener in (*listens, "CONTROLLER")
                 ),
@@ -76,26 +78,35 @@ class Cluster:
 
     @property
     def servers(self) -> list[EmbeddedKafka]:
-        """All of it."""
+        """All servers of the cluster."""
         return [self.controller, *self.brokers]
 
     @property
     def bootstrap(self) -> str:
-        """Both brokers, past the ways."""
+        """The addresses of both brokers, without the ways."""
         return ",".join(broker.bootstrap for broker in self.brokers)
 
     def broker(self, node: int) -> EmbeddedKafka:
-        """The one with this node id."""
+        """Returns the broker with this node id."""
         return self.brokers[node - FIRST_NODE]
 
     def rest(self, node: int) -> int:
-        """The node id of the one that takes over from it."""
+        """Returns the node id of the other broker."""
         return 2 * FIRST_NODE + 1 - node
 
 
+@asynccontextmanager
+async def running(cluster: Cluster) -> AsyncIterator[Cluster]:
+    """Starts all servers of the cluster, and kills them at the end."""
+    async with AsyncExitStack() as stack:
+        for server in cluster.servers:
+            stack.push_async_callback(asyncio.to_thread, server.kill)
+        await asyncio.gather(*(asyncio.to_thread(server.start) for server in cluster.servers))
+        yield cluster
+
+
 async def settled(broker: EmbeddedKafka) -> bool:
-    """Whether every partition, as a broker knows it, is led by whom it is to be led by, and all its replicas are in
-    sync: what had moved is back."""
+    """Returns whether a broker reports every partition led by its preferred leader, with all replicas in sync."""
     return all(
         not code and leader == replicas[0] and len(isr) == len(replicas)
         for code, _, leader, replicas, isr, *_ in await _partitions(broker)
@@ -103,7 +114,7 @@ async def settled(broker: EmbeddedKafka) -> bool:
 
 
 async def leaders(broker: EmbeddedKafka) -> set[int]:
-    """The nodes that lead partitions, as a broker knows it."""
+    """Returns the nodes that lead partitions, as a broker reports them."""
     return {leader for _, _, leader, *_ in await _partitions(broker)}
 
 
@@ -117,7 +128,7 @@ async def _partitions(broker: EmbeddedKafka) -> list[Any]:
 
 
 async def prefer(broker: EmbeddedKafka, topic: str, partition: int, nodes: Sequence[int]) -> None:
-    """The first of the nodes, which are the replicas that the partition has, is to lead it; a broker is asked."""
+    """Asks a broker to make the first of the nodes, which are the partition's replicas, its preferred leader."""
     wanted: list[Any] = [(topic, [(partition, list(nodes), {})], {})]
     connection = await create_conn(HOST, broker.port)
     try:
@@ -128,7 +139,7 @@ async def prefer(broker: EmbeddedKafka, topic: str, partition: int, nodes: Seque
 
 
 async def end_error(broker: EmbeddedKafka, topic: str, partition: int) -> int:
-    """The error code of a broker that is asked for the end of a partition; 0 if it tells it."""
+    """Returns the error code of a broker that is asked for the end of a partition; 0 if it returns the end."""
     connection = await create_conn(HOST, broker.port)
     try:
         answer = await connection.send(OffsetRequest(-1, 1, [(topic, [(partition, -1)])]))
@@ -139,7 +150,7 @@ async def end_error(broker: EmbeddedKafka, topic: str, partition: int) -> int:
 
 
 async def coordinators(broker: EmbeddedKafka, groups: Iterable[str]) -> dict[str, int]:
-    """The node that coordinates each consumer group, as far as a broker can say."""
+    """Returns the node that coordinates each consumer group, for the groups that have one."""
     found = {}
     connection = await create_conn(HOST, broker.port)
     try:
@@ -153,7 +164,7 @@ async def coordinators(broker: EmbeddedKafka, groups: Iterable[str]) -> dict[str
 
 
 async def coordinated_by_one(cluster: Cluster, redis: str, stages: Sequence[str]) -> tuple[Settings, int]:
-    """Settings under which one broker coordinates the groups of these stages, and its node id."""
+    """Returns settings under which one broker coordinates the groups of these stages, and its node id."""
     while True:
         name = f"one{time.time_ns()}"
         settings = Settings(
@@ -170,22 +181,22 @@ async def coordinated_by_one(cluster: Cluster, redis: str, stages: Sequence[str]
 
 
 async def coordinated(settings: Settings, asked: EmbeddedKafka, stages: Sequence[str]) -> dict[str, int]:
-    """The node that coordinates each stage's group, as a broker says it, as soon as there is one."""
+    """Waits until every stage's group has a coordinator; returns their node ids by group."""
     found: dict[str, int] = {}
 
-    async def told() -> bool:
+    async def complete() -> bool:
         found.update(await coordinators(asked, map(settings.consumer_group, stages)))
         return len(found) == len(stages)
 
-    await until(told, what="each group has a coordinator")
+    await until(complete, what="each group has a coordinator")
     return found
 
 
 def freeze(server: ServerProcess) -> None:
-    """It does nothing and says nothing until it is thawed; its connections stand."""
+    """Stops the process with SIGSTOP: it is silent until it is thawed, and its connections stay open."""
     os.kill(server.pid, signal.SIGSTOP)
 
 
 def thaw(server: ServerProcess) -> None:
-    """It goes on."""
+    """Continues the process."""
     os.kill(server.pid, signal.SIGCONT)

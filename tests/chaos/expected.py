@@ -1,4 +1,4 @@
-"""The storms that a log of alerts decides, computed in one go and without stormfold's fold: every word of them."""
+"""The complete aggregates that a log of alerts must make, computed in one go and without stormfold's fold."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -16,17 +16,17 @@ from stormfold.window import Bucket, Segment, segments
 
 
 class Counted(NamedTuple):
-    """One alert of the log."""
+    """One alert of the log, as it is counted."""
 
     time: int
-    """When it counts (ms)."""
+    """Event time (ms)."""
     body: Body
     resolved: bool
     late: bool
 
 
-def storms(config: Config, alerts: Iterable[Counted]) -> dict[str, Aggregate]:
-    """By name; alerts may come in any order."""
+def expected_aggregates(config: Config, alerts: Iterable[Counted]) -> dict[str, Aggregate]:
+    """Returns the aggregates by name; alerts may come in any order."""
     groups: dict[bytes, defaultdict[int, list[Counted]]] = {}
     for one in alerts:
         groups.setdefault(one.body.meta, defaultdict(list))[config.windows.bucket(one.time)].append(one)
@@ -36,29 +36,29 @@ def storms(config: Config, alerts: Iterable[Counted]) -> dict[str, Aggregate]:
         times = {start: [one.time for one in inside] for start, inside in found.items()}
         buckets = [Bucket(start, len(at), min(at), max(at)) for start, at in times.items()]
         for part in segments(buckets, config.windows):
-            storm = _storm(config, meta, part, [found[bucket.start] for bucket in part.buckets])
-            result[storm.name] = storm
+            aggregate = _aggregate(config, meta, part, [found[bucket.start] for bucket in part.buckets])
+            result[aggregate.name] = aggregate
     return result
 
 
-def _storm(config: Config, meta: GroupMeta, part: Segment, buckets: Sequence[Sequence[Counted]]) -> Aggregate:
+def _aggregate(config: Config, meta: GroupMeta, part: Segment, buckets: Sequence[Sequence[Counted]]) -> Aggregate:
     inside = sorted((one for bucket in buckets for one in bucket), key=lambda one: one.time)
     newest = {one.body.fingerprint: one.time for one in inside}
-    # Of two at the same millisecond, the resolution counts as the newer one.
+    # Of two alerts in the same millisecond, the resolved one counts as newer.
     resolved = {one.body.fingerprint for one in inside if one.resolved and one.time == newest[one.body.fingerprint]}
     firing = [one.body for one in inside if not one.resolved]
     fingerprints, resources = {body.fingerprint for body in firing}, {body.resource for body in firing} - {b""}
     affected = Counter(one.body.resource for one in inside if one.body.resource)
     everything = [AffectedResource(_resource(packed), alerts) for packed, alerts in affected.items()]
-    # The names of this load are short: the list never comes to its bound in bytes.
+    # The names of this load are so short that the list never reaches its limit in bytes.
     listed = sorted(everything, key=lambda entry: (-entry.alerts, entry.resource))[: config.max_resources]
     is_storm = len(fingerprints) >= meta.storm_alerts or len(resources) >= meta.storm_resources
-    seen_as: AggregateClass = "Silenced" if meta.silenced else "Storm" if is_storm else "Isolated"
+    aggregate_class: AggregateClass = "Silenced" if meta.silenced else "Storm" if is_storm else "Isolated"
     first = min(buckets[0], key=lambda one: (one.time, one.body.example))
     return Aggregate(
         name=aggregate_name(meta, part.start, config.windows.gap),
         namespace=meta.namespace,
-        aggregate_class=seen_as,
+        aggregate_class=aggregate_class,
         route=meta.route,
         group_labels=meta.labels,
         pattern=pattern(meta.labels),

@@ -1,4 +1,4 @@
-"""The faults: each breaks something real when it is entered, and puts it right again when it is left."""
+"""The faults. Each is a context manager that breaks a real server or worker on entry and repairs it on exit."""
 
 import asyncio
 import os
@@ -39,37 +39,38 @@ from tests.support.outages import (
 from tests.support.servers import until
 
 Proof = Callable[[], Awaitable[bool]]
-"""Asked while a fault is still there: whether it struck anything. None where it cannot but strike."""
+"""Returns, while a fault is active, whether it struck anything. None if it always strikes."""
 Broken = AbstractAsyncContextManager[Proof | None]
 
 HEALTHY = 0.09
-"""Seconds within which a server answers through a way that nothing is wrong with: less than any latency added here."""
+"""Seconds within which a server answers through an intact way: less than any latency that a fault adds."""
 NARROW = 5
-"""Kilobytes a second that a narrow connection lets through: less than half of what a stage reads or writes by one. What
-takes longer is passed on in pieces of a tenth of a second, so that already the first one comes late."""
+"""Kilobytes a second of a narrow connection: less than half of what a stage reads or writes. Toxiproxy forwards in
+pieces of a tenth of a second, so that even the first one is late."""
 READY = 120.0
-"""Seconds that a new worker has to get ready, while something else may be broken."""
+"""Seconds within which a new worker must be ready, even while another fault is active."""
 FORGIVEN = 10_000
-"""Milliseconds after Redis has room again until no worker takes it for full any more, also one that was frozen."""
+"""Milliseconds after which every worker, even one that was frozen, knows that Redis has room again."""
 
 
 class Fault(NamedTuple):
-    """Something that goes wrong. Entered it gives its proof, if it has one."""
+    """One kind of fault. Its context manager yields the proof, if it has one."""
 
     part: str
-    """What it is about. Two faults at once are about different parts."""
-    what: str
-    """As the table says it."""
+    """The part that it breaks. Two faults at once break different parts."""
+    description: str
+    """Its description in the table."""
     seconds: tuple[float, float]
-    """How long it lasts, from and to."""
+    """Shortest and longest duration."""
     act: Callable[[World, Random], Broken]
     sweeping: bool = False
-    """It spares no worker, or no resource. So it is tried first, alone and with others: after that one worker lives as
-    long as the run, and resources pile up."""
+    """Whether it hits every worker or every resource. Such faults are tried first, alone and in pairs: after them one
+    worker lives until the end of the run, and resources accumulate."""
     takes: float = 0.0
-    """Seconds, about, that it goes on for by itself, whatever its length."""
+    """Seconds that it takes in addition to its duration, approximately."""
     settles: Callable[[World], Coroutine[Any, Any, None]] | None = None
-    """What is waited for once it was put right, before the next turn; the pipeline recovers meanwhile."""
+    """Waits, after the repair and before the next turn, until servers have settled; the pipeline recovers at the same
+    time."""
 
 
 async def _always(struck: bool) -> bool:
@@ -77,16 +78,16 @@ async def _always(struck: bool) -> bool:
 
 
 def _known(struck: bool) -> Proof:
-    """What was seen when it struck."""
+    """Returns a proof of what is known already."""
     return lambda: _always(struck)
 
 
 async def _counts(slots: Callable[[], Sequence[Slot]], metric: str) -> Proof:
-    """Struck if some worker counts more of it than now. Of one that does not answer now nobody can say."""
-    before = {slot.http: await slot.told(metric) for slot in slots()}
+    """Returns a proof that holds if a metric of some worker grows; workers that do not answer now are ignored."""
+    before = {slot.http: await slot.metric(metric) for slot in slots()}
 
     async def more(slot: Slot) -> bool:
-        then, now = before.get(slot.http, 0.0), await slot.told(metric)
+        then, now = before.get(slot.http, 0.0), await slot.metric(metric)
         return then is not None and now is not None and now > then
 
     async def proof() -> bool:
@@ -96,13 +97,13 @@ async def _counts(slots: Callable[[], Sequence[Slot]], metric: str) -> Proof:
 
 
 def _stopped(*pids: int) -> Proof:
-    """Struck if none of the processes runs."""
+    """Returns a proof that holds if all processes are stopped."""
     stats = [Path(f"/proc/{pid}/stat") for pid in pids]
     return lambda: _always(all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in stats))
 
 
-def _unwell(proxies: Sequence[Proxy], question: bytes) -> Proof:
-    """Struck if no server answers as usual by these ways."""
+def _slowed(proxies: Sequence[Proxy], question: bytes) -> Proof:
+    """Returns a proof that holds if no server answers in the usual time through these ways."""
 
     async def proof() -> bool:
         return all([await proxy.answers(question) > HEALTHY for proxy in proxies])
@@ -123,7 +124,7 @@ async def worker_killed(world: World, rng: Random) -> AsyncIterator[Proof | None
 
 @asynccontextmanager
 async def workers_killed(world: World, _: Random) -> AsyncIterator[Proof | None]:
-    slots = world.everybody
+    slots = world.all_workers
     for slot in slots:
         await world.end(slot, signal.SIGKILL)
     yield None
@@ -133,7 +134,7 @@ async def workers_killed(world: World, _: Random) -> AsyncIterator[Proof | None]
 
 @asynccontextmanager
 async def workers_rolled(world: World, _: Random) -> AsyncIterator[Proof | None]:
-    for slot in world.everybody:
+    for slot in world.all_workers:
         await world.end(slot, signal.SIGTERM)
         world.start(slot)
         await until(slot.ready, READY, "the new worker is ready")
@@ -142,7 +143,7 @@ async def workers_rolled(world: World, _: Random) -> AsyncIterator[Proof | None]
 
 @asynccontextmanager
 async def worker_frozen(world: World, rng: Random) -> AsyncIterator[Proof | None]:
-    process = rng.choice(world.everybody).process
+    process = rng.choice(world.all_workers).process
     assert process is not None
     process.send_signal(signal.SIGSTOP)
     yield _stopped(process.pid)
@@ -171,13 +172,13 @@ async def redis_killed(world: World, _: Random) -> AsyncIterator[Proof | None]:
 @asynccontextmanager
 async def redis_truncated(world: World, rng: Random) -> AsyncIterator[Proof | None]:
     await asyncio.to_thread(world.redis.kill)
-    # Before version 7 it is a single file; since then the newest of several that end so is the one in use.
+    # Redis 6 has a single file; later versions append to the newest of several.
     log = max(world.redis.data_dir.rglob("*.aof"), key=lambda path: (path.stat().st_mtime, "incr" in path.name))
     size = log.stat().st_size
     kept = size - min(size // 2, rng.randrange(2_000_000))
     with log.open("rb") as file:
         file.seek(kept)
-        # A position that fold had come to is in what goes.
+        # The lost part contains a position that fold had reached.
         struck = b":pos\r\n" in file.read()
     os.truncate(log, kept)
     yield _known(struck)
@@ -211,29 +212,29 @@ async def redis_asleep(world: World, rng: Random) -> AsyncIterator[Proof | None]
 
 @asynccontextmanager
 async def redis_full(world: World, _: Random) -> AsyncIterator[Proof | None]:
-    refused = await _counts(lambda: world.staffed, "stormfold_redis_oom_rejections_total")
+    refused = await _counts(lambda: world.full_workers, "stormfold_redis_oom_rejections_total")
     async with Redis.from_url(world.redis.url) as redis:
         folded = await _watermark(redis, world)
         await redis.config_set("maxmemory", "1mb")
     yield refused
     async with Redis.from_url(world.redis.url) as redis:
         await redis.config_set("maxmemory", "512mb")
-    world.crowded.append((folded, time.time_ns() // 1_000_000 + FORGIVEN))
+    world.truncated.append((folded, time.time_ns() // 1_000_000 + FORGIVEN))
 
 
 async def _watermark(redis: Redis, world: World) -> int:
-    """Event time (ms) before which all is folded. Without a horizon every storm so far would be excused."""
+    """Returns the event time (ms) before which everything is folded. Without a horizon every storm would be excused."""
     store = Store(redis, world.settings.redis_prefix)
 
     async def horizon() -> int | None:
         epoch = await store.epoch()
         return (await store.clock(epoch)).horizon if epoch else None
 
-    return int(await until(horizon, 60, "there is a horizon")) - world.config.windows.grace
+    return int(await until(horizon, 60, "Redis has a horizon")) - world.config.windows.grace
 
 
 async def _reached(redis: Redis, world: World) -> int:
-    """Sum of fold's positions, as this Redis has them."""
+    """Returns the sum of fold's positions in this Redis."""
     with suppress(StormfoldError):
         state = await Store(redis, world.settings.redis_prefix).load()
         return sum(position.offset for position in state.positions.values()) if state else 0
@@ -254,8 +255,8 @@ async def redis_failed_over(world: World, rng: Random) -> AsyncIterator[Proof | 
     await world.another_redis()
     async with Redis.from_url(world.redis.url) as redis:
         await redis.replicaof(*old.address.split(":"))
-        await until(lambda: _in_step(redis), 30, "the replica has all")
-        # What is written from here on is gone with the old one.
+        await until(lambda: _in_step(redis), 30, "the replica is in sync")
+        # Writes to the old server are lost from here on.
         await redis.replicaof("NO", "ONE")
     await asyncio.sleep(rng.uniform(0.2, 2.0))
     async with Redis.from_url(old.url) as before, Redis.from_url(world.redis.url) as after:
@@ -294,7 +295,7 @@ async def kafka_frozen(world: World, _: Random) -> AsyncIterator[Proof | None]:
 async def _without_broker(
     world: World, rng: Random, take: Callable[[EmbeddedKafka], None], back: Callable[[EmbeddedKafka], None]
 ) -> AsyncIterator[Proof | None]:
-    """A broker that coordinates some of the workers' groups does not do so, nor lead, until it is back."""
+    """Takes away a broker that coordinates some of the workers' groups, until the fault ends."""
     groups = [world.settings.consumer_group(stage) for stage in ("intake", "fold", "emit")]
     before = await coordinators(world.kafka.brokers[0], groups)
     node = rng.choice(sorted({*before.values()}))
@@ -310,14 +311,14 @@ async def _without_broker(
 
 
 async def _settled(world: World) -> None:
-    """Leaders and coordinators are where they belong: a fault that moves them has to find them there."""
+    """Waits until preferred leaders lead again: the next fault that moves them must find them in place."""
 
     async def all_settled() -> bool:
         with suppress(KafkaError, OSError):
             return all([await settled(broker) for broker in world.kafka.brokers])
         return False
 
-    await until(all_settled, 60, "leaders are where they belong")
+    await until(all_settled, 60, "preferred leaders lead")
 
 
 def broker_killed(world: World, rng: Random) -> Broken:
@@ -337,10 +338,10 @@ async def _add_partition(world: World, topic: str) -> int:
         count = (await partition_counts(admin))[topic]
         await admin.create_partitions({topic: NewPartitions(count + 1)})
 
-        async def there() -> bool:
+        async def added() -> bool:
             return (await partition_counts(admin))[topic] > count
 
-        await until(there, 30, f"{topic} has a partition more")
+        await until(added, 30, f"{topic} has one more partition")
     return count
 
 
@@ -351,7 +352,7 @@ async def alerts_partition_added(world: World, _: Random) -> AsyncIterator[Proof
 
 
 async def _alerts_partition_read(world: World) -> None:
-    """What the partition that was added last gets is read: from then on its alerts are as punctual as others."""
+    """Waits until the newest partition is read: from then on its alerts are not late."""
     settings, added = world.settings, world.producer.partitions - 1
 
     async def read() -> bool:
@@ -377,11 +378,11 @@ async def storms_partition_added(world: World, _: Random) -> AsyncIterator[Proof
 
 
 Ways = Callable[[World], Sequence[Sequence[Proxy]]]
-"""Of each worker that there mostly is and that needs servers of a kind: its ways to each of them."""
+"""Returns, for each usual worker that needs servers of one kind, its ways to each of them."""
 
 
 def _hit(world: World, rng: Random, ways: Ways) -> list[Proxy]:
-    """The ways of one worker or of all, to one of the servers or to all: others reach it, or it reaches others."""
+    """Draws ways: of one worker or of all, to one server or to all."""
     workers = ways(world)
     servers = list(zip(*rng.choice(([rng.choice(workers)], workers)), strict=True))
     return [way for server in rng.choice(([rng.choice(servers)], servers)) for way in server]
@@ -392,7 +393,7 @@ def _cut(ways: Ways) -> Callable[[World, Random], Broken]:
     async def cut(world: World, rng: Random) -> AsyncIterator[Proof | None]:
         proxies = _hit(world, rng, ways)
         await asyncio.gather(*(proxy.cut() for proxy in proxies))
-        yield _unwell(proxies, QUESTIONS[ways])
+        yield _slowed(proxies, QUESTIONS[ways])
         await asyncio.gather(*(proxy.mend() for proxy in proxies))
 
     return cut
@@ -404,7 +405,7 @@ def _poisoned(ways: Ways, kind: str, **attributes: int) -> Callable[[World, Rand
         stream = rng.choice(("upstream", "downstream"))
         proxies = _hit(world, rng, ways)
         await asyncio.gather(*(proxy.poison(kind, stream, **attributes) for proxy in proxies))
-        yield _unwell(proxies, QUESTIONS[ways])
+        yield _slowed(proxies, QUESTIONS[ways])
         await asyncio.gather(*(proxy.mend() for proxy in proxies))
 
     return poisoned
@@ -414,7 +415,7 @@ def _poisoned(ways: Ways, kind: str, **attributes: int) -> Callable[[World, Rand
 async def answers_late(world: World, _: Random) -> AsyncIterator[Proof | None]:
     proxies = [way for worker in _kafka(world) for way in worker]
     await asyncio.gather(*(proxy.poison("latency", latency=world.config.windows.grace + 500) for proxy in proxies))
-    yield _unwell(proxies, QUESTIONS[_kafka])
+    yield _slowed(proxies, QUESTIONS[_kafka])
     await asyncio.gather(*(proxy.mend() for proxy in proxies))
 
 
@@ -432,13 +433,13 @@ def _api(world: World) -> Sequence[Sequence[Proxy]]:
 
 QUESTIONS: dict[Ways, bytes] = {
     _redis: b"PING\r\n",
-    # The length, then Metadata of version 0, the first correlation, from a client with a long name, about every topic:
-    # question and answer are so long that they take their time by a narrow way.
+    # The length, then Metadata version 0 with correlation 0 and a long client name, for every topic: request and
+    # response are so long that a narrow way delays them.
     _kafka: struct.pack(">ihhih1000si", 1014, 3, 0, 0, 1000, b"x" * 1000, 0),
-    # It answers that it wants TLS.
+    # The server answers that it expects TLS.
     _api: b"GET / HTTP/1.0\r\n\r\n",
 }
-"""What anybody may ask the server at the end of a way."""
+"""A request that the server of a way answers without authentication."""
 
 
 # Producers
@@ -464,17 +465,17 @@ async def clocks_skewed(world: World, rng: Random) -> AsyncIterator[Proof | None
 
 SINK_ERRORS = "stormfold_sink_errors_total"
 NOTICED = max(REQUEST_SECONDS, BACKOFF_MOST) + 5.0
-"""Seconds until the worker that writes to the cluster has noticed that it can't: it may be waiting for an answer, or
-until it tries again, and then a storm has to come."""
+"""Seconds after which the worker that writes to the API server has failed at least once: it may be waiting for a
+response or for its next attempt, and then needs a storm to write."""
 
 
 async def _unwritten(world: World) -> Proof:
-    """Struck if a storm could not be written to the cluster."""
+    """Returns a proof that holds if a storm could not be written to the cluster."""
     return await _counts(lambda: world.emitters, SINK_ERRORS)
 
 
 async def _noticed(errors: Proof) -> None:
-    """Waits until a storm could not be written, but not for ever: there may be none, or nobody to write it."""
+    """Waits until a storm could not be written, or `NOTICED` has passed: there may be no storm, or no worker."""
     for _ in range(round(NOTICED / 0.5)):
         if await errors():
             break
@@ -484,7 +485,7 @@ async def _noticed(errors: Proof) -> None:
 @asynccontextmanager
 async def disk_full(world: World, _: Random) -> AsyncIterator[Proof | None]:
     filler = world.sink / ".filler"
-    errors = await _counts(lambda: world.staffed, SINK_ERRORS)
+    errors = await _counts(lambda: world.full_workers, SINK_ERRORS)
     await asyncio.to_thread(_fill, filler)
     yield errors
     filler.unlink()
@@ -493,7 +494,7 @@ async def disk_full(world: World, _: Random) -> AsyncIterator[Proof | None]:
 def _fill(filler: Path) -> None:
     with filler.open("wb") as file:
         while (free := os.statvfs(filler.parent)).f_bavail:
-            # Workers may take some of it meanwhile.
+            # Workers may use some of it at the same time.
             with suppress(OSError):
                 os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), free.f_bavail * free.f_frsize)
 
@@ -512,7 +513,7 @@ def _outage(broken: Callable[[ApiServer], AbstractContextManager[None]]) -> Call
 
 
 def _felt(act: Callable[[World, Random], Broken]) -> Callable[[World, Random], Broken]:
-    """Struck if a storm could not be written, whatever the way itself shows."""
+    """Wraps a fault: it struck if a storm could not be written, even if the way itself answers."""
 
     @asynccontextmanager
     async def felt(world: World, rng: Random) -> AsyncIterator[Proof | None]:
@@ -536,7 +537,7 @@ async def namespace_deleted(world: World, _: Random) -> AsyncIterator[Proof | No
 @asynccontextmanager
 async def definition_removed(world: World, _: Random) -> AsyncIterator[Proof | None]:
     cluster = world.cluster
-    # All storms go with their definition: nobody may write one between counting them and that.
+    # Deleting the definition deletes all storms: no storm may be written after they are counted.
     await cluster.way.cut()
     cluster.gone |= await asyncio.to_thread(cluster.server.storms)
     await asyncio.to_thread(cluster.server.uninstall, 300)
@@ -548,13 +549,13 @@ async def definition_removed(world: World, _: Random) -> AsyncIterator[Proof | N
 
 
 PIPELINE = ("workers", "redis", "redis-link", "kafka", "kafka-link")
-"""Parts that alerts pass through: what breaks there can lose or double one."""
+"""Parts that alerts pass through: a fault in them can lose or duplicate one."""
 FORGETFUL = ("redis-truncated", "redis-flushed", "redis-failover")
-"""Redis has lost something."""
+"""Faults after which Redis has lost data."""
 CLUSTER = "cluster"
-"""Part of the faults that need one."""
+"""The part of faults that need a Kubernetes API server."""
 DISK = "disk"
-"""Part of the faults that need one of their own."""
+"""The part of faults that need a file system of their own."""
 FAULTS = {
     "all-workers-killed": Fault("workers", "kill -9 of every worker at once", (0, 3), workers_killed, sweeping=True),
     "workers-rolled": Fault(
@@ -567,9 +568,11 @@ FAULTS = {
     "worker-nap": Fault(
         "workers", "SIGSTOP of a worker, SIGCONT within its session", (SESSION / 2, SESSION - 0.5), worker_frozen
     ),
-    "worker-added": Fault("workers", "a worker added, and removed again", (2, 5), worker_added),
+    "worker-added": Fault("workers", "a worker added, then removed", (2, 5), worker_added),
     "redis-killed": Fault("redis", "kill -9 of Redis, back from its append-only file", (0, 8), redis_killed),
-    "redis-truncated": Fault("redis", "the same, the end of that file lost", (0, 3), redis_truncated),
+    "redis-truncated": Fault(
+        "redis", "kill -9 of Redis, and the end of its append-only file lost", (0, 3), redis_truncated
+    ),
     "redis-flushed": Fault("redis", "`FLUSHALL`", (0, 0), redis_flushed),
     "redis-paused": Fault("redis", "`CLIENT PAUSE`", (0, 0), redis_paused, takes=1),
     "redis-asleep": Fault("redis", "`DEBUG SLEEP`", (0, 0), redis_asleep, takes=1),
@@ -581,16 +584,23 @@ FAULTS = {
     "kafka-killed": Fault(
         "kafka", "kill -9 of every broker and of the controller", (0, 5), kafka_killed, settles=_settled
     ),
-    "kafka-frozen": Fault("kafka", "SIGSTOP of all of them", (3, 12), kafka_frozen, settles=_settled),
+    "kafka-frozen": Fault(
+        "kafka", "SIGSTOP of every broker and of the controller", (3, 12), kafka_frozen, settles=_settled
+    ),
     "broker-killed": Fault(
         "kafka",
-        "kill -9 of a broker: what it led and coordinated moves to the other, and back",
+        "kill -9 of a broker: its partitions and groups move to the other, and back",
         (4, 9),
         broker_killed,
         settles=_settled,
     ),
     "broker-restarted": Fault(
-        "kafka", "SIGTERM of a broker: the same, handed over", (0, 4), broker_restarted, takes=2, settles=_settled
+        "kafka",
+        "SIGTERM of a broker: its partitions and groups are handed over, and move back",
+        (0, 4),
+        broker_restarted,
+        takes=2,
+        settles=_settled,
     ),
     "broker-frozen": Fault(
         "kafka",
@@ -600,12 +610,12 @@ FAULTS = {
         settles=_settled,
     ),
     "alerts-partition": Fault(
-        "kafka", "a partition more for `alerts`", (0, 0), alerts_partition_added, settles=_alerts_partition_read
+        "kafka", "one more partition for `alerts`", (0, 0), alerts_partition_added, settles=_alerts_partition_read
     ),
-    "keyed-partition": Fault("kafka", "a partition more for `alerts-by-fingerprint`", (0, 0), keyed_partition_added),
-    "storms-partition": Fault("kafka", "a partition more for `storms`", (0, 0), storms_partition_added),
+    "keyed-partition": Fault("kafka", "one more partition for `alerts-by-fingerprint`", (0, 0), keyed_partition_added),
+    "storms-partition": Fault("kafka", "one more partition for `storms`", (0, 0), storms_partition_added),
     "kafka-cut": Fault("kafka-link", "Kafka's connections cut", (1, 10), _cut(_kafka)),
-    "kafka-mute": Fault("kafka-link", "Kafka's connections swallow everything", (2, 10), _poisoned(_kafka, "timeout")),
+    "kafka-mute": Fault("kafka-link", "Kafka's connections drop everything", (2, 10), _poisoned(_kafka, "timeout")),
     "kafka-reset": Fault(
         "kafka-link", "Kafka's connections reset after a moment", (2, 8), _poisoned(_kafka, "reset_peer", timeout=300)
     ),
@@ -613,11 +623,11 @@ FAULTS = {
         "kafka-link", "Kafka's connections slow", (4, 10), _poisoned(_kafka, "latency", latency=500, jitter=400)
     ),
     "kafka-narrow": Fault(
-        "kafka-link", "Kafka's connections let little through", (4, 10), _poisoned(_kafka, "bandwidth", rate=NARROW)
+        "kafka-link", "Kafka's connections narrow", (4, 10), _poisoned(_kafka, "bandwidth", rate=NARROW)
     ),
-    "kafka-late": Fault("kafka-link", "Kafka's answers come later than the grace allows", (5, 8), answers_late),
+    "kafka-late": Fault("kafka-link", "Kafka's responses later than the grace", (5, 8), answers_late),
     "redis-cut": Fault("redis-link", "Redis' connections cut", (1, 10), _cut(_redis)),
-    "redis-mute": Fault("redis-link", "Redis' connections swallow everything", (2, 10), _poisoned(_redis, "timeout")),
+    "redis-mute": Fault("redis-link", "Redis' connections drop everything", (2, 10), _poisoned(_redis, "timeout")),
     "redis-reset": Fault(
         "redis-link", "Redis' connections reset after a moment", (2, 8), _poisoned(_redis, "reset_peer", timeout=300)
     ),
@@ -633,7 +643,7 @@ FAULTS = {
     "api-cut": Fault(CLUSTER, "the API server's connections cut", (2, 10), _felt(_cut(_api))),
     "api-mute": Fault(
         CLUSTER,
-        "the API server's connections swallow everything, until requests are given up",
+        "the API server's connections drop everything, until requests time out",
         (0, 4),
         _felt(_poisoned(_api, "timeout")),
         takes=REQUEST_SECONDS,
@@ -642,6 +652,6 @@ FAULTS = {
         CLUSTER, "the API server's connections slow", (4, 10), _poisoned(_api, "latency", latency=500, jitter=400)
     ),
     "rbac-revoked": Fault(CLUSTER, "the worker's role unbound, and bound again", (3, 10), _outage(forbidden)),
-    "namespace-deleted": Fault(CLUSTER, "the namespace deleted and created anew", (3, 10), namespace_deleted),
+    "namespace-deleted": Fault(CLUSTER, "the namespace deleted and created again", (3, 10), namespace_deleted),
     "crd-removed": Fault(CLUSTER, "the definition removed and restored", (3, 10), definition_removed, sweeping=True),
 }

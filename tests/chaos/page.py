@@ -1,4 +1,4 @@
-"""What a run found, and how docs/reliability.md says it."""
+"""The results of a run, and their form in docs/reliability.md."""
 
 import re
 import statistics
@@ -20,20 +20,20 @@ _BLOCK = re.compile(r"(<!-- from a run -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 class Outcome(NamedTuple):
-    """What one fault did, or two at once."""
+    """The effect of one fault, or of two at once."""
 
     faults: tuple[str, ...]
     begin: int
-    """Wall-clock time (ms) of the beginning, and of the recovery."""
+    """Wall-clock time (ms) of the beginning; `end` is that of the recovery."""
     end: int
     under_way: int
-    """Alerts that were unread when it began, or came until the recovery."""
+    """Alerts that were unread at the beginning, or arrived before the recovery."""
     stop: float
-    """Seconds of the longest span without progress."""
+    """Longest time without progress (s)."""
     recovery: float
-    """Seconds from the end of the last fault until all was as before."""
+    """Seconds from the repair of the last fault until lag and health were as before."""
     struck: bool = True
-    """False if a fault is known to have met nothing that it could break."""
+    """False if a fault is known to have broken nothing."""
 
 
 class Report(NamedTuple):
@@ -41,38 +41,38 @@ class Report(NamedTuple):
 
     seed: int
     faults: tuple[str, ...]
-    """Those that were to be tried: with the seed they decide the schedule."""
+    """The faults to try: with the seed they decide the schedule."""
     rate: int
-    """Alerts a second that were asked for."""
+    """Requested alerts a second."""
     minutes: float
     outcomes: Sequence[Outcome]
     verdict: Verdict
     lives: Sequence[Life]
-    """Of the workers that were there for long."""
+    """The workers that lived for long."""
 
 
 def write(report: Report, path: Path = PAGE) -> None:
-    """Puts a run's result into the page."""
+    """Writes the result of a run into the page."""
     path.write_text(_BLOCK.sub(lambda block: block[1] + block_of(report) + block[2], path.read_text()))
 
 
 def block_of(report: Report) -> str:
-    """What the page says of a run."""
+    """Returns the block of the page about a run."""
     alone = [outcome for outcome in report.outcomes if len(outcome.faults) == 1]
     pairs = [outcome for outcome in report.outcomes if len(outcome.faults) > 1]
     wrong = report.verdict.wrong
     rows = []
     for name, fault in FAULTS.items():
         tried = [outcome for outcome in alone if outcome.faults == (name,)]
-        rows.append((f"`{name}`: {fault.what}", *_columns(tried, _met(tried, wrong))))
+        rows.append((f"`{name}`: {fault.description}", *_columns(tried, _met(tried, wrong))))
     rows.append(("two of them at once", *_columns(pairs, _met(pairs, wrong))))
-    # All that is wrong, whenever it happened: what no turn met is in no other row.
+    # Errors that belong to no turn appear in this row only.
     rows.append(("**all**", *_columns(report.outcomes, wrong)))
     return f"\n{_summary(report)}\n\n{table(HEADING, rows)}\n{_lives(report.lives)}\n{_plateau(report.lives)}\n"
 
 
 def repeat(seed: int, faults: Sequence[str], rate: int, minutes: float) -> str:
-    """The command that does the same again."""
+    """Returns the command that repeats the run."""
     if minutes and tuple(faults) == tuple(FAULTS):
         return f"make soak MINUTES={minutes:g} SEED={seed} RATE={rate}"
     length = f" --minutes {minutes:g}" if minutes else ""
@@ -111,10 +111,10 @@ def _summary(report: Report) -> str:
     balance = "Counted exactly once" if books.balanced and not books.open else "**The counts do not match**"
     return (
         f"{day}, `{repeat(report.seed, report.faults, report.rate, report.minutes)}` with {report.rate:,} alerts a"
-        f" second asked for: {verdict.alerts:,} alerts became {verdict.storms:,} storms, {sinks};"
+        f" second requested: {verdict.alerts:,} alerts became {verdict.storms:,} storms, {sinks};"
         f" {verdict.late:,} alerts were late, {books.dead_letters:,} records were not alerts. {balance}:"
         f" {books.alerts:,} in, {books.aggregated + books.dead_letters:,} out. Excused: the time of {excused.alerts:,}"
-        f" alerts, all but the number of {excused.early:,}, and what {excused.crowded:,} storms lack. Found wrong:"
+        f" alerts, all but the number of {excused.early:,}, and what {excused.truncated:,} storms lack. Found wrong:"
         f" {len(verdict.wrong)}."
     )
 

@@ -1,4 +1,4 @@
-"""A producer that never rests: publishes what is planned as its time comes."""
+"""A producer that publishes the planned records at their times."""
 
 import asyncio
 import time
@@ -14,16 +14,16 @@ from stormfold.kafka.client import client_options
 from stormfold.settings import Settings
 from tests.chaos.load import Planned
 
-NEWS_MS = 500
-"""Longest that records wait for the broker before no new ones are made."""
+MAX_WAIT_MS = 500
+"""Longest time (ms) that records wait for the broker before the producer pauses the load."""
 PAUSE = 0.02
-"""Seconds of the shortest rest."""
+"""Shortest wait (s)."""
 
 
 class LiveLoad:
-    """Each record gets the timestamp of its moment.
+    """Publishes each record with its planned time as the timestamp.
 
-    While the broker is away nothing new happens: producers that go on for minutes would only make everything late.
+    While the broker is unavailable the load pauses, because records that wait for minutes would all be late.
     """
 
     def __init__(self, settings: Settings, planned: Iterator[Planned], partitions: int, grace: int) -> None:
@@ -34,25 +34,25 @@ class LiveLoad:
         self._waiting: deque[tuple[int, asyncio.Future[Any]]] = deque()
         self._given = 0
         self.partitions = partitions
-        """Of the topic. Those beyond the ones planned for get their share too."""
+        """Partitions of the topic. Those added after the plan was made receive records too."""
         self.sent = 0
-        """Alerts acknowledged so far; a record that is none counts as one."""
+        """Alerts acknowledged so far; a record that cannot be parsed counts as one."""
         self.failed = 0
-        """Records that were given up: maybe written, maybe not."""
+        """Records whose delivery failed; they may have been written."""
         self.skew: dict[int, int] = {}
-        """Milliseconds that the clock is wrong by of whoever publishes to a partition."""
+        """Partition → error of its producer's clock (ms)."""
         self.tardy: set[tuple[int, int]] = set()
-        """(partition, offset) of records that were acknowledged more than the grace after their timestamp: when they
-        count is decided by when they came."""
+        """(partition, offset) of records acknowledged more than the grace after their timestamp: their event time
+        depends on their arrival."""
         self.ahead: set[tuple[int, int]] = set()
-        """Of records whose timestamp lay in the future: they count when they are read, and what came after them in
-        their partition may be late until then."""
+        """(partition, offset) of records with a timestamp in the future: they count when they are read, and the records
+        behind them may be late until then."""
         self.known: dict[int, int] = {}
-        """Added partitions → the moment (ms) from which on they are read: what they got before may be late."""
+        """Added partition → time (ms) from which on it is read: earlier alerts in it may be late."""
         self.stopped = asyncio.Event()
 
     async def run(self) -> None:
-        """Goes on until it is stopped; returns when all is acknowledged."""
+        """Publishes until it is stopped; returns when everything is acknowledged."""
         begin = _now()
         while not self.stopped.is_set():
             async with AIOKafkaProducer(
@@ -63,9 +63,9 @@ class LiveLoad:
                 await producer.flush()
 
     async def _run(self, producer: AIOKafkaProducer, begin: int) -> int:
-        """Until it is stopped, or a record is given up: a partition that lacks one takes no later one of this producer.
+        """Publishes until it is stopped or a delivery fails: a partition then accepts no later record of this producer.
 
-        Takes and returns when it began (ms), later by the time in which nothing new happened.
+        Takes and returns the beginning of the load (ms), which each pause moves forward.
         """
         failed = self.failed
         for planned in self._planned:
@@ -73,11 +73,11 @@ class LiveLoad:
             if early > 0:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self.stopped.wait(), max(PAUSE, early / 1000))
-            if self._waiting and _now() - self._waiting[0][0] > NEWS_MS:
+            if self._waiting and _now() - self._waiting[0][0] > MAX_WAIT_MS:
                 await self._acknowledged()
             if self.stopped.is_set() or self.failed > failed:
                 break
-            begin += max(0, _now() - begin - planned.at - NEWS_MS)
+            begin += max(0, _now() - begin - planned.at - MAX_WAIT_MS)
             try:
                 await self._send(producer, planned, begin + planned.at)
             except KafkaError:
@@ -107,11 +107,11 @@ class LiveLoad:
             self.failed += 1
             return
         self.sent += alerts
-        place, age = (future.result().partition, future.result().offset), _now() - stamp
+        source, age = (future.result().partition, future.result().offset), _now() - stamp
         if ahead or age < 0:
-            self.ahead.add(place)
+            self.ahead.add(source)
         elif age > self._grace:
-            self.tardy.add(place)
+            self.tardy.add(source)
 
     async def _acknowledged(self) -> None:
         for _, future in list(self._waiting):

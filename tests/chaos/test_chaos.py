@@ -1,4 +1,4 @@
-"""Faults against a load that never rests, shortly; `make soak` does it for longer, with all of them."""
+"""A short run of some faults under steady load; `make soak` runs all of them for longer."""
 
 import os
 from itertools import islice
@@ -16,24 +16,26 @@ from tests.chaos.world import PARTITIONS, WINDOWS
 from tests.support import gobuild
 
 SEED = "CHAOS_SEED"
-"""Variable with the seed of a run that is to be repeated."""
+"""Environment variable with the seed of a run to repeat."""
 HERE = [name for name, fault in FAULTS.items() if fault.part not in (CLUSTER, DISK)]
-"""Those that need neither a cluster nor a disk of their own: sinks have tests of their own for that."""
+"""Faults that need neither an API server nor a file system of their own; other tests cover the sinks."""
 SINGLES, PAIRS = 4, 4
 
 
 @pytest.fixture(scope="module")
 def toxiproxy(request: pytest.FixtureRequest) -> None:
-    """Builds it where it is not cached."""
+    """Builds Toxiproxy where it is not cached."""
     gobuild.built(request.config, program)
 
 
 @pytest.mark.usefixtures("toxiproxy")
-async def test_nothing_lost_nothing_twice(tmp_path: Path) -> None:
-    """Some faults and some pairs of them, others in each run, while alerts flow: the books balance, and storms are
-    those that the log decides, word for word; every alert was keyed once, every storm is in the sink once."""
+async def test_faults_under_load_lose_nothing_and_count_nothing_twice(tmp_path: Path) -> None:
+    """Some faults and some pairs, different ones in each run.
+
+    Every alert is keyed once, the aggregates are exactly those of the log, and every storm is in the sink once.
+    """
     seed = int(os.environ.get(SEED) or SystemRandom().randrange(10_000))
-    print(f"{SEED}={seed} repeats this")
+    print(f"{SEED}={seed} repeats this run")
     turns = excerpt(seed, HERE, SINGLES, PAIRS)
     report = await run(seed, turns, HERE, tmp_path, rate=1_000)
     assert len(report.outcomes) == SINGLES + PAIRS
@@ -41,8 +43,7 @@ async def test_nothing_lost_nothing_twice(tmp_path: Path) -> None:
     assert not report.verdict.wrong
 
 
-def test_replayable() -> None:
-    """The same seed gives the same load and the same schedule; another seed gives others."""
+def test_the_same_seed_gives_the_same_load_and_schedule() -> None:
     windows = loads(WINDOWS, "windows").windows
     loads_made = [list(islice(load(seed, 1_000, windows, PARTITIONS), 2_000)) for seed in (1, 1, 2)]
     assert loads_made[0] == loads_made[1] != loads_made[2]
@@ -55,14 +56,16 @@ def test_replayable() -> None:
 
 
 def names(turns: list[Turn]) -> list[tuple[str, ...]]:
-    """The faults of each turn."""
+    """Returns the faults of each turn."""
     return [tuple(strike.fault for strike in turn.strikes) for turn in turns]
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_every_fault_alone_and_in_pairs(seed: int) -> None:
-    """Each fault is tried alone; those that spare nobody meet each other part of the pipeline, and a Redis that has
-    forgotten something; what breaks in the pipeline is in more pairs than what breaks in a sink."""
+def test_a_schedule_has_every_fault_alone_and_then_pairs(seed: int) -> None:
+    """Sweeping faults are paired with each other part of the pipeline, and with a Redis that has lost data.
+
+    Most pairs are of two parts of the pipeline.
+    """
     found = names(list(islice(schedule(seed, list(FAULTS)), 1_000)))
     alone = [faults[0] for faults in found if len(faults) == 1]
     pairs = [faults for faults in found if len(faults) == 2]
@@ -75,14 +78,13 @@ def test_every_fault_alone_and_in_pairs(seed: int) -> None:
             assert partners & {*FORGETFUL}
     inside = [FAULTS[one].part in PIPELINE and FAULTS[other].part in PIPELINE for one, other in pairs]
     assert sum(inside) > len(pairs) / 2
-    # After that, some workers live as long as the run.
+    # After that, some workers live until the end of the run.
     last = max(at for at, faults in enumerate(found) if any(FAULTS[name].sweeping for name in faults))
     assert last < len(FAULTS)
 
 
 @pytest.mark.parametrize("brief", [False, True])
-def test_two_at_once(brief: bool) -> None:
-    """The second of a pair begins before the first is over, or with it where it is over at once."""
+def test_the_second_fault_of_a_pair_begins_before_the_first_ends(brief: bool) -> None:
     turns = excerpt(3, HERE, 0, 500) if brief else list(islice(schedule(3, list(FAULTS)), 1_000))
     for turn in turns:
         first, *later = turn.strikes

@@ -1,4 +1,4 @@
-"""A fault that met nothing says so, and two at once are there at once."""
+"""Faults report whether they struck, and two faults of a turn overlap."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ import pytest
 
 from stormfold.local.process import HOST
 from tests.chaos import run
-from tests.chaos.faults import FAULTS, Fault, Proof, _counts, _hit, _kafka, _known, _stopped, _unwell
+from tests.chaos.faults import FAULTS, Fault, Proof, _counts, _hit, _kafka, _known, _slowed, _stopped
 from tests.chaos.run import Strike, Turn
 from tests.chaos.toxiproxy import Proxy, Toxiproxy
 
@@ -24,8 +24,7 @@ async def _ask(proof: Proof) -> bool:
     return await proof()
 
 
-def test_a_process_that_does_not_run() -> None:
-    """It is stopped, or it is not."""
+def test_a_stopped_process_is_recognized() -> None:
     with subprocess.Popen(["sleep", "60"]) as process:
         try:
             assert not asyncio.run(_ask(_stopped(process.pid)))
@@ -36,8 +35,7 @@ def test_a_process_that_does_not_run() -> None:
             process.kill()
 
 
-async def test_a_way_that_nobody_answers_by() -> None:
-    """A way is broken if no answer comes, or a late one."""
+async def test_a_way_is_slowed_if_its_server_answers_late_or_not_at_all() -> None:
     seconds = 0.0
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -47,7 +45,7 @@ async def test_a_way_that_nobody_answers_by() -> None:
         writer.close()
 
     way = Proxy(cast("Toxiproxy", None), "way")
-    broken = _unwell([way], b"PING\r\n")
+    broken = _slowed([way], b"PING\r\n")
     assert await broken()
     async with await asyncio.start_server(answer, *way.address.split(":")):
         assert way.address.startswith(HOST)
@@ -58,15 +56,14 @@ async def test_a_way_that_nobody_answers_by() -> None:
         assert await broken()
 
 
-async def test_a_worker_that_counts() -> None:
-    """A worker that started meanwhile counts from nothing."""
+async def test_the_metrics_of_a_worker_that_started_during_the_fault_count_from_zero() -> None:
     counts: dict[str, float | None] = {"old": 3.0}
 
     class Slot:
         def __init__(self, http: str) -> None:
             self.http = http
 
-        async def told(self, _metric: str) -> float | None:
+        async def metric(self, _name: str) -> float | None:
             return counts[self.http]
 
     slots: list[Any] = [Slot("old")]
@@ -80,20 +77,18 @@ async def test_a_worker_that_counts() -> None:
     assert await grown()
 
 
-async def test_a_worker_that_did_not_answer() -> None:
-    """What it had counted before nobody knows, so that nobody can say whether it counts more."""
+async def test_a_worker_that_did_not_answer_before_the_fault_proves_nothing() -> None:
     counts = [None, 5.0]
 
-    async def told(_metric: str) -> float | None:
+    async def metric(_name: str) -> float | None:
         return counts.pop(0)
 
-    slots: list[Any] = [SimpleNamespace(http="frozen", told=told)]
+    slots: list[Any] = [SimpleNamespace(http="frozen", metric=metric)]
     assert not await (await _counts(lambda: slots, "metric"))()
 
 
-def test_whom_a_way_belongs_to() -> None:
-    """One worker is cut off or all are; from one broker or from all, the same one for all of them. The worker that only
-    writes to the cluster may be the one."""
+def test_a_network_fault_hits_one_worker_or_all_and_one_broker_or_all() -> None:
+    """The worker that writes to the API server may be the one."""
     slots = [SimpleNamespace(kafka=[f"{worker}{broker}" for broker in "12"]) for worker in "abce"]
     world = cast("Any", SimpleNamespace(usual=slots[:3], emitters=slots[3:]))
     hit = {"".join(cast("list[str]", _hit(world, Random(seed), _kafka))) for seed in range(300)}
@@ -103,28 +98,28 @@ def test_whom_a_way_belongs_to() -> None:
 
 
 def fault(
-    name: str, part: str, told: list[str], proof: Callable[[], Proof | None], settles: float | None = None
+    name: str, part: str, events: list[str], proof: Callable[[], Proof | None], settles: float | None = None
 ) -> Fault:
-    """One that only tells when it comes and goes."""
+    """Returns a fault that only records its begin and end in `events`."""
 
     @asynccontextmanager
     async def act(*_: Any) -> AsyncIterator[Proof | None]:
-        told.append(f"{name} comes")
+        events.append(f"{name} begins")
         yield proof()
-        told.append(f"{name} goes")
+        events.append(f"{name} ends")
 
     async def settle(_: Any) -> None:
         await asyncio.sleep(settles or 0.0)
-        told.append(f"{name} has settled")
+        events.append(f"{name} has settled")
 
     return Fault(part, name, (0, 0), act, settles=None if settles is None else settle)
 
 
-class Seen:
-    """A watch over a pipeline that is well so many seconds after it was last disturbed."""
+class FakeWatch:
+    """A watch over a pipeline that recovers a fixed time (s) after each disturbance."""
 
-    def __init__(self, told: list[str], recovers: float = 0.0) -> None:
-        self._told = told
+    def __init__(self, events: list[str], recovers: float = 0.0) -> None:
+        self._events = events
         self._recovers = recovers
         self.longest_stop = lambda begin, end: end - begin
 
@@ -133,7 +128,7 @@ class Seen:
 
     async def recovered(self, _before: Any, since: float, *_: Any) -> float:
         await asyncio.sleep(max(0.0, since + self._recovers - time.monotonic()))
-        self._told.append("well")
+        self._events.append("recovered")
         return since + self._recovers
 
 
@@ -141,37 +136,35 @@ PLACE = cast("Any", SimpleNamespace(producer=SimpleNamespace(sent=0)))
 
 
 @pytest.mark.parametrize("struck", [True, False])
-async def test_two_at_once(monkeypatch: pytest.MonkeyPatch, struck: bool) -> None:
-    """The first goes on until the second has come, however short it is; of one that struck nothing the turn knows."""
-    told: list[str] = []
-    monkeypatch.setitem(FAULTS, "first", fault("first", "redis", told, lambda: None))
-    monkeypatch.setitem(FAULTS, "second", fault("second", "kafka", told, lambda: _known(struck)))
+async def test_the_first_fault_lasts_until_the_second_has_begun(monkeypatch: pytest.MonkeyPatch, struck: bool) -> None:
+    """The outcome records whether both struck."""
+    events: list[str] = []
+    monkeypatch.setitem(FAULTS, "first", fault("first", "redis", events, lambda: None))
+    monkeypatch.setitem(FAULTS, "second", fault("second", "kafka", events, lambda: _known(struck)))
     turn = Turn(0.0, (Strike("first", 0.0, 0.0, 1), Strike("second", 0.2, 0.0, 1)))
-    outcome = await run._take(turn, PLACE, cast("Any", Seen(told)), 1)
-    assert told.index("second comes") < told.index("first goes")
+    outcome = await run._take(turn, PLACE, cast("Any", FakeWatch(events)), 1)
+    assert events.index("second begins") < events.index("first ends")
     assert outcome.struck == struck
 
 
-async def test_recovery_is_counted_from_the_mending(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two at once the later one's, and not from when all has settled; that is waited for, and that all is well then,
-    and the longest stop is looked for until then."""
-    told: list[str] = []
-    monkeypatch.setitem(FAULTS, "brief", fault("brief", "kafka", told, lambda: None, settles=0.6))
-    monkeypatch.setitem(FAULTS, "longer", fault("longer", "redis", told, lambda: None))
+async def test_recovery_is_measured_from_the_last_repair(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The turn also waits until servers have settled and the pipeline has recovered again; stops count until then."""
+    events: list[str] = []
+    monkeypatch.setitem(FAULTS, "brief", fault("brief", "kafka", events, lambda: None, settles=0.6))
+    monkeypatch.setitem(FAULTS, "longer", fault("longer", "redis", events, lambda: None))
     turn = Turn(0.0, (Strike("brief", 0.0, 0.0, 1), Strike("longer", 0.0, 0.2, 1)))
-    outcome = await run._take(turn, PLACE, cast("Any", Seen(told, recovers=0.1)), 1)
-    assert told[-5:] == ["brief goes", "longer goes", "well", "brief has settled", "well"]
+    outcome = await run._take(turn, PLACE, cast("Any", FakeWatch(events, recovers=0.1)), 1)
+    assert events[-5:] == ["brief ends", "longer ends", "recovered", "brief has settled", "recovered"]
     assert outcome.recovery == pytest.approx(0.1)
     assert 0.65 < outcome.stop < 1.5
 
 
-async def test_what_never_settles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It fails the run, as if it were waited for inside the fault."""
+async def test_servers_that_never_settle_fail_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def settle(_: Any) -> None:
-        raise AssertionError("leaders are not where they belong")
+        raise AssertionError("preferred leaders do not lead")
 
     monkeypatch.setitem(FAULTS, "lasting", fault("lasting", "kafka", [], lambda: None)._replace(settles=settle))
     turn = Turn(0.0, (Strike("lasting", 0.0, 0.0, 1),))
-    with pytest.raises(AssertionError, match="where they belong"):
-        await run._take(turn, PLACE, cast("Any", Seen([])), 1)
+    with pytest.raises(AssertionError, match="do not lead"):
+        await run._take(turn, PLACE, cast("Any", FakeWatch([])), 1)

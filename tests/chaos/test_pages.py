@@ -1,4 +1,4 @@
-"""The pages about reliability say what the tests and runs say."""
+"""The pages about reliability agree with the tests and with the last run."""
 
 import ast
 import re
@@ -14,26 +14,24 @@ NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", GUARANTEES.read_text())
 
 
 @pytest.mark.parametrize(("file", "name"), sorted(set(NAMED)))
-def test_named_tests_exist(file: str, name: str) -> None:
-    """What is promised, assumed or not promised is shown by a test that is there."""
+def test_every_test_named_in_the_guarantees_exists(file: str, name: str) -> None:
     found = [node.name for node in ast.walk(ast.parse((ROOT / file).read_text())) if hasattr(node, "name")]
     assert name.startswith("test_") and name in found
 
 
 def section(heading: str) -> str:
-    """Of the page of guarantees, with what is below it."""
+    """Returns a section of the guarantees with its subsections."""
     (found,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", GUARANTEES.read_text(), re.DOTALL | re.MULTILINE)
     return str(found)
 
 
-def test_all_is_named_as_a_test() -> None:
-    """Nothing that looks like a test is passed over because it is written otherwise."""
+def test_every_reference_to_a_test_has_the_usual_form() -> None:
     assert GUARANTEES.read_text().count("::") == len(NAMED)
 
 
 @pytest.mark.parametrize("heading", ["Promised", "Assumed"])
-def test_every_line_is_shown(heading: str) -> None:
-    """No line of a table is without a test; of what is assumed some can't have one, and say so."""
+def test_every_guarantee_names_a_test(heading: str) -> None:
+    """Some assumptions cannot have a test, and say so."""
     heads, _, *rows = [line for line in section(heading).splitlines() if line.startswith("| ")]
     assert rows and heads.endswith("| shown by |")
     for row in rows:
@@ -42,16 +40,15 @@ def test_every_line_is_shown(heading: str) -> None:
         assert "::" in shown or (heading == "Assumed" and shown == "nothing to show |"), row
 
 
-def test_every_exception_is_shown() -> None:
-    """What is not promised, and each case that is told at length, has its test too."""
+def test_every_exception_names_a_test() -> None:
     points, *cases = re.split(r"^### ", section("Not promised"), flags=re.MULTILINE)
     listed = re.split(r"^\* ", points, flags=re.MULTILINE)[1:]
     assert listed and cases
     assert [part for part in (*listed, *cases) if "::" not in part] == []
 
 
-def test_the_table_has_every_fault() -> None:
-    """The run that made the page tried each fault, each struck, and nothing was lost or doubled: in no row."""
+def test_the_reported_run_tried_every_fault_and_lost_nothing() -> None:
+    """Every fault struck, and no row reports lost or duplicate alerts."""
     text = PAGE.read_text()
     cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines()]
     rows = {row[0].split(":")[0].strip("` "): dict(zip(HEADING, row, strict=False)) for row in cells if len(row) == 7}

@@ -1,4 +1,4 @@
-"""What judges a run sees every word of a storm: what it overlooks, nobody else finds."""
+"""The verification of a run detects a difference in any field of an aggregate."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,10 +11,10 @@ from stormfold.keyed_record import Body
 from stormfold.manifest import to_manifest
 from stormfold.series import SeriesReader
 from stormfold.storm import Aggregate
-from tests.chaos.expected import Counted, storms
+from tests.chaos.expected import Counted, expected_aggregates
 from tests.chaos.truth import Early, Excused, Wrong, checksum, compare_log, compare_sink
 from tests.chaos.world import WINDOWS
-from tests.support.pipeline import alert, record
+from tests.support.alerts import alert, record
 
 BEGIN = 1_000_000_000_000
 PODS = 2_500
@@ -22,7 +22,7 @@ CONFIG = loads(WINDOWS, "windows")
 
 
 def counted(config: Config) -> Iterator[Counted]:
-    """One cause with thousands of resources, the last of them resolved; and one alert that is alone."""
+    """Yields alerts of one cause about thousands of resources, the last one resolved, and one isolated alert."""
     reader = SeriesReader(config)
     plain = [alert("FanOut", pod=f"pod-{number}", resolved=number == PODS - 1) for number in range(PODS)]
     for number, one in enumerate([*plain, alert("Alone", pod="pod-0")]):
@@ -32,20 +32,19 @@ def counted(config: Config) -> Iterator[Counted]:
 
 
 LOG = list(counted(CONFIG))
-RIGHT = storms(CONFIG, LOG)
+RIGHT = expected_aggregates(CONFIG, LOG)
 BIG = next(storm for storm in RIGHT.values() if storm.alert_count == PODS)
 ALONE = next(storm for storm in RIGHT.values() if storm.alert_count == 1)
-CROWDED = [(BIG.last_seen, BIG.last_seen + 1)]
+FULL = [(BIG.last_seen, BIG.last_seen + 1)]
 
 
-def found(said: Aggregate, crowded: list[tuple[int, int]]) -> list[Wrong]:
-    """What is found wrong if a storm was published like this."""
-    published = {name: [storm] for name, storm in RIGHT.items()} | {said.name: [said]}
-    return list(compare_log(CONFIG, LOG, published, Early(0), crowded, Excused()))
+def found(found_alerts: Aggregate, full: list[tuple[int, int]]) -> list[Wrong]:
+    """Returns the errors that are found if this aggregate was published."""
+    published = {name: [storm] for name, storm in RIGHT.items()} | {found_alerts.name: [found_alerts]}
+    return list(compare_log(CONFIG, LOG, published, Early(0), full, Excused()))
 
 
-def test_the_right_storms() -> None:
-    """As the log decides: everything is told of the storm, and what is listed of it is bounded."""
+def test_the_expected_aggregates_have_exact_counts_and_bounded_lists() -> None:
     assert (BIG.distinct, BIG.resolved, BIG.resource_count, len(BIG.resources)) == (PODS, 1, PODS, 1_000)
     assert BIG.truncated and BIG.aggregate_class == "Storm" and ALONE.aggregate_class == "Isolated"
     assert not found(BIG, [])
@@ -60,7 +59,7 @@ def test_the_right_storms() -> None:
         {"resource_count": PODS - 1},
         {"resources": BIG.resources[:-1]},
         {"resources": BIG.resources[::-1]},
-        {"storm_class": "Isolated"},
+        {"aggregate_class": "Isolated"},
         {"severity": "critical"},
         {"close_reason": "Slice"},
         {"late": 1},
@@ -70,18 +69,16 @@ def test_the_right_storms() -> None:
     ],
     ids=str,
 )
-def test_another_storm(change: dict[str, Any]) -> None:
-    """Whatever a storm of thousands of resources says wrongly is found, in the log of storms and in the sink."""
-    said = msgspec.structs.replace(BIG, **change)
-    assert len(found(said, [])) == 1
-    assert len(list(compare_sink("the folder", {BIG.name: [BIG]}, {BIG.name: to_manifest(said)}))) == 1
+def test_a_difference_in_any_field_is_found_in_the_topic_and_in_the_sink(change: dict[str, Any]) -> None:
+    found_alerts = msgspec.structs.replace(BIG, **change)
+    assert len(found(found_alerts, [])) == 1
+    assert len(list(compare_sink("the folder", {BIG.name: [BIG]}, {BIG.name: to_manifest(found_alerts)}))) == 1
     assert not list(compare_sink("the folder", {BIG.name: [BIG]}, {BIG.name: to_manifest(BIG)}))
 
 
 @pytest.mark.parametrize("change", [{"alert_count": PODS - 7}, {"alert_count": PODS + 7}], ids=str)
-def test_alerts_lost_or_double(change: dict[str, Any]) -> None:
-    """Alerts are counted exactly, also while Redis is full."""
-    (wrong,) = found(msgspec.structs.replace(BIG, **change), CROWDED)
+def test_lost_and_duplicate_alerts_are_errors_even_while_redis_is_full(change: dict[str, Any]) -> None:
+    (wrong,) = found(msgspec.structs.replace(BIG, **change), FULL)
     assert wrong.lost + wrong.double == 7
 
 
@@ -89,47 +86,53 @@ LESS = {"distinct": 900, "resolved": 0, "resource_count": 900, "resources": BIG.
 
 
 def test_a_full_redis_excuses_lower_bounds() -> None:
-    """A storm of a time when Redis was full may list less, and says so; of any other time it may not."""
+    """A truncated aggregate of a time when Redis was full may list less; one of another time must not."""
     less = msgspec.structs.replace(BIG, **LESS)
-    assert not found(less, CROWDED)
+    assert not found(less, FULL)
     assert found(less, [(BIG.last_seen + 1, BIG.last_seen + 2)])
     unlisted = msgspec.structs.replace(
-        ALONE, distinct=0, resource_count=0, resources=(), storm_class="Storm", truncated=True
+        ALONE, distinct=0, resource_count=0, resources=(), aggregate_class="Storm", truncated=True
     )
-    assert not found(unlisted, CROWDED)
+    assert not found(unlisted, FULL)
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"severity": "critical"}, {"distinct": PODS + 1}, {"truncated": False}, {"storm_class": "Isolated"}, {"late": 1}],
+    [
+        {"severity": "critical"},
+        {"distinct": PODS + 1},
+        {"truncated": False},
+        {"aggregate_class": "Isolated"},
+        {"late": 1},
+    ],
     ids=str,
 )
 def test_a_full_redis_excuses_nothing_else(change: dict[str, Any]) -> None:
-    """The rest is exact then, too."""
-    assert found(msgspec.structs.replace(BIG, **LESS | change), CROWDED)
+    assert found(msgspec.structs.replace(BIG, **LESS | change), FULL)
 
 
-def test_a_storm_may_be_published_twice() -> None:
-    """Of two that a full Redis made of one, the sink has either."""
+def test_an_aggregate_published_twice_with_less_detail_may_be_in_the_sink_in_either_form() -> None:
+    """This happens only while Redis is full."""
     less = msgspec.structs.replace(BIG, **LESS)
     published = {name: [storm] for name, storm in RIGHT.items()} | {BIG.name: [less, BIG]}
     excused = Excused()
-    assert not list(compare_log(CONFIG, LOG, published, Early(0), CROWDED, excused))
-    assert excused == Excused(crowded=1)
+    assert not list(compare_log(CONFIG, LOG, published, Early(0), FULL, excused))
+    assert excused == Excused(truncated=1)
     for there in (less, BIG):
         assert not list(compare_sink("the folder", {BIG.name: [less, BIG]}, {BIG.name: to_manifest(there)}))
 
 
-def test_what_alerts_say() -> None:
-    """It is the same in whatever order they come, and another if one of them is another: in any respect, or place."""
-    said = [(index, one.body, one.resolved) for index, one in enumerate(LOG)]
-    index, body, resolved = said[7]
-    assert checksum(said) == checksum(said[::-1])
+def test_a_checksum_depends_on_every_field_and_place_of_the_alerts_and_not_on_their_order() -> None:
+    found_alerts = [(index, one.body, one.resolved) for index, one in enumerate(LOG)]
+    index, body, resolved = found_alerts[7]
+    assert checksum(found_alerts) == checksum(found_alerts[::-1])
     for other in (
-        (index, said[8][1], resolved),
+        (index, found_alerts[8][1], resolved),
         (index, body, not resolved),
         (index, msgspec.structs.replace(body, resource=b""), resolved),
         (index, msgspec.structs.replace(body, example=b"{}"), resolved),
     ):
-        assert checksum([*said[:7], other, *said[8:]]) != checksum(said)
-    assert checksum([(0, body, False), (1, said[8][1], False)]) != checksum([(1, body, False), (0, said[8][1], False)])
+        assert checksum([*found_alerts[:7], other, *found_alerts[8:]]) != checksum(found_alerts)
+    assert checksum([(0, body, False), (1, found_alerts[8][1], False)]) != checksum(
+        [(1, body, False), (0, found_alerts[8][1], False)]
+    )

@@ -1,6 +1,6 @@
-"""Toxiproxy between a worker and a server: cuts connections, slows them, swallows what they say.
+"""Toxiproxy between a worker and a server: it cuts connections, slows them, or drops their data.
 
-Built from its Go module once and kept in the user's cache.
+It is built from its Go module once and kept in the user's cache.
 """
 
 import asyncio
@@ -20,24 +20,24 @@ VERSION = "v2.12.0"
 
 
 class Toxiproxy(ServerProcess):
-    """The process that all proxies are in. Raises `CannotBuild` if it can't be built here."""
+    """The process of all proxies. Raises `CannotBuild` if it cannot be built."""
 
     name = "toxiproxy"
     ready = b"Starting Toxiproxy HTTP server"
 
     def prepare(self) -> Sequence[str]:
-        """Builds it first where it is missing."""
+        """Builds the program first where it is missing."""
         return [str(program()), "-host", HOST, "-port", str(self.port)]
 
 
 def program() -> Path:
-    """The cached program, built first where it is missing; raises `CannotBuild`."""
+    """Returns the cached program, which is built first where it is missing. Raises `CannotBuild`."""
     path = cache_dir() / "toxiproxy" / VERSION / "server"
     return build(path, f"github.com/Shopify/toxiproxy/v2/cmd/server@{VERSION}")
 
 
 class Proxy:
-    """One way to one server, from a port of its own. Toxiproxy must run from `open` on."""
+    """A way to one server, with a port of its own. Toxiproxy must run from `open` on."""
 
     def __init__(self, toxiproxy: Toxiproxy, name: str) -> None:
         self._toxiproxy = toxiproxy
@@ -45,36 +45,36 @@ class Proxy:
         self.address = f"{HOST}:{free_port()}"
 
     async def open(self, upstream: str) -> None:
-        """Begins to pass connections on to `upstream`."""
+        """Starts to forward connections to `upstream`."""
         await self._ask("POST", "", {"name": self._name, "listen": self.address, "upstream": upstream})
 
     async def point(self, upstream: str) -> None:
-        """Passes connections on to another server from now on; those that stand are cut."""
+        """Forwards connections to another server; open ones are cut."""
         await self._ask("POST", f"/{self._name}", {"upstream": upstream})
 
     async def cut(self) -> None:
-        """Ends all connections and refuses new ones."""
+        """Closes all connections and refuses new ones."""
         await self._ask("POST", f"/{self._name}", {"enabled": False})
 
     async def mend(self) -> None:
-        """Passes connections on again, with nothing added."""
+        """Forwards connections again, without toxics."""
         for toxic in await self._ask("GET", f"/{self._name}/toxics"):
             await self._ask("DELETE", f"/{self._name}/toxics/{toxic['name']}")
         await self._ask("POST", f"/{self._name}", {"enabled": True})
 
     async def poison(self, kind: str, stream: str = "downstream", **attributes: int) -> None:
-        """Adds one of Toxiproxy's toxics to what comes from the server, or with `upstream` to what goes there."""
+        """Adds a toxic to the data from the server or, with `upstream`, to the data to it."""
         await self._ask("POST", f"/{self._name}/toxics", {"type": kind, "stream": stream, "attributes": attributes})
 
-    async def answers(self, question: bytes) -> float:
-        """Seconds until the server answers a question through here; infinite if it does not, within a second."""
+    async def answers(self, request: bytes) -> float:
+        """Returns the seconds until the server answers a request; infinite if it takes more than one second."""
         host, port = self.address.rsplit(":", 1)
         asked = time.monotonic()
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(1.0):
                 reader, writer = await asyncio.open_connection(host, int(port))
                 try:
-                    writer.write(question)
+                    writer.write(request)
                     if await reader.read(1):
                         return time.monotonic() - asked
                 finally:

@@ -1,4 +1,4 @@
-"""Looks at a running pipeline from outside, twice a second: how far it is behind, whether it moves, what it holds."""
+"""Observes a running pipeline twice a second: its lag, its progress, and the memory and descriptors of its workers."""
 
 import asyncio
 import statistics
@@ -18,45 +18,45 @@ from tests.chaos.world import World
 from tests.support.servers import until
 
 EVERY = 0.4
-"""Seconds between two looks: the finest that a stop is measured."""
-PATIENCE = 3.0
-"""Longest that a look may take: longer than that nobody answers."""
+"""Seconds between two observations, and so the resolution of stops."""
+TIMEOUT = 3.0
+"""Longest time that an observation may take (s)."""
 FRESH = 20
-"""Looks through one connection: topics may get partitions."""
+"""Observations with one connection; a new one sees added partitions."""
 SETTLED_MINUTES = 10.0
-"""What a worker holds must stay after a third of so long. Two memos of 64 MB (`app/stormfold/series.py`,
-`app/stormfold/merge.py`) fill first, with about 64,000 series in three minutes of this load, and 120 MB. Then they are
-cleared, and memory varies by about 20 MB."""
+"""Memory and descriptors of a worker must be stable after a third of this time. Two memos of 64 MB
+(`app/stormfold/series.py`, `app/stormfold/merge.py`) fill first, to 120 MB with about 64,000 series in three minutes of
+this load. Then they are cleared, and memory varies by about 20 MB."""
 TOLERANCE = 16e6
-"""Bytes that memory at its highest may still grow by: both thirds have those ups and downs, not a backlog."""
+"""Bytes by which peak memory may still grow: both thirds have those variations, but not a backlog."""
 MORE_OPEN = 8
-"""Descriptors more that are as good as none: clients reconnect to each of two brokers when they need it, and end what
-they have not used for nine minutes."""
+"""Descriptors that may be added: clients connect to each of two brokers when they need it, and close connections that
+are idle for nine minutes."""
 BASE = 6
-"""Looks that say how it was before."""
+"""Observations that define the state before a fault."""
 
 
-class Look(NamedTuple):
-    """One look that succeeded."""
+class Observation(NamedTuple):
+    """One successful observation."""
 
     at: float
     """Monotonic time (s)."""
     unread: int
-    """Records that intake and fold have not done yet."""
+    """Records that intake and fold have not processed."""
     unwritten: int
-    """Storms that emit has not done yet."""
+    """Records of `storms` that emit has not processed."""
     open: int
-    """Groups with something not yet closed."""
+    """Open groups."""
     folded: int
-    """Σ of the positions of the keyed topic, never falling: what is folded again is no progress."""
+    """Sum of the positions in the keyed topic; it never falls, because folding again is not progress."""
     behind: float
-    """Seconds between now and the horizon."""
+    """Delay of the horizon (s)."""
     problems: tuple[str, ...]
-    """Of the workers that are not ready."""
+    """Problems of the workers that are not ready."""
 
 
-class Held(NamedTuple):
-    """What one worker holds."""
+class Resources(NamedTuple):
+    """Memory and descriptors of one worker at one time."""
 
     at: float
     pid: int
@@ -66,44 +66,44 @@ class Held(NamedTuple):
 
 
 class Life(NamedTuple):
-    """What one worker held, in each third of the time that it was watched."""
+    """Memory and descriptors of one worker, in each third of the time that it was watched."""
 
     minutes: float
     resident: tuple[float, ...]
-    """Bytes, medians."""
+    """Medians (bytes)."""
     highest: tuple[float, ...]
-    """Bytes, at most."""
+    """Maxima (bytes)."""
     descriptors: tuple[float, ...]
     """Medians."""
 
     @property
     def settled(self) -> bool:
-        """Whether it lived long enough to tell that what it holds stays."""
+        """Whether it lived long enough to judge whether memory and descriptors are stable."""
         return self.minutes >= SETTLED_MINUTES
 
     @property
     def growth(self) -> float:
-        """Bytes by which memory at its highest rose from the middle third to the last."""
+        """Bytes by which peak memory rose from the middle third to the last."""
         return self.highest[2] - self.highest[1]
 
     @property
     def opened(self) -> float:
-        """Descriptors more in the last third than in the middle one."""
+        """Increase of descriptors from the middle third to the last."""
         return self.descriptors[2] - self.descriptors[1]
 
 
 def growth(life: Life) -> Iterator[str]:
-    """What is wrong with what a worker held."""
+    """Yields one message for each resource of a worker that grows."""
     if life.settled and life.growth > TOLERANCE:
         yield f"a worker's memory still grows: at most {', '.join(f'{size / 1e6:.0f} MB' for size in life.highest)}"
     if life.settled and life.opened > MORE_OPEN:
         yield f"a worker's descriptors grow: {life.descriptors}"
 
 
-def life(held: Sequence[Held]) -> Life | None:
-    """One worker's, from all that was seen of it; None if it was not seen in each third."""
+def life(held: Sequence[Resources]) -> Life | None:
+    """Returns the life of one worker from its samples; None if a third has no sample."""
     begin, lived = held[0].at, held[-1].at - held[0].at
-    thirds: list[list[Held]] = [[], [], []]
+    thirds: list[list[Resources]] = [[], [], []]
     for one in held:
         thirds[min(2, int(3 * (one.at - begin) / lived)) if lived else 0].append(one)
     if not all(thirds):
@@ -116,62 +116,64 @@ def life(held: Sequence[Held]) -> Life | None:
     )
 
 
-class RedisMonitor:
-    """Keeps its looks."""
+class Watch:
+    """Observes a pipeline, and keeps the observations."""
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self.looks: list[Look] = []
-        self.held: list[Held] = []
+        self.observations: list[Observation] = []
+        self.held: list[Resources] = []
         self._folded = 0
         self.moved: list[float] = []
-        """Moments (monotonic, s) at which fold was seen to have got further."""
+        """Times (monotonic, s) at which fold had made progress."""
 
     async def run(self) -> None:
-        """Looks for ever."""
+        """Observes until it is cancelled."""
         while True:
             with suppress(StormfoldError, TimeoutError, OSError):
                 async with AsyncExitStack() as stack:
-                    async with asyncio.timeout(PATIENCE):
+                    async with asyncio.timeout(TIMEOUT):
                         tail = await stack.enter_async_context(open_reader(self._world.settings))
                     for _ in range(FRESH):
-                        async with asyncio.timeout(PATIENCE):
-                            await self._look(tail)
+                        async with asyncio.timeout(TIMEOUT):
+                            await self._observe(tail)
                         await asyncio.sleep(EVERY)
             await asyncio.sleep(EVERY)
 
-    def before(self) -> Look:
-        """How it has been lately."""
-        last = self.looks[-BASE:]
-        assert last, "nothing has been seen yet"
+    def before(self) -> Observation:
+        """Returns the recent state, with medians of lag and delay."""
+        last = self.observations[-BASE:]
+        assert last, "no observation yet"
         return last[-1]._replace(
-            unread=round(statistics.median(look.unread for look in last)),
-            behind=statistics.median(look.behind for look in last),
+            unread=round(statistics.median(seen.unread for seen in last)),
+            behind=statistics.median(seen.behind for seen in last),
         )
 
-    async def recovered(self, before: Look, since: float, slack: int, seconds: float) -> float:
-        """Waits until all is as it was before, `slack` records more allowed; returns the moment that was so."""
+    async def recovered(self, before: Observation, since: float, slack: int, seconds: float) -> float:
+        """Waits until the state is as before, with up to `slack` more records; returns the time of that observation."""
 
-        def well() -> float:
-            if not self.looks or self.looks[-1].at <= since:
+        def recovered_at() -> float:
+            if not self.observations or self.observations[-1].at <= since:
                 return 0.0
-            look = self.looks[-1]
-            caught_up = look.unread <= before.unread + slack and look.behind <= before.behind + 2.0
-            return look.at if caught_up and look.unwritten <= before.unwritten + 20 and not look.problems else 0.0
+            seen = self.observations[-1]
+            caught_up = seen.unread <= before.unread + slack and seen.behind <= before.behind + 2.0
+            return seen.at if caught_up and seen.unwritten <= before.unwritten + 20 and not seen.problems else 0.0
 
         try:
-            return float(await until(well, seconds))
+            return float(await until(recovered_at, seconds))
         except AssertionError as error:
-            raise AssertionError(f"not as before after {seconds:.0f} s: {before}, now {self.looks[-1]}") from error
+            raise AssertionError(
+                f"not recovered after {seconds:.0f} s: {before}, now {self.observations[-1]}"
+            ) from error
 
     def longest_stop(self, begin: float, end: float) -> float:
-        """Seconds of the longest span without progress that touches the time between."""
+        """Returns the longest time without progress (s) that overlaps the time between."""
         last = max((at for at in self.moved if at <= begin), default=begin)
         moments = [last, *(at for at in self.moved if begin < at <= end), end]
         return max(later - earlier for earlier, later in pairwise(moments))
 
     def lives(self, seconds: float) -> list[Life]:
-        """Of the workers that were watched for at least so long."""
+        """Returns the lives of the workers that were watched for at least this long."""
         found = []
         for pid in dict.fromkeys(held.pid for held in self.held):
             mine = [held for held in self.held if held.pid == pid]
@@ -180,9 +182,9 @@ class RedisMonitor:
                 found.append(one)
         return found
 
-    async def _look(self, tail: TopicReader) -> None:
+    async def _observe(self, tail: TopicReader) -> None:
         world = self._world
-        self.held += self._hold()
+        self.held += self._sample()
         settings = world.settings
         async with connect(settings) as redis:
             store = Store(redis, settings.redis_prefix)
@@ -201,8 +203,10 @@ class RedisMonitor:
         emitting = [settings, *([world.others.settings] if world.others else [])]
         unwritten = sum([await self._uncommitted(tail, each, "emit", each.storms_topic) for each in emitting])
         behind = time.time() - clock.horizon / 1000
-        problems = tuple(filter(None, await asyncio.gather(*(slot.problem() for slot in world.everybody))))
-        self.looks.append(Look(time.monotonic(), unread, unwritten, clock.open_groups, self._folded, behind, problems))
+        problems = tuple(filter(None, await asyncio.gather(*(slot.problem() for slot in world.all_workers))))
+        self.observations.append(
+            Observation(time.monotonic(), unread, unwritten, clock.open_groups, self._folded, behind, problems)
+        )
 
     async def _unread(self, tail: TopicReader, topic: str, reached: dict[int, int]) -> int:
         return sum(max(0, end - reached.get(p, 0)) for p, end in (await tail.ends(topic)).items())
@@ -211,8 +215,8 @@ class RedisMonitor:
         committed = await read_committed(settings, settings.consumer_group(stage), topic)
         return await self._unread(tail, topic, {p: offset for p, (offset, _) in committed.items()})
 
-    def _hold(self) -> Iterator[Held]:
-        for slot in self._world.everybody:
+    def _sample(self) -> Iterator[Resources]:
+        for slot in self._world.all_workers:
             assert slot.process is not None
             with suppress(OSError):
-                yield Held(time.monotonic(), slot.process.pid, slot.resident(), slot.descriptors())
+                yield Resources(time.monotonic(), slot.process.pid, slot.resident(), slot.descriptors())

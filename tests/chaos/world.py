@@ -1,4 +1,4 @@
-"""Real servers, and workers that reach each of them by a way of their own, which can be cut."""
+"""Real servers, and workers that reach each of them through a proxy of their own, which faults can cut."""
 
 import asyncio
 import os
@@ -26,51 +26,51 @@ from tests.chaos.load import Planned
 from tests.chaos.producer import LiveLoad
 from tests.chaos.toxiproxy import Proxy, Toxiproxy
 from tests.support.apiserver import WORKER, ApiServer
-from tests.support.pipeline import Workers
+from tests.support.workers import Workers
 
 WINDOWS = "windows: {gap: 3s, grace: 2s, slice: 12s}\nmax_storms: 1000000\n"
-"""Small enough that a fault meets storms in every state; nothing is deleted by retention."""
+"""So short that a fault meets aggregates in every state. Retention deletes nothing."""
 PARTITIONS = 12
 SESSION = 4.0
-"""Seconds after which the broker takes a worker for dead."""
+"""Session timeout of the consumers (s)."""
 WORKERS = 3
-"""At work all the time; one slot more is for a worker that comes and goes."""
+"""Workers that run all the time. One more slot is for a worker that faults add and remove."""
 STOP_SECONDS = 20.0
-"""Longest that a worker may take to stop, on a machine with other things to do."""
+"""Longest time that a worker may take to stop, on a busy machine."""
 SINK_MB = 512
-"""Size of the sink's own disk, where it has one."""
+"""Size of the sink's own file system, where it has one."""
 ROOT = [] if os.geteuid() == 0 else ["sudo", "-n"]
-"""How to do what only root may."""
+"""The prefix of commands that need root."""
 
 
 class Redis(EmbeddedRedis):
-    """One that can be put to sleep."""
+    """A Redis that accepts DEBUG commands."""
 
     def prepare(self) -> list[str]:
-        """Before version 7 that needs no leave."""
-        leave = ["--enable-debug-command", "local"] if find_servers()[0].version >= (7,) else []
-        return [*super().prepare(), *leave]
+        """Enables DEBUG, which versions before 7 always accept."""
+        options = ["--enable-debug-command", "local"] if find_servers()[0].version >= (7,) else []
+        return [*super().prepare(), *options]
 
 
 @dataclass
 class Slot:
-    """A place for a worker: its ways to the servers, and the process that is there now."""
+    """A place for one worker at a time: its ways to the servers, and its current process."""
 
     kafka: Sequence[Proxy]
-    """One to each broker."""
+    """One way to each broker."""
     redis: Proxy
     extra: dict[str, str] = field(default_factory=dict)
-    """Settings of workers here."""
+    """Further settings of the workers in this slot."""
     process: subprocess.Popen[bytes] | None = None
     http: str = ""
 
     @property
     def running(self) -> bool:
-        """Whether somebody is there."""
+        """Whether a worker runs in the slot."""
         return self.process is not None and self.process.poll() is None
 
     async def problem(self) -> str:
-        """What the worker there says that keeps it from its work; empty if it is ready."""
+        """Returns the problems that the worker's /readyz reports; empty if it is ready."""
         timeout = aiohttp.ClientTimeout(total=1.0)
         try:
             async with (
@@ -82,11 +82,11 @@ class Slot:
             return f"no answer: {error!r}"
 
     async def ready(self) -> bool:
-        """Whether it says that it is."""
+        """Returns whether the worker reports that it is ready."""
         return not await self.problem()
 
-    async def told(self, metric: str) -> float | None:
-        """The sum of a metric of the worker there, over its labels; None if nobody answers."""
+    async def metric(self, name: str) -> float | None:
+        """Returns the sum of a metric of the worker over all labels; None if it does not answer."""
         timeout = aiohttp.ClientTimeout(total=1.0)
         try:
             async with (
@@ -97,44 +97,44 @@ class Slot:
         except (aiohttp.ClientError, TimeoutError):
             return None
         families = text_string_to_metric_families(text)
-        return sum(sample.value for family in families for sample in family.samples if sample.name == metric)
+        return sum(sample.value for family in families for sample in family.samples if sample.name == name)
 
     def resident(self) -> int:
-        """Bytes of memory that the worker holds."""
+        """Returns the resident memory of the worker in bytes."""
         assert self.process is not None
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     def descriptors(self) -> int:
-        """Files and sockets that the worker has open."""
+        """Returns the number of open files and sockets of the worker."""
         assert self.process is not None
         return sum(1 for _ in Path(f"/proc/{self.process.pid}/fd").iterdir())
 
 
 @dataclass
 class Kubernetes:
-    """An API server, and a worker that does nothing but write the storms there a second time."""
+    """A Kubernetes API server, and a worker of the stage emit that writes the storms there a second time."""
 
     server: ApiServer
     way: Proxy
     emitter: Slot
     settings: Settings
-    """With the emitter's own consumer group."""
+    """Settings with the consumer group of this worker."""
     gone: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Storms that were there when their definition was removed, by name."""
+    """Storms that existed when their definition was removed, by name."""
 
 
 class World:
-    """All of it. Faults change it and put it right again."""
+    """All servers and workers of a run. Faults break and repair them."""
 
     kafka: Cluster
     redis: EmbeddedRedis
     settings: Settings
-    """How the run itself reaches Kafka and Redis, past the proxies."""
+    """Settings with which the run itself reaches Kafka and Redis, without proxies."""
     slots: list[Slot]
     producer: LiveLoad
     others: Kubernetes | None = None
-    """The cluster, where there is one."""
+    """The Kubernetes API server, where there is one."""
 
     def __init__(self, folder: Path, stack: AsyncExitStack) -> None:
         self.folder = folder
@@ -144,45 +144,45 @@ class World:
         self.sink = folder / "storms"
         self.sink.mkdir()
         self.complaints: list[str] = []
-        """What went wrong besides alerts and storms."""
-        self.crowded: list[tuple[int, int]] = []
-        """Event times (ms) of what was folded while Redis had no room: of that less may be told apart."""
+        """Errors that are not about alerts or aggregates."""
+        self.truncated: list[tuple[int, int]] = []
+        """Spans of event time (ms) folded while Redis was full: their aggregates may lack detail."""
         self._stack = stack
         self._workers: Workers
 
     @property
     def cluster(self) -> Kubernetes:
-        """The cluster; there has to be one."""
+        """The Kubernetes API server, which must exist."""
         assert self.others is not None
         return self.others
 
     @property
-    def staffed(self) -> list[Slot]:
-        """The slots with a worker in them that has all stages."""
+    def full_workers(self) -> list[Slot]:
+        """The slots with a running worker of all stages."""
         return [slot for slot in self.slots if slot.running]
 
     @property
     def usual(self) -> list[Slot]:
-        """The slots that have such a worker most of the time, also while it is down."""
+        """The slots that have such a worker most of the time, including those where it is down."""
         return self.slots[:WORKERS]
 
     @property
     def emitters(self) -> list[Slot]:
-        """The slot of the worker that only writes to the cluster, where there is one."""
+        """The slot of the worker that writes to the API server, where there is one."""
         return [self.others.emitter] if self.others else []
 
     @property
-    def everybody(self) -> list[Slot]:
-        """Every worker that runs, of whatever sort. One that writes to the cluster ought to."""
-        return [*self.staffed, *self.emitters]
+    def all_workers(self) -> list[Slot]:
+        """Every running worker, and the one that writes to the API server, which must run."""
+        return [*self.full_workers, *self.emitters]
 
     @property
     def expendable(self) -> list[Slot]:
-        """Those of them that may be killed: the first is watched for as long as it lives."""
-        return self.everybody[1:]
+        """The workers that a fault may kill: all but the first, which is watched for as long as it lives."""
+        return self.all_workers[1:]
 
     async def open(self, planned: Iterator[Planned], *, disk: bool, cluster: bool) -> None:
-        """Starts the servers; with a disk of its own for the sink, with a cluster."""
+        """Starts the servers. `disk` gives the sink a file system of its own; `cluster` adds an API server."""
         if disk:
             await self._mount()
         toxiproxy = Toxiproxy(self.folder / "toxiproxy")
@@ -215,7 +215,7 @@ class World:
             self.start(slot)
 
     def start(self, slot: Slot) -> None:
-        """Puts a new worker there."""
+        """Starts a worker in the slot."""
         slot.http = f"{HOST}:{free_port()}"
         slot.process = self._workers.start(
             kafka_bootstrap_servers=",".join(way.address for way in slot.kafka),
@@ -225,7 +225,7 @@ class World:
         )
 
     async def end(self, slot: Slot, sign: signal.Signals) -> None:
-        """Ends the worker there, and waits until it is gone."""
+        """Ends the worker in the slot with a signal, and waits until it has exited."""
         assert slot.process is not None
         slot.process.send_signal(sign)
         asked = time.monotonic()
@@ -237,19 +237,19 @@ class World:
             self.complaints.append(f"worker {slot.process.pid} took {took:.0f} s to stop, with exit code {code}")
 
     async def run(self, server: ServerProcess) -> None:
-        """Starts a server, which is killed in the end."""
+        """Starts a server, which is killed at the end of the run."""
         self._stack.push_async_callback(asyncio.to_thread, server.kill)
         await asyncio.to_thread(server.start)
 
     async def another_redis(self) -> None:
-        """Starts a Redis; that one is `redis` from now on."""
+        """Starts another Redis, which is `redis` from now on."""
         redis = Redis(self.folder / f"redis-{time.time_ns()}")
         await self.run(redis)
         self.redis = redis
 
     async def lead_to_redis(self) -> None:
-        """All ways to Redis lead to `redis` from now on."""
-        slots = {id(slot): slot for slot in [*self.slots, *self.everybody]}
+        """Points all ways to Redis at `redis`."""
+        slots = {id(slot): slot for slot in [*self.slots, *self.all_workers]}
         await asyncio.gather(*(slot.redis.point(self.redis.address) for slot in slots.values()))
         self.settings = self.settings.model_copy(update={"redis_url": self.redis.url})
 
@@ -279,7 +279,7 @@ class World:
 
 @asynccontextmanager
 async def world(folder: Path, planned: Iterator[Planned], *, disk: bool, cluster: bool) -> AsyncIterator[World]:
-    """Everything is started, in a folder that exists; nothing has been published. All is stopped at the end."""
+    """Starts everything in an existing folder, without publishing; stops everything at the end."""
     async with AsyncExitStack() as stack:
         place = World(folder, stack)
         await place.open(planned, disk=disk, cluster=cluster)

@@ -1,64 +1,35 @@
-"""Drives the whole pipeline: alerts with chosen timestamps in, workers as processes that can be killed, storms out."""
+"""Drives the whole pipeline: publishes records, runs workers as processes, reads the topics, and audits the books."""
 
 import asyncio
-import os
-import signal
 import subprocess
-import sys
-from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Collection, Iterable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from aiokafka import AIOKafkaProducer
 
 from stormfold.audit import AuditReport, audit
 from stormfold.config import Config, load
-from stormfold.group import GroupMeta, aggregate_name
 from stormfold.kafka.client import client_options
 from stormfold.kafka.reader import open_reader
-from stormfold.keyed_record import ALERT, HEAD, LATE, RESOLVED, Body
-from stormfold.local.process import spawn
+from stormfold.keyed_record import ALERT, HEAD
 from stormfold.manifest import from_manifest
 from stormfold.redis.client import connect
 from stormfold.redis.store import Store
-from stormfold.resource import Resource
-from stormfold.series import SeriesReader
-from stormfold.settings import Settings, variable
+from stormfold.settings import Settings
 from stormfold.storm import Aggregate
-from stormfold.window import Bucket, segments
-from tests.support.servers import environment as variables
+from tests.support.alerts import Sent
+from tests.support.model import Counts, batch_model, counts_of, keyed_model
+from tests.support.workers import Workers
 
-
-class Sent(NamedTuple):
-    """One record to publish: timestamp (ms), value, the partition of `alerts`, and what else a record can have."""
-
-    time: int
-    value: bytes | None
-    partition: int = 0
-    key: bytes | None = None
-    headers: tuple[tuple[str, bytes | None], ...] = ()
-
-
-def alert(name: str = "Down", *, pod: str = "", resolved: bool = False, **labels: str) -> dict[str, Any]:
-    """A plain alert of the group (name, cluster `c`)."""
-    labels = {"alertname": name, "cluster": "c", "severity": "warning", **labels}
-    if pod:
-        labels |= {"pod": pod, "namespace": "ns"}
-    return {"labels": labels, "annotations": {}, "status": "resolved" if resolved else "firing"}
-
-
-def record(*alerts: dict[str, Any]) -> bytes:
-    """One alert as a record of its own, several as a list."""
-    return msgspec.json.encode(alerts[0] if len(alerts) == 1 else alerts)
+SHORT_WINDOWS = "windows: {gap: 2s, grace: 1s, slice: 10s}\n"
+"""A configuration whose sessions close within seconds."""
 
 
 async def publish(settings: Settings, records: Iterable[Sent], compression: str | None = None) -> None:
-    """Publishes records in order, each with its own timestamp; `compression` is a codec that Kafka knows."""
+    """Publishes records in order, each with its own timestamp; `compression` names a codec of Kafka."""
     producer = AIOKafkaProducer(
         **client_options(settings), acks="all", max_batch_size=500_000, max_request_size=50_000_000, linger_ms=5,
         compression_type=compression,
@@ -78,30 +49,30 @@ async def publish(settings: Settings, records: Iterable[Sent], compression: str 
 
 
 async def read_topic(settings: Settings, topic: str) -> list[Any]:
-    """Every record that a topic holds now."""
+    """Returns every record that a topic holds now."""
     async with open_reader(settings) as tail:
         return [found async for found in tail.read(topic)]
 
 
-async def origins(settings: Settings) -> list[tuple[int, int, int]]:
-    """(partition, offset, index in the record) of the alerts in the keyed topic, each as often as it is there."""
+async def source_positions(settings: Settings) -> list[tuple[int, int, int]]:
+    """Returns (partition, offset, index) of each alert in the keyed topic, duplicates included."""
     keyed = [found.value for found in await read_topic(settings, settings.keyed_topic)]
     return [HEAD.unpack_from(value)[3:6] for value in keyed if value[0] == ALERT]
 
 
-async def storms(settings: Settings, besides: Collection[str] = ()) -> dict[str, Aggregate]:
-    """What was published, newest record per name, but for some names. One that comes again must say the same again."""
+async def aggregates(settings: Settings, besides: Collection[str] = ()) -> dict[str, Aggregate]:
+    """Returns the published aggregates by name, without the names in `besides`. A repeated one must be identical."""
     found: dict[str, bytes] = {}
     for published in await read_topic(settings, settings.storms_topic):
         name = published.key.decode()
         if name in besides:
             continue
-        assert found.setdefault(name, published.value) == published.value, f"two storms named {name}"
+        assert found.setdefault(name, published.value) == published.value, f"two aggregates named {name}"
     return {name: from_manifest(msgspec.json.decode(value)) for name, value in found.items()}
 
 
 async def books(settings: Settings, config: Path | None = None, wait: float = 30.0) -> AuditReport:
-    """The audit."""
+    """Audits the books, after waiting up to `wait` seconds for workers to read everything."""
     redis = connect(settings)
     try:
         return await audit(settings, load(config), Store(redis, settings.redis_prefix), wait)
@@ -119,7 +90,7 @@ def assert_balanced(report: AuditReport, **expected: int) -> None:
 
 
 async def drained(settings: Settings, config: Path | None = None, seconds: float = 60.0) -> AuditReport:
-    """Waits until everything published is in a closed storm or a dead letter; the books as they are in the end."""
+    """Waits until every alert is in a closed aggregate or a dead letter; returns the audit at the end."""
     deadline = asyncio.get_running_loop().time() + seconds
     while True:
         left = deadline - asyncio.get_running_loop().time()
@@ -129,133 +100,74 @@ async def drained(settings: Settings, config: Path | None = None, seconds: float
         await asyncio.sleep(0.2)
 
 
-class Essence(NamedTuple):
-    """What a storm says, as far as it can be computed without stormfold's fold."""
-
-    alerts: int
-    distinct: int
-    resolved: int
-    resources: frozenset[tuple[str, int]]
-    first: int
-    last: int
-    reason: str
-
-
-def essence(storm: Aggregate) -> Essence:
-    """The essence of a published storm."""
-    resources = frozenset((str(entry.resource), entry.alerts) for entry in storm.resources)
-    return Essence(
-        storm.alert_count, storm.distinct, storm.resolved, resources, storm.first_seen, storm.last_seen,
-        storm.close_reason,
-    )  # fmt: skip
-
-
-def batch_model(config: Config, alerts: Iterable[tuple[int, dict[str, Any]]]) -> dict[str, Essence]:
-    """Storms by name, of alerts (event time, plain alert) in order of time, computed in one go: none of them late."""
-    reader = SeriesReader(config)
-    stamped = []
-    for time, plain in alerts:
-        ((keyed, resolved),) = reader.parse(record(plain), (), time)
-        stamped.append((time, msgspec.msgpack.decode(keyed.body_at(time), type=Body), resolved))
-    return model(config, stamped)
-
-
-async def keyed_model(settings: Settings, config: Config) -> dict[str, Essence]:
-    """Storms by name, as the log of the keyed topic decides them: each origin once, at the time it was stamped with."""
-    return model(config, [found.stamped async for found in keyed_alerts(settings)])
-
-
-class Keyed(NamedTuple):
-    """One alert of the keyed topic."""
-
-    stamped: "Stamped"
-    late: bool
-    origin: tuple[int, int, int]
-    """Where it came from: partition of `alerts`, offset, index in the record."""
-
-
-Stamped = tuple[int, Body, bool]
-"""Event time, what is the same for the series, whether it is a resolution."""
-
-
-async def keyed_alerts(settings: Settings) -> AsyncIterator[Keyed]:
-    """The alerts of the keyed topic that count: of each origin the first, in the order of the log."""
-    newest: dict[tuple[int, int], tuple[int, int]] = {}
-    bodies: dict[bytes, Body] = {}
-    async with open_reader(settings) as tail:
-        async for keyed in tail.read(settings.keyed_topic):
-            if keyed.value[0] != ALERT:
-                continue
-            _, flags, time, partition, offset, index = HEAD.unpack_from(keyed.value)
-            cell = (keyed.partition, partition)
-            if newest.get(cell, (-1, -1)) < (offset, index):
-                newest[cell] = (offset, index)
-                raw = keyed.value[HEAD.size :]
-                if (body := bodies.get(raw)) is None:
-                    body = bodies[raw] = msgspec.msgpack.decode(raw, type=Body)
-                yield Keyed((time, body, bool(flags & RESOLVED)), bool(flags & LATE), (partition, offset, index))
-
-
-def model(config: Config, stamped: Iterable[Stamped]) -> dict[str, Essence]:
-    """Storms by name, of alerts in any order across event times."""
-    groups: dict[bytes, defaultdict[int, list[Stamped]]] = {}
-    for entry in stamped:
-        groups.setdefault(entry[1].meta, defaultdict(list))[config.windows.bucket(entry[0])].append(entry)
-    result = {}
-    for packed, found in groups.items():
-        meta = msgspec.msgpack.decode(packed, type=GroupMeta)
-        times = {start: [time for time, _, _ in entries] for start, entries in found.items()}
-        buckets = [Bucket(start, len(at), min(at), max(at)) for start, at in times.items()]
-        for part in segments(buckets, config.windows):
-            inside = sorted((e for bucket in part.buckets for e in found[bucket.start]), key=lambda entry: entry[0])
-            newest = {body.fingerprint: at for at, body, _ in inside}
-            # Of two at the same millisecond, the resolution counts as the newer one.
-            resolved = {b.fingerprint for at, b, resolved in inside if resolved and at == newest[b.fingerprint]}
-            resources = Counter(body.resource for _, body, _ in inside if body.resource)
-            result[aggregate_name(meta, part.start, config.windows.gap)] = Essence(
-                len(inside), len(newest), len(resolved),
-                frozenset((str(msgspec.msgpack.decode(r, type=Resource)), n) for r, n in resources.items()),
-                inside[0][0], inside[-1][0], part.reason,
-            )  # fmt: skip
-    return result
-
-
 @dataclass
-class Workers:
-    """Worker processes against the test's servers; none outlives the test, whatever becomes of it."""
+class Pipeline:
+    """One pipeline of a test: topics, groups and keys of its own, and the workers on them."""
 
     settings: Settings
-    folder: Path
-    config: Path | None = None
-    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    workers: Workers
+
+    def configure(self, text: str = SHORT_WINDOWS) -> Path:
+        """Writes the configuration file that workers started from now on use; returns its path."""
+        self.workers.config = self.workers.folder / "stormfold.yaml"
+        self.workers.config.write_text(text)
+        return self.workers.config
+
+    @property
+    def config(self) -> Config:
+        """The configuration of the workers."""
+        return load(self.workers.config)
 
     def start(self, **environment: str) -> subprocess.Popen[bytes]:
-        """Starts one more; `environment` are further settings, without the prefix."""
-        more = ({"config": str(self.config)} if self.config else {}) | environment
-        environ = os.environ | variables(self.settings) | {variable(name): value for name, value in more.items()}
-        command = [sys.executable, "-c", "from stormfold.cli import main; main()", "worker"]
-        with (self.folder / f"worker-{len(self.running)}.log").open("ab") as log:
-            process = spawn(command, log, Path.cwd(), environ)
-        self.running.append(process)
-        return process
+        """Starts one more worker; `environment` has further settings, without the prefix."""
+        return self.workers.start(**environment)
 
     def logs(self) -> str:
-        """What all of them have printed."""
-        return "\n".join(p.read_text(errors="replace")[-20_000:] for p in sorted(self.folder.glob("worker-*.log")))
+        """Returns the newest logs of all workers."""
+        return self.workers.logs()
 
-    def __enter__(self) -> "Workers":
-        return self
+    async def publish(self, records: Iterable[Sent], compression: str | None = None) -> None:
+        """Publishes records to `alerts` in order; `compression` names a codec of Kafka."""
+        await publish(self.settings, records, compression)
 
-    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        for process in self.running:
-            with suppress(ProcessLookupError):
-                process.send_signal(signal.SIGCONT)
-                process.terminate()
-        for process in self.running:
-            try:
-                process.wait(12)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        if kind is not None:
-            print(self.logs())
+    async def read(self, topic: str) -> list[Any]:
+        """Returns every record that a topic holds now."""
+        return await read_topic(self.settings, topic)
+
+    async def source_positions(self) -> list[tuple[int, int, int]]:
+        """Returns (partition, offset, index) of each alert in the keyed topic, duplicates included."""
+        return await source_positions(self.settings)
+
+    async def aggregates(self) -> dict[str, Aggregate]:
+        """Returns the published aggregates by name."""
+        return await aggregates(self.settings)
+
+    async def counts(self) -> dict[str, Counts]:
+        """Returns what the published aggregates count, by name."""
+        return {name: counts_of(found) for name, found in (await self.aggregates()).items()}
+
+    async def audit(self, wait: float = 30.0) -> AuditReport:
+        """Audits the books, after waiting up to `wait` seconds for workers to read everything."""
+        return await books(self.settings, self.workers.config, wait)
+
+    async def drained(self, seconds: float = 60.0, **expected: int) -> AuditReport:
+        """Waits until nothing is open, and asserts that every alert was counted once; see `assert_balanced`."""
+        report = await drained(self.settings, self.workers.config, seconds)
+        assert_balanced(report, **expected)
+        return report
+
+    def model(self, alerts: Iterable[tuple[int, dict[str, Any]]]) -> dict[str, Counts]:
+        """Returns the aggregates that (event time, alert), in order of time, must make under this configuration."""
+        return batch_model(self.config, alerts)
+
+    async def assert_aggregates(self, expected: Mapping[str, Counts], seconds: float = 60.0, **report: int) -> None:
+        """Asserts that every alert is counted once, in exactly these aggregates."""
+        await self.drained(seconds, **report)
+        assert await self.counts() == expected
+
+    async def assert_keyed_model(self, seconds: float = 60.0, **report: int) -> dict[str, Counts]:
+        """Asserts that every alert is counted once, in exactly the aggregates of the keyed topic; returns these."""
+        await self.drained(seconds, **report)
+        found = await self.counts()
+        assert found == await keyed_model(self.settings, self.config)
+        return found

@@ -1,17 +1,43 @@
-"""Small things around the servers that a test run owns."""
+"""Settings for the servers that a test run owns, and waiting for conditions."""
 
 import asyncio
 import time
+import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pydantic import SecretStr
 
+from stormfold.local.kafka import EmbeddedKafka
+from stormfold.local.redis import EmbeddedRedis
 from stormfold.settings import Settings, variable
+
+PARTITIONS = 3
+"""Partitions of a test's topics: enough for several members of a group and for skew."""
+MAX_RECORD = 12_000_000
+"""Bytes of the largest record that a test's `alerts` takes."""
+
+
+def fresh_settings(kafka: EmbeddedKafka, redis: EmbeddedRedis, **more: Any) -> Settings:
+    """Returns settings with topics, groups and keys that no other test uses; `more` has further settings."""
+    name = f"t{uuid.uuid4().hex[:10]}"
+    return Settings(
+        kafka_bootstrap_servers=kafka.bootstrap,
+        redis_url=redis.url,
+        redis_prefix=name,
+        group_prefix=name,
+        alerts_topic=f"{name}-alerts",
+        keyed_topic=f"{name}-keyed",
+        storms_topic=f"{name}-storms",
+        alerts_dlq_topic=f"{name}-alerts-dlq",
+        storms_dlq_topic=f"{name}-storms-dlq",
+        http_address="127.0.0.1:0",
+        **more,
+    )
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The variables that make a command use these settings, passwords in the clear."""
+    """Returns the environment variables of these settings, with passwords in plain text."""
     found = {name: getattr(settings, name) for name in settings.model_fields_set}
     return {
         variable(name): value.get_secret_value() if isinstance(value, SecretStr) else str(value)
@@ -21,9 +47,9 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 async def until(condition: Callable[[], Any], seconds: float = 30.0, what: str = "") -> Any:
-    """Waits until the condition holds and returns its value; fails the test if it doesn't in time.
+    """Waits until the condition holds, and returns its value; fails the test after `seconds`, naming `what`.
 
-    `condition` is called again and again; a coroutine it returns is awaited.
+    `condition` is called every 50 ms; if it returns a coroutine, that is awaited.
     """
     deadline = time.monotonic() + seconds
     while True:

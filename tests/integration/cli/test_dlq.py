@@ -10,10 +10,12 @@ from aiokafka import ConsumerRecord
 
 from stormfold.kafka.producer import Producer, ProducerRecord
 from stormfold.settings import Settings
+from tests.support.alerts import Sent, alert, record
 from tests.support.cli import stormfold
-from tests.support.pipeline import Sent, Workers, alert, assert_balanced, drained, publish, read_topic, record
+from tests.support.pipeline import assert_balanced, drained, publish, read_topic
 from tests.support.servers import until
 from tests.support.storms import manifest
+from tests.support.workers import Workers
 
 Headers = list[tuple[str, bytes]]
 

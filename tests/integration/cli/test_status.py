@@ -20,9 +20,11 @@ from stormfold.local.process import free_port
 from stormfold.local.redis import EmbeddedRedis
 from stormfold.redis.client import connect
 from stormfold.settings import Settings
+from tests.support.alerts import Sent, alert, record
 from tests.support.cli import stormfold
-from tests.support.pipeline import Sent, Workers, alert, assert_balanced, drained, publish, record
+from tests.support.pipeline import assert_balanced, drained, publish
 from tests.support.servers import until
+from tests.support.workers import Workers
 
 NOWHERE = {"kafka_bootstrap_servers": "127.0.0.1:9", "redis_url": "redis://127.0.0.1:10/0"}
 

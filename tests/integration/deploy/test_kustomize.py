@@ -34,8 +34,8 @@ from tests.integration.deploy.files import (
     parse,
 )
 from tests.integration.monitoring.rules import JOB
-from tests.integration.pipeline.test_sigterm import STOP_SECONDS
 from tests.support.apiserver import ApiServer
+from tests.support.workers import STOP_SECONDS
 
 CREDENTIALS = {
     "STORMFOLD_KAFKA_SASL_USERNAME": "stormfold",

@@ -28,11 +28,13 @@ from tests.integration.monitoring.rules import JOB, REDIS_JOB, RULES
 from tests.integration.monitoring.test_rules import ALERTS, FOREIGN
 from tests.integration.web.metrics_page import names
 from tests.support import gobuild
+from tests.support.alerts import Sent, alert, record
 from tests.support.exporter import exporter_says
 from tests.support.grafana import DashboardsFile, DatasourcesFile, mistakes
-from tests.support.pipeline import Sent, Workers, alert, assert_balanced, drained, publish, record
+from tests.support.pipeline import assert_balanced, drained, publish
 from tests.support.prometheus import Prometheus, Sample, programs, promtool
 from tests.support.servers import until
+from tests.support.workers import Workers
 
 ALL = {"$namespace": ".*", "$__rate_interval": "1m", "$__range": "1h"}
 """What Grafana puts for its variables: All for the namespace, as the dashboards begin."""

@@ -24,8 +24,9 @@ from stormfold.sinks.directory import DirectorySink
 from stormfold.worker import Worker
 from tests.integration.web.working import get, ready, working
 from tests.support import consumer_groups
+from tests.support.alerts import Sent, alert, record
 from tests.support.exporter import exporter_says
-from tests.support.pipeline import Sent, alert, assert_balanced, drained, publish, record
+from tests.support.pipeline import assert_balanced, drained, publish
 from tests.support.servers import until
 
 BEGIN = 1_780_000_000_000

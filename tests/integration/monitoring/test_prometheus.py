@@ -22,9 +22,11 @@ from tests.integration.monitoring.rules import JOB, RULES
 from tests.integration.monitoring.test_rules import ALERTS
 from tests.integration.web.metrics_page import names
 from tests.support import gobuild
-from tests.support.pipeline import Sent, Workers, alert, assert_balanced, drained, publish, record
+from tests.support.alerts import Sent, alert, record
+from tests.support.pipeline import assert_balanced, drained, publish
 from tests.support.prometheus import VERSION, Prometheus, programs, promtool
 from tests.support.servers import until
+from tests.support.workers import Workers
 
 CONFIG = K8S / "monitoring" / "prometheus.yml"
 BEGIN = 1_780_000_000_000

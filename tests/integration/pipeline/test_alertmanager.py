@@ -1,4 +1,4 @@
-"""The page on Alertmanager: its bridge and its configuration, run with a real Alertmanager."""
+"""The bridge and the configuration of docs/how-to/alertmanager.md, run with a real Alertmanager."""
 
 import asyncio
 import sys
@@ -31,13 +31,13 @@ LABELS = [
 
 
 def program() -> Path:
-    """The cached Alertmanager, built first where it is missing; raises `CannotBuild`."""
+    """Returns the cached Alertmanager, which is built first where it is missing. Raises `CannotBuild`."""
     path = cache_dir() / "alertmanager" / VERSION / "alertmanager"
     return build(path, f"github.com/prometheus/alertmanager/cmd/alertmanager@{VERSION}")
 
 
 class Bridge(ServerProcess):
-    """The page's program."""
+    """The bridge program of the page."""
 
     name = "bridge"
     ready = b"Running on"
@@ -47,7 +47,7 @@ class Bridge(ServerProcess):
         self._variables = {"KAFKA": settings.kafka_bootstrap_servers, "TOPIC": topic}
 
     def prepare(self) -> Sequence[str]:
-        """Its port is known only now."""
+        """Writes the program; its port is known only now."""
         path = self.data_dir / "bridge.py"
         path.write_text(*blocks(PAGE, "python"))
         variables = self._variables | {"HOST": HOST, "PORT": str(self.port)}
@@ -55,17 +55,17 @@ class Bridge(ServerProcess):
 
     @property
     def url(self) -> str:
-        """Where it takes alerts."""
+        """The URL that takes alerts."""
         return f"http://{self.address}/alerts"
 
     async def post(self, body: bytes) -> tuple[int, str]:
-        """Status and text of its answer."""
+        """Posts a body; returns the status and text of the response."""
         async with aiohttp.ClientSession() as session, session.post(self.url, data=body) as answer:
             return answer.status, await answer.text()
 
 
 class Alertmanager(ServerProcess):
-    """One with the page's configuration, and the bridge where it is."""
+    """An Alertmanager with the configuration of the page and the address of the bridge."""
 
     name = "alertmanager"
     ready = b"Listening on"
@@ -77,7 +77,7 @@ class Alertmanager(ServerProcess):
         self._config = config.replace("http://127.0.0.1:9095/alerts", bridge)
 
     def prepare(self) -> Sequence[str]:
-        """Builds it first where it is missing."""
+        """Builds the program first where it is missing."""
         path = self.data_dir / "alertmanager.yml"
         path.write_text(self._config)
         return [
@@ -89,7 +89,7 @@ class Alertmanager(ServerProcess):
         ]
 
     async def alerts(self, put: Sequence[Mapping[str, Any]] = ()) -> Any:
-        """Gives it alerts, if any; what it has then."""
+        """Posts alerts, if any; returns all alerts that Alertmanager has then."""
         url = f"http://{self.address}/api/v2/alerts"
         async with aiohttp.ClientSession() as session:
             async with session.post(url, json=list(put)) as answer:
@@ -100,7 +100,7 @@ class Alertmanager(ServerProcess):
 
 @pytest.fixture
 async def bridge(topics: Settings, tmp_path: Path) -> AsyncIterator[Bridge]:
-    """It writes to `alerts`."""
+    """A bridge that writes to `alerts`."""
     server = Bridge(tmp_path / "bridge", topics, topics.alerts_topic)
     await asyncio.to_thread(server.start)
     yield server
@@ -109,7 +109,7 @@ async def bridge(topics: Settings, tmp_path: Path) -> AsyncIterator[Bridge]:
 
 @pytest.fixture
 async def alertmanager(request: pytest.FixtureRequest, bridge: Bridge, tmp_path: Path) -> AsyncIterator[Alertmanager]:
-    """It notifies the bridge."""
+    """An Alertmanager that notifies the bridge."""
     await asyncio.to_thread(built, request.config, program)
     server = Alertmanager(tmp_path / "alertmanager", bridge.url)
     await asyncio.to_thread(server.start)
@@ -118,13 +118,14 @@ async def alertmanager(request: pytest.FixtureRequest, bridge: Bridge, tmp_path:
 
 
 async def arrived(settings: Settings) -> list[Alert]:
-    """Alerts in the topic, as intake reads them."""
+    """Returns the alerts in the topic, as intake parses them."""
     records = await read_topic(settings, settings.alerts_topic)
     return [alert for one in records for alert in parse(one.value, one.headers, one.timestamp)]
 
 
-async def test_from_alertmanager(topics: Settings, alertmanager: Alertmanager) -> None:
-    """What fires arrives with the fingerprint that Alertmanager shows, and so does its end."""
+async def test_firing_and_resolved_alerts_arrive_with_the_fingerprints_of_alertmanager(
+    topics: Settings, alertmanager: Alertmanager
+) -> None:
     begin = datetime.now(UTC)
     firing = [{"labels": labels, "startsAt": begin.isoformat()} for labels in LABELS]
     shown = {one["fingerprint"]: one["labels"] for one in await alertmanager.alerts(firing)}
@@ -140,8 +141,10 @@ async def test_from_alertmanager(topics: Settings, alertmanager: Alertmanager) -
     await until(lambda: all_of(True), SECONDS, "resolved alerts arrive")
 
 
-async def test_says_yes_to_what_kafka_has(topics: Settings, bridge: Bridge) -> None:
-    """A body is one record, unchanged; one too large for Kafka is refused, and refused for good."""
+async def test_the_bridge_confirms_an_acknowledged_body_and_refuses_one_too_large_for_kafka(
+    topics: Settings, bridge: Bridge
+) -> None:
+    """A body becomes one record, unchanged. A body that is too large is refused with 413, so that it is not retried."""
     body = b' {"labels": {"alertname": "A"} } \n'
     assert await bridge.post(body) == (200, "")
     status, _ = await bridge.post(body + b" " * 1_000_000)
@@ -149,8 +152,7 @@ async def test_says_yes_to_what_kafka_has(topics: Settings, bridge: Bridge) -> N
     assert [one.value for one in await read_topic(topics, topics.alerts_topic)] == [body]
 
 
-async def test_says_no_while_kafka_refuses(topics: Settings, tmp_path: Path) -> None:
-    """What Kafka doesn't take is to be tried again."""
+async def test_the_bridge_asks_for_a_retry_while_kafka_refuses(topics: Settings, tmp_path: Path) -> None:
     server = Bridge(tmp_path / "bridge", topics, f"{topics.alerts_topic}-missing")
     await asyncio.to_thread(server.start)
     try:

@@ -6,36 +6,22 @@ import signal
 from typing import Any
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from stormfold.config import Config
-from stormfold.kafka.client import client_options
 from stormfold.kafka.committed import read_committed
-from stormfold.settings import Settings
-from tests.integration.pipeline.conftest import Brisk
-from tests.support.pipeline import (
-    Sent,
-    Workers,
-    alert,
-    assert_balanced,
-    batch_model,
-    drained,
-    essence,
-    origins,
-    publish,
-    record,
-    storms,
-)
-from tests.support.servers import until
+from tests.integration.pipeline.test_sigterm import ends
+from tests.support.alerts import Sent, alert, record
+from tests.support.pipeline import Pipeline
+from tests.support.servers import MAX_RECORD, until
 
 MANY = [(500, 6), (5_000, 2)] * 4
 """(alerts in a record, records), one after the other."""
 TRIES = 10
-"""Looks at a worker that stands still before it is killed even if all that it has sent is committed."""
+"""How often a worker is frozen and looked at before it is killed although everything that it sent is committed."""
+SECONDS = 90
 
 
 def crowd(rng: random.Random, size: int) -> list[dict[str, Any]]:
-    """Alerts of a few groups, some of them resolved, some of them the same."""
+    """Returns alerts of a few groups, some of them resolved, some of them equal."""
     return [
         alert(f"Group{rng.randrange(8)}", pod=f"pod-{rng.randrange(300)}", resolved=rng.random() < 0.2)
         for _ in range(size)
@@ -43,97 +29,93 @@ def crowd(rng: random.Random, size: int) -> list[dict[str, Any]]:
 
 
 def webhook(alerts: list[dict[str, Any]]) -> bytes:
-    """The alerts as one Alertmanager notification."""
+    """Encodes the alerts as one Alertmanager notification."""
     return msgspec.json.encode({"version": "4", "groupKey": "{}", "status": "firing", "alerts": alerts})
 
 
-async def length(settings: Settings, topic: str) -> int:
-    """How many records were written to the topic."""
-    async with AIOKafkaConsumer(**client_options(settings)) as consumer:
-        ends = await consumer.end_offsets([TopicPartition(topic, partition) for partition in range(3)])
-    return sum(ends.values())
+async def keyed_records(pipeline: Pipeline) -> int:
+    """Returns the number of records that were written to the keyed topic."""
+    return sum((await ends(pipeline.settings, pipeline.settings.keyed_topic)).values())
 
 
-async def uncommitted(settings: Settings) -> bool:
-    """Whether something was sent of records that intake has not committed."""
+async def uncommitted(pipeline: Pipeline) -> bool:
+    """Returns whether alerts were sent from records that intake has not committed."""
+    settings = pipeline.settings
     committed = await read_committed(settings, settings.consumer_group("intake"), settings.alerts_topic)
-    ends = {partition: offset for partition, (offset, _) in committed.items()}
-    return any(offset >= ends.get(partition, 0) for partition, offset, _ in await origins(settings))
+    reached = {partition: offset for partition, (offset, _) in committed.items()}
+    return any(offset >= reached.get(partition, 0) for partition, offset, _ in await pipeline.source_positions())
 
 
-async def proven(settings: Settings, alerts: list[tuple[int, dict[str, Any]]], dead: int = 0) -> None:
-    """The books balance, and the storms are those of one plain computation."""
-    books = await drained(settings, seconds=90)
-    assert_balanced(books, dead_letters=dead)
-    found = {name: essence(storm) for name, storm in (await storms(settings)).items()}
-    assert found == batch_model(Config(), alerts)
-
-
-async def test_each_is_counted(topics: Settings, workers: Workers, past: int) -> None:
-    """Records of 500, 5,000 and 30,000 alerts (10 MB): each alert is counted. With a wrong one the record is dead."""
+async def test_each_alert_of_a_large_record_is_counted_or_its_record_is_a_dead_letter(
+    pipeline: Pipeline, past: int
+) -> None:
+    """Records of 500, 5,000 and 30,000 alerts (10 MB); two records with one malformed alert each."""
     rng = random.Random(1)
     big = [one | {"annotations": {"text": "x" * 200}} for one in crowd(rng, 30_000)]
-    assert 10_000_000 < len(webhook(big)) < 12_000_000
+    assert 10_000_000 < len(webhook(big)) < MAX_RECORD
     whole = [(past, crowd(rng, 500)), (past + 1, crowd(rng, 5_000)), (past + 2, big), (past + 3, crowd(rng, 1))]
     wrong = [*crowd(rng, 4_999), {"labels": {"alertname": 1}}]
-    await publish(
-        topics,
+    await pipeline.publish(
         [
             Sent(past, webhook(wrong), 2),
             *(Sent(time, webhook(alerts), n % 3) for n, (time, alerts) in enumerate(whole)),
             Sent(past + 4, record(*wrong), 0),
-        ],
+        ]
     )
 
-    workers.start()
-    await proven(topics, [(time, one) for time, alerts in whole for one in alerts], dead=2)
+    pipeline.start()
+    model = pipeline.model((time, one) for time, alerts in whole for one in alerts)
+    await pipeline.assert_aggregates(model, SECONDS, dead_letters=2)
 
 
-async def test_killed_in_the_middle(brisk: Brisk, tmp_path: Any, past: int) -> None:
-    """Workers killed with -9 while such records are under way: what was sent of them is not counted again."""
-    settings = brisk.settings
+async def test_a_worker_killed_within_a_large_record_does_not_make_its_alerts_count_twice(
+    own_pipeline: Pipeline, past: int
+) -> None:
     rng = random.Random(2)
     sizes = [size for size, times in MANY for _ in range(times)]
     records = [(past + 500 * n, n % 3, crowd(rng, size)) for n, size in enumerate(sizes)]
-    await publish(settings, [Sent(time, webhook(alerts), partition) for time, partition, alerts in records])
+    await own_pipeline.publish(Sent(time, webhook(alerts), partition) for time, partition, alerts in records)
 
-    with Workers(settings, tmp_path) as workers:
-        for _ in range(3):
-            before = await length(settings, settings.keyed_topic)
-            worker = workers.start(max_poll_records="1")
+    for _ in range(3):
+        before = await keyed_records(own_pipeline)
+        worker = own_pipeline.start(max_poll_records="1")
 
-            async def sending(before: int = before) -> bool:
-                # Marks alone do not make it so much longer.
-                return await length(settings, settings.keyed_topic) >= before + 100
+        async def sending(before: int = before) -> bool:
+            # Watermark records alone add fewer records than this.
+            return await keyed_records(own_pipeline) >= before + 100
 
-            await until(sending, what="the worker is at it")
-            for _ in range(TRIES):
-                worker.send_signal(signal.SIGSTOP)
-                if await uncommitted(settings):
-                    break
-                worker.send_signal(signal.SIGCONT)
-                await asyncio.sleep(0.03)
-            worker.kill()
-            worker.wait()
-        workers.start()
-        await proven(settings, [(time, one) for time, _, alerts in records for one in alerts])
+        await until(sending, what="the worker sends alerts")
+        for _ in range(TRIES):
+            worker.send_signal(signal.SIGSTOP)
+            if await uncommitted(own_pipeline):
+                break
+            worker.send_signal(signal.SIGCONT)
+            await asyncio.sleep(0.03)
+        worker.kill()
+        worker.wait()
+    own_pipeline.start()
+    model = own_pipeline.model((time, one) for time, _, alerts in records for one in alerts)
+    await own_pipeline.assert_aggregates(model, SECONDS, dead_letters=0)
 
-    sent = await origins(settings)
+    sent = await own_pipeline.source_positions()
     assert len(set(sent)) == sum(sizes)
     assert len(sent) > len(set(sent)), "no kill has struck between a record and its commit"
 
 
-async def test_packed_a_hundredfold(brisk: Brisk, tmp_path: Any, past: int) -> None:
-    """A hundred thousand alerts in records of 500, packed: far more than can be read within the session's two seconds.
-    Intake takes them in parts, stays a member of its group and alive, and sends hardly any twice."""
-    settings = brisk.settings
+async def test_records_compressed_a_hundredfold_do_not_cost_intake_its_membership(
+    own_pipeline: Pipeline, past: int
+) -> None:
+    """A hundred thousand alerts in compressed records of 500: more than can be read within the session timeout of 2 s.
+
+    Intake reads them in parts, remains a member of its group, and sends few of them twice.
+    """
     crowds = [[alert(f"Group{n % 107}", pod=f"pod-{500 * n + one}") for one in range(500)] for n in range(200)]
     sent = [Sent(past + n, webhook(alerts), n % 3) for n, alerts in enumerate(crowds)]
     assert sum(len(one.value or b"") for one in sent) > 10_000_000
-    await publish(settings, sent, "zstd")
+    await own_pipeline.publish(sent, "zstd")
 
-    with Workers(settings, tmp_path) as workers:
-        workers.start()
-        await proven(settings, [(past + n, one) for n, alerts in enumerate(crowds) for one in alerts])
-    keyed = await origins(settings)
+    own_pipeline.start()
+    model = own_pipeline.model((past + n, one) for n, alerts in enumerate(crowds) for one in alerts)
+    await own_pipeline.assert_aggregates(model, SECONDS, dead_letters=0)
+    keyed = await own_pipeline.source_positions()
     assert 100_000 == len(set(keyed)) <= len(keyed) < 150_000

@@ -1,4 +1,4 @@
-"""Alerts written to break out of whatever holds them: all the way through they are text, and nothing but text."""
+"""Alerts that try to break out of keys, files, logs and pages: they are treated as text at every step."""
 
 import asyncio
 import json
@@ -11,13 +11,13 @@ import yaml
 from markupsafe import escape
 from redis.asyncio import Redis
 
-from stormfold.config import load
 from stormfold.local.process import free_port
 from stormfold.manifest import from_manifest
 from stormfold.redis.keys import Keys
 from stormfold.settings import Settings
+from tests.support.alerts import Sent
 from tests.support.cli import stormfold
-from tests.support.pipeline import Sent, Workers, assert_balanced, batch_model, books, drained, essence, publish, storms
+from tests.support.pipeline import Pipeline, assert_balanced
 from tests.support.servers import until
 
 MARKUP = "<script>alert(1)</script>"
@@ -29,36 +29,36 @@ HOSTILE = (
     *("---\nkind: Secret\n...\n", "!!python/object/apply:os.system ['touch owned']", "*alias", "&anchor", "<<"),
     *("{{ 7 * 7 }}", "{% raw %}", "%s%n%(name)s", "{0.__class__.__mro__}", "__proto__", "[red]rich[/]", "x" * 400),
 )
-"""In each alert one of them is every label and annotation, fingerprint, key and header; the severity is `MARKUP`."""
+"""Each alert has one of these as every label, annotation, fingerprint, key and header; its severity is `MARKUP`."""
 
 
 def hostile(text: str) -> dict[str, Any]:
-    """An alert that says this wherever it can."""
+    """Returns an alert with this text in every field."""
     labels = dict.fromkeys(("alertname", "cluster", "namespace", "pod", text), text) | {"severity": MARKUP}
     return {"labels": labels, "annotations": {"summary": text, text: text}, "fingerprint": text, "endsAt": ""}
 
 
 def sent(time: int, value: bytes) -> Sent:
-    """A record whose key and headers say what its value says."""
+    """Returns a record whose key and headers repeat its value."""
     return Sent(time, value, time % 3, value[:99], ((str(value[:99]), value), ("stormfold-reason", value)))
 
 
-async def foreign(redis: Redis, settings: Settings) -> set[bytes]:
-    """Keys that are none of stormfold's."""
+async def foreign_keys(redis: Redis, settings: Settings) -> set[bytes]:
+    """Returns the keys that stormfold does not use."""
     keys = Keys(settings.redis_prefix)
-    epoch = keys.of(int(await redis.hget(keys.epoch, "number") or 0))
+    version = keys.of(int(await redis.hget(keys.epoch, "number") or 0))
     group = "[A-Za-z0-9_-]{20}"
-    fixed = (keys.epoch, keys.intake, epoch.positions, epoch.origins, epoch.marks, epoch.due, epoch.open)
+    fixed = (keys.epoch, keys.intake, version.positions, version.origins, version.marks, version.due, version.open)
     forms = [
-        *map(re.escape, fixed), re.escape(epoch.group) + group, re.escape(epoch.bucket) + group + r":\d+",
-        re.escape(epoch.lease) + group,
+        *map(re.escape, fixed), re.escape(version.group) + group, re.escape(version.bucket) + group + r":\d+",
+        re.escape(version.lease) + group,
     ]  # fmt: skip
     found: list[Any] = await redis.keys()
     return {key for key in found if not re.fullmatch("|".join(forms), key.decode())}
 
 
 async def page(address: str) -> str:
-    """The status page once it shows groups or storms."""
+    """Returns the status page as soon as it shows groups or storms."""
 
     async def shown() -> str | None:
         async with aiohttp.ClientSession() as session, session.get(f"http://{address}/") as answer:
@@ -70,50 +70,50 @@ async def page(address: str) -> str:
 
 
 def tree(folder: Path) -> set[str]:
-    """All that is in it, below too."""
+    """Returns the paths of everything below the folder."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
 def logged(folder: Path) -> list[Any]:
-    """What every line of the workers' logs is, as JSON."""
+    """Returns every line of the workers' logs, decoded as JSON."""
     return [json.loads(line) for path in folder.glob("*.log") for line in path.read_bytes().strip().split(b"\n")]
 
 
-async def test_nothing_breaks_out(topics: Settings, redis: Redis, workers: Workers, tmp_path: Path, past: int) -> None:
-    """Keys, books, manifests, file names, log lines, terminal and page are as whole as with plain alerts."""
-    workers.config = tmp_path / "stormfold.yaml"
-    workers.config.write_text("routes: [{name: all, group_by: ['...'], storm_when: {alerts: 1}}]\n")
+async def test_hostile_text_breaks_out_of_nothing(pipeline: Pipeline, redis: Redis, tmp_path: Path, past: int) -> None:
+    """Redis keys, manifests, file names, log lines, terminal and status page are as intact as with plain alerts."""
+    settings = pipeline.settings
+    pipeline.configure("routes: [{name: all, group_by: ['...'], storm_when: {alerts: 1}}]\n")
     good = [(past + n, hostile(text)) for n, text in enumerate(HOSTILE)]
     bad = [value for text in HOSTILE for value in (text.encode(), json.dumps({"labels": {text: 1}}).encode())]
-    await publish(topics, [sent(time, json.dumps(alert).encode()) for time, alert in good])
-    await publish(topics, [sent(past + n, value) for n, value in enumerate(bad)])
+    await pipeline.publish([sent(time, json.dumps(alert).encode()) for time, alert in good])
+    await pipeline.publish([sent(past + n, value) for n, value in enumerate(bad)])
     await redis.set("somebody", "else's")
 
-    # First nothing closes, to look at what is open.
+    # Without the stage close, everything stays open and can be examined.
     here = f"127.0.0.1:{free_port()}"
-    workers.start(stages="intake,fold", http_address=here, log_level="debug")
-    folded = await books(topics, workers.config)
-    assert_balanced(folded, open=len(good), dead_letters=len(bad))
-    assert await foreign(redis, topics) == {b"somebody"}
+    pipeline.start(stages="intake,fold", http_address=here, log_level="debug")
+    assert_balanced(await pipeline.audit(), open=len(good), dead_letters=len(bad))
+    assert await foreign_keys(redis, settings) == {b"somebody"}
     forming = await page(here)
 
     folder = tmp_path / "storms"
-    workers.start(stages="close,emit", sink=f"directory:{folder}", log_level="debug")
-    closed = await drained(topics, workers.config)
-    assert_balanced(closed, aggregated=len(good), dead_letters=len(bad))
-    assert await foreign(redis, topics) == {b"somebody"} and await redis.get("somebody") == b"else's"
+    pipeline.start(stages="close,emit", sink=f"directory:{folder}", log_level="debug")
+    await pipeline.drained(aggregated=len(good), dead_letters=len(bad))
+    assert await foreign_keys(redis, settings) == {b"somebody"} and await redis.get("somebody") == b"else's"
 
-    published = await storms(topics)
-    assert {name: essence(storm) for name, storm in published.items()} == batch_model(load(workers.config), good)
+    published = await pipeline.aggregates()
+    assert await pipeline.counts() == pipeline.model(good)
     files = {f"storms.{name}.yaml" for name in published}
-    await until(lambda: {name for name in tree(folder) if not name.startswith(".")} == files, what="all are written")
+    await until(
+        lambda: {name for name in tree(folder) if not name.startswith(".")} == files, what="all manifests are written"
+    )
     assert {name for name in tree(tmp_path) if not name.startswith("storms/")} == {
         "stormfold.yaml", "storms", "worker-0.log", "worker-1.log",
     }  # fmt: skip
     manifests = [yaml.safe_load(path.read_bytes()) for path in folder.iterdir()]
     assert {m["metadata"]["name"]: from_manifest(m) for m in manifests} == published
-    said = [(m["spec"]["groupLabels"], m["spec"]["example"]["annotations"]["summary"]) for m in manifests]
-    assert [text for text in HOSTILE if (hostile(text)["labels"], text) not in said] == []
+    texts = [(m["spec"]["groupLabels"], m["spec"]["example"]["annotations"]["summary"]) for m in manifests]
+    assert [text for text in HOSTILE if (hostile(text)["labels"], text) not in texts] == []
 
     lines = logged(tmp_path)
     assert all(isinstance(line, dict) and line["level"] for line in lines)
@@ -123,14 +123,16 @@ async def test_nothing_breaks_out(topics: Settings, redis: Redis, workers: Worke
         assert not any(text in html for text in HOSTILE if "<" in text and ">" in text)
         assert html.replace("\n", "").replace("\xa0", "").isprintable()
 
-    told = await asyncio.gather(
-        stormfold(topics, "storms", "--limit", "1000"),
-        stormfold(topics, "storms", "--limit", "1000", "-o", "yaml"),
-        stormfold(topics, "dlq", "--limit", "1000"),
-        stormfold(topics, "dlq", "--limit", "1000", "-o", "json"),
-        stormfold(topics, "status"),
+    answers = await asyncio.gather(
+        stormfold(settings, "storms", "--limit", "1000"),
+        stormfold(settings, "storms", "--limit", "1000", "-o", "yaml"),
+        stormfold(settings, "dlq", "--limit", "1000"),
+        stormfold(settings, "dlq", "--limit", "1000", "-o", "json"),
+        stormfold(settings, "status"),
     )
-    rows = [answer.stdout.count("\n") for answer in told]
+    rows = [answer.stdout.count("\n") for answer in answers]
     assert rows[0] == 1 + len(good) and rows[2] == 1 + len(bad)
-    assert len(yaml.safe_load(told[1].stdout)["items"]) == len(good) and len(json.loads(told[3].stdout)) == len(bad)
-    assert all((answer.stdout + answer.stderr).replace("\n", "").isprintable() for answer in told)
+    assert len(yaml.safe_load(answers[1].stdout)["items"]) == len(good) and len(json.loads(answers[3].stdout)) == len(
+        bad
+    )
+    assert all((answer.stdout + answer.stderr).replace("\n", "").isprintable() for answer in answers)

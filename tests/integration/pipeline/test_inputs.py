@@ -1,4 +1,4 @@
-"""Bad and strange records: each is counted and kept, or in `alerts-dlq` as it came; the partition goes on."""
+"""Malformed and unusual records: each is counted, or becomes a dead letter as it came, and the partition continues."""
 
 import dataclasses
 import json
@@ -8,26 +8,15 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
-from stormfold.config import Config
 from stormfold.kafka.client import client_options, open_admin
 from stormfold.kafka.topics import create
 from stormfold.kafka.topics import topics as wanted_topics
 from stormfold.settings import Settings
+from tests.support.alerts import Sent, alert, in_order, record
 from tests.support.cli import stormfold
-from tests.support.pipeline import (
-    Sent,
-    Workers,
-    alert,
-    assert_balanced,
-    batch_model,
-    books,
-    drained,
-    essence,
-    publish,
-    read_topic,
-    record,
-    storms,
-)
+from tests.support.pipeline import Pipeline, assert_balanced, read_topic
+from tests.support.servers import PARTITIONS
+from tests.support.workers import Workers
 
 Headers = tuple[tuple[str, bytes | None], ...]
 
@@ -35,7 +24,7 @@ MB = 1_000_000
 
 
 def labelled(**labels: Any) -> bytes:
-    """A plain alert with these labels, whatever they are."""
+    """Returns a plain alert with these labels, of any type."""
     return json.dumps({"labels": {"alertname": "Bad"} | labels}, separators=(",", ":")).encode()
 
 
@@ -44,7 +33,7 @@ POISON: dict[str, tuple[bytes | None, bytes]] = {
     "cut off": (b'{"labels": {"alertname": "Bad"}', b"not JSON"),
     "two documents": (labelled() * 2, b"not JSON"),
     "not UTF-8": (b'{"labels": {"alertname": "\xff"}}', b"not UTF-8"),
-    "not UTF-8 where nobody looks": (b'{"labels": {"alertname": "Bad"}, "other": "\xc3"}', b"not UTF-8"),
+    "not UTF-8 in an unused field": (b'{"labels": {"alertname": "Bad"}, "other": "\xc3"}', b"not UTF-8"),
     "UTF-16": (labelled().decode().encode("utf-16"), b"not UTF-8"),
     "byte order mark": (b"\xef\xbb\xbf" + labelled(), b"byte order mark"),
     "binary": (bytes(range(256)) * 4, b"not UTF-8"),
@@ -58,7 +47,7 @@ POISON: dict[str, tuple[bytes | None, bytes]] = {
     "labels are a list": (b'{"labels": ["alertname", "Bad"]}', b"expected object"),
     "labels are null": (b'{"labels": null}', b"no labels"),
     "labels are empty": (b'{"labels": {}}', b"no labels"),
-    "labels say nothing": (b'{"labels": {"alertname": ""}}', b"no labels"),
+    "labels have empty values": (b'{"labels": {"alertname": ""}}', b"no labels"),
     "no labels": (b'{"annotations": {"summary": "Bad"}}', b"no labels"),
     "annotations are a word": (b'{"labels": {"alertname": "Bad"}, "annotations": "x"}', b"annotations"),
     "an annotation that is a number": (b'{"labels": {"a": "b"}, "annotations": {"n": 1}}', b"annotations.n"),
@@ -79,7 +68,7 @@ POISON: dict[str, tuple[bytes | None, bytes]] = {
     "only NUL": (b"\x00" * 1000, b"not JSON"),
     "deep list": (b"[" * 10_000 + b"]" * 10_000, b"expected object"),
     "deep labels": (b'{"labels":' * 10_000 + b"1" + b"}" * 10_000, b"nested too deeply"),
-    "deep where nobody looks": (
+    "deep in an unused field": (
         b'{"labels": {"alertname": "Bad"}, "x": ' + b'{"x":' * 10_000 + b"1" + b"}" * 10_001,
         b"nested too deeply",
     ),
@@ -92,7 +81,7 @@ POISON: dict[str, tuple[bytes | None, bytes]] = {
     "10 MB in a label": (labelled(pod="y" * 10 * MB), b"at most"),
     "10 MB of braces": (b'{"labels":' * MB, b"nested too deeply"),
 }
-"""What is no alert: value, and a part of the reason that it is refused for."""
+"""Values that are not alerts, each with a part of the reason for its refusal."""
 
 VALID: dict[str, bytes] = {
     "emoji": labelled(alertname="🔥 Down 🧑‍🚒", pod="🐳-1"),
@@ -107,7 +96,7 @@ VALID: dict[str, bytes] = {
     "strange label names": labelled(**{"with space": "1", "ünïcode": "2", "a.b/c": "3", "\n": "4"}),
     "duplicate keys": b'{"labels": {"alertname": "First"}, "labels": {"alertname": "Second"}}',
     "duplicate labels": b'{"labels": {"alertname": "A", "pod": "p", "alertname": "Last"}}',
-    "huge numbers where nobody looks": b'{"labels": {"alertname": "Huge"}, "value": 1e999, "n": -%s}' % (b"9" * 4000),
+    "huge numbers in unused fields": b'{"labels": {"alertname": "Huge"}, "value": 1e999, "n": -%s}' % (b"9" * 4000),
     "label of 60 KB": labelled(alertname="Long", path="x" * 60_000),
     "alertname of 60 KB": labelled(alertname="Long" * 15_000),
     "256 labels": labelled(**{f"l{n}": "v" for n in range(255)}),
@@ -115,185 +104,162 @@ VALID: dict[str, bytes] = {
     "no alertname": b'{"labels": {"severity": "critical"}}',
     "unknown severity": labelled(alertname="Odd", severity="apocalyptic"),
     "annotation of 200 KB": b'{"labels": {"alertname": "Long"}, "annotations": {"s": "%s"}}' % (b"x" * 200_000),
-    "times that are none": b'{"labels": {"alertname": "T"}, "status": "firing", "startsAt": "yesterday", "endsAt": ""}',
+    "invalid times": b'{"labels": {"alertname": "T"}, "status": "firing", "startsAt": "yesterday", "endsAt": ""}',
     "bad fingerprint": b'{"labels": {"alertname": "F"}, "fingerprint": "../../etc/passwd"}',
     "looks like a number": labelled(alertname="1e999", pod="-0", cluster="NaN"),
 }
-"""What looks bad and is an alert all the same."""
+"""Values that look malformed but are alerts."""
 
 
 def outcome(dead: Any) -> tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]:
-    """Key, value and the headers that the record came with."""
+    """Returns the key, the value and the headers of the original record."""
     return dead.key, dead.value, [header for header in dead.headers if not header[0].startswith("stormfold-")]
 
 
 async def dead_letters(settings: Settings) -> dict[str, Any]:
-    """What is in `alerts-dlq`, by origin. None is there twice."""
+    """Returns the records of `alerts-dlq` by source position, of which none is there twice."""
     found = await read_topic(settings, settings.alerts_dlq_topic)
-    by_origin = {dict(dead.headers)["stormfold-origin"].decode(): dead for dead in found}
-    assert len(by_origin) == len(found)
-    return by_origin
+    by_source = {dict(dead.headers)["stormfold-origin"].decode(): dead for dead in found}
+    assert len(by_source) == len(found)
+    return by_source
 
 
-async def published(settings: Settings) -> dict[str, Any]:
-    """The essence of every storm by its name."""
-    return {name: essence(storm) for name, storm in (await storms(settings)).items()}
+def assert_running(pipeline: Pipeline) -> None:
+    """Asserts that every worker runs, and that none has logged a traceback."""
+    assert all(worker.poll() is None for worker in pipeline.workers.running)
+    assert "Traceback" not in pipeline.logs()
 
 
-async def test_poison(topics: Settings, workers: Workers, past: int) -> None:
-    """Poison of every kind is in `alerts-dlq` as it came, with reason and origin; the alert after each is counted."""
+async def test_poison_is_kept_with_its_reason_and_the_next_alert_is_counted(pipeline: Pipeline, past: int) -> None:
+    """Every kind of poison is in `alerts-dlq` as it came, with its reason and its source position."""
+    settings = pipeline.settings
     sent: list[Sent] = []
-    origins: dict[str, str] = {}
+    sources: dict[str, str] = {}
     good: list[tuple[int, dict[str, Any]]] = []
     offsets: Counter[int] = Counter()
     for number, (name, (value, _)) in enumerate(POISON.items()):
         time, partition = past + 100 * number, number % 3
-        origins[name] = f"{topics.alerts_topic}-{partition}-{offsets[partition]}"
+        sources[name] = f"{settings.alerts_topic}-{partition}-{offsets[partition]}"
         offsets[partition] += 2
         headers = (("trace", name.encode()), ("trace", b"\xff\x00"), ("empty", None))
         follower = alert("After", pod=f"pod-{number}")
         sent += [Sent(time, value, partition, name.encode(), headers), Sent(time, record(follower), partition)]
         good.append((time, follower))
-    await publish(topics, sent)
+    await pipeline.publish(sent)
 
-    worker = workers.start()
-    books = await drained(topics)
-    dead = await dead_letters(topics)
+    pipeline.start()
+    await pipeline.assert_aggregates(pipeline.model(good), dead_letters=len(POISON))
+    dead = await dead_letters(settings)
 
-    assert_balanced(books, dead_letters=len(POISON))
-    assert await published(topics) == batch_model(Config(), good)
-    expected = {origins[s.key.decode()]: (s.key, s.value, list(s.headers)) for s in sent if s.key is not None}
-    assert {origin: outcome(record) for origin, record in dead.items()} == expected
-    reasons = {name: dict(dead[origin].headers)["stormfold-reason"] for name, origin in origins.items()}
+    expected = {sources[s.key.decode()]: (s.key, s.value, list(s.headers)) for s in sent if s.key is not None}
+    assert {source: outcome(record) for source, record in dead.items()} == expected
+    reasons = {name: dict(dead[source].headers)["stormfold-reason"] for name, source in sources.items()}
     assert [(name, reasons[name]) for name, (_, part) in POISON.items() if part not in reasons[name]] == []
-    assert worker.poll() is None and "Traceback" not in workers.logs()
+    assert_running(pipeline)
 
 
-async def test_strange_but_valid(topics: Settings, workers: Workers, past: int) -> None:
-    """What merely looks bad is counted, in the storm that its labels say."""
+async def test_unusual_but_valid_alerts_are_counted_under_their_labels(pipeline: Pipeline, past: int) -> None:
     sent = [Sent(past + n, value, n % 3) for n, value in enumerate(VALID.values())]
-    await publish(topics, sent)
+    await pipeline.publish(sent)
 
-    worker = workers.start()
-    books = await drained(topics)
-
-    assert_balanced(books, dead_letters=0)
-    assert await published(topics) == batch_model(Config(), [(s.time, json.loads(s.value or b"")) for s in sent])
-    assert worker.poll() is None and "Traceback" not in workers.logs()
+    pipeline.start()
+    model = pipeline.model((s.time, json.loads(s.value or b"")) for s in sent)
+    await pipeline.assert_aggregates(model, dead_letters=0)
+    assert_running(pipeline)
 
 
-async def test_strange_records(topics: Settings, workers: Workers, past: int) -> None:
-    """Neither key nor value, headers called like stormfold's own, headers by the thousand: dead as they came."""
+async def test_records_without_key_and_value_or_with_any_headers_are_dead_letters_as_they_came(
+    pipeline: Pipeline, past: int
+) -> None:
+    """No headers, headers named like stormfold's own, and two thousand headers."""
+    settings = pipeline.settings
     spoof: Headers = (("stormfold-origin", b"elsewhere-0-7"), ("stormfold-reason", b"none"), ("stormfold-cut", None))
     many: Headers = tuple((f"h{n}", b"x" * 100) for n in range(2000))
     kinds: tuple[Headers, ...] = ((), spoof, many)
-    producer = AIOKafkaProducer(**client_options(topics), max_batch_size=MB)
-    await producer.start()
-    try:
+    async with AIOKafkaProducer(**client_options(settings), max_batch_size=MB) as producer:
         for headers in kinds:
             batch = producer.create_batch()
             batch.append(key=None, value=None, timestamp=past, headers=list(headers))
             batch.append(key=None, value=record(alert("After")), timestamp=past)
-            await (await producer.send_batch(batch, topics.alerts_topic, partition=1))
-    finally:
-        await producer.stop()
+            await (await producer.send_batch(batch, settings.alerts_topic, partition=1))
 
-    workers.start()
-    books = await drained(topics, seconds=15)
-
-    assert_balanced(books, dead_letters=3)
-    dead = await dead_letters(topics)
+    pipeline.start()
+    await pipeline.assert_aggregates(pipeline.model([(past, alert("After"))] * 3), seconds=15, dead_letters=3)
+    dead = await dead_letters(settings)
     for number, headers in enumerate(kinds):
-        found = dead[f"{topics.alerts_topic}-1-{2 * number}"]
-        # No key can be an empty one: the client publishes no record with neither.
+        found = dead[f"{settings.alerts_topic}-1-{2 * number}"]
+        # An empty key may replace no key, because the client publishes no record with neither key nor value.
         assert (found.key or None, found.value) == (None, None)
         assert found.headers[: len(headers)] == headers
         assert [name for name, _ in found.headers[len(headers) :]] == ["stormfold-reason", "stormfold-origin"]
-    assert await published(topics) == batch_model(Config(), [(past, alert("After"))] * 3)
 
 
-async def test_too_large_for_the_dead(settings: Settings, tmp_path: Any, past: int) -> None:
-    """A dead letter that its topic does not take is recorded by origin and reason; the next ones arrive whole."""
+async def test_a_dead_letter_too_large_for_its_topic_is_recorded_by_source_position_and_reason(
+    settings: Settings, tmp_path: Any, past: int
+) -> None:
+    """The dead letters after it arrive whole."""
+
+    def shrunk(topic: Any) -> Any:
+        if topic.name != settings.alerts_dlq_topic:
+            return topic
+        small = (s._replace(value="100000") if s.name == "max.message.bytes" else s for s in topic.settings)
+        return dataclasses.replace(topic, settings=tuple(small))
+
     async with open_admin(settings) as admin:
-        await create(
-            admin,
-            [
-                dataclasses.replace(
-                    topic,
-                    settings=tuple(
-                        s._replace(value="100000")
-                        if topic.name == settings.alerts_dlq_topic and s.name == "max.message.bytes"
-                        else s
-                        for s in topic.settings
-                    ),
-                )
-                for topic in wanted_topics(settings, 3, past=True, max_record=12 * MB)
-            ],
-        )
+        await create(admin, [shrunk(one) for one in wanted_topics(settings, PARTITIONS, past=True, max_record=12 * MB)])
     large = [Sent(past, b"x" * size, 0, b"key", (("trace", b"1"),)) for size in (100_000, 2 * MB, 11 * MB)]
-    await publish(settings, [*large, Sent(past, b"x" * 50_000, 0, b"key"), Sent(past, record(alert()), 0)])
-    # Packed it fits in `alerts`; unpacked it is larger than anything that stormfold would send.
-    await publish(settings, [Sent(past, b" " * 45 * MB, 0), Sent(past, record(alert()), 0)], "gzip")
-
     with Workers(settings, tmp_path) as workers:
-        worker = workers.start()
-        books = await drained(settings)
-        assert worker.poll() is None and "Traceback" not in workers.logs()
+        pipeline = Pipeline(settings, workers)
+        await pipeline.publish([*large, Sent(past, b"x" * 50_000, 0, b"key"), Sent(past, record(alert()), 0)])
+        # Compressed it fits in `alerts`; uncompressed it is larger than any record that stormfold sends.
+        await pipeline.publish([Sent(past, b" " * 45 * MB, 0), Sent(past, record(alert()), 0)], "gzip")
+        pipeline.start()
+        await pipeline.assert_aggregates(pipeline.model([(past, alert())] * 2), dead_letters=5)
+        assert_running(pipeline)
 
-    assert_balanced(books, dead_letters=5)
     dead = await dead_letters(settings)
     for offset in (0, 1, 2, 5):
-        origin = f"{settings.alerts_topic}-0-{offset}"
-        assert (dead[origin].key, dead[origin].value) == (origin.encode(), None)
-        assert b"not JSON" in dict(dead[origin].headers)["stormfold-reason"]
+        source = f"{settings.alerts_topic}-0-{offset}"
+        assert (dead[source].key, dead[source].value) == (source.encode(), None)
+        assert b"not JSON" in dict(dead[source].headers)["stormfold-reason"]
     assert outcome(dead[f"{settings.alerts_topic}-0-3"]) == (b"key", b"x" * 50_000, [])
-    assert await published(settings) == batch_model(Config(), [(past, alert())] * 2)
 
 
-async def test_compressed(topics: Settings, workers: Workers, past: int) -> None:
-    """Alerts that producers compress, with any of Kafka's codecs, are read like others."""
+async def test_alerts_compressed_with_any_codec_of_kafka_are_read(pipeline: Pipeline, past: int) -> None:
     alerts = []
     for number, codec in enumerate(("gzip", "snappy", "lz4", "zstd")):
         packed = [(past + 1000 * number + n, alert(f"Packed {codec}", pod=f"pod-{n % 7}")) for n in range(300)]
-        await publish(topics, [Sent(time, record(one), n % 3) for n, (time, one) in enumerate(packed)], codec)
+        await pipeline.publish([Sent(time, record(one), n % 3) for n, (time, one) in enumerate(packed)], codec)
         alerts += packed
 
-    workers.start()
-    books = await drained(topics, seconds=20)
-
-    assert_balanced(books)
-    assert await published(topics) == batch_model(Config(), alerts)
+    pipeline.start()
+    await pipeline.assert_aggregates(pipeline.model(alerts), seconds=20)
 
 
-async def test_transactions(topics: Settings, workers: Workers, past: int) -> None:
-    """Alerts of committed transactions are counted, those of aborted ones are not; the log's markers block nothing."""
-    producer = AIOKafkaProducer(**client_options(topics), transactional_id=topics.group_prefix)
-    await producer.start()
-    try:
+async def test_alerts_of_committed_transactions_count_and_those_of_aborted_ones_do_not(
+    pipeline: Pipeline, past: int
+) -> None:
+    """The control records of transactions block nothing."""
+    settings = pipeline.settings
+    async with AIOKafkaProducer(**client_options(settings), transactional_id=settings.group_prefix) as producer:
         for number in range(6):
             await producer.begin_transaction()
             value = record(*[alert("Kept" if number % 2 else "Aborted", pod=f"pod-{n}") for n in range(10)])
-            for partition in range(3):
-                await producer.send_and_wait(topics.alerts_topic, value, partition=partition, timestamp_ms=past)
+            for partition in range(PARTITIONS):
+                await producer.send_and_wait(settings.alerts_topic, value, partition=partition, timestamp_ms=past)
             await (producer.commit_transaction() if number % 2 else producer.abort_transaction())
-    finally:
-        await producer.stop()
 
-    workers.start()
-    books = await drained(topics, seconds=15)
-
-    assert_balanced(books)
-    assert await published(topics) == batch_model(
-        Config(), [(past, alert("Kept", pod=f"pod-{n}")) for _ in range(9) for n in range(10)]
-    )
+    pipeline.start()
+    kept = [(past, alert("Kept", pod=f"pod-{n}")) for _ in range(9) for n in range(10)]
+    await pipeline.assert_aggregates(pipeline.model(kept), seconds=15)
 
 
 NOT_UTF8 = b"tr\xff\xc3ce"
-"""A header name that no client of this test's would send."""
+"""A header name that the clients of this test cannot send."""
 
 
 async def send_raw(settings: Settings, topic: str, records: list[tuple[Sent, bool]], codec: int = 0) -> None:
-    """Sends one record batch; those marked have, as the first header, one whose name is `NOT_UTF8`."""
+    """Sends one record batch; the marked records have a first header with the name `NOT_UTF8`."""
     builder = _DefaultRecordBatchBuilderPy(2, codec, 0, -1, -1, 0, MB)
     for offset, (sent, marked) in enumerate(records):
         headers = [*([("tr__ce", b"1")] if marked else []), *sent.headers]
@@ -308,11 +274,11 @@ async def send_raw(settings: Settings, topic: str, records: list[tuple[Sent, boo
         await (await producer.send_batch(batch, topic, partition=records[0][0].partition))
 
 
-async def test_header_names_that_are_not_utf8(topics: Settings, workers: Workers, past: int) -> None:
-    """They kill their record, not its neighbours in the batch, and stop neither a worker nor a command, in no topic.
-
-    The record is kept with the name spelled out, and understood when it is published again.
-    """
+async def test_header_names_that_are_not_utf8_make_dead_letters_and_stop_no_worker_or_command(
+    pipeline: Pipeline, past: int
+) -> None:
+    """Neighbours in the batch are counted. The dead letter has the name escaped, and is counted when redriven."""
+    settings = pipeline.settings
     own: Headers = (("trace", b"\xff"), ("empty", None))
     good = []
     dead_at: dict[str, Sent] = {}
@@ -321,32 +287,29 @@ async def test_header_names_that_are_not_utf8(topics: Settings, workers: Workers
         bad = [(Sent(past, record(alert("Dead", pod=f"pod-{n}")), partition, b"key", own), True) for n in range(2)]
         fine = [(Sent(past + n, record(pod), partition), False) for n, pod in enumerate(pods)]
         batch = [*fine[:2], bad[0], fine[2], bad[1], fine[3]]
-        await send_raw(topics, topics.alerts_topic, batch, codec)
+        await send_raw(settings, settings.alerts_topic, batch, codec)
         good += [(past + n, pod) for n, pod in enumerate(pods)]
-        dead_at |= {f"{topics.alerts_topic}-{partition}-{at}": batch[at][0] for at in (2, 4)}
+        dead_at |= {f"{settings.alerts_topic}-{partition}-{at}": batch[at][0] for at in (2, 4)}
 
-    worker = workers.start()
-    now = await drained(topics)
-    assert_balanced(now, dead_letters=6)
-    assert await published(topics) == batch_model(Config(), sorted(good, key=lambda one: one[0]))
+    pipeline.start()
+    await pipeline.assert_aggregates(pipeline.model(in_order(good)), dead_letters=6)
 
-    for topic in (topics.keyed_topic, topics.storms_topic, topics.alerts_dlq_topic):
-        await send_raw(topics, topic, [(Sent(past, b"junk", 0, b"key"), True)])
-    audited = await stormfold(topics, "audit")
-    listed = json.loads((await stormfold(topics, "dlq", "-o", "json")).stdout)
-    shown = await stormfold(topics, "storms", "--class", "all")
+    for topic in (settings.keyed_topic, settings.storms_topic, settings.alerts_dlq_topic):
+        await send_raw(settings, topic, [(Sent(past, b"junk", 0, b"key"), True)])
+    audited = await stormfold(settings, "audit")
+    listed = json.loads((await stormfold(settings, "dlq", "-o", "json")).stdout)
+    shown = await stormfold(settings, "storms", "--class", "all")
 
     assert audited.returncode == shown.returncode == 0
-    escape_surrogates = r"tr\xff\xc3ce"
+    escaped = r"tr\xff\xc3ce"
     reasons = {letter["origin"]: letter["reason"] for letter in listed}
-    assert {reasons[origin] for origin in dead_at} == {f"not UTF-8: the name of a header, here {escape_surrogates}"}
-    dead = [found for found in await read_topic(topics, topics.alerts_dlq_topic) if found.value != b"junk"]
+    assert {reasons[source] for source in dead_at} == {f"not UTF-8: the name of a header, here {escaped}"}
+    dead = [found for found in await pipeline.read(settings.alerts_dlq_topic) if found.value != b"junk"]
     for found in dead:
         sent = dead_at[dict(found.headers)["stormfold-origin"].decode()]
-        assert outcome(found) == (sent.key, sent.value, [(escape_surrogates, b"1"), *own])
+        assert outcome(found) == (sent.key, sent.value, [(escaped, b"1"), *own])
 
-    again = [word for origin in dead_at for word in ("--origin", origin)]
-    assert "Published 6 rec" in (await stormfold(topics, "dlq", "redrive", *again, "--yes")).stdout
-    now = await books(topics)
-    assert_balanced(now, open=6, dead_letters=6, foreign=2)
-    assert worker.poll() is None and "Traceback" not in workers.logs()
+    again = [word for source in dead_at for word in ("--origin", source)]
+    assert "Published 6 rec" in (await stormfold(settings, "dlq", "redrive", *again, "--yes")).stdout
+    assert_balanced(await pipeline.audit(), open=6, dead_letters=6, foreign=2)
+    assert_running(pipeline)

@@ -24,7 +24,9 @@ from stormfold.local.process import free_port
 from stormfold.manifest import from_manifest
 from stormfold.settings import Settings
 from tests.integration.kubernetes.conftest import built as built
+from tests.support.alerts import Sent, alert, record
 from tests.support.apiserver import STORMS, WORKER, ApiServer
+from tests.support.model import Counts, counts_of, keyed_model
 from tests.support.outages import (
     RBAC_GROUP,
     away,
@@ -35,22 +37,10 @@ from tests.support.outages import (
     saturated,
     storeless,
 )
-from tests.support.pipeline import (
-    Essence,
-    Sent,
-    Workers,
-    alert,
-    assert_balanced,
-    drained,
-    essence,
-    keyed_model,
-    publish,
-    read_topic,
-    record,
-    storms,
-)
+from tests.support.pipeline import aggregates, assert_balanced, drained, publish, read_topic
 from tests.support.servers import until
 from tests.support.storms import manifest
+from tests.support.workers import Workers
 
 CONFIG = """
 windows: {gap: 1s, grace: 500ms, slice: 4s}
@@ -202,9 +192,9 @@ class Scene:
         """
         books = await drained(self.settings, self.config)
         assert_balanced(books, dead_letters=0)
-        published = await storms(self.settings, besides)
+        published = await aggregates(self.settings, besides)
         model = await keyed_model(self.settings, load(self.config))
-        assert {name: essence(storm) for name, storm in published.items()} == model
+        assert {name: counts_of(storm) for name, storm in published.items()} == model
         assert {name: storm.aggregate_class for name, storm in published.items()} == {
             name: expected_class(name, storm) for name, storm in model.items()
         }
@@ -229,7 +219,7 @@ class Scene:
         assert any(orders.values()) and all(order == sorted(order) for order in orders.values()), orders
 
 
-def expected_class(name: str, storm: Essence) -> str:
+def expected_class(name: str, storm: Counts) -> str:
     """By the rules of the configuration."""
     if name.startswith("quiet"):
         return "Silenced"

@@ -1,7 +1,6 @@
-"""Topics that were deleted and created anew: refused until somebody says that it was meant, then read again."""
+"""Deleted and recreated topics: workers refuse them until `stormfold topics --reset-positions`, then read them."""
 
-import asyncio
-from pathlib import Path
+import subprocess
 from typing import Any
 
 from stormfold.kafka.client import open_admin
@@ -11,110 +10,104 @@ from stormfold.redis.client import connect
 from stormfold.redis.store import Store
 from stormfold.settings import Settings
 from stormfold.stages.reset_positions import forget
-from tests.support.pipeline import Sent, Workers, alert, assert_balanced, drained, publish, record, storms
-from tests.support.servers import until
+from tests.support.alerts import spread
+from tests.support.pipeline import Pipeline, aggregates
+from tests.support.servers import PARTITIONS, until
+from tests.support.workers import stop
 
 NOW = 1_780_000_000_000
-SMALL = "windows: {gap: 2s, grace: 1s, slice: 10s}\n"
+LATER = NOW + 1_000_000
 
 
 async def recreate(settings: Settings, topic: str) -> None:
-    """Deletes a topic and makes it again."""
+    """Deletes a topic and creates it again."""
+
+    async def deleted(admin: Any) -> bool:
+        return topic not in await admin.list_topics()
+
     async with open_admin(settings) as admin:
         await admin.delete_topics([topic])
-        await until(lambda: _gone(admin, topic), what=f"{topic} is gone")
-        await create(admin, wanted_topics(settings, 3, past=True, max_record=2_000_000))
+        await until(lambda: deleted(admin), what=f"{topic} is deleted")
+        await create(admin, wanted_topics(settings, PARTITIONS, past=True, max_record=2_000_000))
 
 
-async def forgotten(settings: Settings) -> list[str]:
-    """What `stormfold topics --reset-positions` forgets."""
+async def reset_positions(settings: Settings) -> list[str]:
+    """Does what `stormfold topics --reset-positions` does; returns the partitions that it reset."""
     async with connect(settings) as redis:
         return await forget(settings, Store(redis, settings.redis_prefix))
 
 
 async def alerts_of(settings: Settings, name: str) -> int:
-    """Alerts in published storms of that alert name."""
-    found = (await storms(settings)).values()
-    return sum(storm.alert_count for storm in found if storm.group_labels["alertname"] == name)
+    """Counts the alerts in published aggregates of that alert name."""
+    found = (await aggregates(settings)).values()
+    return sum(aggregate.alert_count for aggregate in found if aggregate.group_labels["alertname"] == name)
 
 
-def sent(name: str, count: int, start: int) -> list[Sent]:
-    """So many alerts of that name, over all partitions."""
-    return [Sent(start + n, record(alert(name, pod=f"pod-{n}")), n % 3) for n in range(count)]
+async def wait_for_alerts(settings: Settings, name: str, count: int) -> None:
+    """Waits until `count` alerts of that name are in published aggregates."""
+
+    async def complete() -> bool:
+        return await alerts_of(settings, name) == count
+
+    await until(complete, what=f"{count} alerts {name} are published")
 
 
-async def test_alerts_created_anew(topics: Settings, tmp_path: Path) -> None:
-    """New offsets begin at 0 again; after --reset-positions the new alerts count, although their origins look old."""
-    config = tmp_path / "stormfold.yaml"
-    config.write_text(SMALL)
-    await publish(topics, sent("Old", 300, NOW))
-    with Workers(topics, tmp_path, config) as workers:
-        first = workers.start()
-        assert_balanced(await drained(topics, config))
-        first.terminate()
-        assert await asyncio.to_thread(first.wait, 10) == 0
-        await recreate(topics, topics.alerts_topic)
-        await publish(topics, sent("New", 90, NOW + 1_000_000))
-        refusing = workers.start()
-        await until(lambda: "topics --reset-positions" in workers.logs() or "created again" in workers.logs())
-        refusing.terminate()
-        await asyncio.to_thread(refusing.wait, 10)
-        assert await alerts_of(topics, "New") == 0
-        assert await forgotten(topics) == [f"{topics.alerts_topic}-{p}" for p in range(3)]
-        workers.start()
-        await until(lambda: alerts_of(topics, "New"), what="new alerts come out")
-        await until(lambda: _complete(topics, 90), what="all of them")
-        assert await alerts_of(topics, "Old") == 300
+async def fold_old_alerts(pipeline: Pipeline) -> subprocess.Popen[bytes]:
+    """Publishes 300 alerts `Old`, and returns the worker that has closed them all."""
+    await pipeline.publish(spread("Old", 300, NOW))
+    worker = pipeline.start()
+    await pipeline.drained()
+    return worker
 
 
-async def _gone(admin: Any, topic: str) -> bool:
-    return topic not in await admin.list_topics()
+async def wait_for_refusal(pipeline: Pipeline) -> None:
+    """Waits until a worker has logged that it refuses a recreated topic."""
+    await until(lambda: "created again" in pipeline.logs(), what="the recreated topic is refused")
 
 
-async def _complete(settings: Settings, count: int) -> bool:
-    return await alerts_of(settings, "New") == count
+async def test_a_recreated_alerts_topic_is_refused_until_positions_are_reset(short_pipeline: Pipeline) -> None:
+    """New offsets start at 0. After the reset, alerts count although their source positions look old."""
+    settings = short_pipeline.settings
+    await stop(await fold_old_alerts(short_pipeline))
+    await recreate(settings, settings.alerts_topic)
+    await short_pipeline.publish(spread("New", 90, LATER))
+    refusing = short_pipeline.start()
+    await wait_for_refusal(short_pipeline)
+    await stop(refusing)
+    assert await alerts_of(settings, "New") == 0
+
+    assert await reset_positions(settings) == [f"{settings.alerts_topic}-{p}" for p in range(PARTITIONS)]
+    short_pipeline.start()
+    await wait_for_alerts(settings, "New", 90)
+    assert await alerts_of(settings, "Old") == 300
 
 
-async def test_keyed_topic_created_anew(topics: Settings, tmp_path: Path) -> None:
-    """The positions in Redis are beyond the new topic's end; after --reset-positions what comes is folded."""
-    config = tmp_path / "stormfold.yaml"
-    config.write_text(SMALL)
-    await publish(topics, sent("Old", 300, NOW))
-    with Workers(topics, tmp_path, config) as workers:
-        first = workers.start()
-        assert_balanced(await drained(topics, config))
-        first.terminate()
-        assert await asyncio.to_thread(first.wait, 10) == 0
-        await recreate(topics, topics.keyed_topic)
-        refusing = workers.start()
-        await until(lambda: "created again" in workers.logs())
-        refusing.terminate()
-        await asyncio.to_thread(refusing.wait, 10)
-        places = await forgotten(topics)
-        assert places == [f"{topics.keyed_topic}-{p}" for p in range(3)]
-        workers.start()
-        await publish(topics, sent("New", 90, NOW + 1_000_000))
-        await until(lambda: _complete(topics, 90), what="new alerts come out")
+async def test_a_recreated_keyed_topic_is_refused_until_positions_are_reset(short_pipeline: Pipeline) -> None:
+    """The positions in Redis are beyond the end of the new topic. After the reset, new alerts are folded."""
+    settings = short_pipeline.settings
+    await stop(await fold_old_alerts(short_pipeline))
+    await recreate(settings, settings.keyed_topic)
+    refusing = short_pipeline.start()
+    await wait_for_refusal(short_pipeline)
+    await stop(refusing)
+
+    assert await reset_positions(settings) == [f"{settings.keyed_topic}-{p}" for p in range(PARTITIONS)]
+    short_pipeline.start()
+    await short_pipeline.publish(spread("New", 90, LATER))
+    await wait_for_alerts(settings, "New", 90)
 
 
-async def test_nothing_to_forget(topics: Settings, tmp_path: Path) -> None:
-    """Positions that fit their topics are left alone."""
-    await publish(topics, sent("Old", 30, NOW))
-    with Workers(topics, tmp_path) as workers:
-        workers.start()
-        assert_balanced(await drained(topics))
-    assert await forgotten(topics) == []
+async def test_positions_that_fit_their_topics_are_not_reset(pipeline: Pipeline) -> None:
+    await pipeline.publish(spread("Old", 30, NOW))
+    pipeline.start()
+    await pipeline.drained()
+    assert await reset_positions(pipeline.settings) == []
 
 
-async def test_created_anew_under_a_worker(topics: Settings, tmp_path: Path) -> None:
-    """A worker that runs while the topic is deleted and made again refuses the new one too, or counts all of it."""
-    config = tmp_path / "stormfold.yaml"
-    config.write_text(SMALL)
-    await publish(topics, sent("Old", 300, NOW))
-    with Workers(topics, tmp_path, config) as workers:
-        workers.start()
-        assert_balanced(await drained(topics, config))
-        await recreate(topics, topics.alerts_topic)
-        await publish(topics, sent("New", 90, NOW + 1_000_000))
-        await until(lambda: "created again" in workers.logs(), what="it is refused")
-        assert await alerts_of(topics, "New") == 0
+async def test_a_running_worker_refuses_a_topic_that_is_recreated_under_it(short_pipeline: Pipeline) -> None:
+    settings = short_pipeline.settings
+    await fold_old_alerts(short_pipeline)
+    await recreate(settings, settings.alerts_topic)
+    await short_pipeline.publish(spread("New", 90, LATER))
+    await wait_for_refusal(short_pipeline)
+    assert await alerts_of(settings, "New") == 0

@@ -26,21 +26,12 @@ from stormfold.settings import Settings
 from stormfold.storm import Aggregate
 from tests.integration.pipeline.test_faults import incident, live
 from tests.support import pipeline
+from tests.support.alerts import Sent, record
 from tests.support.cli import stormfold
-from tests.support.pipeline import (
-    Sent,
-    Workers,
-    assert_balanced,
-    batch_model,
-    books,
-    drained,
-    essence,
-    keyed_alerts,
-    publish,
-    read_topic,
-    record,
-)
+from tests.support.model import batch_model, counts_of, keyed_alerts
+from tests.support.pipeline import assert_balanced, books, drained, publish, read_topic
 from tests.support.servers import until
+from tests.support.workers import Workers
 
 TUNED = """
 windows: {gap: 3s, grace: 0s, slice: 6s}
@@ -263,7 +254,7 @@ async def noted(settings: Settings) -> CommitMetadata:
 
 async def stamped_plainly(settings: Settings) -> list[tuple[int, dict[str, Any]]]:
     """Every alert of `alerts` with the event time that it was stamped with."""
-    times = {keyed.origin: keyed.stamped[0] async for keyed in keyed_alerts(settings)}
+    times = {keyed.source: keyed.stamped[0] async for keyed in keyed_alerts(settings)}
     found = []
     for one in await read_topic(settings, settings.alerts_topic):
         value = json.loads(one.value)
@@ -289,12 +280,12 @@ async def test_another_configuration(topics: Settings, workers: Workers, config_
     tuned.write_text(TUNED)
     model = batch_model(load(tuned), await stamped_plainly(topics))
     _, found = await refolded(topics, load(tuned), span)
-    assert {storm.name: essence(storm) for storm in found} == model
+    assert {storm.name: counts_of(storm) for storm in found} == model
     assert {storm.route for storm in found} == ROUTES
 
     code, answer = await replay(topics, tuned, span, "--dry-run")
     assert code == 0 and answer["not_over"] == 0
-    was = (await pipeline.storms(topics)).values()
+    was = (await pipeline.aggregates(topics)).values()
     for row in answer["classes"]:
         for suffix, counted in (("", found), ("_then", was)):
             alerts = [storm.alert_count for storm in counted if storm.aggregate_class == row["class"]]
@@ -316,5 +307,5 @@ async def test_another_configuration(topics: Settings, workers: Workers, config_
     await delete(topics, topics.alerts_topic, 0.05)
     of, rest = await refolded(topics, load(tuned), span)
     assert span.begin < of.span.begin < span.end
-    kept = {storm.name: essence(storm) for storm in rest}
+    kept = {storm.name: counts_of(storm) for storm in rest}
     assert kept == {name: model[name] for name in model if of.holds(model[name].first)} and 0 < len(kept) < len(model)

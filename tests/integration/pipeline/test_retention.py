@@ -3,7 +3,6 @@
 import asyncio
 import re
 import signal
-import time
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -18,9 +17,11 @@ from stormfold.kafka.reader import open_reader
 from stormfold.keyed_record import ALERT
 from stormfold.local.process import HOST, free_port
 from stormfold.settings import Settings
-from tests.integration.pipeline.test_recreated import alerts_of, sent
-from tests.support.pipeline import Workers, assert_balanced, books, drained, origins, publish, read_topic
+from tests.integration.pipeline.test_recreated import alerts_of
+from tests.support.alerts import now, spread
+from tests.support.pipeline import assert_balanced, books, drained, publish, read_topic, source_positions
 from tests.support.servers import until
+from tests.support.workers import Workers
 
 OLD, BETWEEN, NEW, NEWER = 30, 30, 300, 30
 LEFT = 5
@@ -50,12 +51,8 @@ async def settled(settings: Settings, config: Path) -> AuditReport | None:
     """The books, once the newest alerts have come out and nothing is open."""
     if await alerts_of(settings, "Newer") < NEWER:
         return None
-    now = await books(settings, config, 10)
-    return now if now.open == now.unread == 0 else None
-
-
-def now() -> int:
-    return time.time_ns() // 1_000_000
+    report = await books(settings, config, 10)
+    return report if report.open == report.unread == 0 else None
 
 
 @pytest.mark.parametrize("stage", ["intake", "fold"])
@@ -66,22 +63,22 @@ async def test_frozen(topics: Settings, tmp_path: Path, config_file: Path, stage
     with Workers(topics, tmp_path, config_file) as workers:
         workers.start(stages=",".join({"intake", "fold", "close", "emit"} - {stage}))
         frozen = workers.start(stages=stage, http_address=address)
-        await publish(topics, sent("Old", OLD, now()))
+        await publish(topics, spread("Old", OLD, now()))
         assert_balanced(await drained(topics, config_file))
         assert await lost(address) == {}
         frozen.send_signal(signal.SIGSTOP)
         # A fetch that is under way is answered with these; of those that follow the worker has none.
-        await publish(topics, sent("Between", BETWEEN, now()))
-        await publish(topics, sent("New", NEW, now()))
+        await publish(topics, spread("Between", BETWEEN, now()))
+        await publish(topics, spread("New", NEW, now()))
         if stage == "fold":
 
             async def keyed() -> bool:
-                return len(await origins(topics)) == OLD + BETWEEN + NEW
+                return len(await source_positions(topics)) == OLD + BETWEEN + NEW
 
             await until(keyed, what="all is keyed")
         was = await trimmed(topics, topic)
         frozen.send_signal(signal.SIGCONT)
-        await publish(topics, sent("Newer", NEWER, now()))
+        await publish(topics, spread("Newer", NEWER, now()))
         end = await until(lambda: settled(topics, config_file), seconds=60, what="all is read on")
         told = await lost(address)
         async with open_reader(topics) as tail:
@@ -101,11 +98,11 @@ async def test_redis_lost_too(topics: Settings, redis: Redis, tmp_path: Path) ->
     """Redis is lost, and what it had is no longer in the log: the books say how much, and nothing else is missing."""
     config = tmp_path / "patient.yaml"
     config.write_text("windows: {gap: 10s, grace: 1s, slice: 20s}\n")
-    await publish(topics, sent("Old", OLD, now() - 3_600_000))
+    await publish(topics, spread("Old", OLD, now() - 3_600_000))
     with Workers(topics, tmp_path, config) as workers:
         workers.start()
         assert_balanced(await drained(topics, config))
-        await publish(topics, sent("New", NEW, now()))
+        await publish(topics, spread("New", NEW, now()))
 
         async def folded() -> bool:
             found = await books(topics, config, 0)
@@ -117,7 +114,7 @@ async def test_redis_lost_too(topics: Settings, redis: Redis, tmp_path: Path) ->
         was = await trimmed(topics, topics.keyed_topic)
         await redis.flushdb()
         workers.start()
-        await publish(topics, sent("Newer", NEWER, now()))
+        await publish(topics, spread("Newer", NEWER, now()))
         end = await until(lambda: settled(topics, config), seconds=60, what="all is read on")
         async with open_reader(topics) as tail:
             begins = await tail.begins(topics.keyed_topic)

@@ -1,43 +1,31 @@
-"""Strange time: clocks that are wrong, missing or out of step, and the storms that known timelines make."""
+"""Clocks that are wrong, missing or out of step, and the aggregates that known timelines make."""
 
 import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-from stormfold.config import Config, load
-from stormfold.settings import Settings
+from stormfold.config import Config
 from stormfold.storm import Aggregate
 from stormfold.times import format_timestamp
-from tests.support.pipeline import (
-    Sent,
-    Workers,
-    alert,
-    assert_balanced,
-    batch_model,
-    drained,
-    essence,
-    publish,
-    read_topic,
-    record,
-    storms,
-)
+from tests.support.alerts import Sent, alert, in_order, now, record
+from tests.support.model import Counts, counts_of
+from tests.support.pipeline import SHORT_WINDOWS, Pipeline
 from tests.support.servers import until
 
 Alerts = list[tuple[int, dict[str, Any]]]
-"""(time, alert), in whatever order they come."""
+"""Pairs of (time in ms, alert), in the order of their partition."""
 
 MINUTE = 60_000
 YEAR_2100 = 4_102_444_800_000
 END_OF_TIME = 2**63 - 1
-"""The last millisecond that Kafka knows."""
+"""The largest timestamp of Kafka."""
 
 
 def stamped(config: Config, alerts: Alerts) -> tuple[Alerts, Counter[str]]:
-    """What one partition's alerts are stamped with, none of them in the future, and how many are late, by name."""
+    """Stamps the alerts of one partition, none of them in the future; returns also the number of late ones by name."""
     result: Alerts = []
     late: Counter[str] = Counter()
     reached = alerts[0][0]
@@ -50,40 +38,32 @@ def stamped(config: Config, alerts: Alerts) -> tuple[Alerts, Counter[str]]:
     return result, late
 
 
-def ordered(*partitions: Alerts) -> Alerts:
-    """All of them in order of time."""
-    return sorted((entry for partition in partitions for entry in partition), key=lambda entry: entry[0])
-
-
 def sent(*partitions: Alerts) -> list[Sent]:
-    """A record for each alert."""
+    """Returns one record for each alert of each partition."""
     return [Sent(at, record(one), number) for number, alerts in enumerate(partitions) for at, one in alerts]
 
 
 def late_by_name(found: Iterable[Aggregate]) -> Counter[str]:
-    """Σ lateAlerts by alertname."""
+    """Sums lateAlerts by alertname."""
     late: Counter[str] = Counter()
-    for storm in found:
-        late[storm.group_labels["alertname"]] += storm.late
+    for aggregate in found:
+        late[aggregate.group_labels["alertname"]] += aggregate.late
     return +late
 
 
 def drip(name: str, start: int, every: int, count: int) -> Alerts:
-    """Alerts at regular intervals (ms), each about another pod."""
+    """Returns alerts at regular intervals (ms), each about another pod."""
     return [(start + every * n, alert(name, pod=f"{name.lower()}-{n}")) for n in range(count)]
 
 
-async def proven(settings: Settings, config: Path | None, model: dict[str, Any], late: Counter[str]) -> None:
-    """Everything is counted once, in the model's storms; lateAlerts says which came late."""
-    books = await drained(settings, config)
-    assert_balanced(books)
-    found = await storms(settings)
-    assert {name: essence(storm) for name, storm in found.items()} == model
-    assert late_by_name(found.values()) == late
+async def assert_aggregates(pipeline: Pipeline, model: dict[str, Counts], late: Counter[str]) -> None:
+    """Asserts that every alert is counted once, in the model's aggregates, and that lateAlerts counts the late ones."""
+    await pipeline.assert_aggregates(model)
+    assert late_by_name((await pipeline.aggregates()).values()) == late
 
 
-async def test_reordered(topics: Settings, workers: Workers, past: int) -> None:
-    """Reordered by up to 600 s within each partition: in time or late by the rule, and each counted once."""
+async def test_alerts_reordered_by_minutes_are_late_by_the_rule_and_counted_once(pipeline: Pipeline, past: int) -> None:
+    """Alerts are reordered by up to 600 s within each partition."""
     rng = random.Random(1)
     partitions: list[Alerts] = []
     for _ in range(3):
@@ -96,17 +76,16 @@ async def test_reordered(topics: Settings, workers: Workers, past: int) -> None:
     known = [stamped(Config(), alerts) for alerts in partitions]
     late = sum((counted for _, counted in known), Counter[str]())
     assert 500 < late.total() < 1000
-    await publish(topics, sent(*partitions))
+    await pipeline.publish(sent(*partitions))
 
-    workers.start(max_poll_records="300")
-    await proven(topics, None, batch_model(Config(), ordered(*(alerts for alerts, _ in known))), late)
+    pipeline.start(max_poll_records="300")
+    await assert_aggregates(pipeline, pipeline.model(in_order(*(alerts for alerts, _ in known))), late)
 
 
-async def test_skewed_partitions(topics: Settings, workers: Workers, past: int) -> None:
-    """Partitions an hour apart: the one ahead waits, nobody's storms are closed early, nothing is late."""
+async def test_partitions_hours_apart_make_nothing_late_and_close_nothing_early(pipeline: Pipeline, past: int) -> None:
     rng = random.Random(3)
     partitions = [
-        ordered(
+        in_order(
             [
                 (past - hours * 60 * MINUTE + rng.randrange(40 * MINUTE), alert(f"Group{rng.randrange(5)}"))
                 for _ in range(800)
@@ -114,14 +93,14 @@ async def test_skewed_partitions(topics: Settings, workers: Workers, past: int) 
         )
         for hours in (0, 2, 1)
     ]
-    await publish(topics, sent(*partitions))
+    await pipeline.publish(sent(*partitions))
 
-    workers.start(max_poll_records="200")
-    await proven(topics, None, batch_model(Config(), ordered(*partitions)), Counter())
+    pipeline.start(max_poll_records="200")
+    await assert_aggregates(pipeline, pipeline.model(in_order(*partitions)), Counter())
 
 
-async def test_producers_minutes_apart(topics: Settings, workers: Workers, past: int) -> None:
-    """Two producers in each partition, whose clocks differ by minutes: the slow one's alerts count as late, once."""
+async def test_the_alerts_of_a_slow_producer_are_late_and_counted_once(pipeline: Pipeline, past: int) -> None:
+    """Each partition has two producers, whose clocks differ by minutes."""
     partitions: list[Alerts] = []
     for behind in (2, 7, 30):
         right = drip("Right", past, 1_000, 300)
@@ -130,98 +109,88 @@ async def test_producers_minutes_apart(topics: Settings, workers: Workers, past:
     known = [stamped(Config(), alerts) for alerts in partitions]
     late = sum((counted for _, counted in known), Counter[str]())
     assert late == {"Slow": 900}
-    await publish(topics, sent(*partitions))
+    await pipeline.publish(sent(*partitions))
 
-    workers.start()
-    await proven(topics, None, batch_model(Config(), ordered(*(alerts for alerts, _ in known))), late)
+    pipeline.start()
+    await assert_aggregates(pipeline, pipeline.model(in_order(*(alerts for alerts, _ in known))), late)
 
 
-async def test_seventies(topics: Settings, workers: Workers, past: int) -> None:
-    """Alerts of 1970 have storms of 1970; behind newer ones they are late, and nobody else's storms change."""
+async def test_alerts_of_1970_make_aggregates_of_1970_or_are_late_behind_newer_ones(
+    pipeline: Pipeline, past: int
+) -> None:
     seventies = [(0, alert("First")), *drip("Seventies", 1, 999, 30), *drip("Later", 3 * MINUTE, MINUTE, 12)]
     partitions = [seventies, [*drip("Modern", past, 1_000, 20), (0, alert("Modern")), (5, alert("Lost"))]]
     known = [stamped(Config(), alerts) for alerts in partitions]
     late = Counter({"Modern": 1, "Lost": 1})
-    await publish(topics, sent(*partitions))
+    await pipeline.publish(sent(*partitions))
 
-    workers.start()
-    await proven(topics, None, batch_model(Config(), ordered(*(alerts for alerts, _ in known))), late)
+    pipeline.start()
+    await assert_aggregates(pipeline, pipeline.model(in_order(*(alerts for alerts, _ in known))), late)
 
 
-async def test_no_time_and_future(topics: Settings, config_file: Path, tmp_path: Path, past: int) -> None:
-    """Without a timestamp, or with one of the future, an alert counts now; what is right behind it is late.
-
-    Partitions without such alerts keep their storms.
-    """
+async def test_alerts_without_a_time_or_from_the_future_count_now(short_pipeline: Pipeline, past: int) -> None:
+    """The alerts behind one from the future are late. Partitions without such alerts keep their aggregates."""
     none = [(-1, one) for _, one in drip("Timeless", 0, 0, 12)]
     future = [(at, alert("Future", pod=f"pod-{n}")) for n, at in enumerate([YEAR_2100] * 6 + [END_OF_TIME] * 6)]
     behind = drip("Behind", past, 500, 12)
     steady = [entry for n in range(5) for entry in drip("Steady", past + n * MINUTE, 500, 12)]
-    begin = time.time_ns() // 1_000_000
-    await publish(topics, sent(none, [*future, *behind], steady))
+    begin = now()
+    await short_pipeline.publish(sent(none, [*future, *behind], steady))
 
-    with Workers(topics, tmp_path, config_file) as workers:
-        workers.start()
-        books = await drained(topics, config_file)
-    end = time.time_ns() // 1_000_000
+    short_pipeline.start()
+    await short_pipeline.drained()
+    end = now()
 
-    assert_balanced(books)
-    found = await storms(topics)
-    model = batch_model(load(config_file), steady)
-    assert {name: essence(found[name]) for name in model.keys() & found.keys()} == model
-    others = [storm for name, storm in found.items() if name not in model]
-    counts = Counter({storm.group_labels["alertname"]: storm.alert_count for storm in others})
-    assert len(others) == 3 and counts == {"Timeless": 12, "Future": 12, "Behind": 12}
-    assert all(begin <= storm.first_seen <= storm.last_seen <= end for storm in others)
+    found = await short_pipeline.aggregates()
+    model = short_pipeline.model(steady)
+    assert {name: counts_of(found[name]) for name in model.keys() & found.keys()} == model
+    others = [aggregate for name, aggregate in found.items() if name not in model]
+    alerts = Counter({aggregate.group_labels["alertname"]: aggregate.alert_count for aggregate in others})
+    assert len(others) == 3 and alerts == {"Timeless": 12, "Future": 12, "Behind": 12}
+    assert all(begin <= aggregate.first_seen <= aggregate.last_seen <= end for aggregate in others)
     assert late_by_name(found.values()) == {"Behind": 12}
 
 
-async def test_ends_by_a_wrong_clock(topics: Settings, config_file: Path, tmp_path: Path) -> None:
-    """Whether `endsAt` is over is judged by the time at which the alert counts, not by a clock that is wrong."""
-    now = time.time_ns() // 1_000_000
-    over, ahead = (format_timestamp(now + minutes * MINUTE) for minutes in (-60, 60))
+async def test_ends_at_is_compared_with_the_event_time_and_not_with_a_wrong_clock(short_pipeline: Pipeline) -> None:
+    over, ahead = (format_timestamp(now() + minutes * MINUTE) for minutes in (-60, 60))
     ended = [(-1, alert("Ended", pod=f"pod-{n}") | {"status": None, "endsAt": over}) for n in range(12)]
     firing = [(YEAR_2100, alert("Fires", pod=f"pod-{n}") | {"status": None, "endsAt": ahead}) for n in range(12)]
-    await publish(topics, sent(ended, firing))
+    await short_pipeline.publish(sent(ended, firing))
 
-    with Workers(topics, tmp_path, config_file) as workers:
-        workers.start()
-        books = await drained(topics, config_file)
+    short_pipeline.start()
+    await short_pipeline.drained()
 
-    assert_balanced(books)
-    found = {storm.group_labels["alertname"]: storm for storm in (await storms(topics)).values()}
-    assert {name: storm.resolved for name, storm in found.items()} == {"Ended": 12, "Fires": 0}
+    found = {found.group_labels["alertname"]: found for found in (await short_pipeline.aggregates()).values()}
+    assert {name: aggregate.resolved for name, aggregate in found.items()} == {"Ended": 12, "Fires": 0}
 
 
-async def test_live_clocks(topics: Settings, tmp_path: Path) -> None:
-    """While time goes on, a producer minutes behind is late, one minutes ahead is not, and both count now."""
-    config_file = tmp_path / "stormfold.yaml"
-    config_file.write_text("windows: {gap: 1s, grace: 3s, slice: 4s}\n")
+async def test_a_slow_clock_makes_alerts_late_and_a_fast_one_does_not(pipeline: Pipeline) -> None:
+    """Live alerts of producers minutes behind and minutes ahead all count at the current time."""
+    pipeline.configure("windows: {gap: 1s, grace: 3s, slice: 4s}\n")
 
     async def marked() -> bool:
-        return len({keyed.partition for keyed in await read_topic(topics, topics.keyed_topic)}) == 3
+        return len({keyed.partition for keyed in await pipeline.read(pipeline.settings.keyed_topic)}) == 3
 
-    with Workers(topics, tmp_path, config_file) as workers:
-        workers.start()
-        await until(marked, what="every partition is known to be empty")
-        now = time.time_ns() // 1_000_000
-        right = drip("Right", now - 19, 1, 20)
-        slow, fast = drip("Slow", now - 5 * MINUTE, 1, 20), drip("Fast", now + 5 * MINUTE, 1, 20)
-        await publish(topics, sent(right, slow, fast))
-        books = await drained(topics, config_file)
-    end = time.time_ns() // 1_000_000
+    pipeline.start()
+    await until(marked, what="every partition is known to be empty")
+    begin = now()
+    right = drip("Right", begin - 19, 1, 20)
+    slow, fast = drip("Slow", begin - 5 * MINUTE, 1, 20), drip("Fast", begin + 5 * MINUTE, 1, 20)
+    await pipeline.publish(sent(right, slow, fast))
+    await pipeline.drained()
+    end = now()
 
-    assert_balanced(books)
-    found = await storms(topics)
+    found = await pipeline.aggregates()
     assert late_by_name(found.values()) == {"Slow": 20}
-    by_name = {storm.group_labels["alertname"]: storm for storm in found.values()}
-    assert {name: storm.alert_count for name, storm in by_name.items()} == {"Right": 20, "Slow": 20, "Fast": 20}
-    assert (by_name["Right"].first_seen, by_name["Right"].last_seen) == (now - 19, now)
-    assert all(now - 3_000 <= storm.first_seen <= storm.last_seen <= end for storm in found.values())
+    by_name = {aggregate.group_labels["alertname"]: aggregate for aggregate in found.values()}
+    alerts = {name: aggregate.alert_count for name, aggregate in by_name.items()}
+    assert alerts == {"Right": 20, "Slow": 20, "Fast": 20}
+    assert (by_name["Right"].first_seen, by_name["Right"].last_seen) == (begin - 19, begin)
+    assert all(begin - 3_000 <= one.first_seen <= one.last_seen <= end for one in found.values())
 
 
 def timelines(start: int) -> tuple[Alerts, dict[str, list[tuple[str, int, str]]]]:
-    """Alerts by name, and (class, alertCount, closeReason) of the storms that come of them, in order of time.
+    """Returns alerts, and (class, alertCount, closeReason) of each name's aggregates in order of time.
 
     `start` is a multiple of the slice, 10 s; the gap is 2 s.
     """
@@ -229,41 +198,40 @@ def timelines(start: int) -> tuple[Alerts, dict[str, list[tuple[str, int, str]]]
     alerts: Alerts = []
     expected: dict[str, list[tuple[str, int, str]]] = {}
 
-    def tell(name: str, *storms: tuple[str, int, str], of: Iterable[tuple[int, dict[str, Any]]]) -> None:
-        expected[name] = list(storms)
+    def add(name: str, *aggregates: tuple[str, int, str], of: Iterable[tuple[int, dict[str, Any]]]) -> None:
+        expected[name] = list(aggregates)
         alerts.extend((start + at, alert(name, **labels)) for at, labels in of)
 
     quiet, cut = "Inactivity", "Slice"
-    # Cut at the multiples of 10 s that are at least 5 s after the first bucket of each part.
-    tell("Straddles", ("Storm", 12, cut), ("Storm", 20, cut), ("Storm", 13, quiet),
+    # Sessions are cut at the multiples of 10 s that are at least 5 s after the first bucket of each segment.
+    add("Straddles", ("Storm", 12, cut), ("Storm", 20, cut), ("Storm", 13, quiet),
          of=[(at, pods[at // 500 % 20]) for at in range(4_000, 26_500, 500)])  # fmt: skip
-    tell("Late start", ("Storm", 28, cut), ("Isolated", 2, quiet),
+    add("Late start", ("Storm", 28, cut), ("Isolated", 2, quiet),
          of=[(at, pods[at // 500 % 20]) for at in range(6_000, 21_000, 500)])  # fmt: skip
-    tell("Last before cut", ("Isolated", 2, quiet), of=[(7_000, {}), (8_999, {})])
-    tell("Both sides", ("Isolated", 3, cut), ("Isolated", 1, quiet),
+    add("Last before cut", ("Isolated", 2, quiet), of=[(7_000, {}), (8_999, {})])
+    add("Both sides", ("Isolated", 3, cut), ("Isolated", 1, quiet),
          of=[(4_000, {}), (6_000, {}), (8_000, {}), (10_000, {})])  # fmt: skip
-    tell("Drip inside", ("Isolated", 4, quiet), of=[(n * 2_000, {}) for n in range(4)])
-    tell("Drip outside", *[("Isolated", 1, quiet)] * 4, of=[(n * 2_001, {}) for n in range(4)])
-    tell("Nine alerts", ("Isolated", 9, quiet), of=[(0, {"n": str(n)}) for n in range(9)])
-    tell("Ten alerts", ("Storm", 10, quiet), of=[(0, {"n": str(n)}) for n in range(10)])
-    tell("Four pods", ("Isolated", 8, quiet), of=[(0, pods[n % 4] | {"n": str(n)}) for n in range(8)])
-    tell("Five pods", ("Storm", 5, quiet), of=[(0, pods[n]) for n in range(5)])
-    tell("One alert again and again", ("Isolated", 30, quiet), of=[(n, pods[0]) for n in range(30)])
-    tell("Touchy", ("Storm", 2, quiet), of=[(0, {"n": "1"}), (1, {"n": "2"})])
-    tell("Silenced for good", ("Silenced", 20, quiet), of=[(n, pods[n]) for n in range(20)])
+    add("Drip inside", ("Isolated", 4, quiet), of=[(n * 2_000, {}) for n in range(4)])
+    add("Drip outside", *[("Isolated", 1, quiet)] * 4, of=[(n * 2_001, {}) for n in range(4)])
+    add("Nine alerts", ("Isolated", 9, quiet), of=[(0, {"n": str(n)}) for n in range(9)])
+    add("Ten alerts", ("Storm", 10, quiet), of=[(0, {"n": str(n)}) for n in range(10)])
+    add("Four pods", ("Isolated", 8, quiet), of=[(0, pods[n % 4] | {"n": str(n)}) for n in range(8)])
+    add("Five pods", ("Storm", 5, quiet), of=[(0, pods[n]) for n in range(5)])
+    add("One alert again and again", ("Isolated", 30, quiet), of=[(n, pods[0]) for n in range(30)])
+    add("Touchy", ("Storm", 2, quiet), of=[(0, {"n": "1"}), (1, {"n": "2"})])
+    add("Silenced for good", ("Silenced", 20, quiet), of=[(n, pods[n]) for n in range(20)])
     over: dict[str, Any] = {"resolved": True}
-    tell("Only resolved", ("Isolated", 20, quiet), of=[(n, pods[n] | over) for n in range(20)])
-    tell("Four fire", ("Isolated", 20, quiet), of=[(n, pods[n] | (over if n >= 4 else {})) for n in range(20)])
-    tell("Fired before", ("Storm", 10, quiet), of=[(n, pods[n % 5] | (over if n >= 5 else {})) for n in range(10)])
+    add("Only resolved", ("Isolated", 20, quiet), of=[(n, pods[n] | over) for n in range(20)])
+    add("Four fire", ("Isolated", 20, quiet), of=[(n, pods[n] | (over if n >= 4 else {})) for n in range(20)])
+    add("Fired before", ("Storm", 10, quiet), of=[(n, pods[n % 5] | (over if n >= 5 else {})) for n in range(10)])
     return alerts, expected
 
 
-async def test_timelines(topics: Settings, tmp_path: Path, past: int) -> None:
-    """Known timelines make the storms that the rules say: cuts, gaps, thresholds, resolutions, silences."""
-    config_file = tmp_path / "stormfold.yaml"
+async def test_known_timelines_make_the_aggregates_of_the_rules(pipeline: Pipeline, past: int) -> None:
+    """Cuts, gaps, thresholds, resolutions and silences."""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(past // 1000 + 2))
-    config_file.write_text(
-        "windows: {gap: 2s, grace: 1s, slice: 10s}\n"
+    pipeline.configure(
+        f"{SHORT_WINDOWS}"
         "routes:\n"
         "  - {name: touchy, match: ['alertname=Touchy'], storm_when: {alerts: 2, resources: 2}}\n"
         "silences:\n"
@@ -273,20 +241,19 @@ async def test_timelines(topics: Settings, tmp_path: Path, past: int) -> None:
     alerts, expected = timelines(past)
     rng = random.Random(5)
     partitions: list[Alerts] = [[], [], []]
-    for entry in ordered(alerts, drip("Silenced at first", past, 100, 40)):
+    for entry in in_order(alerts, drip("Silenced at first", past, 100, 40)):
         rng.choice(partitions).append(entry)
-    await publish(topics, sent(*partitions))
+    await pipeline.publish(sent(*partitions))
 
-    with Workers(topics, tmp_path, config_file) as workers:
-        workers.start()
-        await proven(topics, config_file, batch_model(load(config_file), ordered(*partitions)), Counter())
+    pipeline.start()
+    await assert_aggregates(pipeline, pipeline.model(in_order(*partitions)), Counter())
 
-    found = sorted((await storms(topics)).values(), key=lambda storm: storm.first_seen)
-    told = defaultdict[str, list[tuple[str, int, str]]](list)
-    for storm in found:
-        told[storm.group_labels["alertname"]].append((storm.aggregate_class, storm.alert_count, storm.close_reason))
+    found = sorted((await pipeline.aggregates()).values(), key=lambda aggregate: aggregate.first_seen)
+    published = defaultdict[str, list[tuple[str, int, str]]](list)
+    for one in found:
+        published[one.group_labels["alertname"]].append((one.aggregate_class, one.alert_count, one.close_reason))
     silenced = [("Silenced", 20, "Inactivity"), ("Storm", 20, "Inactivity")]
-    assert told == expected | {"Silenced at first": silenced}
-    assert [storm.resolved for storm in found if storm.pattern.startswith("Only resolved")] == [20]
-    straddling = [storm for storm in found if storm.pattern.startswith("Straddles")]
+    assert published == expected | {"Silenced at first": silenced}
+    assert [one.resolved for one in found if one.pattern.startswith("Only resolved")] == [20]
+    straddling = [one for one in found if one.pattern.startswith("Straddles")]
     assert all(one.last_seen < other.first_seen for one, other in pairwise(straddling))

@@ -7,7 +7,8 @@ from typing import Any
 import aiohttp
 
 from stormfold.settings import Settings
-from tests.support.pipeline import Sent, alert, publish, record
+from tests.support.alerts import Sent, alert, record
+from tests.support.pipeline import publish
 from tests.support.servers import until
 
 PASSWORD = "correct-horse-42"

@@ -14,7 +14,6 @@ from stormfold.kafka.topics import create, topics
 from stormfold.local.process import HOST, free_port
 from stormfold.local.redis import EmbeddedRedis
 from stormfold.settings import Settings
-from tests.conftest import PARTITIONS, fresh_settings
 from tests.integration.security.broker import GuardedKafka, rules
 from tests.integration.security.certificates import Authority, Files
 from tests.integration.security.guarded import (
@@ -29,8 +28,9 @@ from tests.integration.security.guarded import (
     told,
 )
 from tests.support.cli import stormfold
-from tests.support.pipeline import Workers, assert_balanced, drained
-from tests.support.servers import until
+from tests.support.pipeline import assert_balanced, drained
+from tests.support.servers import PARTITIONS, fresh_settings, until
+from tests.support.workers import Workers
 
 PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "secure.md"
 EVERYTHING = [("topic", "*", "all"), ("group", "*", "all")]

@@ -28,8 +28,9 @@ from tests.integration.security.guarded import (
 )
 from tests.integration.security.test_kafka import PAGE
 from tests.support.cli import stormfold
-from tests.support.pipeline import Workers, assert_balanced, drained
+from tests.support.pipeline import assert_balanced, drained
 from tests.support.servers import until
+from tests.support.workers import Workers
 
 
 class GuardedRedis(EmbeddedRedis):

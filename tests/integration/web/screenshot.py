@@ -19,9 +19,11 @@ from stormfold.local.kafka import EmbeddedKafka
 from stormfold.local.process import free_port
 from stormfold.local.redis import EmbeddedRedis
 from stormfold.settings import Settings
+from tests.support.alerts import Sent
 from tests.support.chromium import chromium
-from tests.support.pipeline import Sent, Workers, publish
+from tests.support.pipeline import publish
 from tests.support.servers import until
+from tests.support.workers import Workers
 
 PICTURE = Path(__file__).parents[3] / "docs" / "status-page.png"
 PARTITIONS = 4

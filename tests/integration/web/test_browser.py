@@ -19,10 +19,11 @@ from stormfold.local.kafka import EmbeddedKafka
 from stormfold.local.process import free_port
 from stormfold.local.redis import EmbeddedRedis
 from stormfold.settings import Settings
-from tests.conftest import PARTITIONS, fresh_settings
+from tests.support.alerts import Sent, alert, record
 from tests.support.chromium import chromium, needed
-from tests.support.pipeline import Sent, Workers, alert, publish, record
-from tests.support.servers import until
+from tests.support.pipeline import publish
+from tests.support.servers import PARTITIONS, fresh_settings, until
+from tests.support.workers import Workers
 
 pytestmark = [needed, pytest.mark.asyncio(loop_scope="module")]
 

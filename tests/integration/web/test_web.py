@@ -14,7 +14,8 @@ from stormfold.redis.client import connect
 from stormfold.settings import Settings
 from stormfold.worker import Worker
 from tests.integration.web.working import NOBODY, get, ready, working
-from tests.support.pipeline import Sent, alert, publish, record
+from tests.support.alerts import Sent, alert, record
+from tests.support.pipeline import publish
 from tests.support.servers import until
 
 
