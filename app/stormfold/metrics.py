@@ -155,3 +155,10 @@ REDIS_MAX_BYTES = ExpiringGauge("redis_max_bytes", "maxmemory of Redis; 0 withou
 REDIS_FRAGMENTATION_RATIO = ExpiringGauge("redis_fragmentation_ratio", "Resident memory over used memory of Redis")
 REDIS_EVICTED_KEYS = ExpiringGauge("redis_evicted_keys", "Keys that Redis evicted; must be 0")
 REDIS_OOM_REJECTIONS = _counter("redis_oom_rejections", "Fold calls that Redis rejected because its memory is full")
+RECEIVE_REQUESTS = _counter("receive_requests", "HTTP requests with alerts, by status of the answer", "code", ("200",))
+RECEIVE_RECORDS = _counter("receive_records", "Records that `stormfold receive` wrote to Kafka")
+RECEIVE_SECONDS = _histogram(
+    "receive_seconds",
+    "Time from a request with alerts to its answer",
+    (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)

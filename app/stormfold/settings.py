@@ -149,6 +149,18 @@ class Settings(BaseSettings):
     http_address: Annotated[str, AfterValidator(_address)] = "127.0.0.1:8080"
     """Address that health, metrics and the status page listen on. Containers set `0.0.0.0:8080`."""
 
+    receive_address: Annotated[str, AfterValidator(_address)] = "127.0.0.1:9095"
+    """Address that `stormfold receive` listens on. Containers set `0.0.0.0:9095`."""
+    receive_token_file: FilePath | None = None
+    """File of bearer tokens, one in each line, that `stormfold receive` accepts; without it and the next, everybody may
+    send."""
+    receive_users_file: FilePath | None = None
+    """File of users, `user:password` in each line, that `stormfold receive` accepts."""
+    receive_ssl_certfile: FilePath | None = None
+    """PEM file of the certificate that `stormfold receive` shows; with one it takes HTTPS only."""
+    receive_ssl_keyfile: FilePath | None = None
+    """PEM file of its key, if it is not in the file of the certificate."""
+
     alerts_topic: Topic = "alerts"
     """Topic that producers publish alerts to."""
     keyed_topic: Topic = "alerts-by-fingerprint"
@@ -255,6 +267,12 @@ class Settings(BaseSettings):
     def http_bind(self) -> tuple[str, int]:
         """Host and port to listen on."""
         host, _, port = self.http_address.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    @property
+    def receive_bind(self) -> tuple[str, int]:
+        """Host and port that `stormfold receive` listens on."""
+        host, _, port = self.receive_address.rpartition(":")
         return host.strip("[]"), int(port)
 
     @property

@@ -20,6 +20,7 @@ COMMANDS = {
     "status": "Show lag, horizon, open groups, Redis and sink.",
     "audit": "Prove that every alert is counted once.",
     "dlq": "Show dead letters, or redrive them.",
+    "receive": "Take alerts over HTTP: from Alertmanager, Prometheus and others.",
     "replay": "Fold a past range again: bring back missing storms, or try another configuration.",
     "check": "Validate a configuration; say what it makes of an alert.",
 }

@@ -7,11 +7,12 @@ Here the bytes that can't be decoded become surrogates (`surrogateescape`), whic
 Waste: aiokafka makes a `ConsumerRecord` of each record that its parser has made. `raw_record` asks for the latter.
 """
 
+import asyncio
 import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import _DefaultRecordBatchPy
@@ -115,3 +116,16 @@ class _PartitionRecords(fetcher.PartitionRecords):
 # Consumers have no setting for either. The version of aiokafka is pinned, and tests send such records.
 fetcher.MemoryRecords = _Records
 fetcher.PartitionRecords = _PartitionRecords
+
+
+async def abort_producer(client: AIOKafkaProducer, error: Exception) -> None:
+    """Closes a producer without delivering what it still holds; every pending `send` raises `error`.
+
+    `AIOKafkaProducer.stop` first delivers everything, and an idempotent producer retries for as long as that takes.
+    """
+    task = client._sender.sender_task
+    if task is not None:
+        task.cancel()
+        await asyncio.wait({task})
+    client._message_accumulator.fail_all(error)
+    await client.stop()

@@ -1,0 +1,241 @@
+"""The HTTP server of `stormfold receive`: reads a body within limits, splits it, answers when Kafka has all of it."""
+
+import asyncio
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
+
+import structlog
+from aiohttp import web
+from multidict import CIMultiDictProxy
+from prometheus_client.aiohttp import make_aiohttp_handler
+
+from stormfold import metrics
+from stormfold.decoding import Poison, decode_annotations, decode_labels
+from stormfold.errors import ActionRequired, StormfoldError
+from stormfold.formats import parse
+from stormfold.receive.credentials import Credentials
+from stormfold.receive.delivery import Delivery, Headers, describe
+from stormfold.receive.split import NotJSON, TooLarge, split
+from stormfold.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+MAX_BODY_BYTES = 32 * 1024 * 1024
+"""Largest body, unpacked: a webhook of some 20,000 alerts."""
+MAX_HELD_BYTES = 256 * 1024 * 1024
+"""Largest sum of the bodies in memory; beyond it requests get 503 and are repeated by their senders."""
+READ_SECONDS = 10.0
+"""Longest that a sender may take to send its body."""
+IN_THREAD_BYTES = 256 * 1024
+"""Bodies above this size are split in a thread, so that others need not wait for them."""
+CHECK_SECONDS = 1.0
+"""Interval in which certificate files are checked for changes."""
+
+NO_STORE = {"Cache-Control": "no-store"}
+_OPEN = ("/healthz",)
+"""Paths that need no credentials: probes have none."""
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Receiver:
+    """Takes alerts at `POST /alerts` and, as an Alertmanager does, at `POST /api/v2/alerts`.
+
+    Answers 200 when Kafka has acknowledged everything, 400 for a body that is not JSON, 401, 408, 413, or 503 when
+    nothing more will be written for this request and the sender should repeat it.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._credentials = Credentials(settings.receive_token_file, settings.receive_users_file)
+        self._delivery = Delivery(settings)
+        self._expose = make_aiohttp_handler(metrics.REGISTRY)
+        self._held = 0
+        self._tls = _server_context(settings.receive_ssl_certfile, settings.receive_ssl_keyfile)
+        self._reloading: asyncio.Task[None] | None = None
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def port(self) -> int:
+        """The port in use; only after `start`."""
+        assert self._runner is not None
+        return int(self._runner.addresses[0][1])
+
+    async def start(self) -> None:
+        """Starts listening. Raises `ActionRequired` if the address cannot be used."""
+        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._guard])
+        app.add_routes(
+            [
+                web.post("/alerts", self._receive),
+                web.post("/api/v2/alerts", self._receive),
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.get("/metrics", self._expose),
+            ]
+        )
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=self._settings.delivery_timeout)
+        await runner.setup()
+        host, port = self._settings.receive_bind
+        try:
+            await web.TCPSite(runner, host, port, ssl_context=self._tls, backlog=1024).start()
+        except OSError as error:
+            await runner.cleanup()
+            raise ActionRequired(
+                f"cannot listen on {host}:{port}: {error.strerror}",
+                "set STORMFOLD_RECEIVE_ADDRESS to another address; port 0 takes any free port",
+            ) from error
+        self._runner = runner
+        if self._tls is not None:
+            self._reloading = asyncio.create_task(self._reload_certificate(self._tls))
+        log.info("receiver started", address=f"{host}:{self.port}", topic=self._settings.alerts_topic)
+
+    async def stop(self) -> None:
+        """Answers the requests in hand, then closes everything."""
+        if self._reloading is not None:
+            self._reloading.cancel()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        await self._delivery.stop()
+        log.info("receiver stopped")
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        if request.path not in _OPEN and not self._credentials.accepts(request.headers.get("Authorization")):
+            challenge = {"WWW-Authenticate": "Bearer" if self._settings.receive_token_file else "Basic"}
+            return web.Response(status=401, text="credentials are missing or wrong\n", headers=challenge)
+        return await handler(request)
+
+    async def _receive(self, request: web.Request) -> web.StreamResponse:
+        started = time.perf_counter()
+        held = [0]
+        try:
+            answer = await self._answer(request, held)
+        finally:
+            self._held -= held[0]
+        metrics.RECEIVE_REQUESTS.labels(str(answer.status)).inc()
+        metrics.RECEIVE_SECONDS.observe(time.perf_counter() - started)
+        if answer.status >= 500:
+            log.warning(
+                "request not accepted", status=answer.status, path=request.path, reason=(answer.text or "").strip()
+            )
+        return answer
+
+    async def _answer(self, request: web.Request, held: list[int]) -> web.Response:
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                body = await self._read(request, held)
+            headers = kafka_headers(request.headers)
+            records = await _split(body, headers)
+            if records:
+                await self._delivery.send(records, headers)
+        except TimeoutError:
+            return _text(408, f"the body did not arrive within {READ_SECONDS:.0f} s")
+        except _Busy:
+            return _text(503, "too many bodies are being processed; send it again")
+        except web.HTTPRequestEntityTooLarge:
+            return _text(413, f"the body has more than {MAX_BODY_BYTES} bytes")
+        except web.RequestPayloadError:
+            return _text(400, "the body is not encoded as its Content-Encoding says")
+        except TooLarge as error:
+            return _text(413, str(error))
+        except NotJSON as error:
+            return _text(400, f"not JSON: {error}")
+        except StormfoldError as error:
+            return _text(503, describe(error))
+        metrics.RECEIVE_RECORDS.inc(len(records))
+        return web.json_response({"records": len(records)})
+
+    async def _read(self, request: web.Request, held: list[int]) -> bytes:
+        body = bytearray()
+        async for chunk in request.content.iter_any():
+            self._held += len(chunk)
+            held[0] += len(chunk)
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, len(body))
+            if self._held > MAX_HELD_BYTES:
+                raise _Busy
+        return bytes(body)
+
+    async def _healthz(self, _: web.Request) -> web.StreamResponse:
+        return web.json_response({"healthy": True}, headers=NO_STORE)
+
+    async def _readyz(self, _: web.Request) -> web.StreamResponse:
+        problem = None
+        try:
+            await self._delivery.check()
+        except StormfoldError as error:
+            problem = {"component": "kafka", "problem": str(error), "hint": error.hint}
+        body = {"ready": problem is None, "problems": [problem] if problem else []}
+        return web.json_response(body, status=503 if problem else 200, headers=NO_STORE)
+
+    async def _reload_certificate(self, context: ssl.SSLContext) -> None:
+        certfile, keyfile = self._settings.receive_ssl_certfile, self._settings.receive_ssl_keyfile
+        assert certfile is not None
+        files = [certfile] if keyfile is None else [certfile, keyfile]
+        seen = [path.stat().st_mtime_ns for path in files]
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            # A file that is missing or half written is complete at a later check.
+            with suppress(OSError):
+                if (found := [path.stat().st_mtime_ns for path in files]) != seen:
+                    context.load_cert_chain(certfile, keyfile)
+                    seen = found
+                    log.info("certificate reloaded", files=[str(path) for path in files])
+
+
+class _Busy(Exception):
+    """The bodies in memory reached their limit."""
+
+
+def kafka_headers(headers: CIMultiDictProxy[str]) -> Headers:
+    """The headers of the records: those of a CloudEvent, nothing else of the request.
+
+    In HTTP their values are percent-encoded (CloudEvents HTTP binding, 3.1.3.2), in Kafka they are UTF-8.
+    """
+    found = [
+        ("ce_" + name[3:].lower(), unquote_to_bytes(value))
+        for name, value in headers.items()
+        if name.lower().startswith("ce-")
+    ]
+    content_type = headers.get("Content-Type", "")
+    if found or content_type.lower().startswith("application/cloudevents"):
+        found.append(("content-type", content_type.encode()))
+    return found
+
+
+async def _split(body: bytes, headers: Headers) -> list[bytes]:
+    now = time.time_ns() // 1_000_000
+
+    def understood(record: bytes) -> bool:
+        try:
+            for alert in parse(record, headers, now):
+                decode_labels(alert.labels)
+                decode_annotations(alert.annotations)
+        except Poison:
+            return False
+        return True
+
+    if len(body) > IN_THREAD_BYTES:
+        return await asyncio.to_thread(split, body, understood)
+    return split(body, understood)
+
+
+def _server_context(certfile: Path | None, keyfile: Path | None) -> ssl.SSLContext | None:
+    if certfile is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(certfile, keyfile)
+    except OSError as error:
+        raise ActionRequired(
+            f"cannot use the certificate {certfile}: {error}", "check STORMFOLD_RECEIVE_SSL_CERTFILE and …_KEYFILE"
+        ) from error
+    return context
+
+
+def _text(status: int, text: str) -> web.Response:
+    return web.Response(status=status, text=text + "\n")

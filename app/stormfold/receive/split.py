@@ -1,0 +1,91 @@
+"""Cuts a request body into records, in order and in the same envelope.
+
+An envelope is everything around the list of alerts: the fields of a webhook beside `alerts`, or nothing for a bare
+list. intake processes a record as a whole, so alerts that it would not understand become records of their own: the
+alerts around them are not lost with them, and the dead letter holds what is wrong and nothing else.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+from msgspec import Raw
+
+from stormfold.decoding import DECODE_ERRORS
+
+MAX_RECORD_BYTES = 256 * 1024
+"""Largest record with more than one alert: a quarter of the largest that Kafka takes by default."""
+MAX_ALERT_BYTES = 900_000
+"""Largest record with a single alert: with its headers it fits into the 1 MiB that Kafka takes by default."""
+MAX_FIELD_BYTES = 16 * 1024
+"""Largest envelope field that is repeated in every record. No format reads a larger one."""
+_LISTS = ("alerts", "items")
+"""Fields that hold a list of alerts: Alertmanager's webhook, and a List of Kubernetes Events."""
+
+_decode = msgspec.json.Decoder(dict[str, Raw] | list[Raw]).decode
+_items = msgspec.json.Decoder(list[Raw]).decode
+_name = msgspec.json.encode
+
+
+class NotJSON(ValueError):
+    """The body is not JSON."""
+
+
+class TooLarge(ValueError):
+    """An alert is larger than a record can be."""
+
+
+def split(body: bytes, understood: Callable[[bytes], bool]) -> list[bytes]:
+    """The records of a body; none for an empty list. `understood` decides whether intake would accept a record.
+
+    Raises `NotJSON` and `TooLarge`.
+    """
+    before, items, after = _envelope(body)
+    whole = before + b",".join(items) + after
+    if items and understood(whole):
+        records = list(_pack(before, items, after, [True] * len(items)))
+    else:
+        accepted = [len(items) > 1 and understood(before + item + after) for item in items]
+        records = list(_pack(before, items, after, accepted))
+    if (largest := max(map(len, records), default=0)) > MAX_ALERT_BYTES:
+        raise TooLarge(f"an alert has {largest} bytes, at most {MAX_ALERT_BYTES} fit into a record")
+    return records
+
+
+def _envelope(body: bytes) -> tuple[bytes, Sequence[bytes], bytes]:
+    """What is before the alerts, the alerts, and what is after them."""
+    try:
+        decoded = _decode(body)
+    except msgspec.ValidationError:
+        return b"", [body], b""
+    except DECODE_ERRORS as error:
+        raise NotJSON(str(error)) from error
+    if isinstance(decoded, list):
+        return b"[", [bytes(item) for item in decoded], b"]"
+    for field in _LISTS:
+        if (found := decoded.get(field)) is not None and bytes(found).startswith(b"["):
+            items = [bytes(item) for item in _items(found)]
+            rest = [
+                _name(name) + b":" + bytes(value)
+                for name, value in decoded.items()
+                if name != field and len(bytes(value)) <= MAX_FIELD_BYTES
+            ]
+            return b"{" + b"".join(part + b"," for part in rest) + _name(field) + b":[", items, b"]}"
+    return b"", [body], b""
+
+
+def _pack(before: bytes, items: Sequence[bytes], after: bytes, accepted: Sequence[bool]) -> Iterator[bytes]:
+    """Records of consecutive accepted items up to `MAX_RECORD_BYTES`, and one for each other item."""
+    room = MAX_RECORD_BYTES - len(before) - len(after)
+    chunk: list[bytes] = []
+    size = 0
+    for item, fits_with_others in zip(items, accepted, strict=True):
+        if chunk and (not fits_with_others or size + len(item) > room):
+            yield before + b",".join(chunk) + after
+            chunk, size = [], 0
+        if fits_with_others:
+            chunk.append(item)
+            size += len(item) + 1
+        else:
+            yield before + item + after
+    if chunk:
+        yield before + b",".join(chunk) + after

@@ -1,0 +1,93 @@
+"""Cutting request bodies into records."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stormfold.receive import split as module
+from stormfold.receive.split import NotJSON, TooLarge, split
+
+ALERT = {"labels": {"alertname": "Down"}}
+BAD = {"labels": "none"}
+
+
+def understood(record: bytes) -> bool:
+    """Accepts records without a bad alert."""
+    return b'"none"' not in record
+
+
+def encoded(value: object) -> bytes:
+    """`value` as JSON."""
+    return msgspec.json.encode(value)
+
+
+def cut(body: object) -> list[object]:
+    """The decoded records of a body."""
+    return [msgspec.json.decode(record) for record in split(encoded(body), understood)]
+
+
+def test_a_small_body_is_one_record() -> None:
+    """Nothing is changed but white space."""
+    for body in (
+        ALERT,
+        [ALERT, ALERT],
+        {"version": "4", "alerts": [ALERT]},
+        {"kind": "List", "items": [ALERT]},
+        5,
+        "x",
+    ):
+        assert cut(body) == [body]
+
+
+def test_empty_lists_give_no_record() -> None:
+    """A ruler that has nothing to send is not answered with an error."""
+    assert cut([]) == [] and cut({"version": "4", "alerts": []}) == []
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"alerts", b"\xff", b"[" * 100_000])
+def test_a_body_that_is_not_json_is_refused(body: bytes) -> None:
+    """Such a body can never be understood, and its sender must hear of it."""
+    with pytest.raises(NotJSON):
+        split(body, understood)
+
+
+def test_alerts_that_are_not_understood_become_records_of_their_own() -> None:
+    """The alerts around them stay together, everything in order and in the same envelope."""
+    body = {"version": "4", "alerts": [ALERT, ALERT, BAD, ALERT, BAD, BAD]}
+    records = [{"version": "4", "alerts": alerts} for alerts in ([ALERT, ALERT], [BAD], [ALERT], [BAD], [BAD])]
+    assert cut(body) == records
+    assert cut([BAD, ALERT]) == [[BAD], [ALERT]]
+
+
+def test_a_large_alert_has_a_record_of_its_own_up_to_the_limit_of_a_record() -> None:
+    """Above that the sender is answered with an error instead of losing the alert later."""
+    large = {"labels": {"alertname": "Down"}, "annotations": {"text": "x" * 600_000}}
+    assert cut([ALERT, large, ALERT]) == [[ALERT], [large], [ALERT]]
+    with pytest.raises(TooLarge, match="an alert has 1000"):
+        cut([ALERT, {"labels": {"alertname": "x" * 1_000_000}}])
+
+
+def test_large_fields_of_the_envelope_are_not_repeated() -> None:
+    """Otherwise a body of 32 MiB could become a thousand times as much."""
+    body = {"commonLabels": {"a": "b"}, "junk": "x" * 20_000, "alerts": [ALERT]}
+    assert cut(body) == [{"commonLabels": {"a": "b"}, "alerts": [ALERT]}]
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 60)), max_size=30),
+    st.sampled_from(["list", "webhook"]),
+    st.integers(60, 400),
+)
+def test_no_alert_is_lost_or_moved(alerts: list[tuple[bool, int]], form: str, limit: int) -> None:
+    """All alerts, in order; records with several alerts hold none that is bad and stay within the limit."""
+    items = [{"labels": "none" if bad else {"n": "x" * size}} for bad, size in alerts]
+    body = items if form == "list" else {"status": "firing", "alerts": items}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "MAX_RECORD_BYTES", limit)
+        records = split(encoded(body), understood)
+    found = [msgspec.json.decode(record) for record in records]
+    contents = [record if form == "list" else record["alerts"] for record in found]
+    assert [alert for content in contents for alert in content] == items
+    for record, content in zip(records, contents, strict=True):
+        assert len(content) == 1 or (understood(record) and len(record) <= limit)
