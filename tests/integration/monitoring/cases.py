@@ -148,20 +148,20 @@ CASES: dict[str, Sequence[Case]] = {
     "StormfoldNotCatchingUp": [
         Case(
             {
-                _in("event_age_seconds", "fold", 0): "1x5 0+50x14 700x30 600x20",
-                _in("event_age_seconds", "fold", 1, OTHER): "5x80",
+                _in("event_time_lag_seconds", "fold", 0): "1x5 0+50x14 700x30 600x20",
+                _in("event_time_lag_seconds", "fold", 1, OTHER): "5x80",
             },
             fires=24, resolved=52, labels='stage="fold"',
             near=[
-                {_in("event_age_seconds", "fold", 0): "3600-30x60", _in("event_age_seconds", "fold", 1, OTHER): "5x60"},
+                {_in("event_time_lag_seconds", "fold", 0): "3600-30x60", _in("event_age_seconds", "fold", 1, OTHER): "5x60"},
                 {
-                    _in("event_age_seconds", "fold", 0): "590x60",
-                    _in("event_age_seconds", "fold", 1, OTHER): "590x60",
-                    _in("event_age_seconds", "intake", 0): "590x60",
+                    _in("event_time_lag_seconds", "fold", 0): "590x60",
+                    _in("event_time_lag_seconds", "fold", 1, OTHER): "590x60",
+                    _in("event_time_lag_seconds", "intake", 0): "590x60",
                 },
                 # One partition gets older, but not as old as the other was.
-                {_in("event_age_seconds", "fold", 0): "3000-30x60", _in("event_age_seconds", "fold", 1): "0+10x60"},
-                {_in("event_age_seconds", "fold", 0): "5x20 700x4 5x30"},
+                {_in("event_time_lag_seconds", "fold", 0): "3000-30x60", _in("event_age_seconds", "fold", 1): "0+10x60"},
+                {_in("event_time_lag_seconds", "fold", 0): "5x20 700x4 5x30"},
             ],
         )
     ],
