@@ -244,13 +244,13 @@ async def test_nothing_is_empty(watched: Prometheus) -> None:
     for panel, count in {
         "storms.json: Storms closed": 1,
         "storms.json: Storms written": 1,
-        "storms.json: Alerts understood": 36,
+        "storms.json: Alerts read": 36,
         "storms.json: Late alerts": 1,
         "storms.json: Dead letters": 2,
     }.items():
         assert shown[panel] == pytest.approx(count, rel=0.3), panel
     assert shown["storms.json: Alerts per storm"] == pytest.approx(36)
-    assert shown["storms.json: Duplicates dropped"] == shown["redis.json: Refused"] == 0
+    assert shown["storms.json: Duplicates dropped"] == shown["redis.json: Rejected"] == 0
     assert shown["lag.json: Workers ready"] == 1
 
 

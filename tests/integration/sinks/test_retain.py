@@ -61,5 +61,5 @@ async def test_a_long_round_is_alive() -> None:
         assert counted() - before == 20
         await until(lambda: health.stale() == ["retention"], what="it hangs")
         sink.turn.release()
-        await until(lambda: health.problems(), what="it has failed")
+        await until(lambda: health.reported, what="it has failed")
         assert health.stale() == [] and counted() - before == 21
