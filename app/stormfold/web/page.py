@@ -1,86 +1,76 @@
-"""The status page: a snapshot at `/`, and what changes in it at `/events` for those who go on looking.
+"""Serves the status page: a snapshot at `/`, and changed sections as server-sent events at `/events`.
 
-Drawn once a second while somebody looks, for all who look together; otherwise nothing is asked and nothing drawn.
+While somebody looks, it is rendered once a second for all viewers together; otherwise nothing is read or rendered.
 """
 
 import asyncio
-import base64
-import hashlib
 import json
-import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from datetime import UTC, datetime
-from importlib.resources import files
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
 from aiohttp import web
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
-from stormfold.health import Health, Problem
-from stormfold.text import escape_unprintable
-from stormfold.web.view import Partition, Stage, View
+from stormfold.health import Health
+from stormfold.web.render import HEADERS, Sections, render_page, render_sections
 
 log = structlog.get_logger(__name__)
 
-EVERY = 1.0
-"""Seconds between two drawings."""
+INTERVAL = 1.0
+"""Seconds between two renderings."""
 LINGER_SECONDS = 5.0
-"""How long it goes on after a snapshot: the next one has what answered late, and costs nothing."""
-MOST_VIEWERS = 50
-"""Streams at the same time; who comes then has the snapshot."""
+"""Rendering continues this long after a snapshot: the next one includes slow answers, and costs nothing."""
+MAX_VIEWERS = 50
+"""Streams at the same time. More viewers get the snapshot only."""
 WRITE_SECONDS = 10.0
-"""How long a viewer may take no data before it is left."""
-_WORD_BEGINS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-LONGEST = 300
-"""Characters of a text that are shown: labels may be of any length."""
-PARTITIONS = 24
-"""Partitions that are shown: where there are more, those that are furthest behind."""
-
-Sections = Mapping[str, str]
-"""Name → HTML."""
+"""A viewer that reads nothing for this long is disconnected."""
+STREAM_HEADERS = HEADERS | {
+    "Content-Type": "text/event-stream",
+    # Otherwise proxies would hold events back.
+    "X-Accel-Buffering": "no",
+}
 
 
 class Live(Protocol):
-    """Knows how the pipeline does."""
+    """Reads the state of the pipeline."""
 
-    async def look(self) -> View:
-        """What it knows, after a moment's wait for more; raises nothing."""
+    async def look(self) -> object:
+        """Returns the data of the page (`status.live.View`); waits briefly for servers. Raises nothing."""
 
 
 OpenLive = Callable[[], AbstractAsyncContextManager[Live]]
-"""What is there only while somebody looks."""
+"""Opens the connections that are needed while somebody looks."""
 
 
 class Page:
-    """Serves both addresses."""
+    """The handlers of both addresses, and the task that renders."""
 
     def __init__(self, health: Health, open_live: OpenLive) -> None:
         self._health = health
         self._open = open_live
         self._viewers = 0
         self._until = 0.0
-        self._drawn: tuple[float, Sections] = (float("-inf"), {})
-        """When (monotonic), and what."""
+        """Rendering continues until this monotonic time even without viewers."""
+        self._rendered: tuple[float, Sections] = (float("-inf"), {})
+        """Monotonic time, and the sections."""
         self._news = asyncio.Event()
-        """Set with the next drawing, or when there will be none."""
-        self._watching: asyncio.Task[None] | None = None
+        """Set at the next rendering, or when there will be none."""
+        self._task: asyncio.Task[None] | None = None
         self._stopped = False
 
-    async def index(self, _: web.Request) -> web.Response:
-        """The page as it is now."""
+    async def index(self, _: web.Request) -> web.StreamResponse:
+        """Responds with the page as it is now."""
         self._until = time.monotonic() + LINGER_SECONDS
         if (sections := await self._current()) is None:
-            raise web.HTTPServiceUnavailable(text="no status page now: see the worker's log\n")
-        return web.Response(text=_page(sections), content_type="text/html", headers=HEADERS)
+            raise web.HTTPServiceUnavailable(text="the status page failed: see the log of the worker\n")
+        return web.Response(text=render_page(sections), content_type="text/html", headers=HEADERS)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        """Server-sent events, each a JSON object of what has changed since the one before: section → HTML."""
-        if self._viewers >= MOST_VIEWERS:
-            raise web.HTTPServiceUnavailable(text="too many are looking: reload the page for a snapshot\n")
+        """Streams JSON objects with the sections that changed since the one before: name → HTML."""
+        if self._viewers >= MAX_VIEWERS:
+            raise web.HTTPServiceUnavailable(text="too many viewers: reload the page for a snapshot\n")
         response = web.StreamResponse(headers=STREAM_HEADERS)
         self._viewers += 1
         try:
@@ -91,154 +81,52 @@ class Page:
                 changed = {name: part for name, part in sections.items() if sent.get(name) != part}
                 async with asyncio.timeout(WRITE_SECONDS):
                     await response.write(f"data: {json.dumps(changed)}\n\n".encode())
-                sent, sections = sections, await self._following()
+                sent, sections = sections, await self._next()
         except (ConnectionError, TimeoutError):
-            log.debug("a viewer of the status page is gone")
+            log.debug("a viewer of the status page disconnected")
         finally:
             self._viewers -= 1
         return response
 
     async def stop(self) -> None:
-        """Ends every stream; nothing is asked any more."""
+        """Ends every stream and stops rendering."""
         self._stopped = True
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.wait({self._watching})
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
 
     async def _current(self) -> Sections | None:
-        """A drawing of this moment; None if there is none."""
-        at, sections = self._drawn
-        return sections if time.monotonic() - at < 2 * EVERY else await self._following()
+        """The sections as of now; None if they cannot be rendered."""
+        at, sections = self._rendered
+        return sections if time.monotonic() - at < 2 * INTERVAL else await self._next()
 
-    async def _following(self) -> Sections | None:
-        """The next drawing; None if there will be none."""
+    async def _next(self) -> Sections | None:
+        """The next rendering; None if there will be none."""
         if self._stopped:
             return None
-        if self._watching is None:
-            self._watching = asyncio.create_task(self._watch())
-        before = self._drawn
+        if self._task is None:
+            self._task = asyncio.create_task(self._render())
+        before = self._rendered
         await self._news.wait()
-        return None if self._drawn is before else self._drawn[1]
+        return None if self._rendered is before else self._rendered[1]
 
-    async def _watch(self) -> None:
-        """Draws as long as somebody looks."""
+    async def _render(self) -> None:
+        """Renders while somebody looks."""
         try:
             async with self._open() as live:
                 while self._viewers or time.monotonic() < self._until:
-                    sections = draw(await live.look(), self._health.problems())
-                    self._drawn = (time.monotonic(), sections)
-                    self._tell()
-                    await asyncio.sleep(EVERY)
-                # Whoever comes while it closes is served by another.
-                self._watching = None
+                    sections = render_sections(await live.look(), self._health.problems())
+                    self._rendered = (time.monotonic(), sections)
+                    self._notify()
+                    await asyncio.sleep(INTERVAL)
+                # A viewer that arrives while this one closes gets a new task.
+                self._task = None
         except Exception:
             log.exception("status page failed")
-            self._watching = None
+            self._task = None
         finally:
-            self._tell()
+            self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._news.set()
         self._news = asyncio.Event()
-
-
-def draw(view: View, problems: Sequence[Problem]) -> Sections:
-    """Every section of the page."""
-    return {name: section.render(view=view, problems=problems) for name, section in _SECTIONS.items()}
-
-
-def _page(sections: Sections) -> str:
-    drawn = {name: Markup(part) for name, part in sections.items()}  # noqa: S704 - escaped when they were drawn
-    return _PAGE.render(sections=drawn, style=_STYLE, script=_SCRIPT)
-
-
-def _shown(value: Any) -> Any:
-    """What any expression of a template shows: nothing from outside acts, misleads or floods the page."""
-    if not isinstance(value, str) or isinstance(value, Markup):
-        return value
-    return escape_unprintable(value[:LONGEST]) + ("…" if len(value) > LONGEST else "")
-
-
-def _breakable(text: str) -> Markup:
-    """Lines break where labels begin, or words within a name, if they have to."""
-    words = Markup("<wbr>").join(_WORD_BEGINS.split(_shown(text)))
-    return words.replace("{", Markup("<wbr>{")).replace(",", Markup(",<wbr>"))
-
-
-def _number(value: float) -> str:
-    return f"{value:,}"
-
-
-def _clock(time: int, now: int) -> str:
-    """Time of day in UTC, with the date if that is not today's."""
-    moment = datetime.fromtimestamp(time / 1000, UTC)
-    today = moment.date() == datetime.fromtimestamp(now / 1000, UTC).date()
-    return f"{moment:%H:%M:%S}" if today else f"{moment:%Y-%m-%d %H:%M:%S}"
-
-
-def _span(milliseconds: int) -> str:
-    """A length of time, in the two units that matter."""
-    seconds = milliseconds / 1000
-    if abs(seconds) < 60:
-        return f"{seconds:.1f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds:.0f} s"
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:,.1f} MiB"
-
-
-def _by_partition(stages: Sequence[Stage]) -> list[tuple[int, dict[str, Partition]]]:
-    """Partition → stage → where it is; of many, the `PARTITIONS` furthest behind, in order."""
-    rows: dict[int, dict[str, Partition]] = {}
-    for stage in stages:
-        for partition in stage.partitions:
-            rows.setdefault(partition.number, {})[stage.name] = partition
-    behind = sorted(rows.items(), key=lambda row: -sum(partition.behind for partition in row[1].values()))
-    return sorted(behind[:PARTITIONS], key=lambda row: row[0])
-
-
-def _source(name: str) -> Markup:
-    return Markup((files("stormfold.web") / "templates" / name).read_text())  # noqa: S704 - our own files
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-_TEMPLATES = Environment(
-    loader=PackageLoader("stormfold.web"), autoescape=True, finalize=_shown, undefined=StrictUndefined,
-    trim_blocks=True, lstrip_blocks=True,
-)  # fmt: skip
-_TEMPLATES.filters |= {
-    "number": _number, "clock": _clock, "span": _span, "mib": _mib, "by_partition": _by_partition,
-    "breakable": _breakable,
-}  # fmt: skip
-_PAGE = _TEMPLATES.get_template("page.html")
-_SECTIONS = {
-    name: _TEMPLATES.get_template(f"sections/{name}.html")
-    for name in ("moment", "problems", "summary", "forming", "recent", "lag", "memory", "log")
-}
-_STYLE, _SCRIPT = _source("style.css"), _source("live.js")
-
-HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": (
-        f"default-src 'none'; style-src {_hash(_STYLE)}; script-src {_hash(_SCRIPT)}; connect-src 'self';"
-        " img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
-STREAM_HEADERS = HEADERS | {
-    "Content-Type": "text/event-stream",
-    # Proxies would keep events back until there are enough of them.
-    "X-Accel-Buffering": "no",
-}

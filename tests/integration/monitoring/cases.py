@@ -49,6 +49,7 @@ def _unread(partition: int, group: str = "stormfold-fold") -> str:
 
 _IDLE = _of("stormfold_idle_partition_pairs")
 _BUILD = _of("stormfold_build_info", version=__version__, python="3.11.14")
+_AGE = "event_time_lag_seconds"
 _HORIZON = _of("stormfold_horizon_delay_seconds")
 _STAGES = {_in("lag_records", stage, 0): "0x40" for stage in ("intake", "fold", "emit")}
 _LETTERS = _of("stormfold_dead_letters_total", topic="alerts-dlq")
@@ -148,20 +149,20 @@ CASES: dict[str, Sequence[Case]] = {
     "StormfoldNotCatchingUp": [
         Case(
             {
-                _in("event_time_lag_seconds", "fold", 0): "1x5 0+50x14 700x30 600x20",
-                _in("event_time_lag_seconds", "fold", 1, OTHER): "5x80",
+                _in(_AGE, "fold", 0): "1x5 0+50x14 700x30 600x20",
+                _in(_AGE, "fold", 1, OTHER): "5x80",
             },
             fires=24, resolved=52, labels='stage="fold"',
             near=[
-                {_in("event_time_lag_seconds", "fold", 0): "3600-30x60", _in("event_age_seconds", "fold", 1, OTHER): "5x60"},
+                {_in(_AGE, "fold", 0): "3600-30x60", _in(_AGE, "fold", 1, OTHER): "5x60"},
                 {
-                    _in("event_time_lag_seconds", "fold", 0): "590x60",
-                    _in("event_time_lag_seconds", "fold", 1, OTHER): "590x60",
-                    _in("event_time_lag_seconds", "intake", 0): "590x60",
+                    _in(_AGE, "fold", 0): "590x60",
+                    _in(_AGE, "fold", 1, OTHER): "590x60",
+                    _in(_AGE, "intake", 0): "590x60",
                 },
                 # One partition gets older, but not as old as the other was.
-                {_in("event_time_lag_seconds", "fold", 0): "3000-30x60", _in("event_age_seconds", "fold", 1): "0+10x60"},
-                {_in("event_time_lag_seconds", "fold", 0): "5x20 700x4 5x30"},
+                {_in(_AGE, "fold", 0): "3000-30x60", _in(_AGE, "fold", 1): "0+10x60"},
+                {_in(_AGE, "fold", 0): "5x20 700x4 5x30"},
             ],
         )
     ],

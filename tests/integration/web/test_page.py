@@ -16,25 +16,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stormfold.group import GroupMeta
 from stormfold.health import Health, Problem
+from stormfold.manifest import from_manifest
+from stormfold.redis.open_groups import OpenGroup, TopGroups
+from stormfold.redis.store import Memory
 from stormfold.settings import Settings
+from stormfold.status.live import Progress, Source, View
 from stormfold.text import escape_unprintable
-from stormfold.web import page
-from stormfold.web.page import draw
+from stormfold.web import page, render
+from stormfold.web.render import Sections, render_sections
 from stormfold.web.server import Web
-from stormfold.web.view import Group, Line, Memory, Partition, Source, Stage, Storm, View
 from stormfold.worker import Worker
 from tests.integration.web.working import NOBODY, get, working
 from tests.support.servers import until
+from tests.support.storms import manifest
 
 NOW = 1_767_225_600_000
 EMPTY = View(at=NOW, worker="host: fold", kafka=Source("kafka:9092"), redis=Source("redis://redis:6379/0"))
 
 
 def filled(text: str) -> tuple[View, list[Problem]]:
-    """A page with that text wherever a text of others can stand."""
-    group = Group(text, text, True, text, 7, 5, 3, False, NOW - 5_000, NOW)
-    storm = Storm(text, text, text, 7, 5, 3, True, NOW - 86_400_000, NOW, False)
+    """A page with that text wherever text from outside can appear."""
+    meta = GroupMeta(text, {"alertname": text}, "storms", True, 3, 2)
+    storm = from_manifest(manifest(text, pattern=text, severity=text))
+    event = {"timestamp": "2026-01-01T00:00:00Z", "level": text, "logger": text, "event": text, "reason": text}
     view = View(
         at=NOW,
         worker=text,
@@ -42,13 +48,11 @@ def filled(text: str) -> tuple[View, list[Problem]]:
         redis=Source(text, NOW, text, text),
         horizon=NOW,
         closed_until=NOW,
-        open=1,
-        seen=1,
-        forming=[group],
-        recent=[storm],
-        stages=[Stage("intake", text, [Partition(0, 3, NOW)])],
-        memory=Memory(1, 2, 1.0, 0, 0),
-        log=[Line(NOW, text, text, text, text)],
+        groups=TopGroups(1, 1, (OpenGroup(meta, text, 7, 5, 3, False, NOW - 5_000, NOW),)),
+        recent=[(storm, False)],
+        stages={"intake": {0: Progress(3, NOW)}},
+        memory=Memory(used=1, maximum=2, resident=1, fragmentation=1.0, evicted=0, policy="noeviction"),
+        events=[event],
     )
     return view, [Problem(text, text, NOW / 1000, text)]
 
@@ -56,7 +60,7 @@ def filled(text: str) -> tuple[View, list[Problem]]:
 class Read(HTMLParser):
     """What a browser makes of a page: elements with their attributes, and text."""
 
-    def __init__(self, sections: page.Sections) -> None:
+    def __init__(self, sections: Sections) -> None:
         super().__init__()
         self.elements: list[tuple[str, Any]] = []
         self.text = ""
@@ -78,7 +82,7 @@ class Read(HTMLParser):
         self.text += data
 
 
-PLAIN = Read(draw(*filled("plain")))
+PLAIN = Read(render_sections(*filled("plain")))
 
 
 HOSTILE = (
@@ -90,7 +94,7 @@ HOSTILE = (
 @given(st.text(min_size=1) | st.sampled_from(HOSTILE))
 def test_nothing_from_outside_is_markup(text: str) -> None:
     """Whatever a label, a server or a log says is text, whole, and none of it can hide or turn round."""
-    found = Read(draw(*filled(text)))
+    found = Read(render_sections(*filled(text)))
     assert found.elements == PLAIN.elements
     assert found.text.count(escape_unprintable(text)) >= PLAIN.text.count("plain")
     assert found.text.replace("\n", "").replace("\xa0", "").isprintable()
@@ -98,44 +102,45 @@ def test_nothing_from_outside_is_markup(text: str) -> None:
 
 def test_names_break_between_words() -> None:
     """A line breaks before a word of a name or before a label, and nowhere else by itself."""
-    assert page._breakable('KubeDown{cluster="eu1",a="b"}') == (
+    assert render.breakable('KubeDown{cluster="eu1",a="b"}') == (
         "Kube<wbr>Down<wbr>{cluster=&#34;eu1&#34;,<wbr>a=&#34;b&#34;}"
     )
 
 
 def test_long_texts() -> None:
     """A label of a megabyte does not become a page of one."""
-    sections = draw(*filled("x" * 1_000_000))
-    assert sum(map(len, sections.values())) < 30_000 and "x" * page.LONGEST + "…" in sections["forming"]
+    sections = render_sections(*filled("x" * 1_000_000))
+    assert sum(map(len, sections.values())) < 30_000 and "x" * render.MAX_LENGTH + "…" in sections["forming"]
 
 
 def test_nothing_known() -> None:
     """Before anything has answered, the page says so, and shows no zero that nobody told."""
-    shown = Read(draw(EMPTY, [])).text
-    assert "No answer yet." in shown and "?" in shown and "None yet" not in shown and "no group is open" not in shown
+    shown = Read(render_sections(EMPTY, [])).text
+    assert "No answer yet." in shown and "?" in shown and "None yet" not in shown and "No group is open" not in shown
 
 
 def test_nothing_there() -> None:
     """Nothing forming is told apart from no worker yet."""
     answered = replace(EMPTY, redis=Source("r", NOW), kafka=Source("k", NOW))
-    assert "No worker has begun yet." in draw(answered, [])["forming"]
-    assert "no group is open" in draw(replace(answered, epoch=1, open=0), [])["forming"]
-    assert "None yet." in draw(answered, [])["recent"]
+    assert "No worker has started yet." in render_sections(answered, [])["forming"]
+    idle = replace(answered, version=1, groups=TopGroups(0, 0, ()))
+    assert "No group is open" in render_sections(idle, [])["forming"]
+    assert "None yet." in render_sections(answered, [])["recent"]
 
 
 def test_more_than_is_shown() -> None:
     """What is left out is counted, and a search for the largest that still goes on is no claim."""
     view, _ = filled("A")
-    assert "and 9 more" in draw(replace(view, open=10, seen=10), [])["forming"]
-    assert "the 4 oldest" in draw(replace(view, open=10, seen=4), [])["forming"]
+    assert view.groups
+    shown = view.groups.groups
+    assert "and 9 more" in render_sections(replace(view, groups=TopGroups(10, 10, shown)), [])["forming"]
+    assert "the 4 oldest" in render_sections(replace(view, groups=TopGroups(10, 4, shown)), [])["forming"]
 
 
-def test_many_partitions() -> None:
-    """Of more partitions than fit, those furthest behind."""
-    stage = Stage("fold", "t", [Partition(n, n % 50, None) for n in range(200)])
-    rows = page._by_partition([stage])
-    assert len(rows) == page.PARTITIONS and all(places["fold"].behind > 40 for _, places in rows)
-    assert [number for number, _ in rows] == sorted(number for number, _ in rows)
+def test_of_many_partitions_those_with_the_largest_lag_are_shown() -> None:
+    shown = render.partitions_behind({"fold": {n: Progress(n % 50, None) for n in range(200)}})
+    assert len(shown) == render.MAX_PARTITIONS and all(number % 50 > 40 for number in shown)
+    assert shown == sorted(shown)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +149,7 @@ def test_many_partitions() -> None:
 )
 def test_span(milliseconds: int, shown: str) -> None:
     """Lengths of time in two units."""
-    assert page._span(milliseconds) == shown
+    assert render.span(milliseconds) == shown
 
 
 class Looker:
@@ -189,7 +194,7 @@ class Site:
 @pytest.fixture
 async def site(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
     # A second takes a twentieth of one.
-    monkeypatch.setattr(page, "EVERY", 0.05)
+    monkeypatch.setattr(page, "INTERVAL", 0.05)
     monkeypatch.setattr(page, "LINGER_SECONDS", 0.3)
     looker = Looker()
     web = Web(("127.0.0.1", 0), Health(), looker)
@@ -257,7 +262,7 @@ async def test_only_what_changes(site: Site) -> None:
 
 async def test_too_many(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Streams are bounded; who comes too late still has the snapshot, and a place when another goes."""
-    monkeypatch.setattr(page, "MOST_VIEWERS", 2)
+    monkeypatch.setattr(page, "MAX_VIEWERS", 2)
     async with site.get("/events") as one, site.get("/events") as two:
         await asyncio.gather(take(one, 1), take(two, 1))
         async with site.get("/events") as refused, site.get("/") as snapshot:
@@ -273,8 +278,8 @@ async def test_too_many(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_who_takes_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A viewer that stops reading is left after a while, and asking ends."""
     monkeypatch.setattr(page, "WRITE_SECONDS", 0.3)
-    monkeypatch.setattr(page, "EVERY", 0.005)
-    line = filled("x" * 300)[0].log[0]
+    monkeypatch.setattr(page, "INTERVAL", 0.005)
+    event = filled("x" * 300)[0].events[0]
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(("127.0.0.1", site.web.port))
@@ -282,7 +287,8 @@ async def test_who_takes_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) ->
 
         def left() -> bool:
             # Every drawing has a log of its own, a large one.
-            site.looker.view = replace(site.looker.view, log=[replace(line, at=NOW + time.time_ns() % 10**9)] * 200)
+            new = {**event, "moment": time.time_ns()}
+            site.looker.view = replace(site.looker.view, events=[new] * 200)
             return site.looker.opened > 0 and site.looker.open == 0
 
         await until(left, 30, "it is left")

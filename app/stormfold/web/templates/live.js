@@ -1,40 +1,40 @@
 "use strict";
 (() => {
-  const sign = document.getElementById("live");
-  const waiting = new Map();
+  const badge = document.getElementById("live");
+  const pending = new Map();
   let events;
-  let silence;
+  let silenceTimer;
 
-  const tell = (state) => {
-    sign.dataset.state = sign.textContent = state;
+  const setState = (state) => {
+    badge.dataset.state = badge.textContent = state;
   };
-  // What somebody has marked, to copy it, stays as it is.
-  const marked = (node) => !getSelection().isCollapsed && getSelection().containsNode(node, true);
+  // A section with selected text stays unchanged, so that the text can be copied.
+  const isSelected = (node) => !getSelection().isCollapsed && getSelection().containsNode(node, true);
 
-  const show = ({ data }) => {
-    for (const [id, html] of Object.entries(JSON.parse(data))) waiting.set(id, html);
-    for (const [id, html] of waiting) {
-      const shown = document.getElementById(id);
-      if (marked(shown)) continue;
-      shown.replaceWith(new DOMParser().parseFromString(html, "text/html").getElementById(id));
-      waiting.delete(id);
+  const update = ({ data }) => {
+    for (const [id, html] of Object.entries(JSON.parse(data))) pending.set(id, html);
+    for (const [id, html] of pending) {
+      const section = document.getElementById(id);
+      if (isSelected(section)) continue;
+      section.replaceWith(new DOMParser().parseFromString(html, "text/html").getElementById(id));
+      pending.delete(id);
     }
-    clearTimeout(silence);
-    silence = setTimeout(tell, 10000, "not answering");
-    tell("live");
+    clearTimeout(silenceTimer);
+    silenceTimer = setTimeout(setState, 10000, "not answering");
+    setState("live");
   };
 
-  const look = () => {
+  const connect = () => {
     events?.close();
     if (document.hidden) return;
     events = new EventSource("events");
-    events.onmessage = show;
+    events.onmessage = update;
     events.onerror = () => {
-      tell("not answering");
-      if (events.readyState === EventSource.CLOSED) setTimeout(look, 5000);
+      setState("not answering");
+      if (events.readyState === EventSource.CLOSED) setTimeout(connect, 5000);
     };
   };
 
-  document.addEventListener("visibilitychange", look);
-  look();
+  document.addEventListener("visibilitychange", connect);
+  connect();
 })();
