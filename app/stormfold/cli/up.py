@@ -1,8 +1,9 @@
-"""`stormfold up`: Kafka, Redis and a worker on this machine, for one's own alerts."""
+"""`stormfold up`: Kafka, Redis and a worker on this machine, for the user's own alerts."""
 
 import asyncio
 import shlex
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -12,14 +13,14 @@ from stormfold.config import Config, load
 from stormfold.health import Health
 from stormfold.local.stack import (
     Stack,
-    follow_storms,
+    follow_aggregates,
+    free_or_none,
     interruptible,
     lock_directory,
     log_to,
-    port_or_any,
     run,
     run_in_background,
-    working,
+    running_worker,
 )
 from stormfold.settings import Settings, variable
 from stormfold.storm import Aggregate
@@ -27,8 +28,8 @@ from stormfold.text import escape_unprintable, pluralize
 from stormfold.times import format_duration
 from stormfold.worker import Worker
 
-LOOK_EVERY = 1.0
-"""Seconds between two looks at the worker's health."""
+INTERVAL = 1.0
+"""Seconds between two checks of the worker's health."""
 EXAMPLE = '{"labels": {"alertname": "DiskFull", "cluster": "prod", "node": "worker-\'$n\'"}}'
 Port = click.IntRange(1, 65_535)
 
@@ -45,20 +46,20 @@ Examples:
     "--data",
     "folder",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of all data, kept between runs; else `up` in STORMFOLD_DATA_DIR.",
+    help="Folder of all data, kept between runs; default: `up` in STORMFOLD_DATA_DIR.",
 )
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for manifests; else `storms` in the folder of the data.",
+    help="Folder for manifests; default: `storms` in the data folder.",
 )
-@click.option("--kafka-port", type=Port, metavar="PORT", help="By default 9092, or any other where that is taken.")
-@click.option("--redis-port", type=Port, metavar="PORT", help="By default 6379, likewise.")
+@click.option("--kafka-port", type=Port, metavar="PORT", help="Port of Kafka; default: 9092 if free, else any.")
+@click.option("--redis-port", type=Port, metavar="PORT", help="Port of Redis; default: 6379 if free, else any.")
 @click.option(
     "--http-port",
     type=Port,
     metavar="PORT",
-    help="For health and metrics; else STORMFOLD_HTTP_ADDRESS, by default 8080, likewise.",
+    help="Port of health, metrics and status page; default: STORMFOLD_HTTP_ADDRESS, or 8080 if free, else any.",
 )
 def command(
     config: Path | None,
@@ -68,92 +69,91 @@ def command(
     redis_port: int | None,
     http_port: int | None,
 ) -> None:
-    """Run Kafka, Redis and a worker on this machine until Ctrl-C; say where to publish, and each storm that closes."""
+    """Run Kafka, Redis and a worker on this machine until Ctrl-C; print each storm that closes."""
     environment = Settings()
-    meaning = load(config or environment.config)
+    loaded = load(config or environment.config)
     folder = (folder or environment.data_dir / "up").absolute()
     with lock_directory(folder, "choose another folder with --data"), interruptible():
-        stack = Stack(folder, _say, kafka_port or port_or_any(9092), redis_port or port_or_any(6379))
+        stack = Stack(folder, click.echo, kafka_port or free_or_none(9092), redis_port or free_or_none(6379))
         try:
             with stack.running():
                 settings = stack.settings(
                     sink=f"directory:{(output or folder / 'storms').absolute()}",
-                    http_address=_http(environment, http_port),
+                    http_address=_http_address(environment, http_port),
                 )
                 log_to(folder / "worker.log", settings.log_level)
-                run(_serve(settings, meaning, folder))
+                run(_serve(settings, loaded, folder))
         except KeyboardInterrupt:
-            # It is how this command is meant to end.
-            _say(f"Stopped. The data stays in {folder}")
+            # The normal end of this command.
+            click.echo(f"Stopped. The data stay in {folder}")
 
 
-def _http(environment: Settings, port: int | None) -> str:
-    """Where to serve health: what was asked for, else the usual place, or any where that is taken."""
+def _http_address(environment: Settings, port: int | None) -> str:
+    """The address for health: the given port, else the setting, or any port if its default is in use."""
     if port:
         return f"127.0.0.1:{port}"
-    usual = environment.http_address == Settings.model_fields["http_address"].default
-    return "127.0.0.1:0" if usual and port_or_any(environment.http_bind[1]) is None else environment.http_address
+    is_default = environment.http_address == Settings.model_fields["http_address"].default
+    return "127.0.0.1:0" if is_default and free_or_none(environment.http_bind[1]) is None else environment.http_address
 
 
 async def _serve(settings: Settings, config: Config, folder: Path) -> None:
     async with (
-        working(settings, config) as worker,
-        run_in_background(follow_storms(settings, _storm, past=False)),
+        running_worker(settings, config) as worker,
+        run_in_background(follow_aggregates(settings, _print_aggregate, past=False)),
     ):
-        _addresses(settings, config, worker, folder)
-        await _watch(worker.health)
+        click.echo(_introduction(settings, config, worker, folder))
+        await _report_problems(worker.health)
 
 
-async def _watch(health: Health) -> None:
-    """Says what goes wrong, and that it is over."""
-    before: dict[str, str] = {}
+async def _report_problems(health: Health) -> None:
+    """Prints each new problem of a component, and its recovery."""
+    before: Mapping[str, str] = {}
     while True:
-        await asyncio.sleep(LOOK_EVERY)
+        await asyncio.sleep(INTERVAL)
         now = {name: reported.problem for name, reported in health.reported.items()}
-        for name in now.keys() | before.keys():
+        for name in sorted(now.keys() | before.keys()):
             if now.get(name) != before.get(name):
-                _say(f"{time.strftime('%H:%M:%S')}  {name}: {escape_unprintable(now.get(name) or 'well again')}")
+                click.echo(f"{_clock()}  {name}: {escape_unprintable(now.get(name, 'recovered'))}")
         before = now
 
 
-def _storm(storm: Aggregate) -> None:
-    resources = pluralize(storm.resource_count, "resource")
-    _say(
-        f"{time.strftime('%H:%M:%S')}  {storm.aggregate_class:8}  {escape_unprintable(storm.severity):8}"
-        f"  {escape_unprintable(storm.pattern)}, {pluralize(storm.alert_count, 'alert')}, {resources}"
-    )
+def _print_aggregate(aggregate: Aggregate) -> None:
+    counts = f"{pluralize(aggregate.alert_count, 'alert')}, {pluralize(aggregate.resource_count, 'resource')}"
+    severity, pattern = escape_unprintable(aggregate.severity), escape_unprintable(aggregate.pattern)
+    click.echo(f"{_clock()}  {aggregate.aggregate_class:8}  {severity:8}  {pattern}, {counts}")
 
 
-def _addresses(settings: Settings, config: Config, worker: Worker, folder: Path) -> None:
-    windows = config.windows
-    quiet = format_duration(windows.gap + windows.grace)
+def _introduction(settings: Settings, config: Config, worker: Worker, folder: Path) -> str:
+    """Addresses and folders, and what to do next."""
+    quiet = format_duration(config.windows.gap + config.windows.grace)
     http = f"{settings.http_address.rpartition(':')[0]}:{worker.web.port}"
-    here = {
+    values = {
         "kafka_bootstrap_servers": settings.kafka_bootstrap_servers,
         "redis_url": settings.redis_url,
         "http_address": http,
     }
-    usual = {name: Settings.model_fields[name].default for name in here}
-    exports = [f"export {variable(name)}={shlex.quote(value)}" for name, value in here.items() if value != usual[name]]
-    _say(
-        f"""
-stormfold is up until Ctrl-C; what is in it stays.
+    exports = "".join(
+        f"\n  export {variable(name)}={shlex.quote(value)}"
+        for name, value in values.items()
+        if value != Settings.model_fields[name].default
+    )
+    return f"""
+stormfold is running. Ctrl-C stops it; the data are kept.
 
-  Kafka     {settings.kafka_bootstrap_servers}, topic {settings.alerts_topic}
-  Redis     {settings.redis_url}
-  health    http://{http}/readyz
-  storms    {settings.sink.removeprefix("directory:")}
-  logs      {folder / "worker.log"}
+  Kafka        {settings.kafka_bootstrap_servers}, topic {settings.alerts_topic}
+  Redis        {settings.redis_url}
+  status page  http://{http}/
+  manifests    {settings.sink.removeprefix("directory:")}
+  log          {folder / "worker.log"}
 
-From another terminal:
-{"".join(f"{chr(10)}  {line}" for line in exports)}
+To publish alerts, in another terminal:
+{exports}
   for n in 1 2 3 4 5; do echo '{EXAMPLE}'; done |
     stormfold publish -      # or: kcat -P -b {settings.kafka_bootstrap_servers} -t {settings.alerts_topic}
 
-Five nodes are a storm. It closes when it has been quiet for {quiet}, and is told here:
+These five alerts become one storm. It closes after {quiet} without a new alert, and appears here:
 """
-    )
 
 
-def _say(text: str) -> None:
-    click.echo(text)
+def _clock() -> str:
+    return time.strftime("%H:%M:%S")

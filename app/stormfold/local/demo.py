@@ -1,8 +1,9 @@
-"""The demo: tells the incident to a real pipeline, watches it, and waits until every alert is in a closed storm."""
+"""The demo: publishes the incident to a real pipeline, watches it, and waits until every alert is in an aggregate."""
 
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, Self
 
@@ -12,30 +13,33 @@ from stormfold import metrics
 from stormfold.audit import AuditReport, audit
 from stormfold.config import Config
 from stormfold.errors import ActionRequired
-from stormfold.group import pattern
-from stormfold.local.incident import Told
-from stormfold.local.publish_incident import tell
-from stormfold.local.stack import follow_storms, run_in_background, working
+from stormfold.local.incident import IncidentRecord
+from stormfold.local.publish_incident import publish_incident
+from stormfold.local.stack import follow_aggregates, run_in_background, running_worker
+from stormfold.redis.open_groups import OpenGroups, TopGroups
+from stormfold.redis.store import StaleStateVersion
 from stormfold.settings import Settings
 from stormfold.storm import Aggregate
 from stormfold.worker import Worker
 
 CONFIG = """\
-# Small windows, so that storms close while you watch; by default 60s, 10s and 300s.
+# Small windows, so that storms close while you watch; the defaults are 60s, 10s and 300s.
 windows: {gap: 2s, grace: 1s, slice: 20s}
 routes:
-# Whatever happens to a node is one storm; all other alerts go by name and cluster, as by default.
+# All alerts about one node are one storm; other alerts are grouped by name and cluster, as by default.
 - {name: nodes, match: 'alertname=~"(Kube)?(Node|let).*"', group_by: [node], storm_when: {alerts: 3}}
 silences:
 - {name: staging is being rebuilt, match: 'cluster="staging"'}
 """
-"""The demo's configuration."""
+"""The configuration of the demo."""
 
-LOOK_EVERY = 0.25
-"""Seconds between two pictures of what goes on."""
+INTERVAL = 0.25
+"""Seconds between two snapshots."""
 READY_SECONDS = 60.0
 DRAIN_SECONDS = 120.0
-"""Longest that a machine with better things to do may take."""
+"""Longest wait for the pipeline on a machine under load."""
+MAX_GROUPS = 40
+"""Largest open groups in a snapshot: more than a terminal shows."""
 
 
 class View(Protocol):
@@ -45,114 +49,99 @@ class View(Protocol):
 
     def __exit__(self, *_: object) -> None: ...
 
-    def say(self, line: str) -> None:
-        """What is done next."""
+    def step(self, text: str) -> None:
+        """Shows what is done next."""
 
-    def show(self, pulse: "Pulse") -> None:
-        """What goes on now; called every `LOOK_EVERY` seconds."""
-
-
-class Open(NamedTuple):
-    """A group that something may still join."""
-
-    pattern: str
-    silenced: bool
-    alerts: int
-    first: int
-    """Event time of its first alert (ms); `last` likewise."""
-    last: int
+    def show(self, snapshot: "Snapshot") -> None:
+        """Shows the state of the pipeline; called every `INTERVAL` seconds."""
 
 
-class Flow(NamedTuple):
-    """What has gone through one stage."""
+class StageStats(NamedTuple):
+    """What has passed one stage."""
 
     alerts: int
     lag: int | None = None
-    """Records that wait for it, where it reads a topic."""
+    """Records that the stage has not processed; None if it reads no topic."""
 
 
 @dataclass(frozen=True)
-class Pulse:
-    """What goes on at one moment."""
+class Snapshot:
+    """The state of the pipeline at one moment."""
 
     at: float
-    """Seconds since the incident began; negative: it has not begun yet."""
-    stages: dict[str, Flow]
+    """Seconds since the incident began; negative before."""
+    stages: dict[str, StageStats]
     """By name, in the order of the pipeline."""
-    open: Sequence[Open]
+    groups: TopGroups
     closed: Sequence[Aggregate]
-    """In the order they were closed."""
+    """In the order of their publication."""
     written: int
     """Manifests."""
-    dead: int
+    dead_letters: int
     horizon_delay: float | None
-    """Seconds; None before anything is known."""
+    """Seconds; None before the first horizon."""
     redis_bytes: int
     problems: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How it ended."""
+    """The result of the demo."""
 
-    books: AuditReport
-    storms: Sequence[Aggregate]
-    written: int
-    seconds: float
-    """From the first record to the last manifest."""
+    report: AuditReport
+    aggregates: Sequence[Aggregate]
 
 
 @dataclass
 class Demo:
-    """One telling, on servers that run; counts from the metrics, so once in a process."""
+    """One run on servers that are up. It counts from the metrics of the process, so it runs once in a process."""
 
     settings: Settings
     config: Config
-    records: Sequence[Told]
+    records: Sequence[IncidentRecord]
     view: View
     _began: float | None = None
-    _told: int = 0
-    _open: list[Open] = field(default_factory=list)
-    _storms: dict[str, Aggregate] = field(default_factory=dict)
+    _published: int = 0
+    _groups: TopGroups = field(default_factory=lambda: TopGroups(0, 0, ()))
+    _aggregates: dict[str, Aggregate] = field(default_factory=dict)
 
     async def run(self) -> Outcome:
-        """Tells the incident and waits for the end. Raises `ActionRequired` or `Retry`."""
+        """Publishes the incident and waits for the end. Raises `ActionRequired` or `Retry`."""
         async with (
-            working(self.settings, self.config) as worker,
-            run_in_background(follow_storms(self.settings, self._see, past=True)),
+            running_worker(self.settings, self.config) as worker,
+            run_in_background(follow_aggregates(self.settings, self._see, past=True)),
             run_in_background(self._watch(worker)),
         ):
-            await self._until(lambda: _ready(worker), READY_SECONDS, worker, "the worker to begin")
+            await self._until(lambda: _ready(worker), READY_SECONDS, worker, "the worker to start")
             self._began = time.monotonic()
-            await tell(self.settings, self.records, self._count)
-            self.view.say("All is told; the last storms close once they have been quiet")
+            await publish_incident(self.settings, self.records, self._count)
+            self.view.step("All alerts are published; the last storms close after a short silence")
             await self._until(lambda: self._drained(worker), DRAIN_SECONDS, worker, "the storms to close")
-            seconds = time.monotonic() - self._began
-            self.view.show(self._pulse(worker))
-            self.view.say("Proving the books")
-            books = await audit(self.settings, self.config, worker.store)
+            self.view.show(self._snapshot(worker))
+            self.view.step("Verifying that every alert was counted exactly once")
+            report = await audit(self.settings, self.config, worker.store)
             await self._until(
-                lambda: len(self._storms) >= books.aggregates, READY_SECONDS, worker, "the storms to be read"
+                lambda: len(self._aggregates) >= report.aggregates, READY_SECONDS, worker, "the storms topic"
             )
-            return Outcome(books, tuple(self._storms.values()), _written(), seconds)
+            return Outcome(report, tuple(self._aggregates.values()))
 
-    def _count(self, told: Told) -> None:
-        self._told += told.alerts
+    def _count(self, record: IncidentRecord) -> None:
+        self._published += record.alerts
 
-    def _see(self, storm: Aggregate) -> None:
-        self._storms[storm.name] = storm
+    def _see(self, aggregate: Aggregate) -> None:
+        self._aggregates[aggregate.name] = aggregate
 
     def _drained(self, worker: Worker) -> bool:
-        """Whether every alert is in a storm, and every storm that becomes a manifest is one."""
+        """Whether every alert is in an aggregate, and every aggregate to write has a manifest."""
         read, closed = _total(metrics.ALERTS_READ), _total(metrics.ALERTS_CLOSED)
         clock = worker.close.clock if worker.close else None
-        due = [storm for storm in self._storms.values() if storm.aggregate_class in self.config.publish]
+        due = [aggregate for aggregate in self._aggregates.values() if aggregate.aggregate_class in self.config.publish]
         return (
-            read >= self._told
+            read >= self._published
             and closed >= read
             and clock is not None
             and clock.open_groups == 0
-            and sum(storm.alert_count for storm in self._storms.values()) >= self._told
+            and sum(aggregate.alert_count for aggregate in self._aggregates.values()) >= self._published
             and _written() + _total(metrics.STORMS_WRITTEN, outcome="parked") >= len(due)
         )
 
@@ -160,47 +149,39 @@ class Demo:
         deadline = time.monotonic() + seconds
         while not done():
             if time.monotonic() > deadline:
-                raise ActionRequired(
-                    f"waited {seconds:.0f} s for {what}: {'; '.join(_problems(worker)) or 'nothing is amiss'}"
-                )
+                problems = "; ".join(_problems(worker)) or "no component reports a problem"
+                raise ActionRequired(f"waited {seconds:.0f} s for {what}: {problems}")
             await asyncio.sleep(0.05)
 
     async def _watch(self, worker: Worker) -> None:
+        open_groups = OpenGroups(worker.store, MAX_GROUPS)
         while True:
-            epoch = await worker.store.epoch()
-            if epoch is not None:
-                self._open = [
-                    Open(
-                        pattern(group.meta.labels), group.meta.silenced,
-                        sum(bucket.alerts for bucket in group.buckets),
-                        min(bucket.first for bucket in group.buckets),
-                        max(bucket.last for bucket in group.buckets),
-                    )
-                    for group in await worker.store.open_buckets(epoch)
-                    if group.buckets
-                ]  # fmt: skip
-            self.view.show(self._pulse(worker))
-            await asyncio.sleep(LOOK_EVERY)
+            # Another version may be opened between the two calls.
+            with suppress(StaleStateVersion):
+                if (version := await worker.store.epoch()) is not None:
+                    self._groups = await open_groups.look(version)
+            self.view.show(self._snapshot(worker))
+            await asyncio.sleep(INTERVAL)
 
-    def _pulse(self, worker: Worker) -> Pulse:
+    def _snapshot(self, worker: Worker) -> Snapshot:
         lag = {member.name: sum(member.lag.values()) for member in worker.members()}
-        closed = list(self._storms.values())
-        due = sum(storm.alert_count for storm in closed if storm.aggregate_class in self.config.publish)
+        closed = list(self._aggregates.values())
+        due = sum(aggregate.alert_count for aggregate in closed if aggregate.aggregate_class in self.config.publish)
         clock = worker.close.clock if worker.close else None
         horizon = clock.horizon if clock else None
-        return Pulse(
+        return Snapshot(
             at=time.monotonic() - self._began if self._began is not None else -1.0,
             stages={
-                "producer": Flow(self._told),
-                "intake": Flow(_total(metrics.ALERTS_READ), lag.get("intake", 0)),
-                "fold": Flow(_total(metrics.ALERTS_FOLDED), lag.get("fold", 0)),
-                "close": Flow(_total(metrics.ALERTS_CLOSED)),
-                "emit": Flow(due, lag.get("emit", 0)),
+                "producer": StageStats(self._published),
+                "intake": StageStats(_total(metrics.ALERTS_READ), lag.get("intake", 0)),
+                "fold": StageStats(_total(metrics.ALERTS_FOLDED), lag.get("fold", 0)),
+                "close": StageStats(_total(metrics.ALERTS_CLOSED)),
+                "emit": StageStats(due, lag.get("emit", 0)),
             },
-            open=self._open,
+            groups=self._groups,
             closed=closed,
             written=_written(),
-            dead=_total(metrics.DEAD_LETTERS),
+            dead_letters=_total(metrics.DEAD_LETTERS),
             horizon_delay=None if horizon is None else time.time() - horizon / 1000,
             redis_bytes=worker.redis_monitor.memory.used if worker.redis_monitor.memory else 0,
             problems=_problems(worker),
@@ -208,7 +189,7 @@ class Demo:
 
 
 def _ready(worker: Worker) -> bool:
-    """Whether every stage has its partitions, and event time goes on."""
+    """Whether every stage has partitions, and there is a horizon."""
     clock = worker.close.clock if worker.close else None
     return clock is not None and clock.horizon is not None and all(member.assigned() for member in worker.members())
 
@@ -218,15 +199,10 @@ def _written() -> int:
 
 
 def _total(counter: Counter, **labels: str) -> int:
-    samples = (sample for metric in counter.collect() for sample in metric.samples)
-    return int(
-        sum(
-            sample.value
-            for sample in samples
-            if sample.name.endswith("_total") and labels.items() <= sample.labels.items()
-        )
-    )
+    (metric,) = counter.collect()
+    totals = (sample for sample in metric.samples if sample.name.endswith("_total"))
+    return int(sum(sample.value for sample in totals if labels.items() <= sample.labels.items()))
 
 
 def _problems(worker: Worker) -> list[str]:
-    return [f"{name}: {reported.problem}" for name, reported in worker.health.reported.items()]
+    return [f"{problem.component}: {problem.problem}" for problem in worker.health.reported.values()]

@@ -1,7 +1,7 @@
-"""An incident, told in real time: a node dies, the pods of thirty namespaces follow, and the rest of the world goes on.
+"""A simulated incident: a node dies, the pods of thirty namespaces fail, and unrelated alerts continue.
 
-Pure: the same seed and start give the same records. What reaches Kafka is what such an evening sends: Alertmanager's
-webhooks, each group again and again until it is resolved, Kubernetes Events, plain alerts, CloudEvents, and garbage.
+Pure: the same seed and start give the same records. They have the formats of a real cluster: webhooks of Alertmanager,
+repeated until their alerts are resolved, Kubernetes Events, plain alerts, CloudEvents, and one invalid record.
 """
 
 from collections import defaultdict
@@ -22,18 +22,18 @@ NAMESPACES = (
     "recommendations", "reports", "reviews", "search", "sessions", "shipping", "support", "webhooks", "wishlist",
 )  # fmt: skip
 RESEND = 0.75
-"""Seconds after which Alertmanager sends a group again: minutes in life, where the incident would take an hour."""
+"""Seconds until Alertmanager repeats a group. In reality these are minutes, and the incident takes an hour."""
 CHAPTERS = (
-    (0.0, "An ordinary evening: a few unrelated alerts"),
-    (0.8, f"{NODE} stops answering"),
-    (1.4, "Its pods are gone, in thirty namespaces; their controllers notice"),
-    (2.6, "New pods crash: what they depend on was on the same node"),
-    (3.6, "Services fail; probes from outside fail"),
+    (0.0, "Normal operation: a few unrelated alerts"),
+    (0.8, f"{NODE} stops responding"),
+    (1.4, "Its pods in thirty namespaces are gone; their controllers report it"),
+    (2.6, "New pods crash because their dependencies ran on the same node"),
+    (3.6, "Services fail, and so do external probes"),
     (5.6, f"{NODE} is replaced"),
-    (7.0, "Pods get ready, one service after the other: resolutions come in"),
+    (7.0, "Pods become ready, service by service; alerts are resolved"),
     (9.4, "Quiet"),
 )
-"""Seconds after the beginning, and what happens."""
+"""Seconds after the start, and what happens then."""
 
 _RUNBOOKS = "https://runbooks.example.com"
 _LETTERS = "bcdfghjklmnpqrstvwxz2456789"
@@ -41,25 +41,25 @@ _LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 Labels = dict[str, str]
 
 
-class Told(NamedTuple):
-    """One record of the incident."""
+class IncidentRecord(NamedTuple):
+    """One record for the `alerts` topic."""
 
     at: float
-    """Seconds after the beginning."""
+    """Seconds after the start."""
     value: bytes
     headers: tuple[tuple[str, bytes], ...] = ()
     alerts: int = 1
-    """Alerts in it; 0: nobody can understand it."""
+    """Alerts in the record; 0 if it cannot be parsed."""
 
 
 class _Symptom(NamedTuple):
-    """One kind of alert, about each of some things: from seconds `begin` on, over after `end` at the latest."""
+    """One alert rule and the resources it fires for: from second `begin` on, resolved by second `end` at the latest."""
 
     name: str
     severity: str
-    what: str
+    kind: str
     share: float
-    """Of the things of that sort, how many are hit."""
+    """Share of the resources of that kind for which it fires."""
     begin: float
     end: float
     summary: str
@@ -78,14 +78,14 @@ _SYMPTOMS = (
     _Symptom("ServiceLatencyHigh", "warning", "service", 0.7, 3.6, 9.3, "99th percentile is above 2 s"),
     _Symptom("KubeHpaMaxedOut", "warning", "horizontalpodautoscaler", 1.0, 4.2, 8.8, "Autoscaler is at its maximum"),
 )
-"""What Alertmanager tells of, grouped by namespace."""
+"""The alerts that Alertmanager sends, grouped by namespace."""
 
 _EVENTS = (
     ("BackOff", 2.8, 8.4, "Back-off restarting failed container"),
     ("FailedScheduling", 1.6, 5.4, "0/12 nodes are available: 11 Insufficient cpu, 1 node(s) were unreachable"),
     ("Unhealthy", 3.2, 8.0, "Readiness probe failed: dial tcp: i/o timeout"),
 )
-"""What the event exporter tells of each pod: reason, from, until, message."""
+"""The Events of half of the pods: reason, first second, last second, message."""
 
 _NODE_ALERTS = (
     ("KubeNodeNotReady", "critical", "Node is not ready"),
@@ -108,87 +108,89 @@ _NOISE = (
     ("ReplicationLag", "warning", "statefulset", ("warehouse-db",), "ap1"),
     ("TimeDrift", "warning", "instance", ("10.2.0.9:9100",), "ap1"),
 )
-"""Name, severity, the label that says what it is about, the things, the cluster: none of it has to do with the node."""
+"""Unrelated alerts: name, severity, label of the resource, resources, cluster."""
 
 GARBAGE = b"upstream connect error or disconnect/reset before headers. reset reason: connection termination\n"
 
 
-def incident(seed: int, start: int) -> list[Told]:
-    """The records in order of time; `start` is the moment of the beginning (ms), for the times that alerts carry."""
+def incident(seed: int, start: int) -> list[IncidentRecord]:
+    """Returns the records in order of time. `start` (Unix time, ms) is the base of the times in alerts."""
     rng = Random(seed)
-    things = _world(rng)
+    resources = _world(rng)
     records = [
         *_dead_node(start),
-        *(record for symptom in _SYMPTOMS for record in _alertmanager(rng, symptom, things[symptom.what], start)),
+        *(record for symptom in _SYMPTOMS for record in _alertmanager(rng, symptom, resources[symptom.kind], start)),
         *_probes(rng, start),
-        *_events(rng, things["pod"], start),
+        *_events(rng, resources["pod"], start),
         *_noise(rng, start),
         *_staging(rng, start),
-        Told(4.4, GARBAGE, (("content-type", b"text/plain"),), alerts=0),
+        IncidentRecord(4.4, GARBAGE, (("content-type", b"text/plain"),), alerts=0),
     ]
     return sorted(records, key=lambda record: record.at)
 
 
 def _world(rng: Random) -> Mapping[str, list[Labels]]:
-    """What ran on the node or leans on it, by sort: the labels that tell one from another."""
-    things: defaultdict[str, list[Labels]] = defaultdict(list)
+    """Labels of the resources on the node and of those that depend on it, by kind."""
+    resources: defaultdict[str, list[Labels]] = defaultdict(list)
     for number, namespace in enumerate(NAMESPACES):
         for workload in rng.sample(("api", "web", "worker", "consumer"), rng.randint(2, 3)):
             name = f"{namespace}-{workload}"
-            things["deployment"].append({"namespace": namespace, "deployment": name})
-            things["service"].append({"namespace": namespace, "service": name})
+            resources["deployment"].append({"namespace": namespace, "deployment": name})
+            resources["service"].append({"namespace": namespace, "service": name})
             if workload in ("api", "web") and rng.random() < 0.6:
-                things["horizontalpodautoscaler"].append({"namespace": namespace, "horizontalpodautoscaler": name})
+                resources["horizontalpodautoscaler"].append({"namespace": namespace, "horizontalpodautoscaler": name})
             version = _letters(rng, 9)
-            things["pod"] += [
+            resources["pod"] += [
                 {"namespace": namespace, "pod": f"{name}-{version}-{_letters(rng, 5)}", "container": workload}
                 for _ in range(rng.randint(1, 2))
             ]
         if number % 3 == 0:
-            things["statefulset"].append({"namespace": namespace, "statefulset": f"{namespace}-db"})
-            things["pod"].append({"namespace": namespace, "pod": f"{namespace}-db-0", "container": "postgres"})
-            things["claim"].append({"namespace": namespace, "persistentvolumeclaim": f"data-{namespace}-db-0"})
-        things["target"].append({"namespace": namespace, "job": namespace, "instance": f"10.0.7.{10 + number}:8080"})
+            resources["statefulset"].append({"namespace": namespace, "statefulset": f"{namespace}-db"})
+            resources["pod"].append({"namespace": namespace, "pod": f"{namespace}-db-0", "container": "postgres"})
+            resources["claim"].append({"namespace": namespace, "persistentvolumeclaim": f"data-{namespace}-db-0"})
+        resources["target"].append({"namespace": namespace, "job": namespace, "instance": f"10.0.7.{10 + number}:8080"})
     for name in ("node-exporter", "kube-proxy", "cilium", "fluent-bit", "csi-node", "node-local-dns"):
-        things["daemonset"].append({"namespace": "kube-system", "daemonset": name})
-    return things
+        resources["daemonset"].append({"namespace": "kube-system", "daemonset": name})
+    return resources
 
 
-def _alertmanager(rng: Random, symptom: _Symptom, things: Sequence[Labels], start: int) -> Iterator[Told]:
-    """Webhooks: a namespace's alerts together, as soon as there are some and again every `RESEND` until all is well."""
+def _alertmanager(rng: Random, symptom: _Symptom, resources: Sequence[Labels], start: int) -> Iterator[IncidentRecord]:
+    """Webhooks with the alerts of one namespace, sent at the first alert and every `RESEND` until all are resolved."""
     lives: defaultdict[str, list[tuple[float, float, Labels]]] = defaultdict(list)
-    for thing in rng.sample(things, round(symptom.share * len(things))):
-        # Most break at once and get well slowly.
-        broken = symptom.begin + 1.2 * rng.random() ** 2
-        well = symptom.end - (symptom.end - symptom.begin) * 0.25 * rng.random()
-        labels = {"alertname": symptom.name, "cluster": CLUSTER, "severity": symptom.severity, **thing}
-        lives[thing["namespace"]].append((broken, well, labels))
+    for resource in rng.sample(resources, round(symptom.share * len(resources))):
+        # Most fail at once and recover slowly.
+        failed = symptom.begin + 1.2 * rng.random() ** 2
+        recovered = symptom.end - (symptom.end - symptom.begin) * 0.25 * rng.random()
+        labels = {"alertname": symptom.name, "cluster": CLUSTER, "severity": symptom.severity, **resource}
+        lives[resource["namespace"]].append((failed, recovered, labels))
     for namespace, group in lives.items():
-        told, at = 0.0, min(broken for broken, _, _ in group) + rng.uniform(0.05, 0.2)
-        while told < max(well for _, well, _ in group):
+        sent, at = 0.0, min(failed for failed, _, _ in group) + rng.uniform(0.05, 0.2)
+        while sent < max(recovered for _, recovered, _ in group):
             alerts = [
-                _alert(labels, symptom.summary, start, broken, well if well <= at else None)
-                for broken, well, labels in group
-                if broken <= at and well > told
+                _alert(labels, symptom.summary, start, failed, recovered if recovered <= at else None)
+                for failed, recovered, labels in group
+                if failed <= at and recovered > sent
             ]
-            yield Told(at, _webhook(symptom.name, namespace, alerts), alerts=len(alerts))
-            told, at = at, at + RESEND * rng.uniform(0.9, 1.1)
+            yield IncidentRecord(at, _webhook(symptom.name, namespace, alerts), alerts=len(alerts))
+            sent, at = at, at + RESEND * rng.uniform(0.9, 1.1)
 
 
-def _dead_node(start: int) -> Iterator[Told]:
-    """What the node's own alerts and events say, from the rule evaluator and the event exporter."""
+def _dead_node(start: int) -> Iterator[IncidentRecord]:
+    """The alerts and the Event about the node itself."""
     for number, (name, severity, summary) in enumerate(_NODE_ALERTS):
         labels = {"alertname": name, "cluster": CLUSTER, "severity": severity, "node": NODE}
         begin = 0.8 + number * 0.15
         for turn in range(5):
-            well = begin + 4 * RESEND if turn == 4 else None
-            yield Told(begin + turn * RESEND, msgspec.json.encode(_alert(labels, summary, start, begin, well)))
+            recovered = begin + 4 * RESEND if turn == 4 else None
+            yield IncidentRecord(
+                begin + turn * RESEND, msgspec.json.encode(_alert(labels, summary, start, begin, recovered))
+            )
     about = {"kind": "Node", "name": NODE}
-    yield Told(1.1, _event("NodeNotReady", about, f"Node {NODE} status is now: NodeNotReady", start, 1.1))
+    yield IncidentRecord(1.1, _event("NodeNotReady", about, f"Node {NODE} status is now: NodeNotReady", start, 1.1))
 
 
-def _probes(rng: Random, start: int) -> Iterator[Told]:
-    """Checks from outside, as CloudEvents: most with the event as the value, some with it in the headers."""
+def _probes(rng: Random, start: int) -> Iterator[IncidentRecord]:
+    """External probes as CloudEvents: most in structured mode, some in binary mode."""
     for number, namespace in enumerate(NAMESPACES[::2]):
         labels = {
             "alertname": "ProbeFailed", "cluster": CLUSTER, "severity": "critical", "namespace": namespace,
@@ -197,11 +199,11 @@ def _probes(rng: Random, start: int) -> Iterator[Told]:
         begin = rng.uniform(3.6, 4.2)
         for turn in range(5):
             at = begin + turn * 1.1
-            alert = _alert(labels, f"https://{namespace}.example.com/ does not answer", start, begin, None)
+            alert = _alert(labels, f"https://{namespace}.example.com/ does not respond", start, begin, None)
             about = {"id": f"{namespace}-{turn}", "source": "/probes/fra1", "type": "com.example.probe.failed"}
             if number % 5 == 4:
                 headers = {"specversion": "1.0", **about}
-                yield Told(
+                yield IncidentRecord(
                     at, msgspec.json.encode(alert),
                     (
                         ("content-type", b"application/json"),
@@ -210,42 +212,42 @@ def _probes(rng: Random, start: int) -> Iterator[Told]:
                 )  # fmt: skip
             else:
                 event = {"specversion": "1.0", **about, "datacontenttype": "application/json", "data": alert}
-                yield Told(
+                yield IncidentRecord(
                     at, msgspec.json.encode(event), (("content-type", b"application/cloudevents+json; charset=UTF-8"),)
                 )
 
 
-def _events(rng: Random, pods: Sequence[Labels], start: int) -> Iterator[Told]:
-    """Kubernetes Events about pods, each repeated as the kubelet and the scheduler do."""
+def _events(rng: Random, pods: Sequence[Labels], start: int) -> Iterator[IncidentRecord]:
+    """Kubernetes Events about pods, repeated as the kubelet and the scheduler do."""
     for reason, begin, end, message in _EVENTS:
         for pod in rng.sample(pods, len(pods) // 2):
             at = begin + rng.random()
             while at < end:
                 about = {"kind": "Pod", "namespace": pod["namespace"], "name": pod["pod"]}
-                yield Told(at, _event(reason, about, message, start, at))
+                yield IncidentRecord(at, _event(reason, about, message, start, at))
                 at += rng.uniform(0.9, 1.9)
 
 
-def _noise(rng: Random, start: int) -> Iterator[Told]:
-    """Alerts of other causes and clusters, a few of each: one by one, or as a list as Alertmanager's API does."""
-    for number, (name, severity, key, things, cluster) in enumerate(_NOISE):
+def _noise(rng: Random, start: int) -> Iterator[IncidentRecord]:
+    """Alerts with other causes, in other clusters: one per record, or as a list in the format of Alertmanager's API."""
+    for number, (name, severity, key, resources, cluster) in enumerate(_NOISE):
         begin = rng.uniform(0.1, 7.0)
         alerts = [
             _alert(
-                {"alertname": name, "cluster": cluster, "severity": severity, key: thing}, name, start, begin, None
+                {"alertname": name, "cluster": cluster, "severity": severity, key: resource}, name, start, begin, None
             )
-            for thing in things
+            for resource in resources
         ]  # fmt: skip
         if number % 3 == 0:
-            yield Told(begin, msgspec.json.encode(alerts), alerts=len(alerts))
+            yield IncidentRecord(begin, msgspec.json.encode(alerts), alerts=len(alerts))
             continue
         for turn in range(1 + number % 4):
             for alert in alerts:
-                yield Told(begin + turn * 0.6 + rng.uniform(0, 0.2), msgspec.json.encode(alert))
+                yield IncidentRecord(begin + turn * 0.6 + rng.uniform(0, 0.2), msgspec.json.encode(alert))
 
 
-def _staging(rng: Random, start: int) -> Iterator[Told]:
-    """A cluster that is being rebuilt, and whose alerts somebody has silenced."""
+def _staging(rng: Random, start: int) -> Iterator[IncidentRecord]:
+    """A cluster that is being rebuilt; its alerts are silenced."""
     for turn in range(8):
         alerts = [
             _alert(
@@ -256,24 +258,24 @@ def _staging(rng: Random, start: int) -> Iterator[Told]:
             for number in range(12)
         ]  # fmt: skip
         at = 0.5 + turn * RESEND + rng.uniform(0, 0.1)
-        yield Told(at, _webhook("KubePodNotReady", "staging", alerts), alerts=len(alerts))
+        yield IncidentRecord(at, _webhook("KubePodNotReady", "staging", alerts), alerts=len(alerts))
 
 
-def _alert(labels: Labels, summary: str, start: int, broken: float, well: float | None) -> dict[str, Any]:
-    """An alert as Alertmanager and its kind write it; resolved if it has an end."""
+def _alert(labels: Labels, summary: str, start: int, failed: float, recovered: float | None) -> dict[str, Any]:
+    """An alert in Alertmanager's format; resolved if it has a time of recovery."""
     return {
-        "status": "firing" if well is None else "resolved",
+        "status": "firing" if recovered is None else "resolved",
         "labels": labels,
         "annotations": {"summary": summary, "runbook_url": f"{_RUNBOOKS}/{labels['alertname'].lower()}"},
-        "startsAt": _time(start, broken),
-        "endsAt": "0001-01-01T00:00:00Z" if well is None else _time(start, well),
+        "startsAt": _time(start, failed),
+        "endsAt": "0001-01-01T00:00:00Z" if recovered is None else _time(start, recovered),
         "generatorURL": f"https://prometheus.example.com/graph?alert={labels['alertname']}",
         "fingerprint": fingerprint(labels),
     }
 
 
 def _webhook(name: str, namespace: str, alerts: Sequence[Mapping[str, Any]]) -> bytes:
-    """Alertmanager's webhook, version 4."""
+    """A webhook of Alertmanager, version 4."""
     return msgspec.json.encode(
         {
             "version": "4",
@@ -295,7 +297,7 @@ def _common(all_labels: Iterable[Labels]) -> Labels:
 
 
 def _event(reason: str, about: Mapping[str, str], message: str, start: int, at: float) -> bytes:
-    """A Kubernetes Event, core/v1, as an event exporter writes it."""
+    """A Kubernetes Event (core/v1) in the format of event exporters."""
     namespace = about.get("namespace", "default")
     moment = _time(start, at)
     return msgspec.json.encode(

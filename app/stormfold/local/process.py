@@ -1,6 +1,6 @@
-"""A server as a child of this process: its folder, its log, its life. It never outlives us.
+"""Servers as children of this process: data folder, port, log, start and stop. They never outlive this process.
 
-Everything here blocks; in an event loop call it through `asyncio.to_thread`.
+Everything here blocks; in an event loop, call it through `asyncio.to_thread`.
 """
 
 import atexit
@@ -16,6 +16,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import IO
 
@@ -23,18 +24,19 @@ from stormfold.errors import ActionRequired
 
 HOST = "127.0.0.1"
 PORTS = range(20_000, 32_768)
-"""Below the range outgoing connections get their ports from: a client that keeps trying a server that is down could
-otherwise be given that very port, connect to itself, and keep the server from coming back."""
+"""Below the ephemeral ports: otherwise a client that retries a stopped server could be assigned that server's port,
+connect to itself, and keep the server from starting again."""
 START_SECONDS = 90.0
-"""A slow machine under load takes long; a server that has died is noticed at once."""
+"""Longest time until a server is ready: enough for a slow machine under load. A server that exits fails at once."""
 STOP_SECONDS = 20.0
-"""After this a server that was asked to stop is killed: both recover from that."""
+"""A server that has not stopped by then is killed; both recover from that."""
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+_used_ports: set[int] = set()
 
 
 def cache_dir() -> Path:
-    """Where downloads are kept between runs."""
+    """The folder of downloads, kept between runs."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stormfold"
 
 
@@ -49,41 +51,37 @@ def port_is_free(port: int) -> bool:
     return True
 
 
-_given: set[int] = set()
-
-
 def free_port() -> int:
-    """A port nobody listens on, another one each time: who got one before may not listen on it yet."""
-    port = next(port for port in random.sample(PORTS, len(PORTS)) if port not in _given and port_is_free(port))
-    _given.add(port)
+    """Returns a free port, a different one at each call: the caller may start listening later."""
+    port = next(port for port in random.sample(PORTS, len(PORTS)) if port not in _used_ports and port_is_free(port))
+    _used_ports.add(port)
     return port
 
 
 class ServerProcess(ABC):
-    """One server with all its data in one folder, which only one server can use at a time.
+    """A server with all its data in one folder, which it locks.
 
-    Without a port it takes the one it had in this folder before if that is free, else any free one.
+    Without `port` it reuses the port it last had in this folder if that is free, otherwise it takes any free port.
     """
 
     name: str
     ready: bytes
-    """What it writes to its log when it serves."""
+    """Text in its log that means that it serves."""
 
     def __init__(self, data_dir: Path, port: int | None = None) -> None:
         self.data_dir = data_dir.absolute()
         self.log_path = self.data_dir / f"{self.name}.log"
-        self._wanted_port = port
-        self._port: int | None = None
+        self._port = port
         self._process: subprocess.Popen[bytes] | None = None
         self._lock: IO[bytes] | None = None
 
     @abstractmethod
     def prepare(self) -> Sequence[str]:
-        """Writes what the server needs into its folder; returns its command line."""
+        """Writes the files that the server needs into its folder; returns its command line."""
 
     @property
     def port(self) -> int:
-        """The port on 127.0.0.1; fixed from the first start on."""
+        """The port on 127.0.0.1, which stays the same after the first start."""
         if self._port is None:
             raise RuntimeError(f"{self.name} has not been started")
         return self._port
@@ -102,49 +100,42 @@ class ServerProcess(ABC):
 
     @property
     def running(self) -> bool:
-        """Whether the process lives."""
+        """Whether the process is running."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Starts the server and waits until it serves; nothing if it runs.
+        """Starts the server unless it runs, and waits until it is ready.
 
-        Raises `ActionRequired` with the end of its log if it dies, and if the folder or the port is in use.
+        Raises `ActionRequired` if the folder or the port is in use, or, with the end of its log, if it does not start.
         """
         if self.running:
             return
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        self._take_folder()
+        self._lock_folder()
         try:
-            self._port = self._choose_port()
+            self._choose_port()
             command = self.prepare()
             begin = self.log_path.stat().st_size if self.log_path.exists() else 0
             with self.log_path.open("ab") as log:
                 self._process = spawn(command, log, self.data_dir)
             atexit.register(self.stop)
-            self._wait(begin)
+            self._wait_until_ready(begin)
         except BaseException:
             self.kill()
             raise
 
     def stop(self) -> None:
-        """Asks the server to stop and waits for it; kills it if it does not."""
+        """Stops the server with SIGTERM, or SIGKILL if it does not stop in time."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL: no goodbye, no flush."""
+        """Kills the server, which writes nothing more."""
         self._end(signal.SIGKILL)
 
     def restart(self) -> None:
-        """Stops and starts it: same data, same port."""
+        """Stops and starts the server, with the same data and port."""
         self.stop()
         self.start()
-
-    def log_tail(self, begin: int = 0, lines: int = 12) -> str:
-        """The last lines of the log from byte `begin` on, without stack frames."""
-        with self.log_path.open("rb") as log:
-            log.seek(begin)
-            said = log.read().decode(errors="replace").splitlines()
-        return "\n".join([line for line in said if not line.startswith("\tat ")][-lines:])
 
     def _end(self, sign: signal.Signals) -> None:
         atexit.unregister(self.stop)
@@ -160,7 +151,7 @@ class ServerProcess(ABC):
             self._lock.close()
             self._lock = None
 
-    def _take_folder(self) -> None:
+    def _lock_folder(self) -> None:
         lock = (self.data_dir / "lock").open("ab")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -171,46 +162,42 @@ class ServerProcess(ABC):
             ) from None
         self._lock = lock
 
-    def _choose_port(self) -> int:
+    def _choose_port(self) -> None:
         memory = self.data_dir / "port"
-        before = memory.read_text() if memory.exists() else ""
-        port = self._wanted_port or self._port
-        if port is None:
-            port = int(before) if before.isdigit() and port_is_free(int(before)) else free_port()
-        elif not port_is_free(port):
+        if self._port is None:
+            before = memory.read_text() if memory.exists() else ""
+            self._port = int(before) if before.isdigit() and port_is_free(int(before)) else free_port()
+        elif not port_is_free(self._port):
             raise ActionRequired(
-                f"port {port} for {self.name} is in use", "stop what listens there, or choose another port"
+                f"port {self._port} for {self.name} is in use", "stop the program that listens, or choose another port"
             )
-        memory.write_text(str(port))
-        return port
+        memory.write_text(str(self._port))
 
-    def _wait(self, begin: int) -> None:
+    def _wait_until_ready(self, begin: int) -> None:
+        """Waits for `ready` in the log from byte `begin` on."""
         until = time.monotonic() + START_SECONDS
         while True:
-            if not self.running:
-                raise ActionRequired(
-                    f"{self.name} did not start, its log {self.log_path} ends:\n{self.log_tail(begin)}"
-                )
-            with self.log_path.open("rb") as log:
-                log.seek(begin)
-                if self.ready in log.read():
-                    return
-            if time.monotonic() > until:
-                raise ActionRequired(f"{self.name} is not ready after {START_SECONDS:.0f} s:\n{self.log_tail(begin)}")
+            running = self.running
+            written = self.log_path.read_bytes()[begin:]
+            if running and self.ready in written:
+                return
+            if not running or time.monotonic() > until:
+                reason = f"is not ready after {START_SECONDS:.0f} s" if running else "did not start"
+                # Without the stack frames of Java.
+                lines = [line for line in written.decode(errors="replace").splitlines() if not line.startswith("\tat ")]
+                end = "\n".join(lines[-12:])
+                raise ActionRequired(f"{self.name} {reason}, its log {self.log_path} ends:\n{end}")
             time.sleep(0.05)
 
 
 def spawn(
     command: Sequence[str], log: IO[bytes], folder: Path, environment: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Starts a child that gets no Ctrl-C from the terminal and, on Linux, dies with us even if we are killed.
+    """Starts a child that gets no Ctrl-C from the terminal and, on Linux, dies even if this process is killed.
 
-    Without an `environment` it has ours. Raises `ActionRequired` if it can't be started.
-
-    That signal comes when the *thread* that started the child ends, so a thread of its own waits as long as it lives.
+    Without `environment` it inherits ours. Raises `ActionRequired` if the command cannot be started.
     """
-    started: list[subprocess.Popen[bytes] | BaseException] = []
-    ready = threading.Event()
+    started: Future[subprocess.Popen[bytes]] = Future()
 
     def run() -> None:
         try:
@@ -219,18 +206,17 @@ def spawn(
                 env=environment, start_new_session=True, preexec_fn=_die_with_parent if _libc else None,
             )  # fmt: skip
         except BaseException as error:
-            started.append(error)
-            ready.set()
+            started.set_exception(error)
             return
-        started.append(child)
-        ready.set()
+        started.set_result(child)
         child.wait()
 
+    # Linux signals the child when the thread that started it ends, so that thread waits for the child.
     threading.Thread(target=run, name=f"child {command[0]}", daemon=True).start()
-    ready.wait()
-    if isinstance(started[0], BaseException):
-        raise ActionRequired(f"cannot run {command[0]}: {started[0]}") from started[0]
-    return started[0]
+    try:
+        return started.result()
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ActionRequired(f"cannot run {command[0]}: {error}") from error
 
 
 def _die_with_parent() -> None:

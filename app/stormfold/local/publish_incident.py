@@ -1,4 +1,4 @@
-"""`python -m stormfold.local.publish_incident` replays the demo's incident to Kafka in real time."""
+"""`python -m stormfold.local.publish_incident` publishes the demo's incident to Kafka in real time."""
 
 import asyncio
 import sys
@@ -8,43 +8,46 @@ from itertools import groupby
 
 from stormfold.errors import StormfoldError
 from stormfold.kafka.producer import Producer, ProducerRecord
-from stormfold.local.incident import Told, incident
+from stormfold.local.incident import IncidentRecord, incident
 from stormfold.settings import Settings
 from stormfold.text import pluralize
 
-MOMENT = 0.05
-"""Seconds; what is told within them is sent together."""
+INTERVAL = 0.05
+"""Seconds. Records of one interval are sent together."""
 
 
-async def tell(settings: Settings, records: Sequence[Told], on_told: Callable[[Told], None] = lambda _: None) -> None:
-    """Publishes each record at its time, then calls `on_told` with it. Raises `Retry` or `ActionRequired`."""
+async def publish_incident(
+    settings: Settings,
+    records: Sequence[IncidentRecord],
+    on_published: Callable[[IncidentRecord], None] = lambda _: None,
+) -> None:
+    """Publishes each record at its time, then calls `on_published` with it. Raises `Retry` or `ActionRequired`."""
     producer = Producer(settings, "incident")
     began = time.monotonic()
     try:
-        for moment, found in groupby(records, key=lambda told: int(told.at / MOMENT)):
-            together = list(found)
-            await asyncio.sleep(max(0.0, began + moment * MOMENT - time.monotonic()))
+        for number, group in groupby(records, key=lambda record: int(record.at / INTERVAL)):
+            batch = list(group)
+            await asyncio.sleep(max(0.0, began + number * INTERVAL - time.monotonic()))
             await asyncio.gather(
                 *(
-                    producer.send_record(settings.alerts_topic, ProducerRecord(None, told.value), told.headers)
-                    for told in together
+                    producer.send_record(settings.alerts_topic, ProducerRecord(None, record.value), record.headers)
+                    for record in batch
                 )
             )
-            for told in together:
-                on_told(told)
+            for record in batch:
+                on_published(record)
     finally:
         await producer.stop()
 
 
 def main() -> None:
-    """Tells it once."""
+    """Publishes the incident once."""
     settings = Settings()
     records = incident(seed=1, start=round(time.time() * 1000))
-    alerts = sum(told.alerts for told in records)
-    length = f"{records[-1].at:.0f} s"
-    print(f"telling an incident of {pluralize(alerts, 'alert')} to {settings.alerts_topic}, {length}", flush=True)
-    asyncio.run(tell(settings, records))
-    print("told; the storms close once they have been quiet")
+    alerts = pluralize(sum(record.alerts for record in records), "alert")
+    print(f"Publishing an incident of {alerts} to {settings.alerts_topic}, for {records[-1].at:.0f} s ...", flush=True)
+    asyncio.run(publish_incident(settings, records))
+    print("Published. Its storms close after a short silence.")
 
 
 if __name__ == "__main__":

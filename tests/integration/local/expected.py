@@ -10,7 +10,7 @@ from stormfold.config import loads
 from stormfold.group import GroupMeta, pattern
 from stormfold.keyed_record import Body
 from stormfold.local.demo import CONFIG
-from stormfold.local.incident import Told
+from stormfold.local.incident import IncidentRecord
 from stormfold.series import SeriesReader
 from stormfold.storm import AggregateClass, classify
 
@@ -27,7 +27,7 @@ class Group(NamedTuple):
     """Seconds after the beginning, ascending."""
 
 
-def expected(records: Sequence[Told]) -> dict[str, Group]:
+def expected(records: Sequence[IncidentRecord]) -> dict[str, Group]:
     """Groups by pattern, under the demo's configuration."""
     reader = SeriesReader(loads(CONFIG, "demo"))
     found: defaultdict[bytes, list[tuple[float, Body, bool]]] = defaultdict(list)

@@ -24,7 +24,7 @@ def test_without_a_terminal(tmp_path: Path) -> None:
     lines = demo.printed
     assert not any(character < " " for character in lines if character != "\n")
     assert "Counted exactly once" in lines
-    alerts = re.search(r"An incident of ([\d,]+) alerts, and 1 record of garbage", lines)
+    alerts = re.search(r"A simulated incident of ([\d,]+) alerts and 1 invalid record,", lines)
     assert alerts and f"{alerts[1]} in " in lines and f"\n{alerts[1]} alerts, " in lines
     assert all(line in lines for line in CONFIG.splitlines())
     folder = tmp_path / "stormfold-demo"
@@ -54,7 +54,7 @@ def test_on_a_terminal(tmp_path: Path) -> None:
         assert part(taken) == part(committed) != []
 
 
-@pytest.mark.parametrize("moment", ["Starting Kafka", "Starting a worker", "worker-7 stops answering"])
+@pytest.mark.parametrize("moment", ["Starting Kafka", "Starting a worker", "worker-7 stops responding"])
 def test_interrupted(tmp_path: Path, moment: str) -> None:
     """Ctrl-C at any time: exit 130 within seconds, no server left, and word of where things are."""
     with Running(tmp_path, "demo") as demo:
@@ -72,7 +72,7 @@ def test_interrupted(tmp_path: Path, moment: str) -> None:
 def test_terminated_it_keeps_what_it_is_told_to(tmp_path: Path) -> None:
     """SIGTERM is an interruption too; with --keep the servers' data stay, and it is said where."""
     with Running(tmp_path, "demo", "--keep") as demo:
-        demo.wait_for("worker-7 stops answering")
+        demo.wait_for("worker-7 stops responding")
         demo.interrupt(signal.SIGTERM)
         assert demo.wait(STOP_SECONDS) == 130
     assert servers(tmp_path) == []

@@ -11,18 +11,18 @@ from stormfold.config import loads
 from stormfold.decoding import Poison
 from stormfold.formats import parse
 from stormfold.local.demo import CONFIG
-from stormfold.local.incident import GARBAGE, NAMESPACES, Told, incident
+from stormfold.local.incident import GARBAGE, NAMESPACES, IncidentRecord, incident
 from tests.integration.local.expected import expected
 
 START = 1_780_000_000_000
 
 
 @pytest.fixture(params=[1, 2, 1000], name="records")
-def _records(request: pytest.FixtureRequest) -> Sequence[Told]:
+def _records(request: pytest.FixtureRequest) -> Sequence[IncidentRecord]:
     return incident(request.param, START)
 
 
-def _shape(told: Told) -> str:
+def _shape(told: IncidentRecord) -> str:
     """Which format a record is in."""
     value = msgspec.json.decode(told.value)
     if isinstance(value, list):
@@ -39,7 +39,7 @@ def test_a_seed_decides_everything() -> None:
     assert incident(7, START) != incident(8, START)
 
 
-def test_all_but_the_garbage_is_understood(records: Sequence[Told]) -> None:
+def test_all_but_the_garbage_is_understood(records: Sequence[IncidentRecord]) -> None:
     """Every record is as many alerts as it says; one is nobody's."""
     for told in records:
         if told.alerts:
@@ -50,7 +50,7 @@ def test_all_but_the_garbage_is_understood(records: Sequence[Told]) -> None:
         parse(garbage.value, garbage.headers, START)
 
 
-def test_it_is_told_in_order_within_seconds(records: Sequence[Told]) -> None:
+def test_it_is_told_in_order_within_seconds(records: Sequence[IncidentRecord]) -> None:
     """Several thousand alerts in the order of their times, over some ten seconds."""
     times = [told.at for told in records]
     assert times == sorted(times) and times[0] >= 0
@@ -58,7 +58,7 @@ def test_it_is_told_in_order_within_seconds(records: Sequence[Told]) -> None:
     assert 3_000 < sum(told.alerts for told in records) < 10_000
 
 
-def test_all_formats_and_namespaces_take_part(records: Sequence[Told]) -> None:
+def test_all_formats_and_namespaces_take_part(records: Sequence[IncidentRecord]) -> None:
     """Webhooks, lists, plain alerts, Events, both kinds of CloudEvents; pods in thirty namespaces."""
     shapes = Counter(_shape(told) for told in records if told.alerts)
     assert shapes.keys() == {"webhook", "list", "plain", "Event", "CloudEvent", "CloudEvent, binary"}
@@ -73,7 +73,7 @@ def test_all_formats_and_namespaces_take_part(records: Sequence[Told]) -> None:
     assert seen == {*NAMESPACES, "staging"}
 
 
-def test_groups_neither_fall_apart_nor_run_together(records: Sequence[Told]) -> None:
+def test_groups_neither_fall_apart_nor_run_together(records: Sequence[IncidentRecord]) -> None:
     """No silence in a group comes near the gap, and none lasts half a slice: one storm each, whenever it is told."""
     windows = loads(CONFIG, "demo").windows
     for group in expected(records).values():
@@ -81,7 +81,7 @@ def test_groups_neither_fall_apart_nor_run_together(records: Sequence[Told]) -> 
         assert group.times[-1] - group.times[0] < windows.slice_length / 2000
 
 
-def test_it_has_storms_and_noise(records: Sequence[Told]) -> None:
+def test_it_has_storms_and_noise(records: Sequence[IncidentRecord]) -> None:
     """The node is a storm, and so are its pods; alerts are resent and resolved; noise and staging are no storms."""
     groups = expected(records)
     classes = Counter(group.storm_class for group in groups.values())

@@ -4,7 +4,7 @@ import re
 from xml.etree import ElementTree
 
 from stormfold.local.incident import incident
-from stormfold.local.view import SHOWN
+from stormfold.local.view import MAX_STORMS
 from tests.integration.local.expected import expected
 from tests.integration.local.picture import PICTURE, lines
 
@@ -27,9 +27,9 @@ def test_storms() -> None:
     shown = lines(PICTURE.read_text(encoding="utf-8"))
     groups = expected(incident(1, 0))
     storms = {name: group for name, group in groups.items() if group.storm_class == "Storm"}
-    largest = sorted(storms, key=lambda name: -storms[name].alerts)[:SHOWN]
+    largest = sorted(storms, key=lambda name: -storms[name].alerts)[:MAX_STORMS]
     below = shown[shown.index("STORM SEVERITY ALERTS DISTINCT RESOLVED RESOURCES") + 2 :]
-    assert [re.sub(r" (critical|error|warning|info|none)(?= \d)", "", line) for line in below[:SHOWN]] == [
+    assert [re.sub(r" (critical|error|warning|info|none)(?= \d)", "", line) for line in below[:MAX_STORMS]] == [
         f"{name} {of.alerts:,} {of.distinct:,} {of.resolved:,} {of.resources:,}"
         for name, of in ((name, storms[name]) for name in largest)
     ]

@@ -30,7 +30,7 @@ async def test_quickstart(tmp_path: Path) -> None:
     configure, up = first.splitlines()
     typed(configure)
     with Running(tmp_path, *shlex.split(up)[1:]) as running:
-        running.wait_for("is told here")
+        running.wait_for("appears here")
         exported = dict(re.findall(r"export (\w+)=(\S+)", running.printed))
         assert typed(second, **exported).count("24 alerts in 24 records") == 1
         (manifest,) = await until(lambda: list((tmp_path / "storms").glob("*.yaml")), what="the manifest")

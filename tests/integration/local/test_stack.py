@@ -12,7 +12,7 @@ begun, new_event_loop = 0, uvloop.new_event_loop
 def struck(loop, coroutine, **options):
     global begun
     begun += 1
-    if begun == 2:
+    if begun == 1:
         os.kill(os.getpid(), signal.SIGINT)
     return asyncio.Task(coroutine, loop=loop, **options)
 

@@ -33,7 +33,7 @@ async def test_publish_and_find_again(tmp_path: Path) -> None:
     (tmp_path / "stormfold.yaml").write_text(CONFIG)
     words = ("up", "--config", "stormfold.yaml", "--output", "manifests")
     with Running(tmp_path, *words) as up:
-        up.wait_for("is told here")
+        up.wait_for("appears here")
         assert len(servers(tmp_path)) == 2
         published = _stormfold(tmp_path, up.printed, "publish", "-", stdin=ALERTS)
         assert "12 alerts in 12 records" in published.stdout, published.stderr
@@ -44,7 +44,7 @@ async def test_publish_and_find_again(tmp_path: Path) -> None:
         assert up.wait(STOP_SECONDS) == 0
     assert servers(tmp_path) == []
     with Running(tmp_path, *words) as up:
-        up.wait_for("is told here")
+        up.wait_for("appears here")
         listed = _stormfold(tmp_path, up.printed, "storms", "-o", "json")
         assert [item["spec"]["alertCount"] for item in json.loads(listed.stdout)["items"]] == [12]
         audit = _stormfold(tmp_path, up.printed, "audit", "--config", "stormfold.yaml")
@@ -62,7 +62,7 @@ def test_status_beside_it(tmp_path: Path) -> None:
             taken.bind(("127.0.0.1", 8080))
             taken.listen()
         with Running(tmp_path, "up", "--output", "manifests") as up:
-            up.wait_for("is told here")
+            up.wait_for("appears here")
             assert "export STORMFOLD_HTTP_ADDRESS=127.0.0.1:" in up.printed
             state = _stormfold(tmp_path, up.printed, "status").stdout
             assert f"sink     directory:{tmp_path / 'manifests'}\n" in state and "none answers" not in state
@@ -73,7 +73,7 @@ def test_status_beside_it(tmp_path: Path) -> None:
 def test_a_folder_serves_one(tmp_path: Path) -> None:
     """A second stack on the same data is refused in one line, and the first goes on."""
     with Running(tmp_path, "up") as up:
-        up.wait_for("is told here")
+        up.wait_for("appears here")
         second = _stormfold(tmp_path, "", "up")
         assert second.returncode == 1
         assert "in use" in second.stderr and "Traceback" not in second.stderr

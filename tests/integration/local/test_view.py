@@ -23,7 +23,7 @@ def test_numbers_are_whole(width: int, terminal: bool) -> None:
     """However narrow it is, what gives way is the pattern; a storm takes one line, and no line is too long."""
     shown = io.StringIO()
     console = Console(file=shown, width=width, force_terminal=terminal, color_system=None)
-    console.print(summary(Outcome(AuditReport(0, 0, 0, 0, 0, 0, 0, 0, 0), STORMS, 0, 0.0), console))
+    console.print(summary(Outcome(AuditReport(0, 0, 0, 0, 0, 0, 0, 0, 0), STORMS), console))
     lines = shown.getvalue().splitlines()
     assert all(len(line) <= width for line in lines)
     for number in ("1,819", "12,345", "1,111"):

@@ -200,7 +200,8 @@ def movable(broker: GuardedKafka, authority: Authority) -> Iterator[GuardedKafka
     """The broker, whose files are as before in the end."""
     yield broker
     broker.files.become(authority)
-    broker.restart()
+    broker.stop()
+    broker.start()
 
 
 async def test_renewed(

@@ -242,13 +242,13 @@ async def test_redis_goes_and_comes(site: Site, browser: Browser) -> None:
         try:
             await expect(page.locator("#problems")).to_contain_text("Redis is away", timeout=WAIT_MS)
             for section in ("#forming", "#memory"):
-                await expect(page.locator(f"{section} .away")).to_contain_text("Shown is what was so at")
+                await expect(page.locator(f"{section} .unavailable")).to_contain_text("The data below is from")
             await expect(page.locator("#log")).to_contain_text("Redis is away", timeout=WAIT_MS)
             await expect(page.locator("#live")).to_have_text("live")
         finally:
             await asyncio.to_thread(site.redis.start)
         await expect(page.locator("#problems")).to_be_hidden(timeout=WAIT_MS)
-        await expect(page.locator(".away")).to_have_count(0, timeout=WAIT_MS)
+        await expect(page.locator(".unavailable")).to_have_count(0, timeout=WAIT_MS)
         assert watched.complaints == []
 
 

@@ -287,7 +287,7 @@ async def test_who_takes_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) ->
 
         def left() -> bool:
             # Every drawing has a log of its own, a large one.
-            new = {**event, "moment": time.time_ns()}
+            new = {"moment": time.time_ns(), **event}
             site.looker.view = replace(site.looker.view, events=[new] * 200)
             return site.looker.opened > 0 and site.looker.open == 0
 
