@@ -1,4 +1,4 @@
-"""What the log says, in which form, and what it never says."""
+"""The format of the log, and what is never in it."""
 
 import io
 import json
@@ -49,8 +49,7 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
-def test_one_object_a_line() -> None:
-    """Our lines and the libraries' have the same form, a traceback included."""
+def test_events_of_stormfold_and_of_libraries_have_one_format() -> None:
     stream = configured()
     structlog.get_logger("stormfold.x").info("folded\nmuch", alerts=3, places={"a": [1, 2]})
     logging.getLogger("aiokafka.x").warning("lost %s", "it")
@@ -67,8 +66,8 @@ def test_one_object_a_line() -> None:
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-def test_no_credentials(log_format: str) -> None:
-    """Passwords are not shown, wherever they come up: in texts, values, URLs, tracebacks, libraries' lines."""
+def test_credentials_are_never_logged(log_format: str) -> None:
+    """Neither in texts, values, URLs and tracebacks nor in messages of libraries."""
     settings = Settings(redis_url=URL, kafka_security_protocol="SASL_SSL", kafka_sasl_username="worker", **PASSWORDS)
     stream = configured(log_format, settings=settings)
     secrets = [*PASSWORDS.values(), "p%40ss%2Fword", "p@ss/word"]
@@ -92,8 +91,8 @@ def test_no_credentials(log_format: str) -> None:
     assert "cache.example" in shown and "host" in shown
 
 
-def test_nothing_acts_on_the_terminal() -> None:
-    """On a terminal controls and marks of direction are escaped, readable text of any language is not."""
+def test_control_characters_are_escaped_on_a_terminal() -> None:
+    """Readable text of any language is not."""
     stream = configured("console")
     structlog.get_logger("stormfold.x").warning("dead \x1b[2J letter", reason="\u202eGRP\x07\r", name="日本語 é")
     logging.getLogger("aiokafka").error("gone \x1b]0;title\x07")
@@ -105,8 +104,7 @@ def test_nothing_acts_on_the_terminal() -> None:
     assert r"\x1b[2J" in shown and r"\u202e" in shown and "日本語" in shown
 
 
-def test_form_by_terminal() -> None:
-    """By default people get lines to read, programs get JSON."""
+def test_a_terminal_gets_text_and_a_pipe_gets_json() -> None:
 
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -121,8 +119,7 @@ def test_form_by_terminal() -> None:
     assert lines(stream)[0]["message"] == "hello"
 
 
-def test_levels() -> None:
-    """The level is that of our own lines; libraries never tell of less than a warning."""
+def test_the_level_applies_to_stormfold_and_libraries_log_only_warnings() -> None:
     stream = configured(log_level="debug")
     for name in ("stormfold.x", "aiokafka.y", "faust.z"):
         logging.getLogger(name).debug("debug")
@@ -137,8 +134,7 @@ def test_levels() -> None:
     assert stream.getvalue() == ""
 
 
-def test_libraries_do_not_flood() -> None:
-    """What a library says every second is shown once a minute; what it says loud for nothing is not shown."""
+def test_repeated_messages_of_libraries_are_shown_once_a_minute() -> None:
     stream = configured()
     for _ in range(5):
         logging.getLogger("aiokafka").error("Unable connect to %s", "127.0.0.1:9")
@@ -157,8 +153,7 @@ def test_libraries_do_not_flood() -> None:
     assert [m for m in messages if m != "ours"] == ["Unable connect to 127.0.0.1:9", "Unable connect to 127.0.0.1:10"]
 
 
-def test_a_coordinator_that_goes_is_news(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a worker joins its groups, their coordinator may be elsewhere; later on it went away."""
+def test_a_coordinator_lost_after_the_start_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = configured()
     later = time.monotonic() + logs.START_SECONDS
     monkeypatch.setattr(time, "monotonic", lambda: later)
@@ -168,8 +163,7 @@ def test_a_coordinator_that_goes_is_news(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [line["message"] for line in lines(stream)] == ["Marking the coordinator dead (node 1)for group g."]
 
 
-def test_kept() -> None:
-    """The last warnings and errors are kept as they were shown; what was only told, or long ago, is not."""
+def test_the_latest_warnings_and_errors_are_kept() -> None:
     configured()
     log = structlog.get_logger("stormfold.x")
     for number in range(100):

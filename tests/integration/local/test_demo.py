@@ -1,4 +1,4 @@
-"""`stormfold demo` as a newcomer runs it: in a pipe, on a terminal, interrupted, and where it must not write."""
+"""`stormfold demo`: in a pipe, on a terminal, interrupted, and in a folder with other content."""
 
 import re
 import signal
@@ -12,13 +12,13 @@ import yaml
 from stormfold.config import loads
 from stormfold.local.demo import CONFIG
 from stormfold.local.incident import incident
-from tests.integration.local.expected import expected
 from tests.integration.local.picture import PICTURE, lines, picture
 from tests.integration.local.running import COMMAND, STOP_SECONDS, Running, environment, on_terminal, servers
+from tests.support.incident import expected
 
 
-def test_without_a_terminal(tmp_path: Path) -> None:
-    """Plain lines, exit 0, books that balance, and the manifests of exactly the storms that the incident holds."""
+def test_the_demo_writes_a_manifest_for_exactly_the_storms_of_its_incident(tmp_path: Path) -> None:
+    """Without a terminal it prints plain lines. It leaves neither data nor servers behind."""
     with Running(tmp_path, "demo", "--seed", "3") as demo:
         assert demo.wait() == 0
     lines = demo.printed
@@ -35,28 +35,27 @@ def test_without_a_terminal(tmp_path: Path) -> None:
         counted[spec["pattern"]] += spec["alertCount"]
     groups = expected(incident(3, 0))
     assert counted == {name: group.alerts for name, group in groups.items() if group.storm_class == "Storm"}
-    # Nothing else is left: no data, no server.
     assert [path.name for path in (tmp_path / "data").iterdir()] == []
     assert servers(tmp_path) == []
 
 
-def test_on_a_terminal(tmp_path: Path) -> None:
-    """A live picture, gone at the end with the cursor back, then the summary; exit 0 without a key pressed. README's
-    picture is of what is shown; if not: `python -m tests.integration.local.picture` takes it anew."""
+def test_the_live_picture_is_replaced_by_the_summary(tmp_path: Path) -> None:
+    """The picture in the README shows the same headings and last lines; `python -m tests.integration.local.picture`
+    takes it again."""
     text = on_terminal(tmp_path, "demo")
     assert "○ forming" in text and "● closed" in text and "ALERTS/S" in text
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
     end = text[text.rindex("\x1b[?25h") :]
     assert "Counted exactly once" in end and "KubePodCrashLooping" in end and "○ forming" not in end
     taken, committed = lines(picture(text)), lines(PICTURE.read_text(encoding="utf-8"))
-    # Its headings, and what is said last: numbers and times differ.
+    # Only headings and the last lines: numbers and times differ.
     for part in (lambda shown: [line for line in shown if line.isupper()], lambda shown: shown[-3:]):
         assert part(taken) == part(committed) != []
 
 
 @pytest.mark.parametrize("moment", ["Starting Kafka", "Starting a worker", "worker-7 stops responding"])
-def test_interrupted(tmp_path: Path, moment: str) -> None:
-    """Ctrl-C at any time: exit 130 within seconds, no server left, and word of where things are."""
+def test_ctrl_c_stops_the_servers_within_seconds(tmp_path: Path, moment: str) -> None:
+    """It exits with 130, leaves no server, and prints where the manifests are."""
     with Running(tmp_path, "demo") as demo:
         demo.wait_for(moment)
         assert len(servers(tmp_path)) >= 1
@@ -69,8 +68,7 @@ def test_interrupted(tmp_path: Path, moment: str) -> None:
     assert "Interrupted" in demo.printed and "stormfold-demo/storms" in demo.printed
 
 
-def test_terminated_it_keeps_what_it_is_told_to(tmp_path: Path) -> None:
-    """SIGTERM is an interruption too; with --keep the servers' data stay, and it is said where."""
+def test_sigterm_with_keep_stops_the_servers_and_keeps_their_data(tmp_path: Path) -> None:
     with Running(tmp_path, "demo", "--keep") as demo:
         demo.wait_for("worker-7 stops responding")
         demo.interrupt(signal.SIGTERM)
@@ -81,8 +79,7 @@ def test_terminated_it_keeps_what_it_is_told_to(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["stormfold-demo", "data/demo"])
-def test_it_never_touches_what_others_made(tmp_path: Path, place: str) -> None:
-    """A folder with things that no demo has put there is refused, in one line, and left as it is."""
+def test_a_folder_with_other_content_is_refused_and_not_changed(tmp_path: Path, place: str) -> None:
     thesis = tmp_path / place / "storms" / "thesis.yaml"
     thesis.parent.mkdir(parents=True)
     thesis.write_text("years of work")

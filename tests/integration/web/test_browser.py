@@ -140,8 +140,7 @@ async def dripping(settings: Settings, name: str) -> AsyncIterator[list[int]]:
         await asyncio.wait({dripping})
 
 
-async def test_a_storm_forms_and_is_written(site: Site, browser: Browser) -> None:
-    """A storm is there while it forms, grows without a reload, and is a written one with all its alerts afterwards."""
+async def test_a_storm_grows_without_a_reload_until_it_is_written(site: Site, browser: Browser) -> None:
     async with watching(browser, site) as watched:
         page = watched.page
         await expect(page.locator("#live")).to_have_text("live", timeout=WAIT_MS)
@@ -170,8 +169,8 @@ async def test_a_storm_forms_and_is_written(site: Site, browser: Browser) -> Non
         assert watched.complaints == []
 
 
-async def test_what_others_write(site: Site, browser: Browser) -> None:
-    """Labels that are markup, scripts or tricks are text; a phone, the dark and no scripts show all the same."""
+async def test_hostile_labels_are_text_on_every_screen(site: Site, browser: Browser) -> None:
+    """Also on a phone, in dark mode, and without scripts."""
     tricks = [
         "<script>window.hacked = 1</script>", '"><img src=x onerror="window.hacked = 1">', "Inv\u202egnp.exe",
         "X" * 2_000, "</table></section><h1>Other page</h1>",
@@ -232,8 +231,7 @@ async def wider(page: Page) -> list[str]:
     return found
 
 
-async def test_redis_goes_and_comes(site: Site, browser: Browser) -> None:
-    """When Redis dies the page says so, with what was so before; when it is back, it says that."""
+async def test_the_page_reports_a_redis_outage_and_its_end(site: Site, browser: Browser) -> None:
     async with watching(browser, site) as watched:
         page = watched.page
         await expect(page.locator("#summary")).to_contain_text("Ready", timeout=WAIT_MS)
@@ -252,9 +250,8 @@ async def test_redis_goes_and_comes(site: Site, browser: Browser) -> None:
         assert watched.complaints == []
 
 
-async def test_the_worker_goes_and_comes(site: Site, browser: Browser, tmp_path: Path) -> None:
-    """A worker that is told to stop does so in time, whoever looks; the page says that it does not answer, and goes on
-    by itself when a worker is there again."""
+async def test_the_page_reconnects_to_a_restarted_worker(site: Site, browser: Browser, tmp_path: Path) -> None:
+    """The worker stops in time although somebody looks."""
     here = site.settings.model_copy(update={"http_address": f"127.0.0.1:{free_port()}"})
     with Workers(here, tmp_path, site.workers.config) as workers:
         process = workers.start(stages="close")

@@ -1,4 +1,4 @@
-"""How the status page is drawn and served: nothing from outside is markup, and many who look cost as one."""
+"""The status page as it is served: snapshots, streams, and servers that do not answer."""
 
 import asyncio
 import json
@@ -8,152 +8,24 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from html.parser import HTMLParser
 from typing import Any
 
 import aiohttp
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from stormfold.group import GroupMeta
-from stormfold.health import Health, Problem
-from stormfold.manifest import from_manifest
-from stormfold.redis.open_groups import OpenGroup, TopGroups
-from stormfold.redis.store import Memory
+from stormfold.health import Health
 from stormfold.settings import Settings
-from stormfold.status.live import Progress, Source, View
-from stormfold.text import escape_unprintable
-from stormfold.web import page, render
-from stormfold.web.render import Sections, render_sections
+from stormfold.status.live import View
+from stormfold.web import page
 from stormfold.web.server import Web
 from stormfold.worker import Worker
 from tests.integration.web.working import NOBODY, get, working
 from tests.support.servers import until
-from tests.support.storms import manifest
-
-NOW = 1_767_225_600_000
-EMPTY = View(at=NOW, worker="host: fold", kafka=Source("kafka:9092"), redis=Source("redis://redis:6379/0"))
-
-
-def filled(text: str) -> tuple[View, list[Problem]]:
-    """A page with that text wherever text from outside can appear."""
-    meta = GroupMeta(text, {"alertname": text}, "storms", True, 3, 2)
-    storm = from_manifest(manifest(text, pattern=text, severity=text))
-    event = {"timestamp": "2026-01-01T00:00:00Z", "level": text, "logger": text, "event": text, "reason": text}
-    view = View(
-        at=NOW,
-        worker=text,
-        kafka=Source(text, NOW, text, text),
-        redis=Source(text, NOW, text, text),
-        horizon=NOW,
-        closed_until=NOW,
-        groups=TopGroups(1, 1, (OpenGroup(meta, text, 7, 5, 3, False, NOW - 5_000, NOW),)),
-        recent=[(storm, False)],
-        stages={"intake": {0: Progress(3, NOW)}},
-        memory=Memory(used=1, maximum=2, resident=1, fragmentation=1.0, evicted=0, policy="noeviction"),
-        events=[event],
-    )
-    return view, [Problem(text, text, NOW / 1000, text)]
-
-
-class Read(HTMLParser):
-    """What a browser makes of a page: elements with their attributes, and text."""
-
-    def __init__(self, sections: Sections) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, Any]] = []
-        self.text = ""
-        for section in sections.values():
-            self.feed(section)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag != "wbr":
-            self.elements.append((tag, attrs))
-
-    def handle_comment(self, data: str) -> None:
-        self.elements.append(("comment", data))
-
-    def handle_decl(self, decl: str) -> None:
-        self.elements.append(("declaration", decl))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-PLAIN = Read(render_sections(*filled("plain")))
-
-
-HOSTILE = (
-    "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "'-alert(1)-'", "</bdi></table><h1>", "<!--",
-    "{{ 7 * 7 }}", "{% raw %}", "&lt;b&gt;", "javascript:alert(1)", "\u202egnp.exe", "a\x00\x1b[31m\r\ndata: x\n\n",
-)  # fmt: skip
-
-
-@given(st.text(min_size=1) | st.sampled_from(HOSTILE))
-def test_nothing_from_outside_is_markup(text: str) -> None:
-    """Whatever a label, a server or a log says is text, whole, and none of it can hide or turn round."""
-    found = Read(render_sections(*filled(text)))
-    assert found.elements == PLAIN.elements
-    assert found.text.count(escape_unprintable(text)) >= PLAIN.text.count("plain")
-    assert found.text.replace("\n", "").replace("\xa0", "").isprintable()
-
-
-def test_names_break_between_words() -> None:
-    """A line breaks before a word of a name or before a label, and nowhere else by itself."""
-    assert render.breakable('KubeDown{cluster="eu1",a="b"}') == (
-        "Kube<wbr>Down<wbr>{cluster=&#34;eu1&#34;,<wbr>a=&#34;b&#34;}"
-    )
-
-
-def test_long_texts() -> None:
-    """A label of a megabyte does not become a page of one."""
-    sections = render_sections(*filled("x" * 1_000_000))
-    assert sum(map(len, sections.values())) < 30_000 and "x" * render.MAX_LENGTH + "…" in sections["forming"]
-
-
-def test_nothing_known() -> None:
-    """Before anything has answered, the page says so, and shows no zero that nobody told."""
-    shown = Read(render_sections(EMPTY, [])).text
-    assert "No answer yet." in shown and "?" in shown and "None yet" not in shown and "No group is open" not in shown
-
-
-def test_nothing_there() -> None:
-    """Nothing forming is told apart from no worker yet."""
-    answered = replace(EMPTY, redis=Source("r", NOW), kafka=Source("k", NOW))
-    assert "No worker has started yet." in render_sections(answered, [])["forming"]
-    idle = replace(answered, version=1, groups=TopGroups(0, 0, ()))
-    assert "No group is open" in render_sections(idle, [])["forming"]
-    assert "None yet." in render_sections(answered, [])["recent"]
-
-
-def test_more_than_is_shown() -> None:
-    """What is left out is counted, and a search for the largest that still goes on is no claim."""
-    view, _ = filled("A")
-    assert view.groups
-    shown = view.groups.groups
-    assert "and 9 more" in render_sections(replace(view, groups=TopGroups(10, 10, shown)), [])["forming"]
-    assert "the 4 oldest" in render_sections(replace(view, groups=TopGroups(10, 4, shown)), [])["forming"]
-
-
-def test_of_many_partitions_those_with_the_largest_lag_are_shown() -> None:
-    shown = render.partitions_behind({"fold": {n: Progress(n % 50, None) for n in range(200)}})
-    assert len(shown) == render.MAX_PARTITIONS and all(number % 50 > 40 for number in shown)
-    assert shown == sorted(shown)
-
-
-@pytest.mark.parametrize(
-    ("milliseconds", "shown"),
-    [(0, "0.0 s"), (59_940, "59.9 s"), (61_000, "1 min 1 s"), (3_600_000, "1 h 0 min"), (90_000_000, "1 d 1 h")],
-)
-def test_span(milliseconds: int, shown: str) -> None:
-    """Lengths of time in two units."""
-    assert render.span(milliseconds) == shown
+from tests.support.status_page import EMPTY, filled
 
 
 class Looker:
-    """Tells of what is set, and counts who asks."""
+    """Returns the view that is set, and counts calls."""
 
     def __init__(self) -> None:
         self.view = EMPTY
@@ -180,7 +52,7 @@ class Looker:
 
 
 class Site:
-    """A served page, and what it is made from."""
+    """A served page and its source of data."""
 
     def __init__(self, looker: Looker, web: Web, session: aiohttp.ClientSession) -> None:
         self.looker = looker
@@ -193,7 +65,7 @@ class Site:
 
 @pytest.fixture
 async def site(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
-    # A second takes a twentieth of one.
+    # A refresh every 50 ms instead of every second.
     monkeypatch.setattr(page, "INTERVAL", 0.05)
     monkeypatch.setattr(page, "LINGER_SECONDS", 0.3)
     looker = Looker()
@@ -206,7 +78,7 @@ async def site(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
 
 
 async def events(answer: aiohttp.ClientResponse) -> AsyncIterator[dict[str, str]]:
-    """Sections as they come."""
+    """The events of a stream."""
     assert answer.status == 200 and answer.content_type == "text/event-stream"
     async for line in answer.content:
         if line.startswith(b"data: "):
@@ -222,32 +94,31 @@ async def take(answer: aiohttp.ClientResponse, count: int) -> list[dict[str, str
     return found
 
 
-async def test_nobody_looks(site: Site) -> None:
-    """Nothing is asked before somebody looks, or after; one snapshot's asking serves those that follow at once."""
+async def test_nothing_is_read_while_nobody_looks(site: Site) -> None:
+    """One snapshot reads once; snapshots that follow at once share the answers."""
     async with site.get("/healthz") as answer:
         assert answer.status == 200 and site.looker.opened == 0
     for _ in range(5):
         async with site.get("/") as answer:
             assert answer.status == 200 and "<main>" in await answer.text()
     assert site.looker.opened == 1
-    await until(lambda: site.looker.open == 0, 5, "asking ends")
+    await until(lambda: site.looker.open == 0, 5, "reading ends")
     looks = site.looker.looks
     await asyncio.sleep(0.2)
     assert site.looker.looks == looks
 
 
-async def test_many_cost_as_one(site: Site) -> None:
-    """Ten who look get the same drawings, each made once; when they have gone, asking ends."""
+async def test_ten_viewers_cost_as_much_as_one(site: Site) -> None:
     async with AsyncExitStack() as stack:
         answers = [await stack.enter_async_context(site.get("/events")) for _ in range(10)]
         started = site.looker.looks
         received = await asyncio.gather(*(take(answer, 8) for answer in answers))
         assert sum(map(len, received)) == 80 and site.looker.looks - started <= 20 and site.looker.opened == 1
-    await until(lambda: site.looker.open == 0, 5, "asking ends")
+    await until(lambda: site.looker.open == 0, 5, "reading ends")
 
 
-async def test_only_what_changes(site: Site) -> None:
-    """The first event has every section, later ones what has changed, each whole."""
+async def test_events_contain_only_changed_sections(site: Site) -> None:
+    """The first event has every section; later ones have the changed sections, each complete."""
     async with site.get("/events") as answer:
         first, second = await take(answer, 2)
         assert first.keys() == {
@@ -260,8 +131,7 @@ async def test_only_what_changes(site: Site) -> None:
                 break
 
 
-async def test_too_many(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Streams are bounded; who comes too late still has the snapshot, and a place when another goes."""
+async def test_streams_are_limited_but_snapshots_are_not(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "MAX_VIEWERS", 2)
     async with site.get("/events") as one, site.get("/events") as two:
         await asyncio.gather(take(one, 1), take(two, 1))
@@ -272,11 +142,10 @@ async def test_too_many(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         async with site.get("/events") as answer:
             return bool(answer.status == 200)
 
-    await until(free, 5, "a place is free")
+    await until(free, 5, "a stream is free")
 
 
-async def test_who_takes_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A viewer that stops reading is left after a while, and asking ends."""
+async def test_a_viewer_that_reads_nothing_is_disconnected(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "WRITE_SECONDS", 0.3)
     monkeypatch.setattr(page, "INTERVAL", 0.005)
     event = filled("x" * 300)[0].events[0]
@@ -286,16 +155,15 @@ async def test_who_takes_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) ->
         client.sendall(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
 
         def left() -> bool:
-            # Every drawing has a log of its own, a large one.
+            # Every rendering has a different log, a large one.
             new = {"moment": time.time_ns(), **event}
             site.looker.view = replace(site.looker.view, events=[new] * 200)
             return site.looker.opened > 0 and site.looker.open == 0
 
-        await until(left, 30, "it is left")
+        await until(left, 30, "it is disconnected")
 
 
-async def test_end(site: Site) -> None:
-    """At the worker's end streams end at once, and nothing is asked any more."""
+async def test_stopping_the_page_ends_its_streams_at_once(site: Site) -> None:
     async with site.get("/events") as answer:
         await take(answer, 1)
         await site.web.end_page()
@@ -310,8 +178,7 @@ async def test_end(site: Site) -> None:
     assert site.looker.looks == looks
 
 
-async def test_a_defect(site: Site) -> None:
-    """A page that can't be drawn says so, and is drawn again when it can be."""
+async def test_a_failed_rendering_is_reported_and_retried(site: Site) -> None:
     site.looker.broken = True
     async with site.get("/") as answer:
         assert answer.status == 503 and "log" in await answer.text()
@@ -320,8 +187,7 @@ async def test_a_defect(site: Site) -> None:
         assert answer.status == 200
 
 
-async def test_headers(site: Site) -> None:
-    """Nothing may run, load, frame or keep the page that is not its own."""
+async def test_the_page_may_load_and_run_nothing_else(site: Site) -> None:
     async with site.get("/") as answer:
         policy = answer.headers["Content-Security-Policy"]
         assert (
@@ -333,17 +199,16 @@ async def test_headers(site: Site) -> None:
         assert answer.headers["Cache-Control"] == "no-store"
 
 
-async def test_without_servers() -> None:
-    """The page answers while neither Kafka nor Redis does, says so, and what to look at."""
+async def test_the_page_works_while_kafka_and_redis_are_away() -> None:
     async with working(Settings(**NOBODY, http_address="127.0.0.1:0")) as worker:
         await until(
             lambda: says(worker, "Not ready", "no Kafka broker answers at 127.0.0.1:9", "Redis is away"),
-            what="both are missed",
+            what="both are reported",
         )
 
 
-async def test_frozen_servers() -> None:
-    """Servers that take connections and say nothing are given up; the page does not wait for them."""
+async def test_the_page_does_not_wait_for_silent_servers() -> None:
+    """Servers that accept connections but do not answer are reported after a timeout."""
     held: list[asyncio.StreamWriter] = []
 
     async def say_nothing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -354,14 +219,14 @@ async def test_frozen_servers() -> None:
         async with working(
             Settings(kafka_bootstrap_servers=silent, redis_url=f"redis://{silent}/0", http_address="127.0.0.1:0")
         ) as worker:
-            # Each of them in two sections.
-            await until(lambda: says(worker, *["no answer within 5 s"] * 4), what="both are given up")
+            # Each server in two sections.
+            await until(lambda: says(worker, *["no answer within 5 s"] * 4), what="both are reported")
         for writer in held:
             writer.close()
 
 
 async def says(worker: Worker, *texts: str) -> bool:
-    """Whether the page, which comes in time, says each of these, as often as it is there."""
+    """Whether the page responds in time and has each text at least as often as it is given."""
     async with asyncio.timeout(6):
         answer = await get(worker, "/")
     assert answer.status == 200

@@ -1,4 +1,4 @@
-"""What a worker answers over HTTP, while its servers are there and while they are not."""
+"""The HTTP endpoints of a worker, with and without its servers."""
 
 import asyncio
 from functools import partial
@@ -20,7 +20,7 @@ from tests.support.servers import until
 
 
 async def lags(worker: Worker) -> dict[tuple[str, str], float]:
-    """The lag by stage and partition, as it is exposed."""
+    """The exported lag by stage and partition."""
     families = text_string_to_metric_families((await get(worker, "/metrics")).text)
     return {
         (sample.labels["stage"], sample.labels["partition"]): sample.value
@@ -30,8 +30,8 @@ async def lags(worker: Worker) -> dict[tuple[str, str], float]:
     }
 
 
-async def test_without_servers(settings: Settings) -> None:
-    """It listens before it has found Kafka or Redis; it is healthy, not ready, and says for each part why."""
+async def test_without_servers_the_worker_is_healthy_but_not_ready(settings: Settings) -> None:
+    """It listens before it has found Kafka or Redis, and reports a problem for each component."""
     async with working(settings.model_copy(update=NOBODY)) as worker:
         first = await get(worker, "/readyz")
         assert first.status == 503 and first.body["ready"] is False
@@ -51,8 +51,7 @@ async def test_without_servers(settings: Settings) -> None:
         assert all(path in index.text for path in ("/healthz", "/readyz", "/metrics"))
 
 
-async def test_missing_topic(settings: Settings) -> None:
-    """Topics that nobody made: not ready, with what to do."""
+async def test_missing_topics_are_a_problem_with_a_hint(settings: Settings) -> None:
     async with working(settings) as worker:
 
         async def hint() -> set[str | None]:
@@ -65,8 +64,7 @@ async def test_missing_topic(settings: Settings) -> None:
         assert await until(hint, what="the topics are missed") == {"run `stormfold topics --create`"}
 
 
-async def test_ready(topics: Settings) -> None:
-    """With everything there it is ready, and tells of each partition's lag."""
+async def test_a_complete_worker_is_ready_and_exports_the_lag_of_each_partition(topics: Settings) -> None:
     await publish(topics, [Sent(1_780_000_000_000 + n, record(alert(pod=f"p-{n}")), n % 3) for n in range(30)])
     async with working(topics) as worker:
         await until(lambda: ready(worker), what="it is ready")
@@ -84,8 +82,8 @@ async def test_ready(topics: Settings) -> None:
         await asyncio.open_connection("127.0.0.1", port)
 
 
-async def test_some_stages(topics: Settings) -> None:
-    """Only the stages that run are judged; a sink is told of only where storms are written."""
+async def test_only_running_stages_count_for_readiness(topics: Settings) -> None:
+    """The sink is reported only if the worker writes storms."""
     async with working(topics.model_copy(update={"stages": "emit"})) as worker:
         await until(lambda: ready(worker), what="it is ready")
         stages = {stage for stage, _ in await lags(worker)}
@@ -95,8 +93,7 @@ async def test_some_stages(topics: Settings) -> None:
         assert (await get(worker, "/readyz")).body["sink"] is None
 
 
-async def test_partitions_that_go(topics: Settings) -> None:
-    """When another worker takes partitions over, their lag is no longer told here; both stay ready."""
+async def test_a_partition_that_moves_is_exported_by_its_new_worker_only(topics: Settings) -> None:
     only = topics.model_copy(update={"stages": "intake", "session_timeout": 6.0})
     async with working(only) as first:
         await until(lambda: ready(first), what="the first one is ready")
@@ -113,8 +110,7 @@ async def test_partitions_that_go(topics: Settings) -> None:
                 await until(partial(ready, worker), what="each reads its own")
 
 
-async def test_more_workers_than_partitions(topics: Settings) -> None:
-    """A worker that got no partition stands by, and is ready to."""
+async def test_a_worker_without_partitions_is_ready(topics: Settings) -> None:
     only = topics.model_copy(update={"stages": "emit", "session_timeout": 6.0})
     async with working(only) as one, working(only) as two, working(only) as three, working(only) as four:
 
@@ -126,8 +122,7 @@ async def test_more_workers_than_partitions(topics: Settings) -> None:
         await until(all_ready, what="three work and one stands by")
 
 
-async def test_redis_comes_and_goes(topics: Settings, tmp_path: Path) -> None:
-    """Ready, not ready with the reason and since when, ready again."""
+async def test_a_redis_outage_is_reported_and_ends(topics: Settings, tmp_path: Path) -> None:
     server = EmbeddedRedis(tmp_path / "redis")
     await asyncio.to_thread(server.start)
     try:
@@ -148,8 +143,7 @@ async def test_redis_comes_and_goes(topics: Settings, tmp_path: Path) -> None:
         await asyncio.to_thread(server.stop)
 
 
-async def test_redis_that_evicts(topics: Settings, tmp_path: Path) -> None:
-    """Under a policy that throws keys away it is not ready, and says what to set; under the right one it is."""
+async def test_a_redis_that_may_evict_keys_makes_the_worker_not_ready(topics: Settings, tmp_path: Path) -> None:
     server = EmbeddedRedis(tmp_path / "redis")
     await asyncio.to_thread(server.start)
     try:
@@ -175,8 +169,7 @@ async def test_redis_that_evicts(topics: Settings, tmp_path: Path) -> None:
         await asyncio.to_thread(server.stop)
 
 
-async def test_hung_part(topics: Settings) -> None:
-    """A part that hangs is dead, by name, though the process lives."""
+async def test_a_component_that_hangs_is_stale(topics: Settings) -> None:
     async with working(topics) as worker:
         await until(lambda: ready(worker), what="it is ready")
         fold = next(consumer for consumer in worker.consumers if consumer.member.name == "fold")
@@ -193,8 +186,7 @@ async def test_hung_part(topics: Settings) -> None:
             assert "no heartbeat for" in (await get(worker, "/readyz")).problems["fold"]
 
 
-async def test_address_in_use(topics: Settings) -> None:
-    """A second worker on the same address does not start, and says why."""
+async def test_a_second_worker_on_the_same_address_does_not_start(topics: Settings) -> None:
     async with working(topics) as worker:
         same = topics.model_copy(update={"http_address": f"127.0.0.1:{worker.web.port}"})
         with pytest.raises(ActionRequired, match=f"cannot listen on 127.0.0.1:{worker.web.port}") as refused:

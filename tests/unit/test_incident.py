@@ -1,4 +1,4 @@
-"""The demo's incident: the same for a seed, understood by the parsers, and as varied as it claims."""
+"""The incident of the demo."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from stormfold.decoding import Poison
 from stormfold.formats import parse
 from stormfold.local.demo import CONFIG
 from stormfold.local.incident import GARBAGE, NAMESPACES, IncidentRecord, incident
-from tests.integration.local.expected import expected
+from tests.support.incident import expected
 
 START = 1_780_000_000_000
 
@@ -22,67 +22,63 @@ def _records(request: pytest.FixtureRequest) -> Sequence[IncidentRecord]:
     return incident(request.param, START)
 
 
-def _shape(told: IncidentRecord) -> str:
-    """Which format a record is in."""
-    value = msgspec.json.decode(told.value)
+def _format(record: IncidentRecord) -> str:
+    """The format of a record."""
+    value = msgspec.json.decode(record.value)
     if isinstance(value, list):
         return "list"
-    if any(name.startswith("ce_") for name, _ in told.headers):
+    if any(name.startswith("ce_") for name, _ in record.headers):
         return "CloudEvent, binary"
     found = {"alerts": "webhook", "specversion": "CloudEvent", "involvedObject": "Event", "labels": "plain"}
     return next(name for field, name in found.items() if field in value)
 
 
-def test_a_seed_decides_everything() -> None:
-    """The same seed tells the same, byte for byte; another one tells something else."""
+def test_the_same_seed_gives_the_same_bytes() -> None:
     assert incident(7, START) == incident(7, START)
     assert incident(7, START) != incident(8, START)
 
 
-def test_all_but_the_garbage_is_understood(records: Sequence[IncidentRecord]) -> None:
-    """Every record is as many alerts as it says; one is nobody's."""
-    for told in records:
-        if told.alerts:
-            assert len(parse(told.value, told.headers, START)) == told.alerts
-    (garbage,) = [told for told in records if not told.alerts]
+def test_every_record_but_one_is_parsed_into_as_many_alerts_as_it_says(records: Sequence[IncidentRecord]) -> None:
+    for record in records:
+        if record.alerts:
+            assert len(parse(record.value, record.headers, START)) == record.alerts
+    (garbage,) = [record for record in records if not record.alerts]
     assert garbage.value == GARBAGE
     with pytest.raises(Poison):
         parse(garbage.value, garbage.headers, START)
 
 
-def test_it_is_told_in_order_within_seconds(records: Sequence[IncidentRecord]) -> None:
-    """Several thousand alerts in the order of their times, over some ten seconds."""
-    times = [told.at for told in records]
+def test_records_are_in_order_within_ten_seconds(records: Sequence[IncidentRecord]) -> None:
+    times = [record.at for record in records]
     assert times == sorted(times) and times[0] >= 0
     assert 8 < times[-1] < 12
-    assert 3_000 < sum(told.alerts for told in records) < 10_000
+    assert 3_000 < sum(record.alerts for record in records) < 10_000
 
 
-def test_all_formats_and_namespaces_take_part(records: Sequence[IncidentRecord]) -> None:
-    """Webhooks, lists, plain alerts, Events, both kinds of CloudEvents; pods in thirty namespaces."""
-    shapes = Counter(_shape(told) for told in records if told.alerts)
-    assert shapes.keys() == {"webhook", "list", "plain", "Event", "CloudEvent", "CloudEvent, binary"}
+def test_every_format_and_thirty_namespaces_occur(records: Sequence[IncidentRecord]) -> None:
+    formats = Counter(_format(record) for record in records if record.alerts)
+    assert formats.keys() == {"webhook", "list", "plain", "Event", "CloudEvent", "CloudEvent, binary"}
     assert len(NAMESPACES) == len(set(NAMESPACES)) == 30
     seen = {
         alert["labels"]["namespace"]
-        for told in records
-        if told.alerts and _shape(told) == "webhook"
-        for alert in msgspec.json.decode(told.value)["alerts"]
+        for record in records
+        if record.alerts and _format(record) == "webhook"
+        for alert in msgspec.json.decode(record.value)["alerts"]
         if alert["labels"]["alertname"] == "KubePodNotReady"
     }
     assert seen == {*NAMESPACES, "staging"}
 
 
-def test_groups_neither_fall_apart_nor_run_together(records: Sequence[IncidentRecord]) -> None:
-    """No silence in a group comes near the gap, and none lasts half a slice: one storm each, whenever it is told."""
+def test_each_group_becomes_exactly_one_aggregate(records: Sequence[IncidentRecord]) -> None:
+    """No silence within a group is near the gap, and no group lasts half a slice."""
     windows = loads(CONFIG, "demo").windows
     for group in expected(records).values():
         assert all(after - before < windows.gap / 2000 for before, after in pairwise(group.times))
         assert group.times[-1] - group.times[0] < windows.slice_length / 2000
 
 
-def test_it_has_storms_and_noise(records: Sequence[IncidentRecord]) -> None:
-    """The node is a storm, and so are its pods; alerts are resent and resolved; noise and staging are no storms."""
+def test_it_has_storms_isolated_groups_and_a_silenced_one(records: Sequence[IncidentRecord]) -> None:
+    """The node and its pods are storms; alerts are resent and resolved."""
     groups = expected(records)
     classes = Counter(group.storm_class for group in groups.values())
     assert classes["Storm"] >= 12 and classes["Isolated"] >= 10 and classes["Silenced"] == 1

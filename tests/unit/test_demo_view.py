@@ -1,4 +1,4 @@
-"""What the demo shows at its end, on terminals of any width."""
+"""The summary of the demo."""
 
 import io
 
@@ -19,8 +19,8 @@ STORMS = [
 
 @pytest.mark.parametrize("width", [44, 60, 76, 77, 95, 100, 200])
 @pytest.mark.parametrize("terminal", [True, False])
-def test_numbers_are_whole(width: int, terminal: bool) -> None:
-    """However narrow it is, what gives way is the pattern; a storm takes one line, and no line is too long."""
+def test_on_any_width_only_the_pattern_is_cut(width: int, terminal: bool) -> None:
+    """Every storm takes one line with all its numbers, and no line is too long."""
     shown = io.StringIO()
     console = Console(file=shown, width=width, force_terminal=terminal, color_system=None)
     console.print(summary(Outcome(AuditReport(0, 0, 0, 0, 0, 0, 0, 0, 0), STORMS), console))

@@ -1,18 +1,17 @@
-"""The picture in README is whole by itself, and tells what the demo does."""
+"""The picture of the demo in the README."""
 
 import re
 from xml.etree import ElementTree
 
 from stormfold.local.incident import incident
 from stormfold.local.view import MAX_STORMS
-from tests.integration.local.expected import expected
 from tests.integration.local.picture import PICTURE, lines
+from tests.support.incident import expected
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def test_nothing_from_elsewhere() -> None:
-    """It is well-formed, and has no address of anything but of what it is: who looks at it asks nobody."""
+def test_the_picture_loads_nothing_from_elsewhere() -> None:
     text = PICTURE.read_text(encoding="utf-8")
     kinds = {part.tag.removeprefix(SVG) for part in ElementTree.fromstring(text).iter()}  # noqa: S314
     assert kinds == {"svg", "style", "defs", "clipPath", "rect", "g", "circle", "text"}
@@ -21,9 +20,8 @@ def test_nothing_from_elsewhere() -> None:
     assert "@" not in text and "href" not in text
 
 
-def test_storms() -> None:
-    """It shows the storms of the demo's incident with their numbers, and books of as many alerts; if not:
-    `python -m tests.integration.local.picture` takes it anew."""
+def test_the_picture_has_the_storms_of_the_incident() -> None:
+    """Otherwise run `python -m tests.integration.local.picture` to take it again."""
     shown = lines(PICTURE.read_text(encoding="utf-8"))
     groups = expected(incident(1, 0))
     storms = {name: group for name, group in groups.items() if group.storm_class == "Storm"}
