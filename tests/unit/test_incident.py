@@ -11,7 +11,7 @@ from stormfold.config import loads
 from stormfold.decoding import Poison
 from stormfold.formats import parse
 from stormfold.local.demo import CONFIG
-from stormfold.local.incident import GARBAGE, NAMESPACES, IncidentRecord, incident
+from stormfold.local.incident import INVALID, SCRIPT, IncidentRecord, incident
 from tests.support.incident import expected
 
 START = 1_780_000_000_000
@@ -42,10 +42,10 @@ def test_every_record_but_one_is_parsed_into_as_many_alerts_as_it_says(records: 
     for record in records:
         if record.alerts:
             assert len(parse(record.value, record.headers, START)) == record.alerts
-    (garbage,) = [record for record in records if not record.alerts]
-    assert garbage.value == GARBAGE
+    (invalid,) = [record for record in records if not record.alerts]
+    assert invalid.value == INVALID
     with pytest.raises(Poison):
-        parse(garbage.value, garbage.headers, START)
+        parse(invalid.value, invalid.headers, START)
 
 
 def test_records_are_in_order_within_ten_seconds(records: Sequence[IncidentRecord]) -> None:
@@ -58,7 +58,7 @@ def test_records_are_in_order_within_ten_seconds(records: Sequence[IncidentRecor
 def test_every_format_and_thirty_namespaces_occur(records: Sequence[IncidentRecord]) -> None:
     formats = Counter(_format(record) for record in records if record.alerts)
     assert formats.keys() == {"webhook", "list", "plain", "Event", "CloudEvent", "CloudEvent, binary"}
-    assert len(NAMESPACES) == len(set(NAMESPACES)) == 30
+    assert len(SCRIPT.namespaces) == len(set(SCRIPT.namespaces)) == 30
     seen = {
         alert["labels"]["namespace"]
         for record in records
@@ -66,7 +66,7 @@ def test_every_format_and_thirty_namespaces_occur(records: Sequence[IncidentReco
         for alert in msgspec.json.decode(record.value)["alerts"]
         if alert["labels"]["alertname"] == "KubePodNotReady"
     }
-    assert seen == {*NAMESPACES, "staging"}
+    assert seen == {*SCRIPT.namespaces, "staging"}
 
 
 def test_each_group_becomes_exactly_one_aggregate(records: Sequence[IncidentRecord]) -> None:

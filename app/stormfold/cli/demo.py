@@ -136,7 +136,7 @@ def _print_outcome(console: Console, folder: Path, outcome: Outcome) -> bool:
         f"[{'green' if report.balanced else 'bold red'}]{report.verdict}",
         f"{pluralize(alerts, 'alert')}, {pluralize(files, 'manifest')}: {alerts // max(1, files):,} to 1."
         + ("" if files == storms else f" [bold red]{pluralize(storms, 'manifest')} expected."),
-        f"Manifests: [bold]{manifests}[/]. To apply them: kubectl apply -f {manifests} (after k8s/crd.yaml).",
+        f"To apply the manifests: [bold]kubectl apply -f {manifests}[/] (after k8s/crd.yaml).",
         "Next: [bold]stormfold up[/] runs the same servers, empty, for your own alerts.",
     )
     return report.balanced and files == storms

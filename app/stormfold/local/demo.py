@@ -115,7 +115,7 @@ class Demo:
             await self._until(lambda: _ready(worker), READY_SECONDS, worker, "the worker to start")
             self._began = time.monotonic()
             await publish_incident(self.settings, self.records, self._count)
-            self.view.step("All alerts are published; the last storms close after a short silence")
+            self.view.step("All alerts are published; the last storms close soon")
             await self._until(lambda: self._drained(worker), DRAIN_SECONDS, worker, "the storms to close")
             self.view.show(self._snapshot(worker))
             self.view.step("Verifying that every alert was counted exactly once")

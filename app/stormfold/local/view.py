@@ -16,7 +16,7 @@ from rich.text import Text
 
 from stormfold.group import pattern
 from stormfold.local.demo import Outcome, Snapshot
-from stormfold.local.incident import CHAPTERS
+from stormfold.local.incident import SCRIPT
 from stormfold.storm import Aggregate
 from stormfold.text import escape_unprintable, pluralize
 
@@ -67,7 +67,7 @@ class Lines:
 
     def show(self, snapshot: Snapshot) -> None:
         at = f"{snapshot.at:5.1f} s  "
-        for _, chapter in CHAPTERS[self._chapters : _chapter(snapshot.at) + 1]:
+        for _, chapter in SCRIPT.chapters[self._chapters : _chapter(snapshot.at) + 1]:
             _print(f"{at}{chapter}")
             self._chapters += 1
         for storm in _storms(snapshot.closed[self._closed :]):
@@ -117,7 +117,7 @@ class Picture:
         self._snapshots.append(snapshot)
         if (chapter := _chapter(snapshot.at)) > self._chapter:
             self._chapter = chapter
-            self._text = CHAPTERS[chapter][1]
+            self._text = SCRIPT.chapters[chapter][1]
 
     def _render(self) -> RenderableType:
         if not self._snapshots or self._snapshots[-1].at < 0:
@@ -240,7 +240,7 @@ def _storms(aggregates: Sequence[Aggregate]) -> list[Aggregate]:
 
 def _chapter(at: float) -> int:
     """Index of the chapter at that time; -1 before the first."""
-    return sum(begin <= at for begin, _ in CHAPTERS) - 1
+    return sum(begin <= at for begin, _ in SCRIPT.chapters) - 1
 
 
 def _delay(snapshot: Snapshot) -> str:

@@ -14,7 +14,7 @@ from playwright.async_api import ViewportSize
 from stormfold.kafka.client import open_admin
 from stormfold.kafka.topics import create, topics
 from stormfold.local.demo import CONFIG
-from stormfold.local.incident import CLUSTER, incident
+from stormfold.local.incident import SCRIPT, incident
 from stormfold.local.kafka import EmbeddedKafka
 from stormfold.local.process import free_port
 from stormfold.local.redis import EmbeddedRedis
@@ -43,7 +43,7 @@ def told(seed: int, cluster: str, start: float) -> Iterator[Sent]:
     begin = time.time() - start
     for number, record in enumerate(incident(seed, round(begin * 1000))):
         if record.at < UNTIL:
-            value = record.value.replace(f'"{CLUSTER}"'.encode(), f'"{cluster}"'.encode())
+            value = record.value.replace(f'"{SCRIPT.cluster}"'.encode(), f'"{cluster}"'.encode())
             yield Sent(round((begin + record.at * STRETCH) * 1000), value, number % PARTITIONS, headers=record.headers)
 
 
@@ -65,7 +65,7 @@ async def take(folder: Path) -> None:
         async with open_admin(settings) as admin:
             await create(admin, topics(settings, PARTITIONS, past=True))
         await publish(settings, told(1, "eu2", EARLIER))
-        await publish(settings, told(2, CLUSTER, UNTIL * STRETCH))
+        await publish(settings, told(2, SCRIPT.cluster, UNTIL * STRETCH))
         with Workers(settings, folder, config) as workers:
             workers.start(stages="intake,fold,close")
             await until(lambda: _shows(settings, 0), 60, "storms are forming and closed")
