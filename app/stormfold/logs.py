@@ -1,6 +1,6 @@
-"""The worker's log: stormfold's own lines and the libraries' through one pipeline to standard error, no credentials.
+"""The log: events of stormfold and of its libraries in one format on standard error, without credentials.
 
-JSON, one object a line, where nobody looks on; readable lines on a terminal.
+On a terminal the lines are for people, elsewhere each line is a JSON object.
 """
 
 import json
@@ -21,14 +21,14 @@ from stormfold.settings import Settings
 from stormfold.text import escape_unprintable
 
 HIDDEN = "***"
-KEPT: deque[EventDict] = deque(maxlen=50)
-"""The last warnings and errors of this process, without credentials, oldest first."""
-QUIET = ("aiohttp", "aiokafka", "asyncio", "faust", "kubernetes", "mode", "urllib3")
-"""Libraries that tell of each connection, request or service: of them only warnings are shown, at any level."""
+RECENT_EVENTS: deque[EventDict] = deque(maxlen=50)
+"""The latest warnings and errors of this process, without credentials, oldest first."""
+NOISY_LOGGERS = ("aiohttp", "aiokafka", "asyncio", "faust", "kubernetes", "mode", "urllib3")
+"""Libraries that log each connection, request or service: their events below warning are never shown."""
 START_SECONDS = 15.0
-"""How long a worker that joins its groups is not told of again and again that their coordinator is elsewhere."""
+"""During this time after the start, lost group coordinators are normal and not shown."""
 REPEAT_SECONDS = 60.0
-"""A library's line is shown again only after so long: clients of a broker that is away say so every second."""
+"""Seconds until the same message of a library is shown again: clients of an unreachable broker log it every second."""
 
 _IN_URL = re.compile(r"(?<=://)[^\s/?#@]*:[^\s@]*(?=@)")
 _SECRET_NAME = re.compile(r"password|passwd|secret|token|authorization", re.IGNORECASE)
@@ -37,9 +37,9 @@ _SECRET_NAME = re.compile(r"password|passwd|secret|token|authorization", re.IGNO
 def configure(
     log_format: str = "auto", log_level: str = "info", secrets: Collection[str] = (), stream: TextIO | None = None
 ) -> None:
-    """Has everything logged go to `stream`, by default standard error, from `log_level` on.
+    """Sends all events from `log_level` on to `stream`, by default standard error.
 
-    `log_format` is `json`, `console`, or `auto`: console on a terminal. Whatever of `secrets` comes up is not shown.
+    `log_format` is `json`, `console`, or `auto`: console on a terminal. `secrets` are replaced wherever they occur.
     """
     out = stream or sys.stderr
     level = getattr(logging, log_level.upper())
@@ -48,7 +48,7 @@ def configure(
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        # As text, so that what is in a traceback is cleaned too. None shows local variables.
+        # As text, so that credentials in tracebacks are replaced, too. Local variables are not included.
         structlog.processors.format_exc_info,
     ]
     structlog.configure(
@@ -67,7 +67,7 @@ def configure(
         else [structlog.processors.EventRenamer("message"), structlog.processors.JSONRenderer()]
     )
     handler = logging.StreamHandler(out)
-    handler.addFilter(_Worthwhile())
+    handler.addFilter(NoiseFilter())
     handler.setFormatter(
         ProcessorFormatter(
             foreign_pre_chain=every,
@@ -76,17 +76,17 @@ def configure(
     )
     logging.basicConfig(handlers=[handler], level=level, force=True)
     logging.captureWarnings(True)
-    for name in QUIET:
+    for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
 
 
 def secrets_of(settings: Settings) -> set[str]:
-    """What must never be shown of the settings: every password, also as it stands in the URL of Redis."""
+    """Every password in the settings, also as it is written in the URL of Redis."""
     return {*settings.secrets, *_in_url(settings.redis_url)} - {""}
 
 
 def _in_url(url: str) -> Iterator[str]:
-    """The password of a URL, encoded and decoded, before the host or in the query."""
+    """The password in a URL, before the host or in the query, encoded and decoded."""
     if credentials := _IN_URL.search(url):
         password = credentials[0].partition(":")[2]
         yield from (password, unquote(password))
@@ -96,15 +96,15 @@ def _in_url(url: str) -> Iterator[str]:
 
 
 def _spellings(secret: str) -> Iterator[str]:
-    """A text as it is, and as it stands inside what other programs have quoted."""
+    """A secret as it is, and as quoting functions write it."""
     yield secret
     yield repr(secret)[1:-1]
     yield repr(secret.encode())[2:-1]
     yield json.dumps(secret)[1:-1]
 
 
-class _Worthwhile(logging.Filter):
-    """Leaves out what libraries say too often, or too loud."""
+class NoiseFilter(logging.Filter):
+    """Drops messages of libraries that repeat, or whose level is too high for their meaning."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,23 +114,23 @@ class _Worthwhile(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
         if message.startswith("[^") and record.levelno < logging.WARNING:
-            # The services' base class tells of each start and stop, in our name.
+            # The base class of services logs each start and stop under our loggers.
             return False
-        if record.name.partition(".")[0] not in QUIET:
+        if record.name.partition(".")[0] not in NOISY_LOGGERS:
             return True
         if "GroupCoordinatorNotAvailableError" in message:
-            # Of the first group of a new broker, while the topic for its offsets is made.
+            # Normal for the first group of a new broker, while the offsets topic is created.
             return False
         now = time.monotonic()
         if message.startswith("Marking the coordinator dead") and now - self._began < START_SECONDS:
-            # Of every group while the broker loads its offsets; later on it may be news.
+            # Normal for every group while the broker loads its offsets; later it is a real event.
             return False
         self._shown = {text: at for text, at in self._shown.items() if now - at < REPEAT_SECONDS}
         return self._shown.setdefault(message, now) == now
 
 
 class _Redact:
-    """Takes credentials out of an event, wherever in it they are."""
+    """Replaces credentials anywhere in an event."""
 
     def __init__(self, secrets: Collection[str]) -> None:
         known = {written for secret in secrets for written in _spellings(secret)}
@@ -161,14 +161,14 @@ class _Redact:
 
 
 def _keep(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Keeps what a person should see."""
+    """Keeps warnings and errors for the status page."""
     if event["level"] in ("warning", "error", "critical"):
-        KEPT.append(dict(event))
+        RECENT_EVENTS.append(dict(event))
     return event
 
 
 def _printable(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Nothing of an alert can act on the terminal."""
+    """Escapes what could act on a terminal."""
     return {name: _lines(value) if isinstance(value, str) else value for name, value in event.items()}
 
 

@@ -1,4 +1,4 @@
-"""The environment: addresses, credentials and sizes, from `STORMFOLD_*` variables. Meaning is in `config.py`."""
+"""Settings from `STORMFOLD_*` environment variables: addresses, credentials, sizes. `config` has what alerts mean."""
 
 import difflib
 import os
@@ -35,17 +35,18 @@ _REDIS_OPTIONS = {
     "socket_timeout": _SECONDS,
     "username": r"(?s:.*)",
 }
-"""What the query of a Redis URL may say, and how. Other options of the client would change what stormfold reads."""
+"""Options allowed in the query of a Redis URL, with the pattern of their values. Other options of the client would
+change the replies that stormfold reads."""
 _REDIS_TCP_OPTIONS = {"socket_keepalive": _YES_OR_NO}
 _ADDRESS = re.compile(r"(?P<host>[^\s:/@\[\],]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
-# Kubernetes gives every pod such variables for each Service: one named "stormfold-web" makes STORMFOLD_WEB_PORT.
+# Kubernetes sets such variables in every pod for each Service: "stormfold-web" gives STORMFOLD_WEB_PORT.
 _SERVICE_LINK = re.compile(
     r"\w+_SERVICE_HOST=.*|\w+_SERVICE_PORT(_\w+)?=.*|\w+_PORT(_\d+_\w+)?=(tcp|udp|sctp)://.*|\w+_PORT_\d+_\w+=.*"
 )
 
 
 class SettingsError(ActionRequired):
-    """An environment variable can't be used."""
+    """An environment variable is unknown or has a value that is not valid."""
 
 
 def _address(value: str) -> str:
@@ -61,7 +62,7 @@ def _addresses(value: str) -> str:
 
 def _redis_url(value: str) -> str:
     found = _REDIS_URL.fullmatch(value)
-    # To the client, port 0 would be the usual one.
+    # The client would replace port 0 by the default port.
     if not found or not 0 < int(found["port"] or 6379) <= 65_535 or not _splits(value):
         raise ValueError(
             "expected redis://HOST:PORT/DB, rediss:// for TLS, or unix:///PATH; in a user name or password write / as"
@@ -70,18 +71,18 @@ def _redis_url(value: str) -> str:
     options = dict(_REDIS_OPTIONS)
     if not found["unix"]:
         options |= _REDIS_TCP_OPTIONS
-    for name, said in parse_qsl(found["query"] or found["unix_query"] or "", keep_blank_values=True):
-        # What is no option may be a piece of a password: it is not repeated.
+    for name, option in parse_qsl(found["query"] or found["unix_query"] or "", keep_blank_values=True):
+        # An unknown name can be a part of a password, so it is not shown.
         if name not in options:
             known = ", ".join(sorted(options))
             raise ValueError(f"expected only these options after ?: {known}; in a password write ? as %3F")
-        if not re.fullmatch(options[name], said):
+        if not re.fullmatch(options[name], option):
             raise ValueError(f"expected another value for the option {name}")
     return value
 
 
 def _splits(url: str) -> bool:
-    """Whether the client can take it apart: no host that only looks like IPv6, no letter that reads as a separator."""
+    """Whether the client can parse it: no malformed IPv6 address, no character that normalizes to a separator."""
     try:
         urlsplit(url)
     except ValueError:
@@ -103,7 +104,7 @@ def _stages(value: str) -> str:
 
 
 def _credential(value: Any) -> Any:
-    # Editors and `echo` end a file with a newline, and a Secret made of files keeps it.
+    # Editors and `echo` end a file with a newline, and a Secret made from files keeps it.
     if not isinstance(value, str):
         return value
     ended = next((end for end in ("\r\n", "\n") if value.endswith(end)), "")
@@ -123,9 +124,10 @@ Seconds = Annotated[float, Field(gt=0, le=3600)]
 
 
 class Settings(BaseSettings):
-    """Everything that depends on where stormfold runs. Values given as arguments win over the environment.
+    """Everything that depends on where stormfold runs. Arguments override the environment.
 
-    Raises `SettingsError` for a variable that is unknown or has a bad value; messages never show a credential.
+    Raises `SettingsError` for a variable that is unknown or has a value that is not valid; messages never contain
+    credentials.
     """
 
     model_config = SettingsConfigDict(
@@ -137,17 +139,18 @@ class Settings(BaseSettings):
     )
 
     kafka_bootstrap_servers: Annotated[str, AfterValidator(_addresses)] = "127.0.0.1:9092"
-    """Bootstrap servers, `host:port`, several with commas between. The default is a broker on this machine."""
+    """Bootstrap servers of Kafka as `host:port`, separated by commas. The default is a broker on this machine."""
     redis_url: Annotated[str, AfterValidator(_redis_url)] = Field("redis://127.0.0.1:6379/0", repr=False)
-    """URL of Redis: `redis://HOST:PORT/DB`, `rediss://` for TLS, `unix:///PATH` for a socket. Credentials are better
-    kept in variables of their own; in the URL they are percent-encoded."""
+    """URL of Redis: `redis://HOST:PORT/DB`, `rediss://` for TLS, `unix:///PATH` for a socket. The default is a Redis on
+    this machine. Credentials in the URL must be percent-encoded; `STORMFOLD_REDIS_PASSWORD` avoids that."""
     sink: Annotated[str, AfterValidator(_sink)] = "none"
-    """Where storms become resources: `kubernetes`, `directory:PATH` (one manifest per storm) or `none`. By default
-    they are only published to the storms topic, so that nothing is written anywhere unasked."""
+    """Where storms are written: `kubernetes`, `directory:PATH` (one manifest per storm) or `none`. By default storms
+    are only published to their topic, so that a new worker changes nothing outside of Kafka and Redis."""
     config: Path | None = None
-    """The YAML file of routes, silences and windows; without one the defaults hold."""
+    """YAML file with routes, silences and windows. Without one, the built-in defaults apply."""
     http_address: Annotated[str, AfterValidator(_address)] = "127.0.0.1:8080"
-    """Address that health, metrics and the status page listen on. Containers set `0.0.0.0:8080`."""
+    """Address of health, metrics and the status page, which have no login. So the default serves this machine only;
+    containers set `0.0.0.0:8080`."""
 
     receive_address: Annotated[str, AfterValidator(_address)] = "127.0.0.1:9095"
     """Address that `stormfold receive` listens on. Containers set `0.0.0.0:9095`."""
@@ -164,79 +167,82 @@ class Settings(BaseSettings):
     alerts_topic: Topic = "alerts"
     """Topic that producers publish alerts to."""
     keyed_topic: Topic = "alerts-by-fingerprint"
-    """Topic between intake and fold: alerts, stamped and keyed by fingerprint."""
+    """Topic between intake and fold: alerts with their event time, keyed by fingerprint."""
     storms_topic: Topic = "storms"
-    """Topic of closed storms, each the whole manifest under its name."""
+    """Topic of closed aggregates: the manifest as value, its name as key."""
     alerts_dlq_topic: Topic = "alerts-dlq"
-    """Topic of records that are not understood, unchanged, with the reason."""
+    """Dead-letter queue of `alerts`: records that cannot be parsed, unchanged, with the reason in headers."""
     storms_dlq_topic: Topic = "storms-dlq"
-    """Topic of storms that the sink rejects for good, with the reason."""
+    """Dead-letter queue of `storms`: storms that the sink rejects permanently, with the reason in headers."""
     redis_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "stormfold"
-    """Begin of every key in Redis: one for each pipeline that shares it."""
+    """Prefix of every key in Redis. Pipelines that share a Redis need different prefixes."""
     group_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")] = "stormfold"
-    """Begin of the consumer groups' names: `stormfold-intake`, `stormfold-fold` and `stormfold-emit`."""
+    """Prefix of the consumer groups: `stormfold-intake`, `stormfold-fold` and `stormfold-emit`. Pipelines that share a
+    Kafka need different prefixes."""
 
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    """How to talk to the brokers."""
+    """Security protocol of the brokers. The default suits a local broker; use `SASL_SSL` or `SSL` elsewhere."""
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
-    """How to log in where the security protocol is one of SASL."""
+    """SASL mechanism, if the security protocol uses SASL. The default is the one that all brokers support."""
     kafka_sasl_username: User | None = None
-    """User name for SASL, less one newline at the end: files have it, and so have Secrets that are made of files."""
+    """User name for SASL. One newline at the end is removed, because Secrets made from files have one."""
     kafka_sasl_password: Password | None = None
-    """Password for SASL, less one newline at the end."""
+    """Password for SASL. One newline at the end is removed."""
     kafka_ssl_cafile: FilePath | None = None
-    """PEM file of the authorities that may sign the brokers' certificates; without one the system's."""
+    """PEM file with the CA certificates for the brokers; default: the CA certificates of the system."""
     kafka_ssl_certfile: FilePath | None = None
-    """PEM file of the client's certificate."""
+    """PEM file with the client certificate, if the server requires one."""
     kafka_ssl_keyfile: FilePath | None = None
-    """PEM file of the client's key, if it is not in the file of the certificate."""
+    """PEM file with the client key, if it is not in the file of the certificate."""
 
     redis_username: User | None = None
-    """User name for Redis, less one newline at the end; wins over the one in the URL."""
+    """User name for Redis; overrides that of the URL. One newline at the end is removed."""
     redis_password: Password | None = None
-    """Password for Redis, less one newline at the end; wins over the one in the URL."""
+    """Password for Redis; overrides that of the URL. One newline at the end is removed."""
     redis_ssl_cafile: FilePath | None = None
-    """PEM file of the authorities that may sign Redis' certificate; without one the system's."""
+    """PEM file with the CA certificates for Redis; default: the CA certificates of the system."""
     redis_ssl_certfile: FilePath | None = None
-    """PEM file of the client's certificate."""
+    """PEM file with the client certificate, if the server requires one."""
     redis_ssl_keyfile: FilePath | None = None
-    """PEM file of the client's key, if it is not in the file of the certificate."""
+    """PEM file with the client key, if it is not in the file of the certificate."""
 
     kubeconfig: FilePath | None = None
-    """File that says how to reach the API server; without one the service account in a pod, else kubectl's default."""
+    """kubeconfig file for the API server; default: the service account in a pod, elsewhere kubectl's default file."""
     kube_context: str | None = None
-    """Context in that file; without one its current context."""
+    """Context in the kubeconfig file; default: its current context."""
 
     stages: Annotated[str, AfterValidator(_stages)] = ",".join(STAGES)
-    """Stages that a worker runs, with commas between. By default all, so that one worker is a whole pipeline."""
+    """Stages that the worker runs, separated by commas. All by default, so that one worker is a whole pipeline."""
     max_poll_records: Annotated[int, Field(ge=1, le=100_000)] = 5_000
-    """Most records in a batch: larger batches fold cheaper, up to about here; more only costs memory."""
+    """Largest number of records in a batch. Larger batches cost less per alert; above the default the gain is small and
+    the memory grows."""
     session_timeout: Seconds = 15.0
-    """Seconds after which the brokers take a silent worker for dead: rides out a pause, and recovery stays short."""
+    """Seconds without a heartbeat after which the brokers remove a worker from its consumer groups. The default
+    survives short pauses and keeps recovery short."""
     close_lease: Seconds = 30.0
-    """Seconds for which a closer holds a group: longer than the delivery timeout, so that what it sends is acknowledged
-    before another closer begins, unless no broker answers."""
+    """Seconds for which close leases a group. It must exceed the delivery timeout, so that a publication is
+    acknowledged before another worker can claim the group; the default leaves time for retries."""
     delivery_timeout: Seconds = 10.0
-    """Seconds that a broker has to acknowledge records; then they are sent again, to whoever leads by then. By default
-    Kafka takes a silent broker out after 9 s."""
+    """Seconds that a broker has to acknowledge records; then they are sent again to the current leader. The default is
+    just above the 9 s after which Kafka replaces a broker without heartbeats."""
 
     log_format: Literal["auto", "json", "console"] = "auto"
-    """Form of the log: `auto` is `console` on a terminal, otherwise `json`."""
+    """Format of the log: `auto` is `console` on a terminal, otherwise `json`, one object on each line."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severity that is logged."""
+    """Lowest level that is logged. `debug` adds details for developers."""
     data_dir: Path = Field(default_factory=_data_dir)
-    """Where `stormfold demo` and `stormfold up` keep the data of their Kafka and Redis: by default
+    """Folder for the data of Kafka and Redis of `stormfold demo` and `stormfold up`; default:
     `~/.local/share/stormfold`, or below `XDG_DATA_HOME`."""
 
     def __init__(self, **values: Any) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise _stop(error) from None
-        _refuse_unknown(os.environ)
+            raise _settings_error(error) from None
+        _reject_unknown(os.environ)
 
     @model_validator(mode="after")
-    def _agree(self) -> "Settings":
+    def _validate_combination(self) -> "Settings":
         sasl = self.kafka_security_protocol.startswith("SASL_")
         if sasl and (self.kafka_sasl_username is None or self.kafka_sasl_password is None):
             raise ValueError(
@@ -259,7 +265,7 @@ class Settings(BaseSettings):
 
     @property
     def redis_url_safe(self) -> str:
-        """URL of Redis without credentials, to show."""
+        """URL of Redis without credentials, for messages."""
         url = urlsplit(self.redis_url)
         return url._replace(netloc=url.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
@@ -277,7 +283,7 @@ class Settings(BaseSettings):
 
     @property
     def secrets(self) -> list[str]:
-        """The credentials, so that logs can leave them out."""
+        """All credentials, so that the log can leave them out."""
         values = (getattr(self, name) for name in type(self).model_fields)
         return [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
 
@@ -292,15 +298,15 @@ def variable(field: str) -> str:
     return PREFIX + field.upper()
 
 
-def _stop(error: ValidationError) -> SettingsError:
-    """The first problem in one line. The value is left out: it may be a credential."""
+def _settings_error(error: ValidationError) -> SettingsError:
+    """The first problem in one line, without the value, which can be a credential."""
     problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
     text = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected", 1)
     text = text.replace("String should match pattern", "expected text that matches", 1)
     return SettingsError(": ".join([*(variable(str(field)) for field in problem["loc"][:1]), text]))
 
 
-def _refuse_unknown(environment: "os._Environ[str]") -> None:
+def _reject_unknown(environment: "os._Environ[str]") -> None:
     known = {variable(field) for field in Settings.model_fields}
     for name, value in environment.items():
         if (
@@ -311,5 +317,5 @@ def _refuse_unknown(environment: "os._Environ[str]") -> None:
             near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0)[0]
             raise SettingsError(
                 f"{name}: unknown environment variable, the closest known one is {near}",
-                hint="Correct its name, or unset it.",
+                hint="correct its name, or unset it",
             )

@@ -24,10 +24,10 @@ def _as_before() -> Iterator[None]:
     """Leaves the process' logging as it was."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    levels = {name: logging.getLogger(name).level for name in logs.QUIET}
+    levels = {name: logging.getLogger(name).level for name in logs.NOISY_LOGGERS}
     # Else they would be closed.
     root.handlers.clear()
-    logs.KEPT.clear()
+    logs.RECENT_EVENTS.clear()
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
@@ -83,8 +83,8 @@ def test_credentials_are_never_logged(log_format: str) -> None:
     log.warning(
         "unknown to us", url="https://someone:else@host/", api_token="abc", headers={"Authorization": "Basic x"}
     )
-    assert stream.getvalue().count(logs.HIDDEN) >= 7 * len(secrets) <= str(logs.KEPT).count(logs.HIDDEN)
-    shown = stream.getvalue() + str(logs.KEPT)
+    assert stream.getvalue().count(logs.HIDDEN) >= 7 * len(secrets) <= str(logs.RECENT_EVENTS).count(logs.HIDDEN)
+    shown = stream.getvalue() + str(logs.RECENT_EVENTS)
     for secret in [*secrets, "else", "abc", "Basic"]:
         for written in (secret, json.dumps(secret)[1:-1], repr(secret)[1:-1]):
             assert written not in shown
@@ -170,6 +170,6 @@ def test_the_latest_warnings_and_errors_are_kept() -> None:
         log.info("told", number=number)
         log.warning("odd", number=number)
     logging.getLogger("aiokafka").error("gone")
-    kept = [(event["level"], event["event"], event.get("number")) for event in logs.KEPT]
-    most = logs.KEPT.maxlen or 0
+    kept = [(event["level"], event["event"], event.get("number")) for event in logs.RECENT_EVENTS]
+    most = logs.RECENT_EVENTS.maxlen or 0
     assert kept == [*(("warning", "odd", number) for number in range(101 - most, 100)), ("error", "gone", None)]

@@ -251,7 +251,7 @@ class Live:
             stages=self._stages(kafka) if kafka else {},
             memory=redis.memory if redis else None,
             oom_rejections=int(metrics.REGISTRY.get_sample_value("stormfold_redis_oom_rejections_total") or 0),
-            events=list(islice(reversed(logs.KEPT), MAX_EVENTS)),
+            events=list(islice(reversed(logs.RECENT_EVENTS), MAX_EVENTS)),
         )
 
     def _written(self) -> dict[int, int]:
