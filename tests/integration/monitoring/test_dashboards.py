@@ -98,13 +98,13 @@ def prometheus_built(request: pytest.FixtureRequest) -> None:
     gobuild.built(request.config, programs)
 
 
-def test_committed() -> None:
-    """The files match the code; if not, run `python -m tests.integration.monitoring.dashboards`."""
+def test_the_committed_dashboards_match_the_code() -> None:
+    """Otherwise run `python -m tests.integration.monitoring.dashboards`."""
     assert {path: path.read_text() for path in FOLDER.glob("*.json")} == files()
 
 
-def test_grafana_knows_it_all(pytestconfig: pytest.Config, tmp_path: Path) -> None:
-    """Dashboards and panels are as the Grafana of the compose file defines them; a misspelt option is found."""
+def test_grafana_accepts_every_option_of_the_dashboards(pytestconfig: pytest.Config, tmp_path: Path) -> None:
+    """The schema is that of the Grafana in the compose file; a misspelt option fails."""
     version = re.search(r"^GRAFANA_TAG=(.*)$", (ROOT / ".env").read_text(), re.MULTILINE)
     assert version
     found = {Path(name).stem: page for name, page in pages().items()}
@@ -115,8 +115,7 @@ def test_grafana_knows_it_all(pytestconfig: pytest.Config, tmp_path: Path) -> No
     assert "graphMood" in said
 
 
-def test_metrics() -> None:
-    """Each metric that is asked for exists, and each that a worker tells is on a dashboard."""
+def test_every_exported_metric_is_on_a_dashboard_and_every_query_asks_for_one() -> None:
     own = {re.sub(r"_(bucket|count|sum)$", "", name) for name in names()}
     found = {
         re.sub(r"_(bucket|count|sum)$", "", name)
@@ -127,8 +126,8 @@ def test_metrics() -> None:
     assert own <= found
 
 
-def test_panels() -> None:
-    """Each says what it shows, in which unit, and what its series are; no two overlap."""
+def test_every_panel_has_a_description_a_unit_and_legends() -> None:
+    """No two panels overlap."""
     for page in pages().values():
         ids = [panel["id"] for panel in page["panels"]]
         assert len(set(ids)) == len(ids)
@@ -144,8 +143,8 @@ def test_panels() -> None:
                 assert all(target["legendFormat"] for target in panel["targets"]), panel["title"]
 
 
-def test_runbook() -> None:
-    """Each alert is on one dashboard, with what the runbook says of it, and the panels that show why lead there."""
+def test_every_alert_is_on_one_dashboard_with_its_runbook() -> None:
+    """The panels that show its cause link to it."""
     shown: list[str] = []
     for page in pages().values():
         texts = {panel["title"]: panel for panel in page["panels"] if panel["type"] == "text"}
@@ -158,8 +157,7 @@ def test_runbook() -> None:
     assert sorted(shown) == sorted(ALERTS)
 
 
-def test_compose(services: dict[str, Any]) -> None:
-    """Grafana of the compose file finds its Prometheus, which scrapes as often as it thinks, and the dashboards."""
+def test_grafana_of_the_compose_file_finds_prometheus_and_the_dashboards(services: dict[str, Any]) -> None:
     grafana = services["grafana"]
     mounts = {mount["target"]: ROOT / mount["source"] for mount in grafana["volumes"]}
     provisioning = mounts["/etc/grafana/provisioning"]
@@ -176,8 +174,8 @@ def test_compose(services: dict[str, Any]) -> None:
     assert (mounts[str(home.parent)] / home.name).exists()
 
 
-def test_provisioning_is_strict() -> None:
-    """A key that Grafana does not know, at any depth, is found: Grafana itself passes over it in silence."""
+def test_an_unknown_key_of_the_provisioning_is_found() -> None:
+    """Grafana itself ignores unknown keys silently."""
     source = {
         "name": "p",
         "type": "prometheus",
@@ -231,9 +229,8 @@ async def watched(topics: Settings, tmp_path: Path) -> AsyncIterator[Prometheus]
         await asyncio.to_thread(prometheus.stop)
 
 
-async def test_nothing_is_empty(watched: Prometheus) -> None:
-    """Every query of every panel has an answer, of numbers, whose series have the labels that the legend names; and
-    what was told is what is shown."""
+async def test_every_query_has_numbers_for_every_label_of_its_legend(watched: Prometheus) -> None:
+    """The numbers are those of the alerts that were published."""
     await until(partial(_seen_idle, watched), what="it was idle at the moments that are looked at")
     answers = {query: await watched.query(query.expression) for query in asked()}
     assert not [query.panel for query, samples in answers.items() if not samples]
@@ -254,8 +251,8 @@ async def test_nothing_is_empty(watched: Prometheus) -> None:
     assert shown["lag.json: Workers ready"] == 1
 
 
-def test_estimates(tmp_path: Path) -> None:
-    """Since when a stage is behind and until when: idle, with something always just under way, stuck, catching up."""
+def test_the_time_behind_and_the_time_to_catch_up_are_estimated(tmp_path: Path) -> None:
+    """For a stage that is idle, idle but for records in flight, stuck, or catching up."""
     lag = {
         "idle": "0 1 0 2 0 0 1 0x110 1 0 2",
         "stuck": "0x39 500x120",
@@ -273,8 +270,8 @@ def test_estimates(tmp_path: Path) -> None:
     assert until_["stuck"] > NEVER > until_["late"]
 
 
-def test_redis_without_workers(tmp_path: Path) -> None:
-    """Panels of Redis' memory go on, by what its exporter tells; other Redises have no part in them."""
+def test_redis_panels_work_without_workers(tmp_path: Path) -> None:
+    """They use the exporter of Redis, and no other Redis."""
     figures = {
         "memory_used_bytes": "0+1.5e6x120",
         "memory_max_bytes": "500e6x120",
@@ -298,8 +295,8 @@ def test_redis_without_workers(tmp_path: Path) -> None:
     _would_say(series, said, tmp_path)
 
 
-def test_never_committed(tmp_path: Path) -> None:
-    """The -1 of the Kafka exporter, of partitions without a commit, takes nothing away from what waits in others."""
+def test_partitions_without_commits_do_not_reduce_the_lag(tmp_path: Path) -> None:
+    """The Kafka exporter reports -1 for them."""
     group = 'consumergroup="stormfold-emit"'
     lag = {"0": "-1x120", "1": "-1x120", "2": "0x120", "3": "4x120"}
     series = {

@@ -1,4 +1,4 @@
-"""The lag that a worker tells is Kafka's own, whatever the worker waits for."""
+"""The lag that a worker exports is that of Kafka, whatever the worker waits for."""
 
 import asyncio
 import os
@@ -36,7 +36,7 @@ Lags = dict[tuple[str, int], int]
 
 @contextmanager
 def frozen(server: EmbeddedRedis) -> Iterator[None]:
-    """The server takes connections and says nothing."""
+    """The server accepts connections but does not answer."""
     os.kill(server.pid, signal.SIGSTOP)
     try:
         yield
@@ -45,20 +45,20 @@ def frozen(server: EmbeddedRedis) -> Iterator[None]:
 
 
 async def told(worker: Worker, name: str) -> dict[tuple[str, ...], float]:
-    """The worker's series of a metric, by the values of their labels, which are in the order of their names."""
+    """The series of a metric by their label values, in the order of the label names."""
     families = text_string_to_metric_families((await get(worker, "/metrics")).text)
     samples = [sample for family in families for sample in family.samples if sample.name == name]
     return {tuple(sample.labels.values()): sample.value for sample in samples}
 
 
 async def lags(worker: Worker) -> Lags:
-    """What the worker tells."""
+    """The exported lag."""
     found = await told(worker, "stormfold_lag_records")
     return {(stage, int(partition)): int(records) for (partition, stage), records in found.items()}
 
 
 async def kafka_says(settings: Settings) -> Lags:
-    """End of each partition less what the stage's group has committed; all there is where nothing was."""
+    """End of each partition minus the committed offset of the stage, or minus its beginning without a commit."""
     topics = {"intake": settings.alerts_topic, "fold": settings.keyed_topic, "emit": settings.storms_topic}
     said: Lags = {}
     async with open_reader(settings) as tail:
@@ -72,14 +72,14 @@ async def kafka_says(settings: Settings) -> Lags:
 
 
 async def agreed(worker: Worker, records: int, *stages: str) -> bool:
-    """Whether the worker tells what Kafka says, partition by partition, and so many records of these stages, or all."""
+    """Whether the worker's lag is Kafka's in every partition, and has this sum over these stages, or over all."""
     ours = await lags(worker)
     waiting = sum(count for (stage, _), count in ours.items() if not stages or stage in stages)
     return ours == await kafka_says(worker.settings) and waiting == records
 
 
 async def write(settings: Settings, topic: str, counts: dict[int, int]) -> None:
-    """So many records to each partition."""
+    """Writes this many records to each partition."""
     async with AIOKafkaProducer(**client_options(settings)) as producer:
         for partition, count in counts.items():
             for _ in range(count):
@@ -92,11 +92,11 @@ def some(count: int) -> list[Sent]:
     return [Sent(BEGIN + 100 * n, record(alert(pod=f"p-{n % 40}")), (n % 7) % 3) for n in range(count)]
 
 
-async def test_idle(topics: Settings) -> None:
-    """0 once all is done: in every look for intake and emit, and again and again for fold.
+async def test_the_lag_is_zero_when_everything_is_processed(topics: Settings) -> None:
+    """In every scrape for intake and emit, and repeatedly for fold.
 
     Each second a mark is written to every partition that fold reads. Until it is folded, milliseconds later, Kafka
-    itself says 1, and what a worker tells is what Kafka says. Whoever asks for the least of some seconds gets 0.
+    itself reports 1, as does the worker. The minimum over some seconds is 0.
     """
     await publish(topics, some(300))
     async with working(topics) as worker:
@@ -113,11 +113,10 @@ async def test_idle(topics: Settings) -> None:
             assert min(seen) == 0 and max(seen) <= (2 if stage == "fold" else 0), (stage, partition, seen)
 
 
-async def test_stuck(
+async def test_the_lag_of_a_stuck_stage_is_that_of_kafka(
     topics: Settings, kafka: EmbeddedKafka, own_redis: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While fold waits for a frozen Redis its lag grows as Kafka says, and as Kafka's own tool does; what only Redis
-    knows is not told."""
+    """Also that of Kafka's own tool. Values from the frozen Redis are no longer exported."""
     monkeypatch.setattr(metrics, "FRESH_SECONDS", 2.0)
     async with working(topics.model_copy(update={"stages": "fold,close"})) as worker:
         await until(lambda: ready(worker), what="it is ready")
@@ -142,8 +141,10 @@ async def test_stuck(
         await until(lambda: told(worker, "stormfold_redis_used_bytes"), what="Redis says it again")
 
 
-async def test_restarted_into_an_outage(topics: Settings, own_redis: EmbeddedRedis) -> None:
-    """A worker that can't even find out where to begin tells what came while there was none."""
+async def test_a_worker_that_starts_during_an_outage_exports_the_lag(
+    topics: Settings, own_redis: EmbeddedRedis
+) -> None:
+    """Even though it cannot determine its positions."""
     async with working(topics) as worker:
         await until(lambda: ready(worker), what="it is ready")
         await publish(topics, some(100))
@@ -163,9 +164,8 @@ async def test_restarted_into_an_outage(topics: Settings, own_redis: EmbeddedRed
             assert not await told(worker, "stormfold_component_unhealthy")
 
 
-async def test_nobody_works(topics: Settings) -> None:
-    """Without any worker the brokers tell all that waits, to those as well who count from commits only: each group has
-    committed where it stands in every partition, also in those in which it has not read anything yet."""
+async def test_without_workers_the_lag_of_the_brokers_is_complete(topics: Settings) -> None:
+    """Each group has committed its position in every partition, also in those that it has not read from yet."""
     async with working(topics) as worker:
         await until(lambda: ready(worker), what="it is ready")
 
@@ -183,8 +183,9 @@ async def test_nobody_works(topics: Settings) -> None:
     assert said == await kafka_says(topics) == {at: count + waiting.get(at, 0) for at, count in before.items()}
 
 
-async def test_sink_away_from_the_first(topics: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A storm that could never be written waits for those as well who count from commits only."""
+async def test_a_storm_that_was_never_written_is_lag_for_the_brokers(
+    topics: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await publish(topics, some(300))
     async with working(topics.model_copy(update={"stages": "intake,fold,close"})):
         assert_balanced(await drained(topics))
@@ -203,8 +204,9 @@ async def test_sink_away_from_the_first(topics: Settings, tmp_path: Path, monkey
     assert await told_from_outside()
 
 
-async def test_ages(topics: Settings, own_redis: EmbeddedRedis) -> None:
-    """Event time is as good as now in silence, and grows old while the stage that has to move it on is stuck."""
+async def test_event_time_lag_is_small_when_idle_and_grows_when_a_stage_is_stuck(
+    topics: Settings, own_redis: EmbeddedRedis
+) -> None:
 
     async def ages(worker: Worker) -> list[float]:
         by_partition = await told(worker, "stormfold_event_time_lag_seconds")

@@ -63,8 +63,9 @@ def prometheus_built(request: pytest.FixtureRequest) -> None:
     gobuild.built(request.config, programs)
 
 
-async def test_compose_command(services: dict[str, Any], tmp_path: Path) -> None:
-    """It takes the command, the configuration and the rules of the compose file."""
+async def test_prometheus_accepts_the_command_and_files_of_the_compose_file(
+    services: dict[str, Any], tmp_path: Path
+) -> None:
     service = services["prometheus"]
     assert service["image"] == f"prom/prometheus:v{VERSION}"
     said = promtool("check", "config", "--lint=all", "--lint-fatal", CONFIG)
@@ -81,8 +82,7 @@ async def test_compose_command(services: dict[str, Any], tmp_path: Path) -> None
         await asyncio.to_thread(prometheus.stop)
 
 
-def test_compose_files(services: dict[str, Any]) -> None:
-    """What the command reads is mounted there; what it writes survives."""
+def test_the_files_of_prometheus_are_mounted_and_its_data_survive(services: dict[str, Any]) -> None:
     mounts = {mount["target"]: mount for mount in services["prometheus"]["volumes"]}
     options = dict(option.split("=") for option in services["prometheus"]["command"])
     config = mounts[options["--config.file"]]
@@ -93,8 +93,7 @@ def test_compose_files(services: dict[str, Any]) -> None:
     assert mounts[options["--storage.tsdb.path"]]["type"] == "volume"
 
 
-def test_compose_targets(services: dict[str, Any]) -> None:
-    """Each target is a service, at the port that it listens on."""
+def test_every_scrape_target_is_a_service_with_that_port(services: dict[str, Any]) -> None:
     listens = {"kafka-exporter": 9308, "redis-exporter": 9121, "worker": 8080, "emit": 8080}
     found: dict[str, int] = {}
     for job in yaml.safe_load(CONFIG.read_text())["scrape_configs"]:
@@ -130,9 +129,8 @@ async def _watching(topics: Settings, tmp_path: Path, config: Path | None = None
             await asyncio.to_thread(prometheus.stop)
 
 
-async def test_healthy_worker(watched: Prometheus) -> None:
-    """Every metric arrives but for signs of problem, values of labels are few, a storm's delay is told from its own
-    times, and every rule is evaluated and finds nothing."""
+async def test_a_healthy_worker_exports_every_metric_and_fires_no_alert(watched: Prometheus) -> None:
+    """Except the metrics of problems. Labels have few values; the latency of a storm is measured by its own times."""
     await _everything_arrives(watched)
     await _delay_of_a_storm(watched)
     await _rules_find_nothing(watched)
@@ -184,8 +182,7 @@ async def _rules_find_nothing(watched: Prometheus) -> None:
     await until(quiet, what="no alert has begun")
 
 
-async def test_rules_on_a_full_redis(watched: Prometheus, topics: Settings) -> None:
-    """What a worker tells of a Redis without room, and of a record that nobody understands, has the alerts begin."""
+async def test_a_full_redis_and_a_dead_letter_fire_their_alerts(watched: Prometheus, topics: Settings) -> None:
 
     async def begun() -> set[str]:
         return {sample.labels["alertname"] for sample in await watched.query("ALERTS")}
@@ -208,9 +205,7 @@ async def test_rules_on_a_full_redis(watched: Prometheus, topics: Settings) -> N
         await until(over, what="those that are over end")
 
 
-async def test_rules_on_too_many_groups(topics: Settings, tmp_path: Path) -> None:
-    """What a worker tells of groups that are open, that may be, and of alerts that went elsewhere: the alerts begin,
-    and the books balance all the same."""
+async def test_too_many_groups_fire_their_alerts_and_every_alert_is_counted(topics: Settings, tmp_path: Path) -> None:
     config = tmp_path / "stormfold.yaml"
     config.write_text(FEW_GROUPS)
     async with _watching(topics, tmp_path, config) as prometheus:

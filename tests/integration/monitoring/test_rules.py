@@ -39,27 +39,23 @@ def prometheus_built(request: pytest.FixtureRequest) -> None:
     gobuild.built(request.config, programs)
 
 
-def test_rules_are_valid() -> None:
-    """promtool takes them, without a remark."""
+def test_promtool_accepts_the_rules() -> None:
     said = promtool("check", "rules", "--lint=all", "--lint-fatal", RULES)
     assert said.returncode == 0, said.stdout
 
 
-def test_operators_resource() -> None:
-    """The PrometheusRule has the same rules; if not, run `python -m tests.integration.monitoring.dashboards`."""
+def test_the_prometheus_rule_has_the_same_rules() -> None:
+    """Otherwise run `python -m tests.integration.monitoring.dashboards`."""
     assert RESOURCE.read_text() == resource()
     assert yaml.safe_load(RESOURCE.read_text())["spec"] == rules()
 
 
-def test_every_alert_has_its_cases() -> None:
-    """Firing, resolving and nearly firing, for each alert and no other."""
+def test_every_alert_has_cases() -> None:
     assert CASES.keys() == ALERTS.keys()
 
 
 @pytest.mark.parametrize("alert", CASES)
-def test_alert(alert: str, tmp_path: Path) -> None:
-    """It fires with these labels, from one minute to another, and never comes when things are nearly that bad; and the
-    cases are such that a rule which differs in one thing does not pass them."""
+def test_an_alert_fires_and_resolves_in_time_and_only_when_it_must(alert: str, tmp_path: Path) -> None:
     rule = ALERTS[alert]
     others = {f"{alert}_{n}": other for n, other in enumerate(_others(rule))}
     file, cases = tmp_path / "rules.yaml", tmp_path / "test.yaml"
@@ -73,27 +69,21 @@ def test_alert(alert: str, tmp_path: Path) -> None:
     assert not {name: other for name, other in others.items() if name not in failed}
 
 
-def test_metrics_exist() -> None:
-    """What a rule asks for, somebody tells."""
+def test_every_metric_in_a_rule_is_exported() -> None:
     told = set(names()) | FOREIGN
     for name, rule in ALERTS.items():
         asked = set(re.findall(r"\b(?:stormfold_\w+|kafka_\w+|redis_\w+|up)\b(?!\s*\()", rule["expr"]))
         assert asked and asked <= told, (name, asked - told)
 
 
-def test_job() -> None:
-    """Rules that ask for a job ask for the workers', or for that of the exporter that tells of their Redis alone."""
+def test_rules_use_only_the_jobs_of_workers_and_their_redis() -> None:
     asked = {job for rule in ALERTS.values() for job in re.findall(r'\bjob="([^"]*)"', rule["expr"])}
     assert asked == {JOB, REDIS_JOB}
     config = yaml.safe_load((RULES.with_name("prometheus.yml")).read_text())
     assert asked <= {job["job_name"] for job in config["scrape_configs"]}
 
 
-def test_runbook() -> None:
-    """Each alert leads to a section that says what it means, what to look at and what to do; there are no others.
-
-    If one leads elsewhere: `python -m tests.integration.monitoring.dashboards` puts it right.
-    """
+def test_every_alert_has_a_runbook_section_and_every_section_an_alert() -> None:
     said = sections()
     assert list(said) == list(ALERTS)
     for name, rule in ALERTS.items():
@@ -105,8 +95,9 @@ def test_runbook() -> None:
             assert re.search(rf"^\*\*{part}\.\*\* ", said[name], re.MULTILINE), (name, part)
 
 
-def test_links(services: dict[str, Any], tools: Programs, tmp_path: Path) -> None:
-    """Links of alerts lead to the Grafana of the compose file, in Kubernetes to that which a single line names."""
+def test_links_of_alerts_lead_to_the_configured_grafana(
+    services: dict[str, Any], tools: Programs, tmp_path: Path
+) -> None:
     (port,) = services["grafana"]["ports"]
     assert f"http://{port['host_ip']}:{port['published']}" == GRAFANA
     shutil.copytree(K8S, tmp_path / "k8s")
