@@ -25,7 +25,7 @@ from stormfold.merge import LatePolicy, Merger
 from stormfold.redis.store import _pack, _row
 from stormfold.routing import MatcherError, all_match, parse_matchers
 from stormfold.series import SeriesReader
-from stormfold.sinks import directory, identity
+from stormfold.sinks import directory, validate_identity
 from stormfold.storm import Aggregate
 from stormfold.window import Rebuild, Windows
 from tests.support.storms import AWKWARD, manifest
@@ -86,7 +86,7 @@ def storms(config: Config, values: Iterable[bytes]) -> list[Aggregate]:
 def fit(found: Iterable[Aggregate]) -> None:
     """Sinks take these storms."""
     for storm in found:
-        assert identity(to_manifest(storm), storm.name) == (storm.namespace, storm.name)
+        assert validate_identity(to_manifest(storm), storm.name) == (storm.namespace, storm.name)
 
 
 def said(error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""What every sink that stores storms must do; a subclass brings the fixture `place`."""
+"""Tests that every sink must pass. A subclass has the fixture `place`."""
 
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ NOW = 1_767_225_790_000
 
 
 class Place(Protocol):
-    """A sink and, past it, what it holds."""
+    """A sink, and direct access to the resources in it."""
 
     sink: Sink
 
@@ -21,27 +21,25 @@ class Place(Protocol):
         """Manifests by name."""
 
     def annotate(self, name: str, key: str) -> None:
-        """As a person does, with any value."""
+        """Annotates a resource, as a person does."""
 
 
-async def retained(sink: Sink, now: int, retention: int, max_storms: int) -> int:
-    """Lets the sink delete; returns how many storms went, as it told."""
-    told: list[int] = []
-    await sink.retain(now, retention, max_storms, told.append)
-    return sum(told)
+async def delete_expired(sink: Sink, now: int, retention: int, max_storms: int) -> int:
+    """Runs retention; returns the number of deleted resources that the sink reported."""
+    reported: list[int] = []
+    await sink.delete_expired(now, retention, max_storms, reported.append)
+    return sum(reported)
 
 
 class SinkSuite:
     """The contract of `Sink`."""
 
-    async def test_start_writes_nothing(self, place: Place) -> None:
-        """A successful check leaves no trace, and can be repeated."""
+    async def test_start_can_be_repeated_and_writes_nothing(self, place: Place) -> None:
         await place.sink.start()
         await place.sink.start()
         assert place.stored() == {}
 
-    async def test_created_then_exists(self, place: Place) -> None:
-        """The first write creates the storm as given; a repeat says that it is there and changes nothing."""
+    async def test_a_second_write_reports_exists_and_changes_nothing(self, place: Place) -> None:
         storm = manifest()
         assert await place.sink.write(storm, storm["metadata"]["name"]) is Outcome.CREATED
         again = manifest(alertCount=1)
@@ -50,8 +48,7 @@ class SinkSuite:
         assert stored["spec"] == storm["spec"]
         assert stored["metadata"]["labels"] == storm["metadata"]["labels"]
 
-    async def test_awkward_strings(self, place: Place) -> None:
-        """Whatever words alerts hold, the storm says the same words."""
+    async def test_strings_are_stored_unchanged(self, place: Place) -> None:
         storm = manifest(
             affectedResources=[{"kind": "Pod", "name": text, "alerts": 1} for text in AWKWARD],
             groupLabels={text[:60] or "empty": text for text in AWKWARD},
@@ -77,21 +74,21 @@ class SinkSuite:
             ("namespace", 7),
         ],
     )
-    async def test_bad_identity(self, place: Place, field: str, value: Any) -> None:
-        """A name that could leave the namespace or folder never fits."""
+    async def test_a_name_that_could_leave_the_folder_is_a_dead_letter(
+        self, place: Place, field: str, value: Any
+    ) -> None:
         storm = manifest()
         storm["metadata"][field] = value
         with pytest.raises(DeadLetter):
             await place.sink.write(storm, storm["metadata"]["name"])
         assert place.stored() == {}
 
-    async def test_key_must_be_the_name(self, place: Place) -> None:
-        """A record whose key and manifest disagree was not made by a closer."""
+    async def test_a_key_that_differs_from_the_name_is_a_dead_letter(self, place: Place) -> None:
         with pytest.raises(DeadLetter, match="key"):
             await place.sink.write(manifest(), "another")
 
-    async def test_retention_by_age(self, place: Place) -> None:
-        """Storms last seen before the retention go; those within it, kept ones and foreign ones stay."""
+    async def test_retention_deletes_by_age(self, place: Place) -> None:
+        """Resources last seen before the retention are deleted; annotated ones and those of others are not."""
         now = NOW // 1000
         await self._write(place, old=now - 7201, older=now - 90000, kept=now - 90000, edge=now - 7200, fresh=now)
         foreign = manifest("foreign")
@@ -99,17 +96,17 @@ class SinkSuite:
         await place.sink.write(foreign, "foreign")
         place.annotate("kept", "stormfold.dev/keep")
         place.annotate("older", "stormfold.dev/keeper")
-        assert await retained(place.sink, NOW, 2 * HOUR, 100) == 2
+        assert await delete_expired(place.sink, NOW, 2 * HOUR, 100) == 2
         assert set(place.stored()) == {"kept", "edge", "fresh", "foreign"}
 
-    async def test_retention_by_number(self, place: Place) -> None:
-        """Beyond the number the oldest go; kept ones do not use up the number."""
+    async def test_retention_deletes_the_oldest_beyond_the_limit(self, place: Place) -> None:
+        """Annotated resources do not count."""
         now = NOW // 1000
         await self._write(place, **{f"s{age}": now - age for age in range(6)})
         place.annotate("s5", "stormfold.dev/keep")
-        assert await retained(place.sink, NOW, HOUR, 3) == 2
+        assert await delete_expired(place.sink, NOW, HOUR, 3) == 2
         assert set(place.stored()) == {"s0", "s1", "s2", "s5"}
-        assert await retained(place.sink, NOW, HOUR, 3) == 0
+        assert await delete_expired(place.sink, NOW, HOUR, 3) == 0
 
     async def _write(self, place: Place, **last_seen: int) -> None:
         for name, seconds in last_seen.items():

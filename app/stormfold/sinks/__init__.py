@@ -1,4 +1,4 @@
-"""Where storms are written: one protocol, and the choice that `STORMFOLD_SINK` makes."""
+"""Sinks write aggregates as AlertStorm resources: one protocol, and the choice that `STORMFOLD_SINK` makes."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -9,60 +9,61 @@ from stormfold.errors import ActionRequired, DeadLetter
 from stormfold.settings import Settings
 
 LAST_SEEN_LABEL = "stormfold.dev/last-seen"
-"""Label of a manifest: epoch seconds of the storm's last alert; retention goes by it."""
+"""Label of a resource: Unix time in seconds of its last alert. Retention depends on it."""
 KEEP_ANNOTATION = "stormfold.dev/keep"
-"""Retention never deletes a storm with this annotation, whatever its value."""
+"""Retention never deletes a resource with this annotation, whatever its value."""
 
 _NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 
 
-Gone = Callable[[int], object]
-"""Told how many storms went, which may be none, each time retention has got on by one request or file."""
+OnDeleted = Callable[[int], object]
+"""Called after each request or file of a retention run, with the number of resources it deleted, often 0."""
 
 
 class Outcome(Enum):
-    """What came of a write; both mean that the storm is there."""
+    """The result of a write. In both cases the resource exists."""
 
     CREATED = "created"
     EXISTS = "exists"
 
 
 class Sink(Protocol):
-    """Takes storms under their deterministic names: written before is success.
+    """Creates resources under their deterministic names. To write one again is a success.
 
-    All methods raise `ActionRequired` for what somebody must put right, and `Retry` for what passes.
+    All methods raise `ActionRequired` if a person must correct something, and `Retry` for temporary errors.
     """
 
     concurrency: int
-    """How many writes at a time bring anything."""
+    """Number of parallel writes that still increases throughput."""
 
     async def start(self) -> None:
-        """Checks that storms can be written, without writing one; may be called again after an error."""
+        """Checks that resources can be created, without creating one. May be called again after an error."""
 
     async def write(self, manifest: dict[str, Any], key: str) -> Outcome:
-        """Writes the storm named `key`; raises `DeadLetter` where it can never fit."""
+        """Creates the resource named `key`. Raises `DeadLetter` if it can never be created."""
 
-    async def retain(self, now: int, retention: int, max_storms: int, gone: Gone) -> None:
-        """Deletes storms last seen more than `retention` ms before `now` (ms), then the oldest beyond `max_storms` in
-        each namespace. Kept ones (`KEEP_ANNOTATION`) are neither deleted nor counted. Takes as long as it takes; `gone`
-        is called in the thread of the event loop.
+    async def delete_expired(self, now: int, retention: int, max_storms: int, on_deleted: OnDeleted) -> None:
+        """Deletes resources last seen more than `retention` ms before `now` (ms), then the oldest of each namespace
+        that has more than `max_storms`. Those with `KEEP_ANNOTATION` are neither deleted nor counted.
+
+        This can take minutes. `on_deleted` is called in the thread of the event loop.
         """
 
     async def close(self) -> None:
-        """Lets go of connections."""
+        """Closes connections."""
 
 
 def open_sink(spec: str, settings: Settings, namespaces: Iterable[str] = ("storms",)) -> Sink:
-    """The sink that `spec` names: `kubernetes`, `directory:PATH` or `none`; raises `ActionRequired` for anything else.
+    """The sink that `spec` names: `kubernetes`, `directory:PATH` or `none`. Raises `ActionRequired` for anything else.
 
     `namespaces` are those that the routes write to.
     """
-    kind, _, place = spec.partition(":")
-    if kind == "directory" and place:
+    kind, _, path = spec.partition(":")
+    if kind == "directory" and path:
         from stormfold.sinks.directory import DirectorySink
 
-        return DirectorySink(place)
+        return DirectorySink(path)
     if spec == "kubernetes":
         # The client takes half a second and 22 MB to import.
         from stormfold.sinks.kubernetes import KubernetesSink
@@ -72,11 +73,11 @@ def open_sink(spec: str, settings: Settings, namespaces: Iterable[str] = ("storm
         from stormfold.sinks.null import NullSink
 
         return NullSink()
-    raise ActionRequired(f"unknown sink {spec!r}", hint="Set STORMFOLD_SINK to kubernetes, directory:PATH or none.")
+    raise ActionRequired(f"unknown sink {spec!r}", hint="set STORMFOLD_SINK to kubernetes, directory:PATH or none")
 
 
-def identity(manifest: Mapping[str, Any], key: str) -> tuple[str, str]:
-    """Namespace and name of a manifest; raises `DeadLetter` unless both are valid and the name is `key`."""
+def validate_identity(manifest: Mapping[str, Any], key: str) -> tuple[str, str]:
+    """Namespace and name of a manifest. Raises `DeadLetter` unless both are valid and the name is `key`."""
     metadata = manifest.get("metadata")
     if not isinstance(metadata, dict):
         raise DeadLetter("manifest has no metadata")

@@ -1,11 +1,11 @@
-"""Storms as AlertStorm resources: created with POST under their deterministic names, so that a repeat answers 409.
+"""AlertStorm resources in a cluster, created with POST under deterministic names: to repeat one is answered with 409.
 
-Server-side apply would answer 500 to what can never fit, refuse emoji from this client, and need `patch` besides.
+Server-side apply would answer 500 to resources that are too large, refuse emoji from this client, and need `patch`.
 """
 
 import os
 import ssl
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,47 +17,37 @@ from kubernetes.aio import client, config
 
 from stormfold.errors import ActionRequired, DeadLetter, Retry, StormfoldError
 from stormfold.manifest import to_manifest
-from stormfold.sinks import KEEP_ANNOTATION, LAST_SEEN_LABEL, Gone, Outcome, identity
-from stormfold.sinks.retention import surplus
+from stormfold.sinks import KEEP_ANNOTATION, LAST_SEEN_LABEL, OnDeleted, Outcome, validate_identity
+from stormfold.sinks.retention import select_expired
 from stormfold.storm import Aggregate, Example
 
 GROUP, VERSION, PLURAL = "stormfold.dev", "v1alpha1", "alertstorms"
 MAX_BYTES = 1_000_000
-"""Largest manifest that is sent, as JSON: etcd takes 1.5 MiB with the server's own fields."""
+"""Largest manifest that is sent, as JSON: etcd takes 1.5 MiB, including the fields that the server adds."""
 REQUEST_SECONDS = 15.0
-"""Time for one request; a write that was cut off is found by its name when it is repeated."""
-PAGE = 500
-"""Storms in one page of a listing."""
+"""Timeout of one request. If a write is cut off, the repeat finds the resource by its name."""
+PAGE_SIZE = 500
+"""Resources in one page of a listing."""
 
-_ACCESS = "Set STORMFOLD_KUBECONFIG to a kubeconfig that works, or run in a pod with a service account."
-_CRD = "Apply k8s/crd.yaml."
-_WRITER = "Bind the role stormfold-writer of k8s/rbac.yaml in that namespace."
-_RETENTION = "Bind the role stormfold-retention of k8s/rbac.yaml in that namespace."
+_ACCESS = "set STORMFOLD_KUBECONFIG to a kubeconfig that works, or run in a pod with a service account"
+_CRD = "apply k8s/crd.yaml"
+_WRITER = "bind the role stormfold-writer of k8s/rbac.yaml in that namespace"
+_RETENTION = "bind the role stormfold-retention of k8s/rbac.yaml in that namespace"
 _TOO_LARGE = ("message larger than max", "request is too large")
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
-class _Cause(msgspec.Struct):
-    reason: str = ""
-    field: str = ""
-    message: str = ""
-
-
 class _Details(msgspec.Struct):
     kind: str = ""
-    causes: list[_Cause] = []
+    causes: list[dict[str, Any]] = []
 
 
 class _Status(msgspec.Struct):
-    """What the API server says of an error."""
+    """The body of an error response."""
 
     reason: str = ""
     message: str = ""
     details: _Details | None = None
-
-    @property
-    def causes(self) -> list[_Cause]:
-        return self.details.causes if self.details else []
 
 
 class _Metadata(msgspec.Struct, rename="camel"):
@@ -80,7 +70,7 @@ class _ListMetadata(msgspec.Struct):
 
 class _Page(msgspec.Struct):
     items: list[_Item] | None
-    """The API server says null of a list with nothing in it."""
+    """The API server answers null if the list is empty."""
     metadata: _ListMetadata
 
 
@@ -92,20 +82,20 @@ class _Stored(NamedTuple):
     resource_version: str
 
 
-class _Answer(NamedTuple):
+class _Response(NamedTuple):
     status: int
     body: bytes
     headers: Mapping[str, str]
 
 
 class KubernetesSink:
-    """Creates AlertStorms; needs `create` for that, and `list` and `delete` for retention only.
+    """Creates AlertStorms. Needs the permission `create`, and for retention `list` and `delete`.
 
-    Without `kubeconfig` the service account of the pod is used, outside of a cluster kubectl's own configuration.
+    Without `kubeconfig` it uses the service account of the pod, and outside a cluster the configuration of kubectl.
     """
 
     concurrency = 8
-    """Measured: more at a time bring no more a second."""
+    """Measured: more parallel writes do not create more resources a second."""
 
     def __init__(self, kubeconfig: Path | None, context: str | None, namespaces: Iterable[str]) -> None:
         self._kubeconfig = kubeconfig
@@ -114,73 +104,74 @@ class KubernetesSink:
         self._configuration = client.Configuration()
         self._api: client.CustomObjectsApi | None = None
         self._stale = True
+        """Whether the credentials must be loaded before the next request."""
 
     async def start(self) -> None:
         for namespace in self._namespaces:
-            answer = await self._create(_probe(namespace), namespace, dry_run="All")
-            if answer.status != 201:
-                error = sort_error(answer.status, answer.body, answer.headers)
-                if isinstance(error, DeadLetter):
-                    raise ActionRequired(f"the AlertStorm in the cluster is another one: {error}", hint=_CRD)
-                raise error
+            try:
+                await self._create(_probe(namespace), namespace, dry_run="All")
+            except DeadLetter as error:
+                raise ActionRequired(f"the AlertStorm definition in the cluster differs: {error}", _CRD) from error
 
     async def write(self, manifest: dict[str, Any], key: str) -> Outcome:
-        namespace, _ = identity(manifest, key)
+        namespace, _ = validate_identity(manifest, key)
         try:
             size = len(orjson.dumps(manifest))
         except TypeError as error:
             raise DeadLetter(f"manifest is not JSON: {error}") from error
         if size > MAX_BYTES:
             raise DeadLetter(f"manifest of {size} bytes is larger than {MAX_BYTES}")
-        answer = await self._create(manifest, namespace)
-        if answer.status == 201:
-            return Outcome.CREATED
-        if answer.status == 409 and _status(answer.body).reason == "AlreadyExists":
-            return Outcome.EXISTS
-        raise sort_error(answer.status, answer.body, answer.headers)
+        return await self._create(manifest, namespace)
 
-    async def retain(self, now: int, retention: int, max_storms: int, gone: Gone) -> None:
-        storms: list[_Stored] = []
+    async def delete_expired(self, now: int, retention: int, max_storms: int, on_deleted: OnDeleted) -> None:
+        stored: list[_Stored] = []
         for namespace in self._namespaces:
-            async for page in self._stored(namespace):
-                storms += page
-                gone(0)
-        for storm in surplus(storms, now, retention, max_storms):
-            gone(await self._delete(storm))
+            async for page in self._list(namespace):
+                stored += page
+                on_deleted(0)
+        for resource in select_expired(stored, now, retention, max_storms):
+            on_deleted(await self._delete(resource))
 
     async def close(self) -> None:
         if self._api:
             await self._api.api_client.close()
             self._api = None
 
-    async def _create(self, manifest: dict[str, Any], namespace: str, dry_run: str | None = None) -> _Answer:
-        return await self._call(
+    async def _create(self, manifest: dict[str, Any], namespace: str, dry_run: str | None = None) -> Outcome:
+        response = await self._call(
             "create",
+            (201, 409),
+            _WRITER,
             namespace=namespace,
             body=manifest,
             dry_run=dry_run,
             field_manager="stormfold",
-            # Unknown fields would be dropped in silence otherwise.
+            # By default the server drops unknown fields silently.
             field_validation="Strict",
         )
+        if response.status == 201:
+            return Outcome.CREATED
+        if _status(response.body).reason == "AlreadyExists":
+            return Outcome.EXISTS
+        raise response_error(response.status, response.body, response.headers, _WRITER)
 
-    async def _stored(self, namespace: str) -> AsyncIterator[list[_Stored]]:
-        """Storms that retention may delete, page by page."""
-        following: str | None = None
-        while following != "":
-            answer = await self._call(
+    async def _list(self, namespace: str) -> AsyncIterator[list[_Stored]]:
+        """Pages of resources that retention may delete."""
+        next_page: str | None = None
+        while next_page != "":
+            response = await self._call(
                 "list",
+                (200,),
+                _RETENTION,
                 namespace=namespace,
-                limit=PAGE,
-                _continue=following,
+                limit=PAGE_SIZE,
+                _continue=next_page,
                 _headers={"Accept": _METADATA_ONLY},
             )
-            if answer.status != 200:
-                raise sort_error(answer.status, answer.body, answer.headers, _RETENTION)
             try:
-                page = msgspec.json.decode(answer.body, type=_Page)
+                page = msgspec.json.decode(response.body, type=_Page)
             except msgspec.DecodeError as error:
-                raise Retry(f"{self._configuration.host} answered with another thing than a list: {error}") from error
+                raise Retry(f"{self._configuration.host}: the response is not a list: {error}") from error
             yield [
                 _Stored(namespace, metadata.name, int(seen), metadata.uid, metadata.resource_version)
                 for metadata in (item.metadata for item in page.items or ())
@@ -188,62 +179,65 @@ class KubernetesSink:
                 and KEEP_ANNOTATION not in metadata.annotations
                 and not metadata.deletion_timestamp
             ]
-            following = page.metadata.next
+            next_page = page.metadata.next
 
-    async def _delete(self, storm: _Stored) -> bool:
-        # Whoever annotated it since it was listed has changed its version: the API server then refuses with 409.
-        # `deletecollection` has no such condition, nor can it select by annotation.
-        conditions = client.V1Preconditions(uid=storm.uid, resource_version=storm.resource_version)
-        answer = await self._call(
+    async def _delete(self, resource: _Stored) -> bool:
+        """Returns whether it was deleted; not if it was changed or deleted since it was listed."""
+        # An annotation changes the version, and the API server refuses with 409. `deletecollection` has no such
+        # condition and cannot select by annotation.
+        conditions = client.V1Preconditions(uid=resource.uid, resource_version=resource.resource_version)
+        response = await self._call(
             "delete",
-            namespace=storm.namespace,
-            name=storm.name,
+            (200, 202, 404, 409),
+            _RETENTION,
+            namespace=resource.namespace,
+            name=resource.name,
             body=client.V1DeleteOptions(preconditions=conditions),
         )
-        if answer.status in (404, 409):
-            return False
-        if answer.status not in (200, 202):
-            raise sort_error(answer.status, answer.body, answer.headers, _RETENTION)
-        return True
+        return response.status in (200, 202)
 
-    async def _call(self, verb: str, **arguments: Any) -> _Answer:
-        """One request; raises `ActionRequired` or `Retry` where there was no answer."""
-        api = await self._connected()
+    async def _call(self, verb: str, expected: Collection[int], grant: str, **arguments: Any) -> _Response:
+        """Sends one request. Raises an error if no response arrives, or one with a status that is not `expected`.
+
+        `grant` is the hint if the permission is missing.
+        """
+        api = await self._connect()
+        host = self._configuration.host
         try:
-            response = await getattr(api, f"{verb}_namespaced_custom_object_without_preload_content")(
+            pending = await getattr(api, f"{verb}_namespaced_custom_object_without_preload_content")(
                 group=GROUP, version=VERSION, plural=PLURAL, _request_timeout=REQUEST_SECONDS, **arguments
             )
-            async with response:
-                answer = _Answer(response.status, await response.read(), response.headers)
+            async with pending:
+                response = _Response(pending.status, await pending.read(), pending.headers)
         except (aiohttp.ClientSSLError, ssl.SSLError) as error:
-            raise ActionRequired(
-                f"{self._configuration.host}: {error}", hint="Check the certificate authority in the kubeconfig."
-            ) from error
+            raise ActionRequired(f"{host}: {error}", "check the certificate authority in the kubeconfig") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Retry(f"{self._configuration.host}: {str(error) or type(error).__name__}") from error
-        # A token may have expired, and a new one lie ready.
-        self._stale = self._stale or answer.status == 401
-        return answer
+            raise Retry(f"{host}: {str(error) or type(error).__name__}") from error
+        # The token may have expired, and a new one may be in its file.
+        self._stale = self._stale or response.status == 401
+        if response.status not in expected:
+            raise response_error(response.status, response.body, response.headers, grant)
+        return response
 
-    async def _connected(self) -> client.CustomObjectsApi:
+    async def _connect(self) -> client.CustomObjectsApi:
         try:
             if self._stale:
-                await self._load()
+                await self._load_credentials()
                 self._stale = False
             if self._api is None:
                 self._api = client.CustomObjectsApi(client.ApiClient(self._configuration))
         except (config.ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, LookupError) as error:
-            raise ActionRequired(f"no way to the cluster: {error}", hint=_ACCESS) from error
+            raise ActionRequired(f"cannot load credentials for the cluster: {error}", _ACCESS) from error
         return self._api
 
-    async def _load(self) -> None:
+    async def _load_credentials(self) -> None:
         if self._kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ:
             config.load_incluster_config(self._configuration)
             return
         files = str(self._kubeconfig or config.KUBE_CONFIG_DEFAULT_LOCATION)
-        # The client would go on without any, and fail on a None.
+        # Without a file the client continues and fails on a None later.
         if not _any_exists(files):
-            raise ActionRequired(f"no kubeconfig at {files}", hint=_ACCESS)
+            raise ActionRequired(f"there is no kubeconfig at {files}", _ACCESS)
         await config.load_kube_config(files, self._context, self._configuration, persist_config=False)
 
 
@@ -251,30 +245,29 @@ def _any_exists(files: str) -> bool:
     return any(Path(file).expanduser().is_file() for file in files.split(os.pathsep))
 
 
-def sort_error(status: int, body: bytes, headers: Mapping[str, str], grant: str = _WRITER) -> StormfoldError:
-    """The error that an answer stands for; `grant` is the advice where permission is missing.
+def response_error(status: int, body: bytes, headers: Mapping[str, str], grant: str = _WRITER) -> StormfoldError:
+    """The error that a response means; `grant` is the hint if the permission is missing.
 
-    Bodies are mostly a `Status` as JSON, but plain text from the router and from filters.
+    The body is mostly a `Status` as JSON, but plain text from the router and from filters.
     """
-    said = _status(body)
-    message = f"{status} {said.reason}: {said.message}".strip(" :")[:1000]
-    if status in (400, 413, 415, 422) or (status == 500 and any(text in said.message for text in _TOO_LARGE)):
+    answer = _status(body)
+    message = f"{status} {answer.reason}: {answer.message}".strip(" :")[:1000]
+    details = answer.details or _Details()
+    if status in (400, 413, 415, 422) or (status == 500 and any(text in answer.message for text in _TOO_LARGE)):
         return DeadLetter(message)
     if status == 401:
-        return ActionRequired(message, hint="Renew the credentials in the kubeconfig.")
+        return ActionRequired(message, "renew the credentials in the kubeconfig")
+    if status == 403 and any(cause.get("reason") == "NamespaceTerminating" for cause in details.causes):
+        return ActionRequired(message, "wait until the namespace is deleted, then create it again")
+    if status == 403 and "exceeded quota" in answer.message:
+        return ActionRequired(message, "raise the ResourceQuota of the namespace, or keep fewer storms (`max_storms`)")
     if status == 403:
-        if any(cause.reason == "NamespaceTerminating" for cause in said.causes):
-            return ActionRequired(message, hint="Wait until the namespace is gone, then create it again.")
-        if "exceeded quota" in said.message:
-            return ActionRequired(
-                message, hint="Raise the namespace's ResourceQuota, or keep fewer storms (`max_storms`)."
-            )
-        return ActionRequired(message, hint=grant)
-    if status == 404 and said.details and said.details.kind == "namespaces":
-        return ActionRequired(message, hint="Create the namespace (k8s/rbac.yaml creates `storms`).")
+        return ActionRequired(message, grant)
+    if status == 404 and details.kind == "namespaces":
+        return ActionRequired(message, "create the namespace (k8s/rbac.yaml creates `storms`)")
     if status in (404, 405):
-        # 405: the definition is being deleted.
-        return ActionRequired(f"{message} (no AlertStorm in the cluster)", hint=_CRD)
+        # The answer is 405 while the definition is being deleted.
+        return ActionRequired(f"{message} (the cluster has no AlertStorm definition)", _CRD)
     after = headers.get("Retry-After", "")
     return Retry(message, after=float(after) if after.isdecimal() else None)
 
@@ -287,7 +280,7 @@ def _status(body: bytes) -> _Status:
 
 
 def _probe(namespace: str) -> dict[str, Any]:
-    """A storm that fits, for a dry run."""
+    """A valid manifest, for a dry run."""
     return to_manifest(
         Aggregate(
             name="stormfold-probe",

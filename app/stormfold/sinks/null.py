@@ -1,12 +1,12 @@
-"""The sink `none`: storms are read and nothing is made of them; another sink, set later, begins with new ones."""
+"""The sink `none`: creates nothing. If another sink is set later, it begins with the storms published since."""
 
 from typing import Any
 
-from stormfold.sinks import Gone, Outcome
+from stormfold.sinks import OnDeleted, Outcome
 
 
 class NullSink:
-    """Says of every storm that it was there."""
+    """Reports every resource as existing."""
 
     concurrency = 1
 
@@ -16,7 +16,7 @@ class NullSink:
     async def write(self, manifest: dict[str, Any], key: str) -> Outcome:  # noqa: ARG002
         return Outcome.EXISTS
 
-    async def retain(self, now: int, retention: int, max_storms: int, gone: Gone) -> None:
+    async def delete_expired(self, now: int, retention: int, max_storms: int, on_deleted: OnDeleted) -> None:
         pass
 
     async def close(self) -> None:

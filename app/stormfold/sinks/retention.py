@@ -1,12 +1,12 @@
-"""Which storms have to go: by age, then by number."""
+"""Selects the resources that retention deletes: by age, then by number."""
 
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
 
-class Stored(Protocol):
-    """A storm in a sink that nobody asked to keep."""
+class StoredResource(Protocol):
+    """A resource in a sink, without the annotation that keeps it."""
 
     @property
     def namespace(self) -> str: ...
@@ -14,28 +14,31 @@ class Stored(Protocol):
     def name(self) -> str: ...
     @property
     def last_seen(self) -> int:
-        """Epoch seconds."""
+        """Unix time in seconds."""
 
 
-S = TypeVar("S", bound=Stored)
+R = TypeVar("R", bound=StoredResource)
 
 
-def surplus(storms: Iterable[S], now: int, retention: int, max_storms: int) -> list[S]:
+def select_expired(resources: Iterable[R], now: int, retention: int, max_storms: int) -> list[R]:
     """Those last seen more than `retention` ms before `now` (ms), and the oldest beyond `max_storms` per namespace.
 
-    Oldest first, so that a clean-up cut short has deleted the right ones.
+    Oldest first: a deletion that is interrupted has then deleted the right ones.
     """
-    oldest = now - retention
-    by_namespace: dict[str, list[S]] = defaultdict(list)
-    for storm in storms:
-        by_namespace[storm.namespace].append(storm)
-    going: list[S] = []
+    by_namespace: dict[str, list[R]] = defaultdict(list)
+    for resource in resources:
+        by_namespace[resource.namespace].append(resource)
+    expired: list[R] = []
     for group in by_namespace.values():
         group.sort(key=_age)
         excess = len(group) - max_storms
-        going += (storm for at, storm in enumerate(group) if at < excess or storm.last_seen * 1000 < oldest)
-    return sorted(going, key=_age)
+        expired += (
+            resource
+            for index, resource in enumerate(group)
+            if index < excess or resource.last_seen * 1000 < now - retention
+        )
+    return sorted(expired, key=_age)
 
 
-def _age(storm: Stored) -> tuple[int, str]:
-    return storm.last_seen, storm.name
+def _age(resource: StoredResource) -> tuple[int, str]:
+    return resource.last_seen, resource.name

@@ -25,10 +25,10 @@ class Retention(PeriodicService):
     async def run_once(self) -> float:
         """Has the sink delete what is too old or too much."""
         now = time.time_ns() // 1_000_000
-        await self._sink.retain(now, self._config.retention, self._config.max_storms, self._gone)
+        await self._sink.delete_expired(now, self._config.retention, self._config.max_storms, self._on_deleted)
         return INTERVAL
 
-    def _gone(self, storms: int) -> None:
+    def _on_deleted(self, count: int) -> None:
         # The first round after an outage, or with a smaller limit, can take minutes.
         self.health.heartbeat(self.name)
-        metrics.RESOURCES_DELETED.inc(storms)
+        metrics.RESOURCES_DELETED.inc(count)

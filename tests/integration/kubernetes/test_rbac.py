@@ -9,8 +9,7 @@ ONE = f"{STORMS}/{NAME}"
 OTHER = STORMS.replace("/storms/", "/default/")
 
 
-def test_allowed(storms: ApiServer) -> None:
-    """Creating, listing and deleting storms in its namespace."""
+def test_the_worker_may_create_list_and_delete_resources_in_its_namespace(storms: ApiServer) -> None:
     for method, path, body, status in (
         ("POST", f"{STORMS}?dryRun=All", manifest(), 201),
         ("POST", STORMS, manifest(), 201),
@@ -40,14 +39,12 @@ def test_allowed(storms: ApiServer) -> None:
         ("POST", "/apis/rbac.authorization.k8s.io/v1/namespaces/storms/rolebindings"),
     ],
 )
-def test_forbidden(storms: ApiServer, method: str, path: str) -> None:
-    """Nothing else: no reading of single storms, no changes, no other namespaces or kinds."""
+def test_the_worker_may_do_nothing_else(storms: ApiServer, method: str, path: str) -> None:
     content_type = "application/merge-patch+json" if method == "PATCH" else "application/json"
     body: dict[str, str] | None = {} if method in ("POST", "PUT", "PATCH") else None
     assert storms.request(method, path, body, identity=WORKER, content_type=content_type).status == 403
 
 
-def test_strangers(storms: ApiServer) -> None:
-    """Another service account may do nothing, an unknown token is nobody."""
+def test_other_identities_may_do_nothing(storms: ApiServer) -> None:
     assert storms.request("POST", STORMS, manifest(), identity=STRANGER).status == 403
     assert storms.request("POST", STORMS, manifest(), identity=NOBODY).status == 401

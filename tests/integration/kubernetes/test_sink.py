@@ -1,4 +1,4 @@
-"""The Kubernetes sink against a real API server, with the worker's own rights."""
+"""The Kubernetes sink against a real API server, with the permissions of the worker."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from stormfold.sinks import Outcome, Sink
 from stormfold.sinks import kubernetes as sinks
 from stormfold.sinks.kubernetes import MAX_BYTES, KubernetesSink
 from tests.support.apiserver import ADMIN, NOBODY, STORMS, STRANGER, WORKER, WRITER, ApiServer
-from tests.support.sinks import HOUR, NOW, SinkSuite, retained
+from tests.support.sinks import HOUR, NOW, SinkSuite, delete_expired
 from tests.support.storms import NAME, manifest
 
 
@@ -37,10 +37,9 @@ async def place(storms: ApiServer) -> AsyncIterator[Cluster]:
 
 
 class TestKubernetes(SinkSuite):
-    """Kubernetes keeps the contract."""
+    """The contract of `Sink`, and what is special to Kubernetes."""
 
-    async def test_thousand_resources(self, place: Cluster) -> None:
-        """A storm as large as they come arrives whole."""
+    async def test_an_aggregate_with_a_thousand_resources_is_stored_completely(self, place: Cluster) -> None:
         resources = [
             {"kind": "Pod", "namespace": "payments", "name": f"api-{n:04d}-🔥", "alerts": n} for n in range(1000)
         ]
@@ -48,13 +47,11 @@ class TestKubernetes(SinkSuite):
         assert await place.sink.write(storm, NAME) is Outcome.CREATED
         assert place.stored()[NAME]["spec"] == storm["spec"]
 
-    async def test_written_as_stormfold(self, place: Cluster) -> None:
-        """The API server knows who wrote a storm."""
+    async def test_stormfold_is_the_field_manager(self, place: Cluster) -> None:
         await place.sink.write(manifest(), NAME)
         assert [entry["manager"] for entry in place.stored()[NAME]["metadata"]["managedFields"]] == ["stormfold"]
 
-    async def test_side_by_side(self, place: Cluster) -> None:
-        """Concurrent writes of the same storms create each once."""
+    async def test_concurrent_writes_create_each_resource_once(self, place: Cluster) -> None:
         names = [f"storm-{number}" for number in range(20)]
         outcomes = await asyncio.gather(*(place.sink.write(manifest(name), name) for name in names * 2))
         assert outcomes.count(Outcome.CREATED) == outcomes.count(Outcome.EXISTS) == 20
@@ -62,34 +59,33 @@ class TestKubernetes(SinkSuite):
     @pytest.mark.parametrize(
         "wrong", [{"class": "Hurricane"}, {"mood": "stormy"}, {"alertCount": "many"}, {"pattern": "p" * 5000}]
     )
-    async def test_never_fits(self, place: Cluster, wrong: dict[str, Any]) -> None:
-        """A storm that the definition refuses is a dead letter that names the field, and the next one is written."""
+    async def test_a_manifest_that_the_definition_refuses_is_a_dead_letter(
+        self, place: Cluster, wrong: dict[str, Any]
+    ) -> None:
+        """The reason names the field, and the next resource is created."""
         with pytest.raises(DeadLetter, match=rf"spec\.{next(iter(wrong))}"):
             await place.sink.write(manifest(**wrong), NAME)
         assert await place.sink.write(manifest(), NAME) is Outcome.CREATED
 
-    async def test_too_large(self, place: Cluster) -> None:
-        """A manifest that no store takes is not even sent."""
+    async def test_a_manifest_larger_than_the_limit_is_not_sent(self, place: Cluster) -> None:
         with pytest.raises(DeadLetter, match="larger than"):
             await place.sink.write(manifest(pattern="p" * MAX_BYTES), NAME)
 
-    async def test_not_json(self, place: Cluster) -> None:
-        """A manifest that is not JSON never fits."""
+    async def test_a_manifest_that_is_not_json_is_a_dead_letter(self, place: Cluster) -> None:
         with pytest.raises(DeadLetter, match="JSON"):
             await place.sink.write(manifest(pattern="\ud800"), NAME)
 
-    async def test_pages(self, place: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Retention sees storms beyond the first page, and tells of each page and each storm that goes."""
-        monkeypatch.setattr(sinks, "PAGE", 3)
+    async def test_retention_reads_all_pages(self, place: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It reports after each page and each deletion."""
+        monkeypatch.setattr(sinks, "PAGE_SIZE", 3)
         await self._write(place, **{f"s{age}": NOW // 1000 - age for age in range(8)})
         told: list[int] = []
-        await place.sink.retain(NOW, HOUR, 7, told.append)
+        await place.sink.delete_expired(NOW, HOUR, 7, told.append)
         assert told == [0, 0, 0, 1]
-        assert await retained(place.sink, NOW, 2000, 100) == 4
+        assert await delete_expired(place.sink, NOW, 2000, 100) == 4
         assert set(place.stored()) == {"s0", "s1", "s2"}
 
-    async def test_other_namespaces_count_for_themselves(self, place: Cluster) -> None:
-        """The number is per namespace: a busy one does not push out the storms of another."""
+    async def test_the_limit_of_retention_holds_for_each_namespace(self, place: Cluster) -> None:
         place.server.apply(
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "elsewhere"}},
         )
@@ -98,26 +94,29 @@ class TestKubernetes(SinkSuite):
             storm = manifest(name, seen)
             storm["metadata"]["namespace"] = namespace
             await sink.write(storm, name)
-        assert await retained(sink, 4000, HOUR, 1) == 1
+        assert await delete_expired(sink, 4000, HOUR, 1) == 1
         assert set(place.stored()) == {"newer"}
         assert set(place.server.storms("elsewhere")) == {"old"}
-        assert await retained(sink, 2 * HOUR, HOUR, 1) == 2
+        assert await delete_expired(sink, 2 * HOUR, HOUR, 1) == 2
         await sink.close()
 
-    async def test_keep_wins_the_race(self, place: Cluster) -> None:
-        """A storm whose annotation the API server accepted is there after a retention that ran at the same time."""
+    async def test_a_resource_annotated_during_retention_is_kept(self, place: Cluster) -> None:
+        """Every annotation that the API server accepted protects its resource."""
         names = [f"s{number:02d}" for number in range(60)]
         await self._write(place, **dict.fromkeys(names, 1))
 
         def keep_from_the_end() -> set[str]:
             return {name for name in reversed(names) if place.server.annotate(name, "stormfold.dev/keep")}
 
-        kept, deleted = await asyncio.gather(asyncio.to_thread(keep_from_the_end), retained(place.sink, NOW, HOUR, 100))
+        kept, deleted = await asyncio.gather(
+            asyncio.to_thread(keep_from_the_end), delete_expired(place.sink, NOW, HOUR, 100)
+        )
         assert set(place.stored()) == kept
         assert deleted == len(names) - len(kept)
 
-    async def test_start_with_another_definition(self, place: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A definition in the cluster that this version's storms do not fit is found at the start."""
+    async def test_start_finds_a_definition_of_another_version(
+        self, place: Cluster, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(sinks, "_probe", lambda _: manifest(field_of_a_later_version=1))
         with pytest.raises(ActionRequired) as stop:
             await place.sink.start()
@@ -125,7 +124,7 @@ class TestKubernetes(SinkSuite):
 
 
 class TestConfiguration:
-    """What people must put right: the message says what."""
+    """Errors that a person must correct: the message states how."""
 
     async def stop(self, sink: Sink, storm: dict[str, Any] | None = None) -> ActionRequired:
         storm = storm or manifest()
@@ -135,14 +134,12 @@ class TestConfiguration:
         assert stop.value.hint
         return stop.value
 
-    async def test_unknown_token(self, storms: ApiServer) -> None:
-        """401: the credentials are no good."""
+    async def test_an_unknown_token_requires_new_credentials(self, storms: ApiServer) -> None:
         stop = await self.stop(Cluster(storms, NOBODY).sink)
         assert "401 Unauthorized" in str(stop)
         assert "credentials" in str(stop.hint)
 
-    async def test_no_permission(self, storms: ApiServer) -> None:
-        """403: which role to bind, already at the start."""
+    async def test_a_missing_permission_names_the_role_already_at_start(self, storms: ApiServer) -> None:
         cluster = Cluster(storms, STRANGER)
         with pytest.raises(ActionRequired, match="403 Forbidden") as at_start:
             await cluster.sink.start()
@@ -150,8 +147,7 @@ class TestConfiguration:
         assert "stormfold-writer" in str(stop.hint)
         assert at_start.value.hint == stop.hint
 
-    async def test_writer_only(self, storms: ApiServer) -> None:
-        """Writing needs `create` and nothing more; retention without its role says which one."""
+    async def test_writing_needs_only_create_and_retention_names_its_role(self, storms: ApiServer) -> None:
         (binding,) = [
             document
             for document in yaml.safe_load_all((Path(__file__).parents[3] / "k8s" / "rbac.yaml").read_text())
@@ -164,29 +160,26 @@ class TestConfiguration:
         await sink.start()
         assert await sink.write(manifest(), NAME) is Outcome.CREATED
         with pytest.raises(ActionRequired) as stop:
-            await retained(sink, NOW, 0, 0)
+            await delete_expired(sink, NOW, 0, 0)
         assert "stormfold-retention" in str(stop.value.hint)
         await sink.close()
 
-    async def test_no_namespace(self, storms: ApiServer) -> None:
-        """404 as JSON: the namespace has to be created."""
+    async def test_a_missing_namespace_must_be_created(self, storms: ApiServer) -> None:
         storm = manifest()
         storm["metadata"]["namespace"] = "nowhere"
         stop = await self.stop(Cluster(storms, ADMIN).sink, storm)
-        assert "Create the namespace" in str(stop.hint)
+        assert "create the namespace" in str(stop.hint)
 
-    async def test_namespace_going_away(self, storms: ApiServer) -> None:
-        """403 from a namespace that is being deleted is not a matter of roles."""
+    async def test_a_namespace_being_deleted_is_not_a_missing_permission(self, storms: ApiServer) -> None:
         storms.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ending"}})
         assert storms.request("DELETE", "/api/v1/namespaces/ending").status == 200
         storm = manifest()
         storm["metadata"]["namespace"] = "ending"
         stop = await self.stop(Cluster(storms, ADMIN).sink, storm)
         assert "being terminated" in str(stop)
-        assert "Wait" in str(stop.hint)
+        assert "wait" in str(stop.hint)
 
-    async def test_foreign_certificate(self, storms: ApiServer, bare: ApiServer) -> None:
-        """A server whose certificate another authority signed is not talked to."""
+    async def test_a_certificate_of_another_authority_is_refused(self, storms: ApiServer, bare: ApiServer) -> None:
         kubeconfig = storms.kubeconfig(WORKER)
         kubeconfig.write_text(kubeconfig.read_text().replace(str(storms.certificates), str(bare.certificates)))
         stop = await self.stop(KubernetesSink(kubeconfig, None, ["storms"]))
@@ -194,21 +187,18 @@ class TestConfiguration:
         assert storms.storms() == {}
 
     @pytest.mark.parametrize("content", [None, "", "[]", "{", "a: b", "clusters: 7", "\0"])
-    async def test_bad_kubeconfig(self, tmp_path: Path, content: str | None) -> None:
-        """A kubeconfig that is missing or no kubeconfig says which setting names it."""
+    async def test_an_invalid_kubeconfig_names_its_setting(self, tmp_path: Path, content: str | None) -> None:
         file = tmp_path / "config"
         if content is not None:
             file.write_text(content)
         stop = await self.stop(KubernetesSink(file, None, ["storms"]))
         assert "STORMFOLD_KUBECONFIG" in str(stop.hint)
 
-    async def test_unknown_context(self, storms: ApiServer) -> None:
-        """A context that the kubeconfig does not have is named."""
+    async def test_an_unknown_context_is_named(self, storms: ApiServer) -> None:
         stop = await self.stop(KubernetesSink(storms.kubeconfig(WORKER), "production", ["storms"]))
         assert "production" in str(stop)
 
-    async def test_renewed_token(self, storms: ApiServer) -> None:
-        """After a refused token the kubeconfig is read again: whoever renews it need not restart the worker."""
+    async def test_a_renewed_token_is_used_without_a_restart(self, storms: ApiServer) -> None:
         kubeconfig = storms.kubeconfig(WORKER)
         good = kubeconfig.read_text()
         kubeconfig.write_text(storms.kubeconfig(NOBODY).read_text())
@@ -220,8 +210,9 @@ class TestConfiguration:
         assert await sink.write(manifest(), NAME) is Outcome.CREATED
         await sink.close()
 
-    async def test_in_a_pod(self, storms: ApiServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        """Without a kubeconfig, in a pod, the service account's token and certificate are used."""
+    async def test_in_a_pod_the_service_account_is_used(
+        self, storms: ApiServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
         token = tmp_path / "token"
         config = yaml.safe_load(storms.kubeconfig(WORKER).read_text())
         token.write_text(config["users"][0]["user"]["token"])
@@ -240,10 +231,9 @@ class TestConfiguration:
 
 
 class TestOutages:
-    """What passes by itself: try again, and all arrive."""
+    """Temporary errors: after a retry all resources exist."""
 
-    async def test_server_killed_and_back(self, bare: ApiServer) -> None:
-        """While the server is away each write asks for another try; the same sink goes on when it is back."""
+    async def test_the_sink_recovers_after_a_restart_of_the_api_server(self, bare: ApiServer) -> None:
         bare.install()
         cluster = Cluster(bare)
         assert await cluster.sink.write(manifest("before"), "before") is Outcome.CREATED
@@ -258,8 +248,9 @@ class TestOutages:
         assert set(cluster.stored()) == {"before", "during"}
         await cluster.sink.close()
 
-    async def test_store_killed_and_back(self, bare: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
-        """An API server without its store answers 5xx or nothing: the same."""
+    async def test_the_sink_recovers_after_a_restart_of_etcd(
+        self, bare: ApiServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(sinks, "REQUEST_SECONDS", 2.0)
         bare.install()
         cluster = Cluster(bare)
@@ -273,8 +264,9 @@ class TestOutages:
         assert "stored" in cluster.stored()
         await cluster.sink.close()
 
-    async def test_frozen_server(self, bare: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A server that says nothing is given up after a while, and what it did meanwhile is found by its name."""
+    async def test_a_request_times_out_and_its_repeat_finds_what_it_wrote(
+        self, bare: ApiServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         bare.install()
         cluster = Cluster(bare)
         await cluster.sink.start()
@@ -286,8 +278,7 @@ class TestOutages:
         assert "frozen" in cluster.stored()
         await cluster.sink.close()
 
-    async def test_definition_missing_then_installed(self, bare: ApiServer) -> None:
-        """404 as text: the definition has to be applied; the sink goes on once it is, without a restart."""
+    async def test_a_definition_applied_later_is_used_without_a_restart(self, bare: ApiServer) -> None:
         bare.uninstall()
         cluster = Cluster(bare, ADMIN)
         with pytest.raises(ActionRequired) as stop:
@@ -297,8 +288,7 @@ class TestOutages:
         await cluster.sink.start()
         await cluster.sink.close()
 
-    async def test_too_many_requests(self, narrow: ApiServer) -> None:
-        """429: the pause that the server asks for is handed on; tried again, everything arrives."""
+    async def test_retry_after_is_passed_on_if_the_api_server_is_overloaded(self, narrow: ApiServer) -> None:
         cluster = Cluster(narrow)
         waits = []
 
@@ -319,9 +309,11 @@ class TestOutages:
 
 
 @pytest.mark.parametrize(("namespace", "status"), [(700, 500), (3000, 413)])
-async def test_real_answer_to_too_large_an_object(storms: ApiServer, namespace: int, status: int) -> None:
-    """What the store, and what the API server itself, say of too large an object is a dead letter."""
+async def test_an_object_too_large_for_the_server_is_a_dead_letter(
+    storms: ApiServer, namespace: int, status: int
+) -> None:
+    """The store refuses it with 500, the API server itself with 413."""
     resource = {"kind": "k" * 1000, "namespace": "s" * namespace, "name": "n" * 1000, "alerts": 1}
     answer = storms.request("POST", STORMS, manifest(affectedResources=[resource] * 1000), raw=True)
     assert answer.status == status
-    assert isinstance(sinks.sort_error(answer.status, answer.body, {}), DeadLetter)
+    assert isinstance(sinks.response_error(answer.status, answer.body, {}), DeadLetter)

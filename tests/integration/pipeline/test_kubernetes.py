@@ -314,7 +314,7 @@ async def test_namespace_missing(team: Scene) -> None:
     What goes elsewhere is written, in other partitions, and the worker is not ready all the same. It is killed before
     it can commit that: it was frozen until all were closed, so they come in one poll.
     """
-    says, hint = '^404 .*"team" not found', "Create the namespace"
+    says, hint = '^404 .*"team" not found', "create the namespace"
     await team.happen("Before", ago=3600.0)
     worker = await team.start()
     await team.endure(says, hint)
@@ -404,7 +404,7 @@ async def test_never_fits(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("broken", "says", "hint"),
     [
-        (forbidden, "^403 Forbidden", "Bind the role stormfold-writer"),
+        (forbidden, "^403 Forbidden", "bind the role stormfold-writer"),
         (saturated, "^429", ""),
         (failing, "^500 InternalError", ""),
         (away, r"^https://127\.0\.0\.1:", ""),

@@ -13,7 +13,7 @@ import yaml
 from stormfold.errors import ActionRequired, DeadLetter, Retry
 from stormfold.sinks import Outcome, Sink
 from stormfold.sinks.directory import LEFTOVER_SECONDS, DirectorySink
-from tests.support.sinks import SinkSuite, retained
+from tests.support.sinks import SinkSuite, delete_expired
 from tests.support.storms import manifest
 
 
@@ -43,18 +43,16 @@ def place(tmp_path: Path) -> Folder:
 
 
 class TestDirectory(SinkSuite):
-    """The directory keeps the contract."""
+    """The contract of `Sink`, and what is special to files."""
 
-    async def test_makes_its_folder(self, tmp_path: Path) -> None:
-        """The folder need not be there, at the start or later."""
+    async def test_a_missing_folder_is_created_at_start_and_later(self, tmp_path: Path) -> None:
         sink = DirectorySink(tmp_path / "a" / "b")
         await sink.start()
         (tmp_path / "a" / "b").rmdir()
         assert await sink.write(manifest("x"), "x") is Outcome.CREATED
         assert [file.name for file in (tmp_path / "a" / "b").iterdir()] == ["storms.x.yaml"]
 
-    async def test_readable(self, place: Folder) -> None:
-        """A manifest opens with what it is, and its lines are not broken or abbreviated."""
+    async def test_manifests_have_no_anchors_and_no_broken_lines(self, place: Folder) -> None:
         shared = {"kind": "Node", "name": "node-7", "alerts": 3}
         await place.sink.write(manifest("x", pattern="p " * 500, affectedResources=[shared, shared]), "x")
         text = (place.path / "storms.x.yaml").read_text()
@@ -62,16 +60,16 @@ class TestDirectory(SinkSuite):
         assert "p " * 500 in text
         assert "&" not in text
 
-    async def test_spec_does_not_decide_retention(self, place: Folder) -> None:
-        """Words from alerts that look like the label or the annotation neither keep nor delete a storm."""
+    async def test_text_of_alerts_does_not_decide_retention(self, place: Folder) -> None:
+        """Label values that look like the label or the annotation of retention have no effect."""
         words = {"stormfold.dev/keep": "yes", "stormfold.dev/last-seen": "1"}
         await place.sink.write(manifest("old", 1000, groupLabels=words), "old")
         await place.sink.write(manifest("new", 9000, groupLabels=words), "new")
-        assert await retained(place.sink, 9_000_000, 1_000_000, 100) == 1
+        assert await delete_expired(place.sink, 9_000_000, 1_000_000, 100) == 1
         assert set(place.stored()) == {"new"}
 
-    async def test_cut_off_write_leaves_no_manifest(self, place: Folder) -> None:
-        """A full disk in mid-write: try again later; neither half a manifest nor a temporary file stays."""
+    async def test_an_interrupted_write_is_retried_and_leaves_no_file(self, place: Folder) -> None:
+        """The disk is full in the middle of a write."""
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
         try:
@@ -82,8 +80,8 @@ class TestDirectory(SinkSuite):
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert await place.sink.write(manifest("x"), "x") is Outcome.CREATED
 
-    async def test_leftovers_go(self, place: Folder) -> None:
-        """What a killed worker left is removed at the next start, but not what another one is just writing."""
+    async def test_start_removes_old_temporary_files(self, place: Folder) -> None:
+        """A file that another worker writes at the moment stays."""
         for name, age in (("old", LEFTOVER_SECONDS + 60), ("new", 0)):
             file = place.path / f".stormfold-{name}"
             file.touch()
@@ -91,8 +89,7 @@ class TestDirectory(SinkSuite):
         await place.sink.start()
         assert [file.name for file in place.path.iterdir()] == [".stormfold-new"]
 
-    async def test_file_in_the_way(self, tmp_path: Path) -> None:
-        """A path that can never be a folder is a matter for people."""
+    async def test_a_path_that_cannot_be_a_folder_requires_action(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         for path in (tmp_path / "file", tmp_path / "file" / "below"):
             with pytest.raises(ActionRequired) as stop:
@@ -113,10 +110,9 @@ class TestDirectory(SinkSuite):
             (errno.EPERM, ActionRequired),
         ],
     )
-    async def test_sorted_errors(
+    async def test_file_system_errors_are_sorted_into_retry_and_action_required(
         self, place: Folder, monkeypatch: pytest.MonkeyPatch, number: int, expected: type[Exception]
     ) -> None:
-        """Errors of the file system are sorted by what helps."""
 
         def refuse(_: int) -> None:
             raise OSError(number, os.strerror(number))
@@ -126,14 +122,12 @@ class TestDirectory(SinkSuite):
             await place.sink.write(manifest("x"), "x")
         assert list(place.path.iterdir()) == []
 
-    async def test_too_long_a_file_name(self, place: Folder) -> None:
-        """A valid name that no file system takes never fits."""
+    async def test_a_name_too_long_for_a_file_is_a_dead_letter(self, place: Folder) -> None:
         name = "a" * 253
         with pytest.raises(DeadLetter, match="file name"):
             await place.sink.write(manifest(name), name)
 
-    async def test_writers_side_by_side(self, place: Folder) -> None:
-        """Two workers with the same storms leave each one whole."""
+    async def test_two_workers_writing_the_same_resources_leave_each_complete(self, place: Folder) -> None:
         other = DirectorySink(place.path)
         names = [f"s{number}" for number in range(20)]
         await asyncio.gather(*(sink.write(manifest(name), name) for name in names for sink in (place.sink, other)))

@@ -1,4 +1,4 @@
-"""Sorting of answers by what the caller should do."""
+"""Errors of the Kubernetes API, sorted by what the caller should do."""
 
 import json
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from stormfold.errors import ActionRequired, DeadLetter, Retry
-from stormfold.sinks.kubernetes import sort_error
+from stormfold.sinks.kubernetes import response_error
 
 
 def status(reason: str, message: str = "", **details: Any) -> bytes:
@@ -41,39 +41,35 @@ def status(reason: str, message: str = "", **details: Any) -> bytes:
         (500, b'{"details": {"causes": null}}', Retry),
     ],
 )
-def test_sorted(code: int, body: bytes, expected: type[Exception]) -> None:
-    """Every answer has one place; the message carries the code, and `ActionRequired` says what to do."""
-    error = sort_error(code, body, {})
+def test_each_response_is_sorted_by_what_to_do(code: int, body: bytes, expected: type[Exception]) -> None:
+    error = response_error(code, body, {})
     assert type(error) is expected
     assert str(error).startswith(str(code))
     if isinstance(error, ActionRequired):
         assert error.hint
 
 
-def test_details() -> None:
-    """What is missing is said: permission, the definition, the namespace."""
+def test_the_hint_names_what_is_missing() -> None:
     forbidden, text, namespace, ending, quota = (
-        sort_error(403, status("Forbidden"), {}, "Bind it."),
-        sort_error(404, b"404 page not found\n", {}),
-        sort_error(404, status("NotFound", kind="namespaces"), {}),
-        sort_error(403, status("Forbidden", causes=[{"reason": "NamespaceTerminating"}]), {}, "Bind it."),
-        sort_error(403, status("Forbidden", 'alertstorms "a" is forbidden: exceeded quota: few'), {}, "Bind it."),
+        response_error(403, status("Forbidden"), {}, "bind it"),
+        response_error(404, b"404 page not found\n", {}),
+        response_error(404, status("NotFound", kind="namespaces"), {}),
+        response_error(403, status("Forbidden", causes=[{"reason": "NamespaceTerminating"}]), {}, "bind it"),
+        response_error(403, status("Forbidden", 'alertstorms "a" is forbidden: exceeded quota: few'), {}, "bind it"),
     )
-    assert isinstance(forbidden, ActionRequired) and forbidden.hint == "Bind it."
+    assert isinstance(forbidden, ActionRequired) and forbidden.hint == "bind it"
     assert isinstance(text, ActionRequired) and "crd.yaml" in str(text.hint)
     assert isinstance(namespace, ActionRequired) and "namespace" in str(namespace.hint)
-    assert isinstance(ending, ActionRequired) and "Bind" not in str(ending.hint)
+    assert isinstance(ending, ActionRequired) and "bind" not in str(ending.hint)
     assert isinstance(quota, ActionRequired) and "ResourceQuota" in str(quota.hint)
 
 
 @pytest.mark.parametrize(("header", "after"), [("7", 7.0), ("", None), ("soon", None), ("-1", None), ("²", None)])
-def test_retry_after(header: str, after: float | None) -> None:
-    """A pause in seconds is handed on; anything else is left to the caller's own."""
-    error = sort_error(429, b"", {"Retry-After": header})
+def test_only_a_retry_after_in_seconds_is_used(header: str, after: float | None) -> None:
+    error = response_error(429, b"", {"Retry-After": header})
     assert isinstance(error, Retry)
     assert error.after == after
 
 
-def test_message_is_bounded() -> None:
-    """A page of a proxy does not become a log line of a megabyte."""
-    assert len(str(sort_error(502, b"x" * 1_000_000, {}))) <= 1000
+def test_the_message_of_a_large_response_is_cut() -> None:
+    assert len(str(response_error(502, b"x" * 1_000_000, {}))) <= 1000
