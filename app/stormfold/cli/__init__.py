@@ -1,5 +1,7 @@
-"""The `stormfold` command: one file per sub-command, imported when it is called. Exit codes: 0 fine, 1 a problem was
-found, 2 usage or configuration."""
+"""The `stormfold` command: one file per sub-command, imported when it is called.
+
+Exit codes: 0 success, 1 a problem was found, 2 wrong usage, settings or configuration, 130 interrupted.
+"""
 
 import logging
 import os
@@ -7,31 +9,30 @@ from importlib import import_module
 
 import click
 
-from stormfold.errors import ActionRequired, StormfoldError
-from stormfold.text import escape_unprintable
+from stormfold.errors import StormfoldError
 
 COMMANDS = {
-    "demo": "Tell an incident on this machine and show its storms forming.",
-    "up": "Run an empty local stack until Ctrl-C.",
-    "worker": "Run a worker against existing Kafka, Redis and sink.",
-    "topics": "Show the topics against what is needed, or create them.",
+    "demo": "Replay a simulated incident on this machine and show its storms.",
+    "up": "Run a local stack, without alerts, until Ctrl-C.",
+    "worker": "Run a worker with existing Kafka, Redis and sink.",
+    "topics": "Check the topics, or create them.",
     "publish": "Publish alerts from a file.",
     "storms": "Show recent storms.",
     "status": "Show lag, horizon, open groups, Redis and sink.",
-    "audit": "Prove that every alert is counted once.",
+    "audit": "Verify that every alert was counted exactly once.",
     "dlq": "Show dead letters, or redrive them.",
-    "receive": "Take alerts over HTTP: from Alertmanager, Prometheus and others.",
-    "replay": "Fold a past range again: bring back missing storms, or try another configuration.",
-    "check": "Validate a configuration; say what it makes of an alert.",
+    "receive": "Receive alerts over HTTP, from Alertmanager, Prometheus and others.",
+    "replay": "Fold a past range again: restore missing storms, or try another configuration.",
+    "check": "Validate a configuration, and show how it treats an alert.",
 }
-"""Sub-commands with their place in the list of `--help`; each is `command` in the module of its name."""
+"""Sub-commands in the order of `--help`. Each is `command` in the module of its name."""
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 
 class _Commands(click.Group):
-    """Imports a sub-command only when it is called: `stormfold --help` answers at once."""
+    """Imports a sub-command only when it is called, so that `stormfold --help` answers at once."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(COMMANDS)
@@ -50,7 +51,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except StormfoldError as error:
-            ctx.exit(_tell(error))
+            ctx.exit(_report(error))
         except KeyboardInterrupt:
             ctx.exit(EXIT_INTERRUPTED)
 
@@ -58,15 +59,15 @@ class _Commands(click.Group):
 @click.command(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="`stormfold demo` is the place to start. Addresses and credentials come from STORMFOLD_* variables.",
+    epilog="Start with `stormfold demo`. Addresses and credentials come from STORMFOLD_* variables.",
 )
 @click.version_option(package_name="stormfold", message="%(prog)s %(version)s")
 @click.pass_context
 def command(ctx: click.Context) -> None:
-    """Folds alert storms: alerts in on Kafka, one Kubernetes resource per storm out."""
+    """Folds alert storms: reads alerts from Kafka and creates one Kubernetes resource per storm."""
     if os.environ.get("NO_COLOR"):
         ctx.color = False
-    # Errors reach the user once, as ours; a worker, which sets up a log, has the library's records in it all the same.
+    # Errors are reported once, by stormfold. A worker configures logging and still has the records of the library.
     logging.getLogger("aiokafka").addHandler(logging.NullHandler())
 
 
@@ -75,13 +76,12 @@ def main() -> None:
     command(prog_name="stormfold")
 
 
-def _tell(error: StormfoldError) -> int:
-    """Says on one line what is wrong, on another what to do; returns the exit code."""
+def _report(error: StormfoldError) -> int:
+    """Prints what is wrong on one line and the hint on another. Returns the exit code."""
+    from stormfold.cli.output import print_problem
     from stormfold.config import ConfigError
     from stormfold.settings import SettingsError
 
-    click.secho("stormfold:", err=True, nl=False, bold=True)
-    click.echo(f" {escape_unprintable(str(error))}", err=True)
-    if isinstance(error, ActionRequired) and error.hint:
-        click.echo(f"  -> {escape_unprintable(error.hint)}", err=True)
+    click.secho("stormfold: ", err=True, nl=False, bold=True)
+    print_problem(str(error), error.hint)
     return EXIT_USAGE if isinstance(error, ConfigError | SettingsError) else 1

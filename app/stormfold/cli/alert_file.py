@@ -20,7 +20,7 @@ class Record(NamedTuple):
     """A record to publish."""
 
     line: int
-    """Of the file, where it begins."""
+    """Number of the line where it begins."""
     value: bytes
 
 
@@ -34,7 +34,7 @@ def read(file: BinaryIO, name: str) -> Iterator[Record]:
     try:
         orjson.loads(begin)
     except orjson.JSONDecodeError:
-        # Not a document by itself, so the beginning of a longer one.
+        # The line is not a document of its own: it begins a longer one.
         yield from _split(Record(first, begin + b"\n" + file.read()), name)
         return
     yield from _split(Record(first, begin), name)

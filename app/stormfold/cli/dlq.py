@@ -1,43 +1,26 @@
-"""`stormfold dlq`: what was not understood or was rejected, why, and publishing it again after a fix."""
+"""`stormfold dlq`: list dead letters with their reason, print one, and redrive them after a fix."""
 
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Collection, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import click
 from aiokafka import ConsumerRecord
 
-from stormfold.cli.output import Output, emit, output_option
+from stormfold.cli.output import Output, emit, limit_option, output_option
 from stormfold.errors import ActionRequired
 from stormfold.kafka import dlq
 from stormfold.kafka.producer import Producer
-from stormfold.kafka.reader import TopicReader, open_reader
+from stormfold.kafka.reader import open_reader
 from stormfold.settings import Settings
 from stormfold.text import escape_unprintable, pluralize
 from stormfold.times import format_timestamp
 
 PREVIEW = 60
-"""Characters of a dead record that the list shows."""
-AT_ONCE = 50
-"""Records on their way to the brokers at a time; each may be as large as a topic takes."""
-
-
-@dataclass(slots=True)
-class Dead:
-    """A dead letter, without the record itself."""
-
-    topic: str
-    origin: str
-    """topic-partition-offset of the record as it was first read."""
-    reason: str
-    died: int
-    """When it was put there (ms)."""
-    size: int | None
-    """Bytes of the record; None if it was too large to be kept: then there is only its origin and the reason."""
-    preview: str
-    redriven: bool = False
+"""Characters of a record in the list."""
+BATCH_SIZE = 50
+"""Records that are sent together; each may be as large as the topic allows."""
 
 
 @click.group(
@@ -49,22 +32,22 @@ Examples:
   stormfold dlq redrive --origin alerts-3-1204
   stormfold dlq redrive --all --yes""",
 )
-@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="At most so many.")
-@click.option("--show", metavar="ORIGIN", help="Print one dead record as it came, byte by byte.")
+@limit_option(50)
+@click.option("--show", metavar="ORIGIN", help="Print the record of one dead letter, byte by byte.")
 @output_option
 @click.pass_context
 def command(ctx: click.Context, limit: int, show: str | None, output: Output) -> None:
-    """List dead letters, newest first; exits with 1 if there are any that were not published again."""
+    """List dead letters, newest first. Exits with 1 if there are any that were not redriven."""
     if ctx.invoked_subcommand:
         return
     if show is not None:
         asyncio.run(_show(Settings(), show))
         return
     letters = asyncio.run(_newest(Settings(), limit))
-    emit([_row(letter) for letter in letters], ("time", "origin", "reason", "bytes", "redriven", "preview"), output)
+    emit(letters, ("time", "origin", "reason", "bytes", "redriven", "preview"), output)
     if output == "table" and not letters:
-        click.echo("No dead letters.", err=True)
-    ctx.exit(1 if any(not letter.redriven for letter in letters) else 0)
+        click.echo("There are no dead letters.", err=True)
+    ctx.exit(0 if all(letter["redriven"] for letter in letters) else 1)
 
 
 @command.command(
@@ -73,106 +56,98 @@ Examples:
   stormfold dlq redrive --origin alerts-3-1204 --origin alerts-0-77
   stormfold dlq redrive --all --yes"""
 )
-@click.option("--origin", "origins", multiple=True, metavar="ORIGIN", help="One of the list; may be given repeatedly.")
-@click.option("--all", "everything", is_flag=True, help="All that were not published again yet.")
-@click.option("--again", is_flag=True, help="Also those that were.")
-@click.option("--yes", is_flag=True, help="Ask nothing.")
-def redrive(origins: Sequence[str], everything: bool, again: bool, yes: bool) -> None:
-    """Publish dead records again to the topic they came from, as they were.
+@click.option(
+    "--origin", "origins", multiple=True, metavar="ORIGIN", help="Origin of a dead letter. Can be given several times."
+)
+@click.option("--all", "redrive_all", is_flag=True, help="Redrive all dead letters that were not redriven yet.")
+@click.option("--again", is_flag=True, help="Include those that were redriven before.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+def redrive(origins: Sequence[str], redrive_all: bool, again: bool, yes: bool) -> None:
+    """Publish the records of dead letters again, unchanged, to the topic they came from.
 
-    Each becomes a new record there and is counted as such; the dead letter stays, counted as the old one.
+    Each is a new record there and is counted as one. The dead letter stays and still counts for the old record.
     """
-    if bool(origins) == everything:
-        raise click.UsageError("name dead letters with --origin, or take --all")
+    if bool(origins) == redrive_all:
+        raise click.UsageError("choose dead letters with --origin, or all with --all")
     settings = Settings()
     letters = asyncio.run(_all(settings))
-    if missing := [origin for origin in origins if origin not in letters]:
-        raise _unknown(missing[0])
-    chosen = [letter for origin, letter in letters.items() if everything or origin in origins]
-    gone = [letter for letter in chosen if letter.size is None]
-    for letter in gone:
-        click.echo(
-            f"{escape_unprintable(letter.origin)} was too large to be kept; it can't be published from here.", err=True
-        )
-    done = [letter for letter in chosen if letter.size is not None and letter.redriven and not again]
+    if unknown := [origin for origin in origins if origin not in letters]:
+        raise _not_found(unknown[0])
+    chosen = {origin: letter for origin, letter in letters.items() if redrive_all or origin in origins}
+    truncated = {origin for origin, letter in chosen.items() if letter["bytes"] is None}
+    for origin in truncated:
+        click.echo(f"{escape_unprintable(origin)} is truncated: the record was too large to be kept.", err=True)
+    done = set() if again else {origin for origin in chosen if chosen[origin]["redriven"]} - truncated
     if done:
-        click.echo(
-            f"{len(done):,} {'was' if len(done) == 1 else 'were'} published again before; --again does it once more.",
-            err=True,
-        )
-    chosen = [letter for letter in chosen if letter not in gone and letter not in done]
-    if not chosen:
-        click.echo("Nothing to publish again.", err=True)
+        were = "was" if len(done) == 1 else "were"
+        click.echo(f"{pluralize(len(done), 'record')} {were} redriven before; --again repeats it.", err=True)
+    wanted = chosen.keys() - truncated - done
+    if not wanted:
+        click.echo("Nothing to redrive.", err=True)
         return
     if not yes:
-        _ask(f"Publish {pluralize(len(chosen), 'record')} again?")
-    count = asyncio.run(_redrive(settings, {letter.origin for letter in chosen}))
+        _confirm(f"Publish {pluralize(len(wanted), 'record')} again?")
+    count = asyncio.run(_redrive(settings, wanted))
     click.echo(f"Published {pluralize(count, 'record')} again.")
 
 
-def _ask(question: str) -> None:
-    """Raises `Abort` unless somebody says yes."""
+def _confirm(question: str) -> None:
+    """Raises `Abort` if the answer is no, and `UsageError` if there is nobody to ask."""
     try:
         agreed = click.confirm(question)
     except click.Abort:
         if sys.stdin.isatty():
             raise
-        raise click.UsageError("nobody is there to answer; --yes asks nothing") from None
+        raise click.UsageError("there is no terminal to ask for confirmation; use --yes") from None
     if not agreed:
         raise click.Abort
 
 
 def _topics(settings: Settings) -> dict[str, str]:
-    """Dead-letter topic → where its records came from."""
+    """Dead-letter topic → the topic that its records came from."""
     return {settings.alerts_dlq_topic: settings.alerts_topic, settings.storms_dlq_topic: settings.storms_topic}
 
 
-async def _newest(settings: Settings, limit: int) -> list[Dead]:
-    """The newest of both topics, newest first. Marks come after what they mark, so they are seen too."""
+async def _newest(settings: Settings, limit: int) -> list[dict[str, Any]]:
+    """The newest dead letters of both topics, newest first."""
     redriven: set[str] = set()
 
     def name(record: ConsumerRecord) -> str | None:
+        # A mark comes after its letter, so whoever reads the newest letters has read their marks.
         if dlq.is_redrive_mark(record):
             redriven.add(dlq.redriven_origin(record))
             return None
         return dlq.origin(record)
 
-    async with open_reader(settings) as tail:
-        records = [record for topic in _topics(settings) for record in await tail.newest(topic, limit, name)]
-    letters = sorted(map(_letter, records), key=lambda letter: letter.died, reverse=True)[:limit]
-    for letter in letters:
-        letter.redriven = letter.origin in redriven
-    return letters
+    async with open_reader(settings) as reader:
+        records = [record for topic in _topics(settings) for record in await reader.newest(topic, limit, name)]
+    records.sort(key=lambda record: record.timestamp, reverse=True)
+    return [_row(record) | {"redriven": dlq.origin(record) in redriven} for record in records[:limit]]
 
 
-async def _all(settings: Settings) -> dict[str, Dead]:
-    """All of both topics, by origin."""
-    letters: dict[str, Dead] = {}
+async def _all(settings: Settings) -> dict[str, dict[str, Any]]:
+    """All dead letters of both topics, by origin."""
+    letters: dict[str, dict[str, Any]] = {}
     redriven: set[str] = set()
-    async with open_reader(settings) as tail:
+    async with open_reader(settings) as reader:
         for topic in _topics(settings):
-            async for record in tail.read(topic):
+            async for record in reader.read(topic):
                 if dlq.is_redrive_mark(record):
                     redriven.add(dlq.redriven_origin(record))
                 else:
-                    letters[dlq.origin(record)] = _letter(record)
-    for origin in redriven & letters.keys():
-        letters[origin].redriven = True
-    return letters
+                    letters[dlq.origin(record)] = _row(record)
+    return {origin: letter | {"redriven": origin in redriven} for origin, letter in letters.items()}
 
 
 async def _show(settings: Settings, origin: str) -> None:
-    found: ConsumerRecord | None = None
-    async with open_reader(settings) as tail:
-        for topic in _topics(settings):
-            async for record in tail.read(topic):
-                if not dlq.is_redrive_mark(record) and dlq.origin(record) == origin:
-                    found = record
-    if found is None:
-        raise _unknown(origin)
-    if dlq.is_truncated(found):
-        raise ActionRequired(f"{origin} was too large to be kept", "it is in its own topic as long as that keeps it")
-    value = found.value or b""
+    found = [record async for record in _letters(settings, {origin})]
+    if not found:
+        raise _not_found(origin)
+    if dlq.is_truncated(found[-1]):
+        raise ActionRequired(
+            f"{origin} is truncated: the record was too large to be kept", "read the record in its own topic"
+        )
+    value = found[-1].value or b""
     if sys.stdout.isatty():
         click.echo("\n".join(escape_unprintable(line) for line in value.decode(errors="backslashreplace").split("\n")))
     else:
@@ -180,56 +155,46 @@ async def _show(settings: Settings, origin: str) -> None:
 
 
 async def _redrive(settings: Settings, origins: Collection[str]) -> int:
-    """Publishes the records of these origins again, one record each; returns how many."""
+    """Redrives the dead letters with these origins. Returns their number: several letters of a record are one."""
     producer = Producer(settings, "redrive")
+    targets = _topics(settings)
     sent: set[str] = set()
+    batch: list[ConsumerRecord] = []
     try:
-        async with open_reader(settings) as tail:
-            for topic, target in _topics(settings).items():
-                batch: list[ConsumerRecord] = []
-                async for record in _wanted(tail, topic, origins):
-                    # A record that died twice, as after a crash, is one all the same.
-                    if dlq.origin(record) not in sent:
-                        sent.add(dlq.origin(record))
-                        batch.append(record)
-                    if len(batch) == AT_ONCE:
-                        await dlq.redrive(producer, batch, target)
-                        batch.clear()
-                await dlq.redrive(producer, batch, target)
+        async for record in _letters(settings, origins):
+            if batch and (len(batch) == BATCH_SIZE or batch[0].topic != record.topic):
+                await dlq.redrive(producer, batch, targets[batch[0].topic])
+                batch.clear()
+            if dlq.origin(record) not in sent:
+                sent.add(dlq.origin(record))
+                batch.append(record)
+        if batch:
+            await dlq.redrive(producer, batch, targets[batch[0].topic])
     finally:
         await producer.stop()
     return len(sent)
 
 
-async def _wanted(tail: TopicReader, topic: str, origins: Collection[str]) -> AsyncIterator[ConsumerRecord]:
-    async for record in tail.read(topic):
-        if not dlq.is_redrive_mark(record) and dlq.origin(record) in origins:
-            yield record
+async def _letters(settings: Settings, origins: Collection[str]) -> AsyncIterator[ConsumerRecord]:
+    """The dead letters with these origins, one topic after the other."""
+    async with open_reader(settings) as reader:
+        for topic in _topics(settings):
+            async for record in reader.read(topic):
+                if not dlq.is_redrive_mark(record) and dlq.origin(record) in origins:
+                    yield record
 
 
-def _letter(record: ConsumerRecord) -> Dead:
+def _row(record: ConsumerRecord) -> dict[str, Any]:
     value: bytes = record.value or b""
-    return Dead(
-        topic=record.topic,
-        origin=dlq.origin(record),
-        reason=dlq.reason(record),
-        died=record.timestamp,
-        size=None if dlq.is_truncated(record) else len(value),
-        preview=value[: 4 * PREVIEW].decode(errors="replace")[:PREVIEW],
-    )
-
-
-def _row(letter: Dead) -> dict[str, Any]:
     return {
-        "time": format_timestamp(letter.died),
-        "topic": letter.topic,
-        "origin": letter.origin,
-        "reason": letter.reason,
-        "bytes": letter.size,
-        "redriven": letter.redriven,
-        "preview": letter.preview,
+        "time": format_timestamp(record.timestamp),
+        "topic": record.topic,
+        "origin": dlq.origin(record),
+        "reason": dlq.reason(record),
+        "bytes": None if dlq.is_truncated(record) else len(value),
+        "preview": value[: 4 * PREVIEW].decode(errors="replace")[:PREVIEW],
     }
 
 
-def _unknown(origin: str) -> ActionRequired:
-    return ActionRequired(f"there is no dead letter {origin}", "`stormfold dlq` lists them")
+def _not_found(origin: str) -> ActionRequired:
+    return ActionRequired(f"there is no dead letter with the origin {origin}", "run `stormfold dlq` for a list")

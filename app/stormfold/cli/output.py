@@ -1,4 +1,7 @@
-"""What commands print: tables for people, JSON and YAML for programs. No text of an alert can act on a terminal."""
+"""Options and output that commands share: tables for people, JSON and YAML for programs.
+
+Text of alerts is escaped: it cannot control a terminal.
+"""
 
 import json
 import re
@@ -20,23 +23,23 @@ Output = Literal["table", "json", "yaml"]
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _WIDE = 10_000
-"""Columns where there is no terminal: nothing is wrapped or cut."""
+"""Columns if there is no terminal: nothing is wrapped or cut."""
 
 
 def output_option(function: _F) -> _F:
-    """Gives a command `-o`, as its parameter `output`."""
+    """Adds `-o` to a command, as its parameter `output`."""
     return click.option(
         "-o",
         "--output",
         type=click.Choice(["table", "json", "yaml"]),
         default="table",
         show_default=True,
-        help="Form of the output.",
+        help="Output format.",
     )(function)
 
 
 def config_option(function: _F) -> _F:
-    """Gives a command `--config`, as its parameter `config`."""
+    """Adds `--config` to a command, as its parameter `config`."""
     return click.option(
         "--config",
         type=click.Path(path_type=Path),
@@ -44,8 +47,15 @@ def config_option(function: _F) -> _F:
     )(function)
 
 
+def limit_option(default: int) -> Callable[[_F], _F]:
+    """Adds `--limit` to a command, as its parameter `limit`."""
+    return click.option(
+        "--limit", type=click.IntRange(1, 100_000), default=default, show_default=True, help="Maximum number to show."
+    )
+
+
 def emit(rows: Sequence[Mapping[str, Any]], columns: Collection[str], output: Output) -> None:
-    """Prints rows: as a table, only the `columns`, keys of the rows; as JSON or YAML, whole."""
+    """Prints rows: as a table, only the keys in `columns`; as JSON or YAML, completely."""
     if output == "table":
         emit_table(rows, columns)
     else:
@@ -53,7 +63,7 @@ def emit(rows: Sequence[Mapping[str, Any]], columns: Collection[str], output: Ou
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Collection[str], plain: bool = False) -> Table:
-    """The rows as a rich table; plain ones have no lines."""
+    """The rows as a rich table, without lines if `plain`."""
     result = Table(
         box=None if plain else box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="" if plain else "bold"
     )
@@ -67,7 +77,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Collection[str], plain: bo
 
 
 def emit_table(rows: Sequence[Mapping[str, Any]], columns: Collection[str]) -> None:
-    """Prints rows as a table: with lines and colours on a terminal, as plain aligned columns elsewhere."""
+    """Prints rows as a table: with lines and colours on a terminal, else as plain aligned columns."""
     if sys.stdout.isatty():
         Console().print(table(rows, columns))
         return
@@ -78,7 +88,7 @@ def emit_table(rows: Sequence[Mapping[str, Any]], columns: Collection[str]) -> N
 
 
 def emit_document(data: Any, output: Output) -> None:
-    """Prints plain data as JSON or YAML, in which what is not printable is escaped."""
+    """Prints plain data as JSON or YAML, with unprintable characters escaped."""
     if output == "yaml":
         text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=_WIDE)
         if not text.replace("\n", "").isprintable():
@@ -89,6 +99,20 @@ def emit_document(data: Any, output: Output) -> None:
             r"[^ -~\n]", lambda match: match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1], text
         )
     click.echo(text, nl=False)
+
+
+def print_problem(problem: str, hint: str | None) -> None:
+    """Prints a problem to standard error, and on a second line what a person can do."""
+    click.echo(escape_unprintable(problem), err=True)
+    if hint:
+        click.echo(f"  -> {escape_unprintable(hint)}", err=True)
+
+
+def print_names(label: str, names: Sequence[str], limit: int = 5) -> None:
+    """Prints the first names after a label to standard error; nothing if there are none."""
+    if names:
+        more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+        click.echo(escape_unprintable(f"{label}: {', '.join(names[:limit])}{more}"), err=True)
 
 
 def _cell(value: Any) -> str:

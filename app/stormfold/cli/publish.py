@@ -24,12 +24,12 @@ from stormfold.kafka.topics import partitions_of
 from stormfold.settings import Settings
 from stormfold.text import escape_unprintable, pluralize
 
-AT_ONCE = 1_000
-"""Records on their way to the brokers at a time."""
-SHOWN = 5
-"""Of the records that are not understood."""
-LONG = 4 * 1024 * 1024
-"""Bytes from which on there is a progress bar."""
+BATCH_SIZE = 1_000
+"""Records that are sent together."""
+MAX_ERRORS = 5
+"""Records that cannot be parsed and are reported one by one."""
+PROGRESS_BYTES = 4 * 1024 * 1024
+"""Size of a file from which on there is a progress bar."""
 
 
 @click.command(
@@ -38,77 +38,77 @@ Examples:
   stormfold publish alerts.json
   amtool alert query -o json | stormfold publish -
 
-Exits with 1 if something isn't understood; nothing is published then."""
+Exits with 1 and publishes nothing if a record cannot be parsed."""
 )
 @click.argument("file", type=click.File("rb"))
-@click.option("--force", is_flag=True, help="Publish what is not understood too; it ends in the dead-letter topic.")
+@click.option("--force", is_flag=True, help="Also publish records that cannot be parsed; they become dead letters.")
 def command(file: BinaryIO, force: bool) -> None:
     """Publish the alerts in FILE, or those on standard input for `-`.
 
-    FILE is one JSON document, or one on each line, in any format that is understood: Alertmanager webhooks, lists of
-    alerts, single alerts, Kubernetes Events, CloudEvents. Each becomes a record, a long list several. All of it is
-    looked at before any of it is published.
+    FILE is one JSON document, or one per line, in any supported format: Alertmanager webhooks, lists of alerts, single
+    alerts, Kubernetes Events, CloudEvents. Each document becomes a record, a long list several. The whole file is
+    checked before anything is published.
     """
     settings = Settings()
     name = "standard input" if file is click.get_binary_stream("stdin") else click.format_filename(file.name)
     with ExitStack() as stack:
         if not file.seekable():
-            # It is read twice.
+            # The file is read twice.
             piped, file = file, stack.enter_context(tempfile.TemporaryFile())
             shutil.copyfileobj(piped, file)
         size = file.seek(0, SEEK_END)
         console = Console(stderr=True)
         progress = stack.enter_context(
-            Progress(console=console, transient=True, disable=not console.is_terminal or size < LONG)
+            Progress(console=console, transient=True, disable=not console.is_terminal or size < PROGRESS_BYTES)
         )
 
-        def records(doing: str) -> Iterator[Record]:
+        def records(description: str) -> Iterator[Record]:
             file.seek(0)
-            return read(progress.wrap_file(file, size, description=doing), name)
+            return read(progress.wrap_file(file, size, description=description), name)
 
-        alerts, strange = _look(records("Looking"))
-        for line, reason in strange[:SHOWN]:
-            click.echo(f"{name}:{line}: not understood: {escape_unprintable(reason)}", err=True)
-        if strange[SHOWN:]:
-            click.echo(f"and {len(strange) - SHOWN:,} more", err=True)
-        if strange and not force:
+        alerts, errors = _check(records("Checking"))
+        for line, reason in errors[:MAX_ERRORS]:
+            click.echo(f"{name}:{line}: cannot be parsed: {escape_unprintable(reason)}", err=True)
+        if len(errors) > MAX_ERRORS:
+            click.echo(f"and {len(errors) - MAX_ERRORS:,} more", err=True)
+        if errors and not force:
             raise ActionRequired(
-                f"nothing is published: {pluralize(len(strange), 'record')} of {name} not understood",
-                "mend them, or publish them all the same with --force",
+                f"nothing was published: {pluralize(len(errors), 'record')} of {name} cannot be parsed",
+                "correct the file, or publish it as it is with --force",
             )
         sent = asyncio.run(publish(settings, records("Publishing")))
     click.echo(f"{pluralize(alerts, 'alert')} in {pluralize(sent, 'record')} published to {settings.alerts_topic}")
 
 
-def _look(records: Iterable[Record]) -> tuple[int, list[tuple[int, str]]]:
-    """How many alerts are understood; line and reason of each record that is not."""
+def _check(records: Iterable[Record]) -> tuple[int, list[tuple[int, str]]]:
+    """Returns the number of alerts, and line and reason of each record that cannot be parsed."""
     now = round(time.time() * 1000)
-    alerts, strange = 0, []
+    alerts, errors = 0, []
     for record in records:
         try:
             alerts += len(parse(record.value, [], now))
         except Poison as reason:
-            strange.append((record.line, str(reason)))
-    return alerts, strange
+            errors.append((record.line, str(reason)))
+    return alerts, errors
 
 
 async def publish(settings: Settings, records: Iterable[Record]) -> int:
-    """Publishes the records, over all partitions; returns how many. Raises `ActionRequired` or `Retry`."""
+    """Publishes the records to all partitions in turn. Returns their number. Raises `ActionRequired` or `Retry`."""
     topic = settings.alerts_topic
     partitions = len(await partitions_of(settings, topic))
     producer = Producer(settings, "publish")
     count = 0
     source = iter(records)
     try:
-        while some := [ProducerRecord(None, record.value) for record in islice(source, AT_ONCE)]:
-            await producer.send(topic, {p: some[p::partitions] for p in range(min(partitions, len(some)))})
-            count += len(some)
-    except ActionRequired as stop:
-        if isinstance(stop.__cause__, MessageSizeTooLargeError):
+        while batch := [ProducerRecord(None, record.value) for record in islice(source, BATCH_SIZE)]:
+            await producer.send(topic, {p: batch[p::partitions] for p in range(min(partitions, len(batch)))})
+            count += len(batch)
+    except ActionRequired as error:
+        if isinstance(error.__cause__, MessageSizeTooLargeError):
             raise ActionRequired(
-                f"a record is larger than {topic} takes; {count:,} before it were published",
+                f"a record is larger than {topic} allows; the {count:,} records before it were published",
                 f"raise max.message.bytes of {topic}",
-            ) from stop
+            ) from error
         raise
     finally:
         await producer.stop()

@@ -1,8 +1,8 @@
-"""`stormfold status`: how far each stage is, what is open, how Redis does, and what a worker here says of itself."""
+"""`stormfold status`: lag of each stage, open groups, Redis memory, and the problems of a worker on this machine."""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import aiohttp
@@ -10,43 +10,43 @@ import click
 import msgspec
 from yarl import URL
 
-from stormfold.cli.output import Output, emit_document, output_option
-from stormfold.errors import StormfoldError
+from stormfold.cli.output import Output, emit_document, output_option, print_problem
+from stormfold.errors import ActionRequired, StormfoldError
 from stormfold.kafka.client import open_admin
 from stormfold.kafka.reader import open_reader
 from stormfold.kafka.topics import partitions_of
+from stormfold.positions import Position, Verdict, check_position
 from stormfold.redis.client import connect
 from stormfold.redis.store import Memory, Store
 from stormfold.settings import Settings, variable
-from stormfold.stages.redis_monitor import POLICY
 from stormfold.status.snapshot import (
     STAGES,
     KafkaSnapshot,
-    Place,
     RedisSnapshot,
+    StagePosition,
     closed_until,
-    places,
     snapshot_kafka,
     snapshot_redis,
+    stage_positions,
     topic_of,
 )
 from stormfold.text import escape_unprintable, pluralize
 from stormfold.times import format_duration, format_timestamp
 
-ANSWER_SECONDS = 15.0
-"""Longest to wait for Kafka or Redis: a server that takes connections and says nothing is told from a slow one."""
-WORKER_SECONDS = 2.0
-"""Longest to wait for a worker on this machine."""
-SHOWN = 8
-"""Of the partitions of a stage that are behind, most of them first."""
-KEEP = "keep it for longer than the longest outage; `stormfold audit` says what is missing"
-FORGET = "if the topic was created anew, stop the workers and run `stormfold topics --reset-positions`"
+SERVER_TIMEOUT = 15.0
+"""Seconds to wait for Kafka or Redis: longer than a slow server takes, but not forever for one that hangs."""
+WORKER_TIMEOUT = 2.0
+"""Seconds to wait for the worker on this machine."""
+MAX_PARTITIONS = 8
+"""Partitions of a stage in the table, those with the largest lag."""
+EXPIRED_HINT = "raise its retention above the longest outage; `stormfold audit` shows how many alerts are missing"
+RECREATED_HINT = "if the topic was recreated, stop the workers and run `stormfold topics --reset-positions`"
 
 _T = TypeVar("_T")
 
 
 class Problem(msgspec.Struct):
-    """Something that is wrong, and what to do about it."""
+    """Something that is wrong, and what a person can do."""
 
     component: str
     problem: str
@@ -55,12 +55,12 @@ class Problem(msgspec.Struct):
 
 
 class Worker(msgspec.Struct):
-    """What a worker says at `/readyz`."""
+    """The answer of a worker at `/readyz`."""
 
     ready: bool
     problems: list[Problem]
     sink: str | None = None
-    """Where it writes storms; None if that is not its work."""
+    """Where it writes resources; None if it does not run emit."""
 
 
 @click.command(
@@ -69,121 +69,118 @@ Examples:
   stormfold status
   stormfold status -o json | jq '.lag[] | select(.records > 0)'
 
-Exits with 1 if something is wrong: Kafka or Redis does not answer, a topic is missing, records were lost, a partition
-is not read, Redis may evict keys, or the worker that answers at STORMFOLD_HTTP_ADDRESS is not ready. Lag is not a
-problem."""
+Exits with 1 if there is a problem: Kafka or Redis does not answer, a topic is missing, records were lost, a partition
+is not read, Redis may evict keys, or the worker at STORMFOLD_HTTP_ADDRESS is not ready. Lag is not a problem."""
 )
 @output_option
 @click.pass_context
 def command(ctx: click.Context, output: Output) -> None:
     """Show lag per stage and partition, horizon, open groups, Redis memory, and the sink."""
-    status = asyncio.run(look(Settings()))
+    status = asyncio.run(collect(Settings()))
     if output == "table":
-        _print(status)
+        for heading, text in [*_stage_lines(status["lag"]), *_lines(status)]:
+            click.echo(f"{heading:<9}{escape_unprintable(text)}")
+        for problem in status["problems"]:
+            since = f" (since {problem['since']})" if problem["since"] else ""
+            print_problem(f"{problem['component']}: {problem['problem']}{since}", problem["hint"])
     else:
         emit_document(status, output)
     ctx.exit(1 if status["problems"] else 0)
 
 
-async def look(settings: Settings) -> dict[str, Any]:
-    """The status as plain data. What does not answer is among the `problems`, the rest is there all the same."""
+async def collect(settings: Settings) -> dict[str, Any]:
+    """The status as plain data. Servers that do not answer are among the `problems`; the rest is reported as usual."""
     problems: list[Problem] = []
 
-    async def ask(part: str, question: Awaitable[_T]) -> _T | None:
+    async def ask(component: str, request: Awaitable[_T]) -> _T | None:
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                return await question
+            async with asyncio.timeout(SERVER_TIMEOUT):
+                return await request
         except TimeoutError:
-            problems.append(Problem(part, f"no answer within {ANSWER_SECONDS:.0f} s"))
+            problems.append(Problem(component, f"no answer within {SERVER_TIMEOUT:.0f} s"))
         except StormfoldError as error:
-            problems.append(Problem(part, str(error), error.hint))
+            problems.append(Problem(component, str(error), error.hint))
         return None
 
-    async with connect(settings) as redis:
-        store = Store(redis, settings.redis_prefix)
-        kafka, kept, worker = await asyncio.gather(
-            ask("kafka", _kafka(settings, problems)), ask("redis", snapshot_redis(store)), _worker(settings)
+    async with connect(settings) as client:
+        kafka, redis, worker = await asyncio.gather(
+            ask("kafka", _ask_kafka(settings, problems)),
+            ask("redis", snapshot_redis(Store(client, settings.redis_prefix))),
+            _ask_worker(settings),
         )
-    lag = _lag([] if kafka is None else list(places(settings, kafka, kept)), problems)
-    if kept is not None and (kept.memory.evicted or (kept.memory.maximum and kept.memory.policy != POLICY)):
-        why = f"it may throw keys away: policy {kept.memory.policy}, {kept.memory.evicted} evicted"
-        problems.append(Problem("redis", why, f"set maxmemory-policy {POLICY}"))
+    positions = [] if kafka is None else list(stage_positions(settings, kafka, redis))
+    problems += _position_problems(positions)
+    if redis is not None:
+        try:
+            redis.memory.check_eviction()
+        except ActionRequired as error:
+            problems.append(Problem("redis", str(error), error.hint))
     if worker is not None:
-        problems += [
-            msgspec.structs.replace(problem, component=f"worker: {problem.component}") for problem in worker.problems
-        ]
+        problems += [Problem(f"worker: {p.component}", p.problem, p.hint, p.since) for p in worker.problems]
     closed = None if kafka is None else closed_until(kafka)
     return {
-        "lag": lag,
-        "epoch": {} if kept is None else _epoch(kept),
+        "lag": [at._asdict() | {"records": at.lag} for at in positions],
+        "state_version": {} if redis is None else _state_version(redis),
         "closed_until": None if closed is None else format_timestamp(closed),
-        "redis": {"url": settings.redis_url_safe} | ({} if kept is None else _memory(kept.memory)),
-        # Not what is set here: the pipeline's own word for it.
+        "redis": {"url": settings.redis_url_safe} | ({} if redis is None else _memory(redis.memory)),
+        # Not the setting of this command: what the worker uses.
         "sink": None if worker is None else worker.sink,
         "worker": {"address": settings.http_address, "answers": worker is not None, "ready": worker and worker.ready},
         "problems": msgspec.to_builtins(problems),
     }
 
 
-async def _kafka(settings: Settings, problems: list[Problem]) -> KafkaSnapshot:
-    async with open_admin(settings) as admin, open_reader(settings) as tail:
-        found = await snapshot_kafka(settings, admin, tail)
+async def _ask_kafka(settings: Settings, problems: list[Problem]) -> KafkaSnapshot:
+    async with open_admin(settings) as admin, open_reader(settings) as reader:
+        found = await snapshot_kafka(settings, admin, reader)
     for stage in STAGES:
         if stage not in found.topics:
             try:
                 await partitions_of(settings, topic_of(settings, stage))
             except StormfoldError as error:
-                # It may be missing, or only not to be seen.
+                # The topic is missing, or this user may not see it.
                 problems.append(Problem("kafka", str(error), error.hint))
     return found
 
 
-async def _worker(settings: Settings) -> Worker | None:
-    """What the worker at `STORMFOLD_HTTP_ADDRESS` says; None if none answers there, or something else does."""
+async def _ask_worker(settings: Settings) -> Worker | None:
+    """The answer of the worker at `STORMFOLD_HTTP_ADDRESS`; None if no worker answers there."""
     host, port = settings.http_bind
-    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     if port == 0:
         return None
     try:
         async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(WORKER_SECONDS)) as session,
-            session.get(URL.build(scheme="http", host=here, port=port, path="/readyz")) as answer,
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(WORKER_TIMEOUT)) as session,
+            session.get(URL.build(scheme="http", host=local, port=port, path="/readyz")) as response,
         ):
-            return msgspec.json.decode(await answer.read(), type=Worker)
+            return msgspec.json.decode(await response.read(), type=Worker)
     except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError):
         return None
 
 
-def _lag(found: Sequence[Place], problems: list[Problem]) -> list[dict[str, Any]]:
-    rows = []
-    for place in found:
-        (begin, end), position = place.extent, place.position
-        rows.append(
-            {
-                "stage": place.stage, "topic": place.topic, "partition": place.partition, "begin": begin, "end": end,
-                "position": position, "records": place.behind,
-            }
-        )  # fmt: skip
-        where = f"{place.topic}-{place.partition}"
-        if position is not None and position > end:
-            why = f"{where} ends at {end}, before the position {position}: it is not read"
-            problems.append(Problem(place.stage, why, FORGET))
-        elif position is not None and position < begin:
-            why = f"{where}: retention took {pluralize(begin - position, 'record')} before they were read"
-            problems.append(Problem(place.stage, why, KEEP))
-    return rows
+def _position_problems(positions: Iterable[StagePosition]) -> Iterator[Problem]:
+    for stage, topic, partition, begin, end, position in positions:
+        verdict = Verdict.VALID if position is None else check_position(Position(position), begin, end)
+        if verdict is Verdict.RECREATED:
+            problem = f"{topic}-{partition} ends at {end}, before the position {position}: it is not read"
+            yield Problem(stage, problem, RECREATED_HINT)
+        elif verdict is Verdict.EXPIRED:
+            lost = pluralize(begin - (position or 0), "record")
+            yield Problem(stage, f"{topic}-{partition}: retention deleted {lost} before they were read", EXPIRED_HINT)
 
 
-def _epoch(redis: RedisSnapshot) -> dict[str, Any]:
+def _state_version(redis: RedisSnapshot) -> dict[str, Any]:
     if redis.state is None or redis.clock is None:
         return {"number": None}
-    epoch, clock, now = redis.state.epoch, redis.clock, time.time()
+    version, clock = redis.state.epoch, redis.clock
+    windows = msgspec.to_builtins(version.windows)
     return {
-        "number": epoch.number,
-        "partitions": epoch.partitions,
-        "windows": {name: format_duration(value) for name, value in msgspec.to_builtins(epoch.windows).items()},
+        "number": version.number,
+        "partitions": version.partitions,
+        "windows": {name: format_duration(length) for name, length in windows.items()},
         "horizon": None if clock.horizon is None else format_timestamp(clock.horizon),
-        "horizon_delay_seconds": None if clock.horizon is None else round(now - clock.horizon / 1000, 1),
+        "horizon_delay_seconds": None if clock.horizon is None else round(time.time() - clock.horizon / 1000, 1),
         "open_groups": clock.open_groups,
         "oldest_open": None if clock.first_open is None else format_timestamp(clock.first_open),
     }
@@ -200,57 +197,50 @@ def _memory(memory: Memory) -> dict[str, Any]:
     }
 
 
-def _print(status: Mapping[str, Any]) -> None:
-    for heading, text in [*_stages(status["lag"]), *_lines(status)]:
-        click.echo(f"{heading:<9}{escape_unprintable(text)}")
-    for problem in status["problems"]:
-        since = f" (since {problem['since']})" if problem["since"] else ""
-        click.echo(escape_unprintable(f"{problem['component']}: {problem['problem']}{since}"), err=True)
-        if problem["hint"]:
-            click.echo(f"  -> {escape_unprintable(problem['hint'])}", err=True)
-
-
-def _stages(lag: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    for stage in dict.fromkeys(row["stage"] for row in lag):
-        behind = sorted(
-            (row for row in lag if row["stage"] == stage and row["records"]), key=lambda row: -row["records"]
-        )
+def _stage_lines(lag: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    by_stage: dict[str, list[Mapping[str, Any]]] = {}
+    for row in sorted(lag, key=lambda row: -row["records"]):
+        by_stage.setdefault(row["stage"], []).append(row)
+    for stage in sorted(by_stage, key=STAGES.index):
+        behind = [row for row in by_stage[stage] if row["records"]]
         if not behind:
-            yield stage, "caught up"
+            yield stage, "no lag"
             continue
-        places = [f"{row['partition']}: {row['records']:,}" for row in behind[:SHOWN]]
-        more = [f"and {len(behind) - SHOWN} more"] if behind[SHOWN:] else []
+        partitions = [f"{row['partition']}: {row['records']:,}" for row in behind[:MAX_PARTITIONS]]
+        if len(behind) > MAX_PARTITIONS:
+            partitions.append(f"and {len(behind) - MAX_PARTITIONS} more")
         total = pluralize(sum(row["records"] for row in behind), "record")
-        yield stage, f"{total} behind in {behind[0]['topic']}, by partition {', '.join(places + more)}"
+        yield stage, f"lag of {total} in {behind[0]['topic']}, by partition {', '.join(partitions)}"
 
 
 def _lines(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    epoch, redis, worker = status["epoch"], status["redis"], status["worker"]
-    if not epoch:
-        yield "epoch", "unknown"
-    elif epoch["number"] is None:
-        yield "epoch", "none yet: no worker has begun"
+    version, redis, worker = status["state_version"], status["redis"], status["worker"]
+    if not version:
+        yield "state", "unknown"
+    elif version["number"] is None:
+        yield "state", "none yet: no worker has folded an alert"
     else:
-        windows = ", ".join(f"{name} {length}" for name, length in epoch["windows"].items())
-        yield "epoch", f"{epoch['number']}: {windows}, {pluralize(epoch['partitions'], 'partition')}"
-        if epoch["horizon"]:
-            yield "horizon", f"{epoch['horizon']}, {epoch['horizon_delay_seconds']:,} s behind the clock"
+        windows = ", ".join(f"{name} {length}" for name, length in version["windows"].items())
+        yield "state", f"version {version['number']}: {windows}, {pluralize(version['partitions'], 'partition')}"
+        if version["horizon"]:
+            yield "horizon", f"{version['horizon']}, {version['horizon_delay_seconds']:,} s behind the clock"
         else:
             yield "horizon", "none yet: not every partition of alerts has been read"
-        oldest = f", the oldest from {epoch['oldest_open']}" if epoch["oldest_open"] else ""
-        yield "open", f"{pluralize(epoch['open_groups'], 'group')}{oldest}"
+        oldest = f", the oldest from {version['oldest_open']}" if version["oldest_open"] else ""
+        yield "open", f"{pluralize(version['open_groups'], 'group')}{oldest}"
     if status["closed_until"]:
         yield "closed", f"every storm that begins before {status['closed_until']}"
     memory = "unknown"
     if "policy" in redis:
-        most = f" of {redis['max_bytes'] / 2**20:,.0f}" if redis["max_bytes"] else ", no limit,"
+        limit = f" of {redis['max_bytes'] / 2**20:,.0f}" if redis["max_bytes"] else ", no limit,"
         memory = (
-            f"{redis['used_bytes'] / 2**20:,.1f}{most} MiB used, {redis['policy']},"
+            f"{redis['used_bytes'] / 2**20:,.1f}{limit} MiB used, {redis['policy']},"
             f" fragmentation {redis['fragmentation_ratio']}"
         )
     yield "redis", f"{redis['url']}: {memory}"
-    unknown = "the worker here writes no storms" if worker["answers"] else "no worker answers here"
-    yield "sink", status["sink"] or f"not known: {unknown}"
-    where = "" if worker["answers"] else f" ({variable('http_address')} says where to ask)"
-    says = "none answers" if not worker["answers"] else "ready" if worker["ready"] else "not ready"
-    yield "worker", f"{worker['address']}: {says}{where}"
+    if worker["answers"]:
+        yield "sink", status["sink"] or "unknown: the worker here does not run emit"
+        yield "worker", f"{worker['address']}: {'ready' if worker['ready'] else 'not ready'}"
+    else:
+        yield "sink", "unknown: no worker answers here"
+        yield "worker", f"{worker['address']}: no answer ({variable('http_address')} is the address of the worker)"

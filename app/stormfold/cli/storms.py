@@ -1,4 +1,4 @@
-"""`stormfold storms`: recent storms, straight from their topic."""
+"""`stormfold storms`: recent storms, read from their topic."""
 
 import asyncio
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import click
 import msgspec
 from aiokafka import ConsumerRecord
 
-from stormfold.cli.output import Output, emit, emit_document, output_option
+from stormfold.cli.output import Output, emit, emit_document, limit_option, output_option
 from stormfold.decoding import Malformed, decode_untrusted
 from stormfold.kafka.reader import open_reader
 from stormfold.manifest import from_manifest
@@ -19,11 +19,11 @@ from stormfold.times import format_timestamp
 
 COLUMNS = {
     "last seen": 24, "namespace": 12, "name": 57, "class": 8, "severity": 8, "alerts": 7, "resources": 9,
-    "closed by": 10, "pattern": 0,
+    "close reason": 12, "pattern": 0,
 }  # fmt: skip
-"""Of the table, with their widths where lines are printed as they come."""
+"""Columns of the table, and their widths if `--watch` prints line by line."""
 OVERLAP = 100
-"""Records before the end from which on storms are followed: what comes between two looks is not missed."""
+"""`--watch` begins this many records before the end, so that no storm is missed that was published after the list."""
 
 
 @click.command(
@@ -40,13 +40,13 @@ Examples:
     type=click.Choice([*get_args(AggregateClass), "all"]),
     default="Storm",
     show_default=True,
-    help="Which storms.",
+    help="Class of the aggregates to show.",
 )
-@click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="At most so many.")
-@click.option("--watch", is_flag=True, help="Oldest first, then those that come, one by one, until Ctrl-C.")
+@limit_option(20)
+@click.option("--watch", is_flag=True, help="Show the oldest first, then new ones as they are published, until Ctrl-C.")
 @output_option
 def command(wanted: str, limit: int, watch: bool, output: Output) -> None:
-    """Show recent storms, newest first; as JSON or YAML the whole manifests."""
+    """Show recent storms, newest first. JSON and YAML have complete manifests."""
     show = _watch if watch else _list
     asyncio.run(show(Settings(), wanted, limit, output))
 
@@ -58,25 +58,25 @@ async def _list(settings: Settings, wanted: str, limit: int, output: Output) -> 
         return
     emit([_row(from_manifest(manifest)) for manifest in manifests], COLUMNS, output)
     if not manifests:
-        others = "" if wanted == "all" else " `--class all` also shows what was not enough for one, or silenced."
+        others = "" if wanted == "all" else " `--class all` also shows isolated and silenced groups."
         click.echo(f"No storms yet.{others}", err=True)
 
 
 async def _watch(settings: Settings, wanted: str, limit: int, output: Output) -> None:
-    async with open_reader(settings) as tail:
-        ends = await tail.ends(settings.storms_topic)
+    async with open_reader(settings) as reader:
+        ends = await reader.ends(settings.storms_topic)
     manifests = (await _recent(settings, wanted, limit))[::-1]
     if output == "table":
         click.echo(_line({column: column.upper() for column in COLUMNS}))
     for manifest in manifests:
-        _tell(manifest, output)
+        _print(manifest, output)
     shown = {manifest["metadata"]["name"] for manifest in manifests}
-    async with open_reader(settings) as tail:
-        async for record in tail.read(settings.storms_topic, OVERLAP, follow=True):
+    async with open_reader(settings) as reader:
+        async for record in reader.read(settings.storms_topic, OVERLAP, follow=True):
             late = _manifest(record, wanted) if record.offset >= ends.get(record.partition, 0) else None
             if late is not None and late["metadata"]["name"] not in shown:
                 shown.add(late["metadata"]["name"])
-                _tell(late, output)
+                _print(late, output)
 
 
 async def _recent(settings: Settings, wanted: str, limit: int) -> list[dict[str, Any]]:
@@ -84,15 +84,15 @@ async def _recent(settings: Settings, wanted: str, limit: int) -> list[dict[str,
         manifest = _manifest(record, wanted)
         return None if manifest is None else str(manifest["metadata"]["name"])
 
-    async with open_reader(settings) as tail:
-        records = await tail.newest(settings.storms_topic, limit, name)
-    # After an outage many come at once, in no order.
+    async with open_reader(settings) as reader:
+        records = await reader.newest(settings.storms_topic, limit, name)
+    # After an outage many are published at once, in no particular order.
     manifests = [msgspec.json.decode(record.value) for record in records]
     return sorted(manifests, key=lambda manifest: str(manifest["spec"]["lastSeen"]), reverse=True)[:limit]
 
 
 def _manifest(record: ConsumerRecord, wanted: str) -> dict[str, Any] | None:
-    """The manifest in a record; None if it isn't one, or of another class."""
+    """The manifest in a record; None if it is not a manifest, or has another class."""
     try:
         manifest: dict[str, Any] = decode_untrusted(msgspec.json.decode, record.value)
         fits = wanted in ("all", from_manifest(manifest).aggregate_class)
@@ -101,8 +101,8 @@ def _manifest(record: ConsumerRecord, wanted: str) -> dict[str, Any] | None:
     return manifest if fits else None
 
 
-def _tell(manifest: Mapping[str, Any], output: Output) -> None:
-    """Prints one storm of several."""
+def _print(manifest: Mapping[str, Any], output: Output) -> None:
+    """Prints one storm of `--watch`."""
     if output == "table":
         click.echo(_line(_row(from_manifest(manifest))))
         return

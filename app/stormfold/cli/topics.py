@@ -1,4 +1,4 @@
-"""`stormfold topics`: are the five topics there and set up so that nothing gets lost."""
+"""`stormfold topics`: check that the topics exist and are configured so that no alert is lost."""
 
 import asyncio
 from collections.abc import Sequence
@@ -6,13 +6,15 @@ from typing import Any
 
 import click
 
-from stormfold.cli.output import Output, emit, output_option
+from stormfold.cli.output import Output, emit, output_option, print_problem
 from stormfold.kafka.client import open_admin
 from stormfold.kafka.topics import PARTITIONS, Finding, Present, Topic, create, describe, topics, validate
 from stormfold.redis.client import connect
 from stormfold.redis.store import Store
 from stormfold.settings import Settings
 from stormfold.stages.reset_positions import forget
+
+COLUMNS = ("topic", "state", "partitions", "timestamp_type", "retention", "max_message_bytes", "purpose")
 
 
 @click.command(
@@ -22,50 +24,50 @@ Examples:
   stormfold topics --create --partitions 24
   stormfold topics --reset-positions
 
-Exits with 1 if a topic is missing or set up in a way that can lose alerts."""
+Exits with 1 if a topic is missing or has a configuration that can lose alerts."""
 )
-@click.option("--create", "make", is_flag=True, help="Create those that are missing; the others stay as they are.")
+@click.option("--create", "create_missing", is_flag=True, help="Create missing topics. Existing ones are not changed.")
 @click.option(
     "--partitions",
     type=click.IntRange(1, 10_000),
     default=PARTITIONS,
     show_default=True,
-    help="Partitions of those that are created. A stage has at most as many workers.",
+    help="Partitions of created topics. At most this many workers share a stage.",
 )
 @click.option(
     "--reset-positions",
-    "forgotten",
     is_flag=True,
-    help="Read topics that were deleted and created anew from their beginning. Stop the workers first.",
+    help="Read recreated topics from the beginning. Stop the workers first.",
 )
 @output_option
 @click.pass_context
-def command(ctx: click.Context, make: bool, partitions: int, forgotten: bool, output: Output) -> None:
-    """Show the topics against what is needed; make those that are missing."""
+def command(ctx: click.Context, create_missing: bool, partitions: int, reset_positions: bool, output: Output) -> None:
+    """Check the topics against what stormfold needs, and create missing ones."""
     settings = Settings()
-    if forgotten:
-        places = asyncio.run(_forget(settings))
-        click.echo(f"Read from the beginning: {', '.join(places) or 'none, every position fits its topic'}", err=True)
+    if reset_positions:
+        partitions_reset = asyncio.run(_reset_positions(settings))
+        click.echo(f"Positions reset: {', '.join(partitions_reset) or 'none, every position fits its topic'}", err=True)
     wanted = topics(settings, partitions)
-    present, created = asyncio.run(_look(settings, wanted, make))
+    present, created = asyncio.run(_inspect(settings, wanted, create_missing))
     findings = validate(wanted, present)
     rows = [_row(topic, present.get(topic.name), findings, topic.name in created) for topic in wanted]
-    columns = ["topic", "state", "partitions", "timestamps", "retention", "largest", "purpose"]
-    emit(rows, {column: column for column in columns}, output)
+    emit(rows, COLUMNS, output)
     if findings:
         if output == "table":
-            _advise(settings, findings)
+            _print_hints(settings, findings)
         ctx.exit(1)
 
 
-async def _forget(settings: Settings) -> list[str]:
+async def _reset_positions(settings: Settings) -> list[str]:
     async with connect(settings) as redis:
         return await forget(settings, Store(redis, settings.redis_prefix))
 
 
-async def _look(settings: Settings, wanted: Sequence[Topic], make: bool) -> tuple[dict[str, Present], list[str]]:
+async def _inspect(
+    settings: Settings, wanted: Sequence[Topic], create_missing: bool
+) -> tuple[dict[str, Present], list[str]]:
     async with open_admin(settings) as admin:
-        created = await create(admin, wanted) if make else []
+        created = await create(admin, wanted) if create_missing else []
         return await describe(admin, wanted), created
 
 
@@ -80,27 +82,26 @@ def _row(topic: Topic, present: Present | None, findings: Sequence[Finding], cre
     if present:
         row |= {
             "partitions": present.partitions,
-            "timestamps": present.settings.get("message.timestamp.type"),
+            "timestamp_type": present.settings.get("message.timestamp.type"),
             "retention": _hours(present.settings.get("retention.ms", "")),
-            "largest": int(present.settings.get("max.message.bytes", 0)),
+            "max_message_bytes": int(present.settings.get("max.message.bytes", 0)),
             "settings": {setting.name: present.settings.get(setting.name) for setting in topic.settings},
         }
     return row
 
 
 def _hours(ms: str) -> str:
-    return "for ever" if ms == "-1" else f"{int(ms) / 3_600_000:g} h" if ms else ""
+    return "unlimited" if ms == "-1" else f"{int(ms) / 3_600_000:g} h" if ms else ""
 
 
-def _advise(settings: Settings, findings: Sequence[Finding]) -> None:
+def _print_hints(settings: Settings, findings: Sequence[Finding]) -> None:
     click.echo(err=True)
     for finding in findings:
         if finding.setting:
-            click.echo(f"{finding.topic}: {finding.message}", err=True)
-            click.echo(
-                f"  -> kafka-configs.sh --bootstrap-server {settings.kafka_bootstrap_servers} --alter"
+            print_problem(
+                f"{finding.topic}: {finding.message}",
+                f"kafka-configs.sh --bootstrap-server {settings.kafka_bootstrap_servers} --alter"
                 f" --topic {finding.topic} --add-config {finding.setting}",
-                err=True,
             )
     if missing := [finding.topic for finding in findings if finding.state == "missing"]:
-        click.echo(f"missing: {', '.join(missing)}\n  -> stormfold topics --create", err=True)
+        print_problem(f"missing: {', '.join(missing)}", "stormfold topics --create")

@@ -1,4 +1,4 @@
-"""`stormfold worker`: what containers run."""
+"""`stormfold worker`: the command that containers run."""
 
 import asyncio
 import gc
@@ -21,9 +21,9 @@ from stormfold.worker import Worker
 log = structlog.get_logger(__name__)
 
 STOP_SECONDS = 8.0
-"""Longest farewell: who stops a worker kills it after 10 s or more."""
+"""Longest clean stop: supervisors kill a process after 10 s or more."""
 GC_THRESHOLD = 50_000
-"""Batches make many short-lived objects without cycles; the default of 700 has the collector look at all of them."""
+"""Batches create many short-lived objects without cycles. With the default of 700 the collector would scan them all."""
 
 
 @click.command(
@@ -33,31 +33,31 @@ Examples:
   stormfold worker --stages intake,fold --config stormfold.yaml
   STORMFOLD_SINK=kubernetes stormfold worker --stages emit
 
-Exits with 0 when asked to stop, by SIGTERM or Ctrl-C; asked twice, it leaves at once: another worker does again, once,
-what was not finished."""
+SIGTERM or Ctrl-C stops it cleanly, with exit code 0. A second signal exits immediately: another worker repeats the
+unfinished work, and every alert is still counted once."""
 )
-@click.option("--stages", help="Only some of intake,fold,close,emit; by default all.")
+@click.option("--stages", help="Stages to run, of intake,fold,close,emit; default: all.")
 @config_option
-@click.option("--sink", help="kubernetes, directory:PATH or none; else STORMFOLD_SINK.")
+@click.option("--sink", help="kubernetes, directory:PATH or none; default: STORMFOLD_SINK.")
 def command(stages: str | None, config: Path | None, sink: str | None) -> None:
-    """Run a worker against existing Kafka, Redis and sink, until SIGTERM or Ctrl-C."""
+    """Run a worker with existing Kafka, Redis and sink, until SIGTERM or Ctrl-C."""
     given: dict[str, Any] = {"stages": stages, "config": config, "sink": sink}
     settings = Settings(**{name: value for name, value in given.items() if value is not None})
-    meaning = load(settings.config)
+    loaded = load(settings.config)
     logs.configure(settings.log_format, settings.log_level, logs.secrets_of(settings))
-    uvloop.run(_run(settings, meaning))
+    uvloop.run(_run(settings, loaded))
 
 
-async def _run(settings: Settings, meaning: Config) -> None:
-    await _Process(settings, meaning).run()
+async def _run(settings: Settings, config: Config) -> None:
+    await _Process(settings, config).run()
 
 
 class _Process(Worker):
-    """A worker that has its process to itself."""
+    """A worker that is the only one in its process."""
 
     async def start(self) -> None:
         await super().start()
-        # What is there now stays until the end: the collector need not look at it again.
+        # Objects created so far live until the end: the collector need not scan them again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD, 20, 20)
@@ -66,12 +66,12 @@ class _Process(Worker):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, os._exit, 128 + number)
-        loop.call_later(STOP_SECONDS, _leave)
+        loop.call_later(STOP_SECONDS, _exit_now)
         await super().stop()
 
 
-def _leave() -> None:
-    # Clients may wait for minutes, cancelled or not. To go in the middle is safe: no worse than to be killed.
-    log.warning("a server does not answer: worker stopped without a farewell")
+def _exit_now() -> None:
+    # Clients can hang for minutes even if they are cancelled. To exit here is as safe as to be killed.
+    log.warning("worker stopped without a clean shutdown: a server does not answer", waited_seconds=STOP_SECONDS)
     sys.stdout.flush()
     os._exit(0)

@@ -38,6 +38,8 @@ AGGREGATE = struct.Struct(">IQQIBB")
 """Field `a` of a bucket: alerts, first and last (ms), late, severity rank, truncated; the severity's name follows."""
 MEMBER = struct.Struct(">IIB")
 """A member field of a bucket: alerts, newest - bucket start (ms), flags; the resource in msgpack follows."""
+MAXMEMORY_POLICY = "noeviction"
+"""Under any other policy Redis can evict open groups."""
 
 _LOGIN = "check STORMFOLD_REDIS_USERNAME and STORMFOLD_REDIS_PASSWORD, or what STORMFOLD_REDIS_URL has of them"
 
@@ -181,6 +183,14 @@ class Memory:
     def share(self) -> float:
         """Used of maximum, 0 without a maximum."""
         return self.used / self.maximum if self.maximum else 0.0
+
+    def check_eviction(self) -> None:
+        """Raises `ActionRequired` if Redis may evict keys, or has evicted some."""
+        if self.evicted or (self.maximum and self.policy != MAXMEMORY_POLICY):
+            raise ActionRequired(
+                f"Redis may evict keys: policy {self.policy}, {self.evicted} evicted",
+                f"set maxmemory-policy {MAXMEMORY_POLICY}",
+            )
 
 
 class ScriptReply(IntEnum):

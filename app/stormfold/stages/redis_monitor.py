@@ -6,7 +6,7 @@ import structlog
 
 from stormfold import metrics
 from stormfold.config import Config
-from stormfold.errors import ActionRequired, StormfoldError
+from stormfold.errors import StormfoldError
 from stormfold.health import Health
 from stormfold.redis.store import Limits, Memory, Store
 from stormfold.stages.periodic import PeriodicService
@@ -17,7 +17,6 @@ INTERVAL = 1.0
 """Seconds between two looks."""
 CROWDED = 0.85
 """Share of maxmemory above which new fingerprints are counted but no longer listed."""
-POLICY = "noeviction"
 
 
 class RedisMonitor(PeriodicService):
@@ -33,14 +32,10 @@ class RedisMonitor(PeriodicService):
         self.limits = Limits(config.max_fingerprints, config.max_groups)
 
     async def run_once(self) -> float:
-        """Looks at Redis. Raises `ActionRequired` if it may throw keys away."""
+        """Looks at Redis. Raises `ActionRequired` if it may evict keys."""
         memory = await self._store.memory()
         self._seen(memory)
-        if memory.evicted or (memory.maximum and memory.policy != POLICY):
-            raise ActionRequired(
-                f"Redis may throw keys away: policy {memory.policy}, {memory.evicted} evicted",
-                f"set maxmemory-policy {POLICY}",
-            )
+        memory.check_eviction()
         return INTERVAL
 
     async def look(self) -> None:

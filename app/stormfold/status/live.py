@@ -30,9 +30,9 @@ from stormfold.status.snapshot import (
     KafkaSnapshot,
     RedisSnapshot,
     closed_until,
-    places,
     snapshot_kafka,
     snapshot_redis,
+    stage_positions,
 )
 from stormfold.storm import Aggregate
 
@@ -262,9 +262,9 @@ class Live:
         intake = {partition: note.e for partition, (_, note) in kafka.committed.get("intake", {}).items()}
         reached: dict[str, Mapping[int, int | None]] = {"intake": intake, "fold": self._reached}
         stages: dict[str, dict[int, Progress]] = {}
-        for place in places(self._settings, kafka, self._redis):
-            at = reached.get(place.stage, {}).get(place.partition)
-            stages.setdefault(place.stage, {})[place.partition] = Progress(place.behind, at)
+        for position in stage_positions(self._settings, kafka, self._redis):
+            at = reached.get(position.stage, {}).get(position.partition)
+            stages.setdefault(position.stage, {})[position.partition] = Progress(position.lag, at)
         return stages
 
 

@@ -1,4 +1,4 @@
-"""What Kafka and Redis say of the pipeline: where each stage is in its topic, the epoch, event time, memory."""
+"""The state of the pipeline in Kafka and Redis at one moment: positions, lag, state version and memory."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,11 +13,11 @@ from stormfold.redis.store import Clock, Memory, State, Store
 from stormfold.settings import Settings
 
 STAGES = ("intake", "fold", "emit")
-"""Those that read a topic."""
+"""The stages that read a topic."""
 
 
 class Extent(NamedTuple):
-    """The offsets of a partition."""
+    """The first offset of a partition, and the offset after its last record."""
 
     begin: int
     end: int
@@ -25,37 +25,38 @@ class Extent(NamedTuple):
 
 @dataclass(frozen=True)
 class KafkaSnapshot:
-    """What Kafka says."""
+    """Offsets in Kafka, by stage. Stages whose topic is missing are left out."""
 
     topics: dict[str, dict[int, Extent]] = field(default_factory=dict)
-    """By stage; without those whose topic is missing."""
+    """Extent of each partition of the stage's topic."""
     committed: dict[str, Committed] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class RedisSnapshot:
-    """What Redis says."""
+    """The state in Redis, without the open groups."""
 
     memory: Memory
     state: State | None
     clock: Clock | None
     intake: dict[int, int]
-    """What intake had committed."""
+    """Offsets that intake has committed, by partition of `alerts`. Redis holds them in case Kafka forgets them."""
 
 
-class Place(NamedTuple):
-    """Where a stage is in a partition."""
+class StagePosition(NamedTuple):
+    """The position of a stage in one partition."""
 
     stage: str
     topic: str
     partition: int
-    extent: Extent
+    begin: int
+    end: int
     position: int | None
 
     @property
-    def behind(self) -> int:
-        """Records that it has still to read."""
-        return max(0, self.extent.end - max(self.extent.begin, self.position or 0))
+    def lag(self) -> int:
+        """Records that the stage has not read yet."""
+        return max(0, self.end - max(self.begin, self.position or 0))
 
 
 def topic_of(settings: Settings, stage: str) -> str:
@@ -64,20 +65,20 @@ def topic_of(settings: Settings, stage: str) -> str:
     return dict(zip(STAGES, topics, strict=True))[stage]
 
 
-async def snapshot_kafka(settings: Settings, admin: AIOKafkaAdminClient, tail: TopicReader) -> KafkaSnapshot:
-    """Asks for the ends of partitions and what was committed."""
+async def snapshot_kafka(settings: Settings, admin: AIOKafkaAdminClient, reader: TopicReader) -> KafkaSnapshot:
+    """Asks Kafka for the extents of all partitions and for committed offsets."""
     found = KafkaSnapshot()
-    present = await partition_counts(admin)
+    existing = await partition_counts(admin)
     for stage in STAGES:
-        if (topic := topic_of(settings, stage)) in present:
-            begins, ends = await tail.begins(topic), await tail.ends(topic)
+        if (topic := topic_of(settings, stage)) in existing:
+            begins, ends = await reader.begins(topic), await reader.ends(topic)
             found.topics[stage] = {partition: Extent(begins[partition], end) for partition, end in ends.items()}
             found.committed[stage] = await committed_offsets(admin, settings.consumer_group(stage), topic)
     return found
 
 
 async def snapshot_redis(store: Store) -> RedisSnapshot:
-    """Asks for everything but what is open. Raises `Retry` or `ActionRequired`."""
+    """Asks Redis. Raises `Retry` or `ActionRequired`."""
     state = await store.load()
     return RedisSnapshot(
         memory=await store.memory(),
@@ -87,20 +88,23 @@ async def snapshot_redis(store: Store) -> RedisSnapshot:
     )
 
 
-def places(settings: Settings, kafka: KafkaSnapshot, redis: RedisSnapshot | None) -> Iterator[Place]:
-    """Each stage in each partition, in order. Fold's positions are Redis'; intake's too, where Kafka forgot them."""
+def stage_positions(settings: Settings, kafka: KafkaSnapshot, redis: RedisSnapshot | None) -> Iterator[StagePosition]:
+    """The position of each stage in each partition, in order.
+
+    The positions of fold are in Redis; those of intake are also there if Kafka has forgotten them.
+    """
     for stage, extents in kafka.topics.items():
         positions = {partition: offset for partition, (offset, _) in kafka.committed[stage].items()}
         if stage == "intake" and redis is not None:
             positions = redis.intake | positions
         if stage == "fold" and redis is not None and redis.state is not None:
             positions = {partition: at.offset for partition, at in redis.state.positions.items()}
-            # Others came later; an epoch keeps to those that it began with.
+            # Partitions that were added later are unmanaged: they are not part of the state version.
             extents = {partition: extent for partition, extent in extents.items() if partition in positions}
-        for partition, extent in sorted(extents.items()):
-            yield Place(stage, topic_of(settings, stage), partition, extent, positions.get(partition))
+        for partition, (begin, end) in sorted(extents.items()):
+            yield StagePosition(stage, topic_of(settings, stage), partition, begin, end, positions.get(partition))
 
 
 def closed_until(kafka: KafkaSnapshot) -> int | None:
-    """The newest C in a commit of fold (ms): every storm that begins before it is published."""
+    """The newest C in a commit of fold (ms): every aggregate that begins before it is published."""
     return newest_closed(kafka.committed.get("fold", {}))

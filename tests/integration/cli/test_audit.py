@@ -1,4 +1,4 @@
-"""The audit as a command, and one line for what users get wrong."""
+"""The audit as a command, and errors that every command reports alike."""
 
 import json
 from pathlib import Path
@@ -14,10 +14,9 @@ FLOOD = [Sent(NOW + n * 10, record(alert("Flood", pod=f"pod-{n}")), n % 3) for n
 GARBAGE = Sent(NOW, b"\x1b[2Jnot an alert", 1)
 
 
-async def test_audit(topics: Settings, tmp_path: Path) -> None:
-    """Exit 1 while alerts have not been taken up, 0 when the books balance."""
+async def test_audit_fails_until_every_alert_is_counted(topics: Settings, tmp_path: Path) -> None:
     await publish(topics, [*FLOOD, GARBAGE])
-    # What somebody else wrote there counts for nothing, and hides nothing.
+    # A record that stormfold did not write is not counted.
     await publish(topics.model_copy(update={"alerts_topic": topics.storms_topic}), [Sent(NOW, b"{}", key=b"k")])
     early = await stormfold(topics, "audit", "--wait", "0")
     assert early.returncode == 1 and "not been processed" in early.stderr
@@ -31,34 +30,33 @@ async def test_audit(topics: Settings, tmp_path: Path) -> None:
     assert books["foreign"] == 1
 
 
-async def test_dead_letters_of_others(topics: Settings, tmp_path: Path) -> None:
-    """Whatever somebody else writes as a dead letter's origin, it is told as foreign, and counts for nothing."""
+async def test_dead_letters_with_an_invalid_origin_are_foreign(topics: Settings, tmp_path: Path) -> None:
+    """They are reported and not counted."""
     await publish(topics, [*FLOOD, GARBAGE])
     with Workers(topics, tmp_path) as workers:
         workers.start()
         assert_balanced(await drained(topics))
     alerts = topics.alerts_topic
-    strange = [
+    invalid = [
         f"{alerts}-0-abc", f"{alerts}-0-\N{ARABIC-INDIC DIGIT THREE}", f"{alerts}-x-0",
         f"{alerts}-0-{'9' * 5000}", alerts, f"{alerts}-99-0", f"{alerts}-0-999", f" {alerts}-0-0", "elsewhere-0-0", "",
     ]  # fmt: skip
     dead = topics.model_copy(update={"alerts_topic": topics.alerts_dlq_topic})
-    letters = [Sent(NOW, b"?", headers=(("stormfold-origin", origin.encode()),)) for origin in strange]
+    letters = [Sent(NOW, b"?", headers=(("stormfold-origin", origin.encode()),)) for origin in invalid]
     marked = Sent(NOW, None, key=b"mark", headers=(("stormfold-redriven", f"{alerts}-1-20".encode()),))
     await publish(dead, [*letters, Sent(NOW, b"?", headers=(("stormfold-origin", None),)), Sent(NOW, b"?"), marked])
     proven = await stormfold(topics, "audit", "-o", "json")
     books = json.loads(proven.stdout)[0]
     assert (proven.returncode, proven.stderr) == (0, "")
-    assert (books["balanced"], books["dead_letters"], books["foreign"]) == (True, 1, len(strange) + 2)
-    told = (await stormfold(topics, "audit")).stdout
+    assert (books["balanced"], books["dead_letters"], books["foreign"]) == (True, 1, len(invalid) + 2)
+    printed = (await stormfold(topics, "audit")).stdout
     assert (
         "61 alerts = 60 in 1 storm + 1 dead letter. 12 records in storms or dead letters were not written by stormfold."
-        in told
+        in printed
     )
 
 
-async def test_one_line_for_what_users_get_wrong(topics: Settings) -> None:
-    """No broker, no topic: one line that says so, one that says what to do, no traceback."""
+async def test_a_missing_broker_or_topic_is_one_line_with_a_hint(topics: Settings) -> None:
     nowhere = topics.model_copy(update={"kafka_bootstrap_servers": "127.0.0.1:1"})
     for words in (("storms",), ("audit",), ("dlq",)):
         shown = await stormfold(nowhere, *words)

@@ -1,4 +1,4 @@
-"""Dead letters: listed, shown, and published again as they were, once; the books count both."""
+"""Dead letters are listed, printed, and redriven once and unchanged. The audit counts letter and new record."""
 
 import json
 import time
@@ -21,12 +21,14 @@ Headers = list[tuple[str, bytes]]
 
 
 def origin(topic: str, offset: int) -> Headers:
-    """The headers of a letter that died for no good reason at an offset of partition 0."""
-    return [("stormfold-reason", b"not understood"), ("stormfold-origin", f"{topic}-0-{offset}".encode())]
+    """The headers of a dead letter from partition 0."""
+    return [("stormfold-reason", b"no labels"), ("stormfold-origin", f"{topic}-0-{offset}".encode())]
 
 
-async def bury(settings: Settings, letters: Sequence[tuple[ProducerRecord, Headers]], topic: str | None = None) -> None:
-    """Puts records into a dead-letter topic, by default that of alerts, in order."""
+async def send_letters(
+    settings: Settings, letters: Sequence[tuple[ProducerRecord, Headers]], topic: str | None = None
+) -> None:
+    """Publishes records to a dead-letter topic, by default that of alerts, in order."""
     producer = Producer(settings, "test")
     try:
         for outgoing, headers in letters:
@@ -36,19 +38,19 @@ async def bury(settings: Settings, letters: Sequence[tuple[ProducerRecord, Heade
 
 
 async def published(settings: Settings) -> list[ConsumerRecord]:
-    """What is in the alerts topic, in order of time."""
+    """The records of the alerts topic, in order of time."""
     return sorted(await read_topic(settings, settings.alerts_topic), key=lambda found: found.timestamp)
 
 
-async def test_books(topics: Settings, tmp_path: Path) -> None:
-    """What is understood after a fix makes storms, what is not dies once more; every record is counted once."""
+async def test_redriven_records_are_counted_once_more(topics: Settings, tmp_path: Path) -> None:
+    """Those that can be parsed after a fix make storms, the others become dead letters again."""
     config = tmp_path / "stormfold.yaml"
     config.write_text("windows: {gap: 2s, grace: 1s, slice: 4s}\n")
     now = time.time_ns() // 1_000_000
     await publish(topics, [Sent(now, b"not yet understood"), Sent(now, b"never understood", 1)])
     first, second = f"{topics.alerts_topic}-0-0", f"{topics.alerts_topic}-1-0"
-    # What a worker before the fix had buried: to the present one it is an alert.
-    await bury(topics, [(ProducerRecord(None, record(alert("Fixed"))), [("stormfold-origin", first.encode())])])
+    # A dead letter of an older version, which this version can parse.
+    await send_letters(topics, [(ProducerRecord(None, record(alert("Fixed"))), [("stormfold-origin", first.encode())])])
     with Workers(topics, tmp_path, config) as workers:
         workers.start()
         books = await drained(topics, config)
@@ -67,14 +69,18 @@ async def test_books(topics: Settings, tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-async def test_published_as_it_was(topics: Settings) -> None:
-    """Key, value and the producer's headers are those of the record; where it came from is added, the rest is not."""
-    own: Headers = [("ce_type", b"x"), ("stormfold-reason", b"a producer's own"), ("stormfold-cut", b"likewise")]
-    died_before = [("stormfold-redriven-from", b"elsewhere-0-0")]
-    await bury(
+async def test_a_redriven_record_has_its_key_value_and_headers(topics: Settings) -> None:
+    """One header is added: the origin of its dead letter."""
+    own: Headers = [
+        ("ce_type", b"x"),
+        ("stormfold-reason", b"a header of the producer"),
+        ("stormfold-cut", b"another one"),
+    ]
+    redriven_before = [("stormfold-redriven-from", b"elsewhere-0-0")]
+    await send_letters(
         topics,
         [
-            (ProducerRecord(b"key", b"\x00\xff raw \x1b[2J"), [*own, *died_before, *origin("alerts", 5)]),
+            (ProducerRecord(b"key", b"\x00\xff raw \x1b[2J"), [*own, *redriven_before, *origin("alerts", 5)]),
             (ProducerRecord(None, None), origin("alerts", 6)),
         ],
     )
@@ -86,14 +92,14 @@ async def test_published_as_it_was(topics: Settings) -> None:
     assert empty.value is None and len(found) == 2
 
 
-async def test_once(topics: Settings) -> None:
-    """What was published again is not, unless asked for; a letter buried twice is one."""
+async def test_a_record_is_redriven_again_only_if_asked_for(topics: Settings) -> None:
+    """Two dead letters of one record are one."""
     twice = (ProducerRecord(None, b"a"), origin("alerts", 1))
-    await bury(topics, [twice, (ProducerRecord(None, b"b"), origin("alerts", 2)), twice])
+    await send_letters(topics, [twice, (ProducerRecord(None, b"b"), origin("alerts", 2)), twice])
     assert "Published 1 rec" in (await stormfold(topics, "dlq", "redrive", "--origin", "alerts-0-1", "--yes")).stdout
     assert "Published 1 rec" in (await stormfold(topics, "dlq", "redrive", "--all", "--yes")).stdout
     nothing = await stormfold(topics, "dlq", "redrive", "--all", "--yes")
-    assert nothing.returncode == 0 and "2 were published again before" in nothing.stderr
+    assert nothing.returncode == 0 and "2 records were redriven before" in nothing.stderr
     assert [found.value for found in await published(topics)] == [b"a", b"b"]
     done = await stormfold(topics, "dlq")
     assert done.returncode == 0 and done.stdout.count("yes") == 2
@@ -105,29 +111,32 @@ async def test_once(topics: Settings) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        ((), 2, "--origin, or take --all"),
-        (("--all", "--origin", "alerts-0-1"), 2, "--origin, or take --all"),
-        (("--origin", "alerts-0-9", "--yes"), 1, "no dead letter alerts-0-9"),
-        (("--all",), 2, "nobody is there to answer; --yes asks nothing"),
-        (("--origin", "alerts-0-2", "--yes"), 0, "alerts-0-2 was too large to be kept"),
+        ((), 2, "--origin, or all with --all"),
+        (("--all", "--origin", "alerts-0-1"), 2, "--origin, or all with --all"),
+        (("--origin", "alerts-0-9", "--yes"), 1, "no dead letter with the origin alerts-0-9"),
+        (("--all",), 2, "no terminal to ask for confirmation; use --yes"),
+        (("--origin", "alerts-0-2", "--yes"), 0, "alerts-0-2 is truncated: the record was too large to be kept"),
     ],
 )
-async def test_nothing_unasked(topics: Settings, words: tuple[str, ...], code: int, says: str) -> None:
-    """Nothing is published by mistake, without an answer, or where there is nothing to publish."""
+async def test_nothing_is_redriven_without_a_choice_and_confirmation(
+    topics: Settings, words: tuple[str, ...], code: int, says: str
+) -> None:
     cut: Headers = [*origin("alerts", 2), ("stormfold-cut", b"too large")]
-    await bury(topics, [(ProducerRecord(None, b"a"), origin("alerts", 1)), (ProducerRecord(b"alerts-0-2", None), cut)])
+    await send_letters(
+        topics, [(ProducerRecord(None, b"a"), origin("alerts", 1)), (ProducerRecord(b"alerts-0-2", None), cut)]
+    )
     answer = await stormfold(topics, "dlq", "redrive", *words, stdin="")
     assert answer.returncode == code and says in answer.stderr
     assert await published(topics) == []
 
 
-async def test_list(topics: Settings) -> None:
-    """The newest first, of both topics, as many as asked for, each on one safe line; exit 1 while some are left."""
+async def test_the_newest_of_both_topics_are_listed_first(topics: Settings) -> None:
+    """Each is on one safe line; the exit code is 1 while some are not redriven."""
     assert (await stormfold(topics, "dlq")).returncode == 0
     evil: Headers = [("stormfold-reason", b"\x1b]0;owned\x07\nsecond line"), ("stormfold-origin", b"alerts-0-150")]
     letters = [(ProducerRecord(None, b"x" * n), origin("alerts", n)) for n in range(150)]
-    await bury(topics, [*letters, (ProducerRecord(None, "\x1b[2J\u202eevil".encode() + b"\xff" * 100), evil)])
-    await bury(topics, [(ProducerRecord(b"name", b"{}"), origin("storms", 0))], topics.storms_dlq_topic)
+    await send_letters(topics, [*letters, (ProducerRecord(None, "\x1b[2J\u202eevil".encode() + b"\xff" * 100), evil)])
+    await send_letters(topics, [(ProducerRecord(b"name", b"{}"), origin("storms", 0))], topics.storms_dlq_topic)
     shown = await stormfold(topics, "dlq", "--limit", "3")
     assert shown.returncode == 1 and shown.stdout.replace("\n", "").isprintable()
     lines = shown.stdout.splitlines()
@@ -138,11 +147,10 @@ async def test_list(topics: Settings) -> None:
     assert (raw.stdout, raw.returncode) == ("{}", 0)
 
 
-async def test_storm_written_after_a_fix(topics: Settings, tmp_path: Path) -> None:
-    """A storm that the sink had rejected is written once it is published again."""
+async def test_a_storm_that_the_sink_rejected_is_written_after_its_redrive(topics: Settings, tmp_path: Path) -> None:
     storm = manifest()
     name = storm["metadata"]["name"]
-    await bury(
+    await send_letters(
         topics,
         [(ProducerRecord(name.encode(), json.dumps(storm).encode()), origin("storms", 0))],
         topics.storms_dlq_topic,

@@ -1,4 +1,4 @@
-"""What `stormfold status` finds wrong, and what it shows of the rest all the same."""
+"""The problems that `stormfold status` finds, while it still shows the rest."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ class Shown(NamedTuple):
 
     @property
     def problems(self) -> list[tuple[str, str, str | None]]:
-        """Part, what is wrong, what to do."""
+        """Component, problem and hint."""
         return [(found["component"], found["problem"], found["hint"]) for found in self.status["problems"]]
 
     def records(self, stage: str) -> dict[int, int]:
@@ -49,13 +49,13 @@ async def shown(settings: Settings) -> Shown:
 
 
 def recent(count: int, partition: int = 0) -> list[Sent]:
-    """Alerts of this moment."""
+    """Alerts with the present time."""
     now = time.time_ns() // 1_000_000
     return [Sent(now, record(alert(pod=f"pod-{n}")), partition) for n in range(count)]
 
 
-async def test_open_and_closed(topics: Settings, tmp_path: Path) -> None:
-    """What is open, how far it is closed, under which windows; and the lag of what nobody reads, by partition."""
+async def test_status_shows_open_groups_windows_and_lag(topics: Settings, tmp_path: Path) -> None:
+    """It also shows until when storms are closed."""
     config = tmp_path / "stormfold.yaml"
     config.write_text("windows: {gap: 30s, grace: 1s, slice: 1m}\n")
     await publish(topics, recent(5))
@@ -64,24 +64,24 @@ async def test_open_and_closed(topics: Settings, tmp_path: Path) -> None:
 
         async def folded() -> Shown | None:
             now = await shown(topics)
-            epoch = now.status["epoch"]
-            return now if epoch.get("horizon") and epoch["open_groups"] and now.status["closed_until"] else None
+            version = now.status["state_version"]
+            return now if version.get("horizon") and version["open_groups"] and now.status["closed_until"] else None
 
-        epoch = (await until(folded, what="something is open")).status["epoch"]
-        assert epoch["windows"] == {"gap": "30s", "grace": "1s", "slice": "1m"} and epoch["partitions"] == 3
-        assert epoch["open_groups"] == 1 and epoch["oldest_open"] <= epoch["horizon"]
-        assert -5 < epoch["horizon_delay_seconds"] < 30
+        version = (await until(folded, what="something is open")).status["state_version"]
+        assert version["windows"] == {"gap": "30s", "grace": "1s", "slice": "1m"} and version["partitions"] == 3
+        assert version["open_groups"] == 1 and version["oldest_open"] <= version["horizon"]
+        assert -5 < version["horizon_delay_seconds"] < 30
     await publish(topics, [*recent(7), *recent(2, partition=2)])
     left = await shown(topics)
     assert left.code == 0 and left.records("intake") == {0: 7, 1: 0, 2: 2} and left.status["worker"]["answers"] is False
     text = (await stormfold(topics, "status")).stdout
-    assert f"9 records behind in {topics.alerts_topic}, by partition 0: 7, 2: 2" in text
-    assert "1 group, the oldest from" in text and "emit     caught up" in text
-    assert "sink     not known: no worker answers here" in text
+    assert f"lag of 9 records in {topics.alerts_topic}, by partition 0: 7, 2: 2" in text
+    assert "1 group, the oldest from" in text and "emit     no lag" in text
+    assert "sink     unknown: no worker answers here" in text
 
 
-async def test_missing_topics(settings: Settings) -> None:
-    """Each one is named, with what to do; Redis is shown all the same."""
+async def test_each_missing_topic_is_a_problem_with_a_hint(settings: Settings) -> None:
+    """The part about Redis is shown as usual."""
     found = await shown(settings)
     missing = [settings.alerts_topic, settings.keyed_topic, settings.storms_topic]
     assert found.code == 1 and found.status["redis"]["policy"]
@@ -95,16 +95,15 @@ async def test_missing_topics(settings: Settings) -> None:
     ]
 
 
-async def test_kafka_away(topics: Settings) -> None:
-    """Redis' part is shown; what is missing of Kafka's is no problem of its own."""
+async def test_without_kafka_the_part_about_redis_is_shown(topics: Settings) -> None:
+    """That Kafka does not answer is the only problem."""
     found = await shown(topics.model_copy(update={"kafka_bootstrap_servers": NOWHERE["kafka_bootstrap_servers"]}))
     assert found.code == 1 and found.status["lag"] == [] and found.status["redis"]["used_bytes"]
-    ((part, why, _),) = found.problems
-    assert part == "kafka" and "no Kafka broker answers at 127.0.0.1:9" in why
+    ((component, problem, _),) = found.problems
+    assert component == "kafka" and "no Kafka broker answers at 127.0.0.1:9" in problem
 
 
-async def test_created_anew(topics: Settings, tmp_path: Path) -> None:
-    """A topic that ends before the position is not read: a person must say what was meant."""
+async def test_a_recreated_topic_needs_a_reset_of_positions(topics: Settings, tmp_path: Path) -> None:
     config = tmp_path / "stormfold.yaml"
     config.write_text("windows: {gap: 1s, grace: 1s, slice: 2s}\n")
     await publish(topics, recent(5))
@@ -118,16 +117,15 @@ async def test_created_anew(topics: Settings, tmp_path: Path) -> None:
             answer = await admin.create_topics([NewTopic(topics.alerts_topic, 3, 1)])
             return bool(answer.topic_errors[0][1] == 0)
 
-        await until(created, what="the topic is made anew")
+        await until(created, what="the topic is recreated")
     found = await shown(topics)
-    ((part, why, hint),) = found.problems
-    assert found.code == 1 and part == "intake"
-    assert why == f"{topics.alerts_topic}-0 ends at 0, before the position 5: it is not read"
+    ((component, problem, hint),) = found.problems
+    assert found.code == 1 and component == "intake"
+    assert problem == f"{topics.alerts_topic}-0 ends at 0, before the position 5: it is not read"
     assert hint and "stormfold topics --reset-positions" in hint
 
 
-async def test_lost(topics: Settings) -> None:
-    """Records that retention took before they were read are counted, and are no lag."""
+async def test_records_deleted_by_retention_are_a_problem_and_not_lag(topics: Settings) -> None:
     await publish(topics, recent(20))
     tp = TopicPartition(topics.alerts_topic, 0)
     async with AIOKafkaConsumer(
@@ -138,9 +136,9 @@ async def test_lost(topics: Settings) -> None:
     async with open_admin(topics) as admin:
         await admin.delete_records({tp: RecordsToDelete(before_offset=15)})
     found = await shown(topics)
-    ((part, why, _),) = found.problems
-    assert (found.code, part) == (1, "intake")
-    assert why == f"{topics.alerts_topic}-0: retention took 11 records before they were read"
+    ((component, problem, _),) = found.problems
+    assert (found.code, component) == (1, "intake")
+    assert problem == f"{topics.alerts_topic}-0: retention deleted 11 records before they were read"
     assert found.records("intake") == {0: 5, 1: 0, 2: 0}
 
 
@@ -152,8 +150,7 @@ def own_redis(tmp_path: Path) -> Any:
     server.kill()
 
 
-async def test_policy(topics: Settings, own_redis: EmbeddedRedis) -> None:
-    """A Redis that may throw keys away is wrong, however well it does."""
+async def test_a_redis_that_may_evict_keys_is_a_problem(topics: Settings, own_redis: EmbeddedRedis) -> None:
     settings = topics.model_copy(update={"redis_url": own_redis.url})
     async with connect(settings) as redis:
         await redis.config_set("maxmemory", "100mb")
@@ -161,13 +158,14 @@ async def test_policy(topics: Settings, own_redis: EmbeddedRedis) -> None:
         assert (await shown(settings)).code == 0
         await redis.config_set("maxmemory-policy", "allkeys-lru")
     found = await shown(settings)
-    ((part, why, hint),) = found.problems
-    assert (found.code, part, hint) == (1, "redis", "set maxmemory-policy noeviction") and "allkeys-lru" in why
+    ((component, problem, hint),) = found.problems
+    assert (found.code, component, hint) == (1, "redis", "set maxmemory-policy noeviction") and "allkeys-lru" in problem
     assert found.status["redis"]["max_bytes"] == 100 * 2**20
 
 
-async def test_frozen(settings: Settings, own_redis: EmbeddedRedis, tmp_path: Path) -> None:
-    """Servers that take connections and say nothing are told from slow ones, in time."""
+async def test_servers_that_hang_are_problems_after_a_timeout(
+    settings: Settings, own_redis: EmbeddedRedis, tmp_path: Path
+) -> None:
     broker = EmbeddedKafka(tmp_path / "kafka")
     await asyncio.to_thread(broker.start)
     frozen = settings.model_copy(update={"redis_url": own_redis.url, "kafka_bootstrap_servers": broker.bootstrap})
@@ -190,8 +188,8 @@ async def test_frozen(settings: Settings, own_redis: EmbeddedRedis, tmp_path: Pa
     ]
 
 
-async def test_sink(topics: Settings, tmp_path: Path) -> None:
-    """Where storms go is the worker's word for it, whatever is set where the command is typed."""
+async def test_the_sink_is_the_one_the_worker_uses(topics: Settings, tmp_path: Path) -> None:
+    """The setting of the command does not matter."""
     here = topics.model_copy(update={"http_address": f"127.0.0.1:{free_port()}", "sink": "kubernetes"})
     sink = f"directory:{tmp_path / 'storms'}"
     with Workers(here, tmp_path) as workers:
@@ -206,30 +204,29 @@ async def test_sink(topics: Settings, tmp_path: Path) -> None:
     assert (await shown(here)).status["sink"] is None
 
 
-async def test_worker_in_trouble(topics: Settings, tmp_path: Path) -> None:
-    """What the worker on this machine says of itself is said too."""
+async def test_problems_of_the_worker_are_shown(topics: Settings, tmp_path: Path) -> None:
     here = topics.model_copy(update={"http_address": f"127.0.0.1:{free_port()}"})
     with Workers(here, tmp_path) as workers:
         workers.start(**NOWHERE)
 
-        async def told() -> list[str] | None:
+        async def reported() -> list[str] | None:
             found = await shown(here)
             assert found.code == (1 if found.problems else 0)
-            parts = [part for part, _, _ in found.problems]
-            return parts if "worker: redis" in parts else None
+            components = [component for component, _, _ in found.problems]
+            return components if "worker: redis" in components else None
 
-        assert await until(told, what="the worker's problems") == [
+        assert await until(reported, what="the worker's problems") == [
             "worker: close", "worker: emit", "worker: fold", "worker: intake", "worker: redis",
         ]  # fmt: skip
         assert "127.0.0.1:9 (STORMFOLD_KAFKA_BOOTSTRAP_SERVERS)" in (await stormfold(here, "status")).stderr
 
 
 @asynccontextmanager
-async def answering(settings: Settings, says: bytes) -> AsyncIterator[Settings]:
-    """Settings under which a program that says this to everybody is where a worker should be."""
+async def answering(settings: Settings, response: bytes) -> AsyncIterator[Settings]:
+    """Settings with the address of a program that answers everything with `response`."""
 
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(says)
+        writer.write(response)
         await writer.drain()
         writer.close()
 
@@ -238,19 +235,17 @@ async def answering(settings: Settings, says: bytes) -> AsyncIterator[Settings]:
         yield settings.model_copy(update={"http_address": f"127.0.0.1:{port}"})
 
 
-@pytest.mark.parametrize("says", [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", b"220 mail.example ESMTP\r\n"])
-async def test_somebody_else_answers(topics: Settings, says: bytes) -> None:
-    """Another program at that address is not taken for a worker, nor for problem."""
-    async with answering(topics, says) as here:
+@pytest.mark.parametrize("response", [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", b"220 mail.example ESMTP\r\n"])
+async def test_another_program_at_the_address_is_not_a_worker(topics: Settings, response: bytes) -> None:
+    async with answering(topics, response) as here:
         found = await shown(here)
     assert found.code == 0 and found.status["worker"]["answers"] is False
 
 
-async def test_an_answer_for_the_terminal(topics: Settings) -> None:
-    """What answers in a worker's place may say what it likes: nothing of it acts on the terminal."""
+async def test_the_answer_of_another_program_cannot_control_the_terminal(topics: Settings) -> None:
     evil = "\x1b[2J\u202e\r\n"
     body = json.dumps({"ready": False, "problems": [dict.fromkeys(("component", "problem", "hint", "since"), evil)]})
     async with answering(topics, f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()) as here:
-        told = await stormfold(here, "status")
-    assert told.returncode == 1 and told.stderr.count(r"\x1b[2J\u202e\r\n") == 4
-    assert (told.stdout + told.stderr).replace("\n", "").isprintable()
+        shown = await stormfold(here, "status")
+    assert shown.returncode == 1 and shown.stderr.count(r"\x1b[2J\u202e\r\n") == 4
+    assert (shown.stdout + shown.stderr).replace("\n", "").isprintable()

@@ -1,4 +1,4 @@
-"""`stormfold storms`: which are the newest, in which order, and how they are followed."""
+"""`stormfold storms`: selection, order, formats and `--watch`."""
 
 import asyncio
 import json
@@ -24,13 +24,12 @@ BEGIN = 1_780_000_000_000
 def storm(number: int, storm_class: str = "Storm", **spec: str) -> ProducerRecord:
     """The record of a storm that was last seen `number` seconds after `BEGIN`."""
     name = f"storm-{number}"
-    said: dict[str, Any] = {"class": storm_class, "lastSeen": format_timestamp(BEGIN + number * 1000), **spec}
-    found = manifest(name, **said)
-    return ProducerRecord(name.encode(), json.dumps(found).encode())
+    fields: dict[str, Any] = {"class": storm_class, "lastSeen": format_timestamp(BEGIN + number * 1000), **spec}
+    return ProducerRecord(name.encode(), json.dumps(manifest(name, **fields)).encode())
 
 
 async def put(settings: Settings, partition: int, records: Sequence[ProducerRecord]) -> None:
-    """Publishes storms, as a closer would."""
+    """Publishes storms, as the close stage does."""
     producer = Producer(settings, "test")
     try:
         await producer.send(settings.storms_topic, {partition: records})
@@ -39,7 +38,7 @@ async def put(settings: Settings, partition: int, records: Sequence[ProducerReco
 
 
 async def listed(settings: Settings, *words: str) -> list[int]:
-    """The numbers of the storms that are shown."""
+    """The numbers of the listed storms."""
     answer = await stormfold(settings, "storms", *words, "-o", "json")
     assert answer.returncode == 0
     return [int(item["metadata"]["name"].removeprefix("storm-")) for item in json.loads(answer.stdout)["items"]]
@@ -47,7 +46,7 @@ async def listed(settings: Settings, *words: str) -> list[int]:
 
 @asynccontextmanager
 async def watching(settings: Settings, *words: str) -> AsyncIterator[asyncio.StreamReader]:
-    """What `stormfold storms --watch` prints."""
+    """The output of `stormfold storms --watch`."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", "from stormfold.cli import main; main()", "storms", "--watch", *words,
         env=os.environ | environment(settings), stdout=asyncio.subprocess.PIPE,
@@ -61,8 +60,8 @@ async def watching(settings: Settings, *words: str) -> AsyncIterator[asyncio.Str
         assert await process.wait() == 130
 
 
-async def test_newest(topics: Settings) -> None:
-    """The newest first, whichever partition they are in; a storm that came again is one; what is no storm is none."""
+async def test_the_newest_of_all_partitions_are_listed_once(topics: Settings) -> None:
+    """Records that are not storms are skipped."""
     await put(topics, 0, [storm(n) for n in range(300)])
     await put(
         topics,
@@ -75,8 +74,8 @@ async def test_newest(topics: Settings) -> None:
     assert await listed(topics, "--limit", "1000") == [*range(309, -1, -1)]
 
 
-async def test_classes(topics: Settings) -> None:
-    """Storms of a class are found however many others lie above them, and however unevenly."""
+async def test_storms_of_a_class_are_found_below_many_others(topics: Settings) -> None:
+    """The others are spread unevenly over the partitions."""
     await put(topics, 0, [storm(n) for n in range(10)])
     await put(topics, 1, [storm(n) for n in range(10, 15)])
     await put(topics, 0, [storm(n, "Isolated") for n in range(100, 1100)])
@@ -86,8 +85,7 @@ async def test_classes(topics: Settings) -> None:
     assert await listed(topics, "--class", "all", "--limit", "51") == [*range(1149, 1098, -1)]
 
 
-async def test_forms(topics: Settings) -> None:
-    """A table of what matters, safe to look at; the whole manifests for kubectl."""
+async def test_the_table_is_safe_and_the_yaml_complete(topics: Settings) -> None:
     evil = 'Down{x="\x1b[2J\u202e"}'
     await put(topics, 0, [storm(1, pattern=evil, severity="critical")])
     table = (await stormfold(topics, "storms")).stdout
@@ -101,8 +99,7 @@ async def test_forms(topics: Settings) -> None:
     assert document["kind"] == "List" and document["items"][0]["spec"]["pattern"] == evil
 
 
-async def test_watch(topics: Settings) -> None:
-    """What is there, oldest first, then what comes, each storm once, of the class that was asked for."""
+async def test_watch_shows_the_oldest_first_and_each_new_storm_once(topics: Settings) -> None:
     await put(topics, 0, [storm(n) for n in range(30)])
     async with watching(topics, "--limit", "2") as lines:
         words = [(await lines.readline()).decode().split() for _ in range(3)]
@@ -113,8 +110,7 @@ async def test_watch(topics: Settings) -> None:
         assert (await lines.readline()).decode().split()[2] == "storm-33"
 
 
-async def test_watch_documents(topics: Settings) -> None:
-    """As YAML each storm is a document of its own."""
+async def test_watch_prints_one_yaml_document_for_each_storm(topics: Settings) -> None:
     await put(topics, 0, [storm(1), storm(2)])
     async with watching(topics, "-o", "yaml") as lines:
         await put(topics, 1, [storm(3)])

@@ -1,4 +1,4 @@
-"""The worker as a process: what it prints and where, how it stops, and what users get wrong."""
+"""The worker as a process: its output, how it stops, and errors of users."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ NOWHERE = {
 
 
 class Process:
-    """A worker, and what it has printed so far."""
+    """A worker, and its output so far."""
 
     def __init__(self, folder: Path, values: dict[str, str], *words: str) -> None:
         self._out, self._err = folder / "out", folder / "err"
@@ -46,7 +46,7 @@ class Process:
 
 @contextmanager
 def process(folder: Path, values: dict[str, str], *words: str) -> Iterator[Process]:
-    """A worker that is gone at the end."""
+    """A worker that is killed at the end."""
     started = Process(folder, values, *words)
     try:
         yield started
@@ -56,10 +56,11 @@ def process(folder: Path, values: dict[str, str], *words: str) -> Iterator[Proce
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
-async def test_without_servers(tmp_path: Path, sign: signal.Signals) -> None:
-    """It starts and stops without Kafka and Redis, in time, with exit code 0; every line it prints is a line of log."""
+async def test_a_worker_starts_and_stops_cleanly_without_servers(tmp_path: Path, sign: signal.Signals) -> None:
+    """The exit code is 0, and every line that it prints is a log record."""
     with process(tmp_path, NOWHERE) as worker:
-        await until(lambda: '"component failed"' in worker.err and '"cannot read"' in worker.err, what="it misses both")
+        failed = ('"component failed"', '"cannot read"')
+        await until(lambda: all(message in worker.err for message in failed), what="it reports both")
         begin = time.monotonic()
         worker.popen.send_signal(sign)
         await until(lambda: worker.popen.poll() is not None, 10, "it has stopped")
@@ -70,8 +71,7 @@ async def test_without_servers(tmp_path: Path, sign: signal.Signals) -> None:
     assert worker.out == "" and "hunter2" not in worker.err
 
 
-async def test_some_stages(topics: Settings, tmp_path: Path) -> None:
-    """Options win over the environment."""
+async def test_options_override_the_environment(topics: Settings, tmp_path: Path) -> None:
     values = environment(topics) | {variable("stages"): "intake", variable("sink"): "none"}
     with process(tmp_path, values, "--stages", "emit", "--sink", f"directory:{tmp_path / 'sink'}") as worker:
         await until(lambda: "worker started" in worker.err, what="it has started")
@@ -79,8 +79,7 @@ async def test_some_stages(topics: Settings, tmp_path: Path) -> None:
         assert json.loads(worker.err.splitlines()[0])["stages"] == "emit"
 
 
-async def test_asked_twice(topics: Settings, tmp_path: Path) -> None:
-    """Who asks a second time does not wait for what is still under way."""
+async def test_a_second_signal_exits_immediately(topics: Settings, tmp_path: Path) -> None:
     server = EmbeddedRedis(tmp_path / "redis")
     server.start()
     try:
@@ -99,8 +98,7 @@ async def test_asked_twice(topics: Settings, tmp_path: Path) -> None:
         server.kill()
 
 
-def test_print_is_print() -> None:
-    """Neither Faust nor anything else takes over standard output, or the log of who embeds a worker."""
+def test_a_worker_changes_neither_standard_output_nor_the_root_logger() -> None:
     code = (
         "import asyncio, logging, sys\n"
         "from stormfold.config import Config; from stormfold.settings import Settings\n"
@@ -139,10 +137,10 @@ def test_print_is_print() -> None:
         ({"STORMFOLD_HTTP_ADDRESS": "192.0.2.1:8080"}, (), 1, "cannot listen on 192.0.2.1:8080"),
     ],
 )
-def test_what_users_get_wrong(
+def test_errors_of_users_are_two_lines_without_secrets(
     tmp_path: Path, values: dict[str, str], words: tuple[str, ...], code: int, says: str
 ) -> None:
-    """One line that says what is wrong, perhaps one that says what to do; no traceback, no value that may be secret."""
+    """One line states what is wrong, the second what to do."""
     with process(tmp_path, NOWHERE | values, *words) as worker:
         assert worker.popen.wait(20) == code
         told = [line for line in worker.err.splitlines() if not line.startswith("{")]
@@ -150,8 +148,7 @@ def test_what_users_get_wrong(
         assert "Traceback" not in worker.err and "hunter2" not in worker.err and worker.out == ""
 
 
-async def test_address_in_use(tmp_path: Path) -> None:
-    """Of two workers on one address the second does not start, and says which variable to set."""
+async def test_an_address_in_use_names_the_variable_to_set(tmp_path: Path) -> None:
     values = NOWHERE | {"STORMFOLD_HTTP_ADDRESS": f"127.0.0.1:{free_port()}"}
     (tmp_path / "second").mkdir()
     with process(tmp_path, values) as first:

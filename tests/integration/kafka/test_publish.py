@@ -121,8 +121,8 @@ async def test_nothing_is_published_if_something_is_not_understood(topics: Setti
     content = b"\n".join([json.dumps(ALERT).encode(), b'{"temperature": 20}', b"17"])
     result = await asyncio.to_thread(_publish, topics, "-", stdin=content)
     assert result.exit_code == 1
-    assert "standard input:2: not understood" in result.stderr
-    assert "standard input:3: not understood" in result.stderr
+    assert "standard input:2: cannot be parsed" in result.stderr
+    assert "standard input:3: cannot be parsed" in result.stderr
     assert "--force" in result.stderr
     assert await _published(topics) == []
     forced = await asyncio.to_thread(_publish, topics, "-", "--force", stdin=content)

@@ -71,7 +71,7 @@ async def begun(settings: Settings, minimum: int = 1) -> None:
 
 def assert_clean_logs(pipeline: Pipeline) -> None:
     """Asserts that no worker logged a traceback or an exit without leaving its group."""
-    assert "Traceback" not in pipeline.logs() and "without a farewell" not in pipeline.logs()
+    assert "Traceback" not in pipeline.logs() and "without a clean shutdown" not in pipeline.logs()
 
 
 async def test_a_worker_stopped_while_alerts_flow_has_committed_all_that_it_sent(
