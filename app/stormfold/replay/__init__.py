@@ -1,5 +1,5 @@
-"""Replay: a past range of event time folded again from what Kafka still holds, apart from whatever is live.
+"""Replay folds a past range of event time again, from what Kafka still holds, without touching the live state.
 
-`log` reads the range and makes its storms, `restore` publishes those that are missing, `compare` tells what another
-configuration would have made of it. All times are milliseconds since the epoch.
+`range` determines how much of the log is read, `log` reads it, `restore` publishes missing aggregates, and `compare`
+shows the result of another configuration. All times are milliseconds since the Unix epoch.
 """

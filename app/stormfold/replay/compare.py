@@ -1,81 +1,43 @@
-"""Compare: what a configuration would have made of a range, beside what was made of it. Nothing is published."""
+"""Compare shows what another configuration makes of a range, next to what was published. It publishes nothing."""
 
-import heapq
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from stormfold.config import Config
 from stormfold.in_memory import InMemoryFold
 from stormfold.kafka.reader import open_reader
-from stormfold.manifest import encode_manifest
-from stormfold.replay.log import Span, Tell, open_range, read_stamps, storms, understood
-from stormfold.replay.summary import StormSummary, published
+from stormfold.replay.log import fold, read_event_times, read_parsed
+from stormfold.replay.range import OnProgress, Span, open_range
+from stormfold.replay.summary import read_published, without_details
 from stormfold.settings import Settings
-
-BIGGEST = 10
-"""Storms that are named."""
-
-
-class Count(NamedTuple):
-    """Storms, and the alerts in them."""
-
-    storms: int = 0
-    alerts: int = 0
-
-
-class Big(NamedTuple):
-    """One of the biggest storms."""
-
-    alerts: int
-    resources: int
-    name: str
-    pattern: str
-    route: str
-    storm_class: str
-
-
-@dataclass(slots=True)
-class Tally:
-    """Storms, counted."""
-
-    counts: dict[tuple[str, str], Count] = field(default_factory=dict)
-    """By route and class."""
-    biggest: list[Big] = field(default_factory=list)
-    """Those with the most alerts, in no order until all are counted."""
-
-    def add(self, storm: StormSummary) -> None:
-        """Counts one."""
-        key = (storm.route, storm.storm_class)
-        before = self.counts.get(key, Count())
-        self.counts[key] = Count(before.storms + 1, before.alerts + storm.alerts)
-        big = Big(storm.alerts, storm.resources, storm.name, storm.pattern, *key)
-        (heapq.heappush if len(self.biggest) < BIGGEST else heapq.heappushpop)(self.biggest, big)
+from stormfold.storm import Aggregate
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """Two outcomes of one range."""
+    """Two results for one range."""
 
     span: Span
-    """As far as it could be replayed."""
-    now: Tally
-    """Under the configuration."""
-    then: Tally
-    """As published."""
-    left: int
-    """Storms that under the configuration are not over yet; they are not counted."""
+    """The part that could be replayed."""
+    replayed: Sequence[Aggregate]
+    """Aggregates under the configuration, without resources and examples."""
+    published: Sequence[Aggregate]
+    """Aggregates in `storms`, without resources and examples."""
+    still_open: int
+    """Segments that are not final under the configuration; they are not counted."""
 
 
-async def compare(settings: Settings, config: Config, wanted: Span, tell: Tell) -> Compared:
-    """Understands the range's alerts anew and folds them under `config`. Raises `Retry` or `ActionRequired`."""
-    async with open_reader(settings) as tail:
-        of, stamps = await read_stamps(await open_range(settings, config, wanted, tail, tell))
-        refold = InMemoryFold(config.windows, of.rebuild, config.max_fingerprints, config.max_resources)
-        now, then = Tally(), Tally()
-        async for storm in storms(of, refold, understood(of, stamps)):
-            if of.holds(storm.first_seen):
-                now.add(StormSummary.of(storm, encode_manifest(storm)))
-        for brief in (await published(of)).values():
-            if of.holds(brief.first):
-                then.add(brief)
-        return Compared(of.span, now, then, refold.count_open(*of.span))
+async def compare(settings: Settings, config: Config, wanted: Span, on_progress: OnProgress) -> Compared:
+    """Parses the alerts of the range again and folds them under `config`. Raises `Retry` or `ActionRequired`."""
+    async with open_reader(settings) as reader:
+        closed = await open_range(settings, config, wanted, reader, on_progress)
+        replayed, times = await read_event_times(closed)
+        in_memory = InMemoryFold(config.windows, replayed.rebuild, config.max_fingerprints, config.max_resources)
+        now = [
+            without_details(aggregate)
+            async for aggregate in fold(replayed, in_memory, read_parsed(replayed, times))
+            if replayed.contains(aggregate.first_seen)
+        ]
+        published = [summary.aggregate for summary in (await read_published(replayed)).values()]
+        then = [aggregate for aggregate in published if replayed.contains(aggregate.first_seen)]
+        return Compared(replayed.span, now, then, in_memory.count_open(*replayed.span))

@@ -1,4 +1,4 @@
-"""Restore: publishes the storms of a range that are missing in `storms`, under the names that they had."""
+"""Restore publishes the aggregates of a range that are missing in `storms`, under their original names."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,102 +10,107 @@ from stormfold.in_memory import InMemoryFold
 from stormfold.kafka.producer import Producer, ProducerRecord
 from stormfold.kafka.reader import open_reader
 from stormfold.manifest import encode_manifest
-from stormfold.replay.log import Span, Tell, keyed, open_range, storms
-from stormfold.replay.summary import StormSummary, published
+from stormfold.replay.log import fold, read_keyed
+from stormfold.replay.range import OnProgress, Span, open_range
+from stormfold.replay.summary import Summary, read_published
 from stormfold.settings import Settings
 
-AT_ONCE = 500
-"""Storms that are published together."""
-IN_MEMORY = 64 * 1024 * 1024
-"""Bytes of missing storms that wait in memory until all is compared; more wait in a temporary file."""
+BATCH_SIZE = 500
+"""Aggregates that are published together."""
+MAX_MEMORY = 64 * 1024 * 1024
+"""Bytes of missing aggregates that wait in memory until all are compared; more wait in a temporary file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A storm that the log gives otherwise than it was published."""
+    """An aggregate that was published with another content than the log gives."""
 
     name: str
     published: int
     """Alerts that it counts in `storms`."""
     replayed: int
-    """Alerts that the log gives it."""
+    """Alerts that it counts according to the log."""
 
 
 @dataclass(slots=True)
 class Restored:
-    """What became of a range."""
+    """The result for a range."""
 
     span: Span
-    """As far as it could be replayed."""
-    since: int | None = None
-    """S: what is before it was counted under other windows (ms)."""
+    """The part that could be replayed."""
+    windows_since: int | None = None
+    """S: alerts before it were counted under other windows (ms)."""
     alerts: int = 0
-    """Read of the range and of what is around it."""
+    """Alerts read of the range and around it."""
     same: int = 0
-    """Storms that are there as the log gives them."""
+    """Aggregates that are in `storms` as the log gives them."""
     published: list[str] = field(default_factory=list)
-    """Names of those that were missing, and no longer are."""
+    """Names of aggregates that were missing and are now published."""
     differs: list[Difference] = field(default_factory=list)
-    """Those that stay as they were published."""
+    """Aggregates that differ from the log. They stay as they are."""
     unexplained: list[str] = field(default_factory=list)
-    """Those that are there although the log does not give them, such as those of an overflow group."""
-    doubtful: list[str] = field(default_factory=list)
-    """Those that are missing still: storms of their group are there otherwise, and may count the same alerts."""
+    """Aggregates in `storms` that the log does not give, such as those of an overflow group."""
+    ambiguous: list[str] = field(default_factory=list)
+    """Aggregates that are still missing: others of their group differ, and may count the same alerts."""
 
     @property
-    def well(self) -> bool:
-        """Whether all of the range is there, and as the log gives it."""
-        return not (self.differs or self.unexplained or self.doubtful)
+    def complete(self) -> bool:
+        """Whether every aggregate of the range is in `storms` as the log gives it."""
+        return not (self.differs or self.unexplained or self.ambiguous)
 
 
-async def restore(settings: Settings, config: Config, wanted: Span, tell: Tell) -> Restored:
-    """Publishes what is missing; what is there stays as it is. Raises `Retry` or `ActionRequired`."""
-    async with open_reader(settings) as tail:
-        of = await open_range(settings, config, wanted, tail, tell, as_counted=True)
-        # What ended before S is of other windows and has none of the alerts that are counted here.
-        there = {name: brief for name, brief in (await published(of)).items() if brief.last >= (of.since or 0)}
-        refold = InMemoryFold(of.config.windows, of.rebuild, config.max_fingerprints, config.max_resources, of.since)
-        result = Restored(of.span, of.since)
-        proven: set[str] = set()
-        missing: list[tuple[StormSummary, int]] = []
-        with SpooledTemporaryFile(IN_MEMORY) as kept:
-            async for storm in storms(of, refold, keyed(of)):
-                value = encode_manifest(storm)
-                brief = StormSummary.of(storm, value)
-                known = there.get(storm.name)
-                if known is not None and known.says(brief):
-                    proven.add(storm.name)
-                elif of.holds(storm.first_seen):
-                    if known is not None:
-                        result.differs.append(Difference(storm.name, known.alerts, storm.alert_count))
-                    else:
-                        kept.write(value)
-                        missing.append((brief, len(value)))
-            inside = {name for name, brief in there.items() if of.holds(brief.first)}
-            doubted = {brief.group for name, brief in there.items() if name not in proven}
-            result.alerts = refold.alerts
-            result.same = len(inside & proven)
-            result.unexplained = sorted(inside - proven - {difference.name for difference in result.differs})
-            result.doubtful = [b.name for b, _ in missing if doubted & {b.group, b.overflow}]
-            kept.seek(0)
-            result.published = await _publish(settings, missing, kept, set(result.doubtful))
+async def restore(settings: Settings, config: Config, wanted: Span, on_progress: OnProgress) -> Restored:
+    """Publishes missing aggregates; existing ones stay as they are. Raises `Retry` or `ActionRequired`."""
+    async with open_reader(settings) as reader:
+        replayed = await open_range(settings, config, wanted, reader, on_progress, as_counted=True)
+        since = replayed.windows_since
+        # Aggregates that ended before S have none of the alerts that are counted here.
+        published = await read_published(replayed)
+        published = {
+            name: summary for name, summary in published.items() if summary.aggregate.last_seen >= (since or 0)
+        }
+        in_memory = InMemoryFold(
+            replayed.config.windows, replayed.rebuild, config.max_fingerprints, config.max_resources, since
+        )
+        result = Restored(replayed.span, since)
+        confirmed: set[str] = set()
+        missing: list[tuple[Summary, int]] = []
+        with SpooledTemporaryFile(MAX_MEMORY) as values:
+            async for aggregate in fold(replayed, in_memory, read_keyed(replayed)):
+                value = encode_manifest(aggregate)
+                summary = Summary.of(aggregate, value)
+                existing = published.get(aggregate.name)
+                if existing is not None and existing.matches(summary):
+                    confirmed.add(aggregate.name)
+                elif replayed.contains(aggregate.first_seen) and existing is not None:
+                    count = existing.aggregate.alert_count
+                    result.differs.append(Difference(aggregate.name, count, aggregate.alert_count))
+                elif replayed.contains(aggregate.first_seen):
+                    values.write(value)
+                    missing.append((summary, len(value)))
+            inside = {name for name, summary in published.items() if replayed.contains(summary.aggregate.first_seen)}
+            doubtful_groups = {summary.group for name, summary in published.items() if name not in confirmed}
+            result.alerts = in_memory.alerts
+            result.same = len(inside & confirmed)
+            result.unexplained = sorted(inside - confirmed - {difference.name for difference in result.differs})
+            result.ambiguous = [s.name for s, _ in missing if doubtful_groups & {s.group, s.overflow_group}]
+            values.seek(0)
+            result.published = await _publish(settings, missing, values, set(result.ambiguous))
     return result
 
 
 async def _publish(
-    settings: Settings, missing: Sequence[tuple[StormSummary, int]], kept: IO[bytes], doubtful: set[str]
+    settings: Settings, missing: Sequence[tuple[Summary, int]], values: IO[bytes], excluded: set[str]
 ) -> list[str]:
-    """Publishes the missing storms, whose values are in `kept`, without the doubtful ones; returns the names."""
+    """Publishes the missing aggregates, whose record values follow each other in `values`. Returns their names."""
     producer = Producer(settings, "replay")
     done: list[str] = []
     try:
-        for at in range(0, len(missing), AT_ONCE):
-            values = [(brief.name, kept.read(size)) for brief, size in missing[at : at + AT_ONCE]]
-            batch = {name: value for name, value in values if name not in doubtful}
-            await producer.send_by_key(
-                settings.storms_topic, [ProducerRecord(name.encode(), value) for name, value in batch.items()]
-            )
-            done += batch
+        for start in range(0, len(missing), BATCH_SIZE):
+            batch = [(summary.name, values.read(size)) for summary, size in missing[start : start + BATCH_SIZE]]
+            records = {name: ProducerRecord(name.encode(), value) for name, value in batch if name not in excluded}
+            await producer.send_by_key(settings.storms_topic, list(records.values()))
+            done += records
     finally:
         await producer.stop()
     return done

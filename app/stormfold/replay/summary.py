@@ -1,72 +1,76 @@
-"""A storm in brief: what replay keeps of each one that was published."""
+"""What replay keeps of each published aggregate."""
 
 import hashlib
 from contextlib import aclosing
-from typing import NamedTuple
+from dataclasses import dataclass
+
+import msgspec
 
 from stormfold.decoding import Malformed
 from stormfold.group import OVERFLOW_LABEL
 from stormfold.manifest import decode_manifest
-from stormfold.replay.log import Range
-from stormfold.storm import Aggregate
+from stormfold.replay.range import Range
+from stormfold.storm import Aggregate, Example
 
 Group = tuple[str, tuple[tuple[str, str], ...], bool]
-"""Route, group labels, whether silenced: as a storm shows them."""
+"""Route, group labels, and whether the group is silenced."""
 
 
-class StormSummary(NamedTuple):
-    """A storm, without its resources."""
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """An aggregate without its resources and example, and a digest of its record in `storms`."""
 
-    name: str
-    group: Group
-    storm_class: str
-    alerts: int
-    resources: int
-    pattern: str
-    first: int
-    last: int
-    truncated: bool
+    aggregate: Aggregate
     digest: bytes
-    """Of the record's value."""
 
     @classmethod
-    def of(cls, storm: Aggregate, value: bytes) -> "StormSummary":
-        """`value` is the storm's record in `storms`."""
-        group = (storm.route, tuple(sorted(storm.group_labels.items())), storm.aggregate_class == "Silenced")
-        return cls(
-            storm.name, group, storm.aggregate_class, storm.alert_count, storm.resource_count, storm.pattern,
-            storm.first_seen, storm.last_seen, storm.truncated, hashlib.blake2b(value, digest_size=16).digest(),
-        )  # fmt: skip
+    def of(cls, aggregate: Aggregate, value: bytes) -> "Summary":
+        """`value` is the record's value."""
+        return cls(without_details(aggregate), hashlib.blake2b(value, digest_size=16).digest())
 
     @property
-    def route(self) -> str:
-        """Of the group."""
-        return self.group[0]
+    def name(self) -> str:
+        """Name of the aggregate."""
+        return self.aggregate.name
 
     @property
-    def overflow(self) -> Group:
-        """The group that had taken its alerts if too many were open."""
-        return (self.route, ((OVERFLOW_LABEL, "true"),), self.group[2])
+    def group(self) -> Group:
+        """The group of the aggregate."""
+        labels = tuple(sorted(self.aggregate.group_labels.items()))
+        return (self.aggregate.route, labels, self.aggregate.aggregate_class == "Silenced")
 
-    def says(self, other: "StormSummary") -> bool:
-        """Whether `other` is the same storm. What a truncated one lists depends on more than the log."""
+    @property
+    def overflow_group(self) -> Group:
+        """The group that took its alerts if too many groups were open."""
+        return (self.aggregate.route, ((OVERFLOW_LABEL, "true"),), self.aggregate.aggregate_class == "Silenced")
+
+    def matches(self, other: "Summary") -> bool:
+        """Whether both are the same. What a truncated aggregate lists depends on more than the log."""
+        ours, theirs = self.aggregate, other.aggregate
         return self.digest == other.digest or (
-            self.truncated and (self.alerts, self.first, self.last) == (other.alerts, other.first, other.last)
+            ours.truncated
+            and (ours.alert_count, ours.first_seen, ours.last_seen)
+            == (theirs.alert_count, theirs.first_seen, theirs.last_seen)
         )
 
 
-async def published(of: Range) -> dict[str, StormSummary]:
-    """The storms in `storms` that have alerts in the range, the newest record of each name."""
-    topic, found = of.settings.storms_topic, {}
-    starts = await of.tail.since(topic, of.span.begin - of.config.windows.grace)
-    async with aclosing(of.tail.polls(topic, starts, await of.tail.ends(topic))) as polls:
+def without_details(aggregate: Aggregate) -> Aggregate:
+    """The aggregate without its resources and example, which need most of the memory."""
+    return msgspec.structs.replace(aggregate, resources=(), example=Example())
+
+
+async def read_published(wanted: Range) -> dict[str, Summary]:
+    """The aggregates in `storms` that have alerts in the range, the newest record of each name."""
+    topic, found = wanted.settings.storms_topic, {}
+    starts = await wanted.reader.since(topic, wanted.span.begin - wanted.config.windows.grace)
+    async with aclosing(wanted.reader.polls(topic, starts, await wanted.reader.ends(topic))) as polls:
         async for records in polls:
             for record in records:
                 try:
-                    storm = decode_manifest(record.value)
+                    aggregate = decode_manifest(record.value)
                 except Malformed:
-                    # Nobody of ours wrote it.
+                    # stormfold did not write it.
                     continue
-                if storm.last_seen >= of.span.begin and storm.first_seen < of.span.end:
-                    found[storm.name] = StormSummary.of(storm, record.value)
+                if aggregate.last_seen >= wanted.span.begin and aggregate.first_seen < wanted.span.end:
+                    found[aggregate.name] = Summary.of(aggregate, record.value)
     return found

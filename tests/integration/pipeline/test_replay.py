@@ -1,4 +1,4 @@
-"""A past range folded again: the same storms come back while others are open, and another configuration is tried."""
+"""Replay: missing storms are restored while others are open, and another configuration is tried."""
 
 import asyncio
 import json
@@ -20,7 +20,8 @@ from stormfold.kafka.committed import CommitMetadata, newest_closed, newest_meta
 from stormfold.kafka.producer import Producer, ProducerRecord
 from stormfold.kafka.reader import open_reader
 from stormfold.manifest import from_manifest
-from stormfold.replay.log import Range, Span, open_range, read_stamps, storms, understood
+from stormfold.replay.log import fold, read_event_times, read_parsed
+from stormfold.replay.range import Range, Span, open_range
 from stormfold.replay.restore import restore
 from stormfold.settings import Settings
 from stormfold.storm import Aggregate
@@ -41,21 +42,21 @@ routes:
 silences:
   - {name: calm, match: 'alertname="Group2"'}
 """
-"""Another view of everything that can be configured about storms."""
+"""A configuration that differs in everything about storms."""
 ROUTES = {"few", "pods", "default"}
 PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "replay.md"
 
 
 async def published(settings: Settings) -> dict[str, bytes]:
-    """What `storms` holds, by name; none is there twice."""
+    """The records of `storms` by name; asserts that no name is there twice."""
     found = await read_topic(settings, settings.storms_topic)
     values = {one.key.decode(): one.value for one in found}
     assert len(values) == len(found)
     return values
 
 
-async def keep_on(settings: Settings, done: asyncio.Event) -> None:
-    """Publishes alerts as they happen until it is `done`."""
+async def publish_until(settings: Settings, done: asyncio.Event) -> None:
+    """Publishes live alerts until `done` is set."""
     for seed in count():
         await live(settings, 1.0, seed)
         if done.is_set():
@@ -71,8 +72,8 @@ async def delete(settings: Settings, topic: str, share: float = 1.0) -> None:
         )
 
 
-async def told(settings: Settings, workers: Workers, config_file: Path, seed: int) -> Span:
-    """Has an incident folded, some of its alerts late; returns a range that has all of it and is known to be closed."""
+async def fold_incident(settings: Settings, workers: Workers, config_file: Path, seed: int) -> Span:
+    """Lets a worker fold an incident with some late alerts. Returns a range that contains it and is closed."""
     made = incident(seed, 6_000)
     sent = [Sent(at, record(*alerts), partition) for at, partition, alerts in made]
     sent[100::60] = [one._replace(time=one.time - 30_000) for one in sent[100::60]]
@@ -86,26 +87,26 @@ async def told(settings: Settings, workers: Workers, config_file: Path, seed: in
         fold = await read_committed(settings, settings.consumer_group("fold"), settings.keyed_topic)
         return (newest_closed(fold) or 0) > span.end
 
-    await until(closed, what="a commit says that all of it is closed")
+    await until(closed, what="a commit has a C after the range")
     return span
 
 
 async def replay(settings: Settings, config: Path, span: Span | None, *words: str) -> tuple[int, dict[str, Any]]:
-    """Exit code and answer of the command; without a span, of all that is closed from an hour before the present on."""
+    """Exit code and output of the command; without a span, for the last three hours."""
     times = ("--from", "3h") if span is None else ("--from", str(span.begin), "--to", str(span.end))
     done = await stormfold(settings, "replay", *times, "--config", str(config), "-o", "json", *words)
     return done.returncode, json.loads(done.stdout) if done.stdout else {"error": done.stderr}
 
 
-async def test_storms_come_back(topics: Settings, workers: Workers, config_file: Path) -> None:
-    """Deleted storms come back byte for byte, each once, while others form; what is there stays, tampered or not."""
-    span = await told(topics, workers, config_file, seed=5)
+async def test_missing_storms_are_restored_byte_for_byte(topics: Settings, workers: Workers, config_file: Path) -> None:
+    """Each once, while others form. Existing storms stay, even if somebody has changed them."""
+    span = await fold_incident(topics, workers, config_file, seed=5)
     before = await published(topics)
     await delete(topics, topics.storms_topic)
     assert await published(topics) == {}
 
     done = asyncio.Event()
-    feed = asyncio.create_task(keep_on(topics, done))
+    feed = asyncio.create_task(publish_until(topics, done))
     await until(lambda: _open(topics, config_file), what="live storms are open")
     code, answer = await replay(topics, config_file, span)
     assert (code, sorted(answer["published"]), answer["same"]) == (0, sorted(before), 0)
@@ -123,7 +124,7 @@ async def test_storms_come_back(topics: Settings, workers: Workers, config_file:
     for begin, end in pairwise(sorted(starts)[::15]):
         part = await restore(topics, load(config_file), Span(begin, end), lambda *_: None)
         inside = sum(begin <= load(config_file).windows.bucket(storm.first_seen) < end for storm in decoded(before))
-        assert part.well and part.published == [] and part.same == inside > 0
+        assert part.complete and part.published == [] and part.same == inside > 0
 
     tampered, gone = sorted(before)[:2]
     storm = msgspec.json.decode(before[tampered])
@@ -140,7 +141,7 @@ async def test_storms_come_back(topics: Settings, workers: Workers, config_file:
         {"name": tampered, "published": storm["spec"]["alertCount"], "replayed": storm["spec"]["alertCount"] - 1}
     ]
     assert answer["unexplained"] == ["stray"]
-    assert answer["published"] + answer["doubtful"] == [gone]
+    assert answer["published"] + answer["ambiguous"] == [gone]
     assert (await published(topics))[tampered] == msgspec.json.encode(storm)
 
 
@@ -163,11 +164,11 @@ async def _open(settings: Settings, config_file: Path) -> bool:
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["storms there", "storms lost"])
-async def test_nothing_is_counted_twice(
+async def test_nothing_is_restored_under_other_windows_or_without_the_log(
     topics: Settings, workers: Workers, config_file: Path, tmp_path: Path, lost: bool
 ) -> None:
-    """Under other windows, or without its log, nothing is published, also if `storms` says nothing of what was."""
-    span = await told(topics, workers, config_file, seed=7)
+    """That holds even if `storms` is empty."""
+    span = await fold_incident(topics, workers, config_file, seed=7)
     before = await published(topics)
     if lost:
         await delete(topics, topics.storms_topic)
@@ -181,7 +182,7 @@ async def test_nothing_is_counted_twice(
     assert code == 1 and "gap 1m, slice 5m" in answer["error"], answer
     assert await published(topics) == ({} if lost else before)
 
-    # The grace decides nothing here.
+    # The names do not depend on the grace.
     other.write_text("windows: {gap: 2s, grace: 2s, slice: 10s}\n")
     code, answer = await replay(topics, other, span)
     assert (code, sorted(answer["published"])) == (0, sorted(before) if lost else [])
@@ -194,8 +195,7 @@ async def test_nothing_is_counted_twice(
     assert await published(topics) == {}
 
 
-async def test_windows_were_others(topics: Settings, workers: Workers, config_file: Path, tmp_path: Path) -> None:
-    """Where windows were changed, what was counted under the old ones is not published again under the new."""
+async def test_storms_counted_under_earlier_windows_are_not_restored(topics: Settings, workers: Workers, config_file: Path, tmp_path: Path) -> None:
     began = time.time_ns() // 1_000_000
     workers.config = config_file
     first = workers.start()
@@ -211,7 +211,7 @@ async def test_windows_were_others(topics: Settings, workers: Workers, config_fi
     workers.start()
 
     async def changed() -> int | None:
-        return (await noted(topics)).s
+        return (await newest_commit(topics)).s
 
     since: int = await until(changed, what="the new windows hold")
     await live(topics, 1.0, seed=2)
@@ -219,13 +219,13 @@ async def test_windows_were_others(topics: Settings, workers: Workers, config_fi
     assert_balanced(await drained(topics, wide))
 
     async def closed() -> bool:
-        return ((await noted(topics)).c or 0) > ended
+        return ((await newest_commit(topics)).c or 0) > ended
 
-    await until(closed, what="a commit says that all of it is closed")
+    await until(closed, what="a commit has a C after the range")
     now = await published(topics)
     new = {name: value for name, value in now.items() if name not in old}
     assert old and new and all(storm.first_seen < since for storm in decoded(old))
-    # What would be one storm under the new windows if all of it were folded under them.
+    # Under the new windows the old storms and the new ones would be one.
     assert load(wide).windows.bucket(since) < since < max(storm.last_seen for storm in decoded(old)) + 10_000
 
     span = Span(began - 60_000, ended)
@@ -236,7 +236,7 @@ async def test_windows_were_others(topics: Settings, workers: Workers, config_fi
     assert code == 1 and "gap 10s, slice 20s" in answer["error"], answer
     for config in (config_file, wide):
         code, answer = await replay(topics, config, Span(span.begin, since - 1))
-        assert code == 1 and "was counted under other windows" in answer["error"], answer
+        assert code == 1 and "were counted under other windows" in answer["error"], answer
     assert await published(topics) == {}
     code, answer = await replay(topics, config_file, Span(span.begin, since - 1), "--dry-run")
     assert code == 0 and sum(row["alerts"] for row in answer["classes"]) > 0
@@ -247,13 +247,13 @@ async def test_windows_were_others(topics: Settings, workers: Workers, config_fi
     assert await published(topics) == new
 
 
-async def noted(settings: Settings) -> CommitMetadata:
-    """What fold has committed last."""
+async def newest_commit(settings: Settings) -> CommitMetadata:
+    """The metadata that fold has committed last."""
     return newest_metadata(await read_committed(settings, settings.consumer_group("fold"), settings.keyed_topic))
 
 
-async def stamped_plainly(settings: Settings) -> list[tuple[int, dict[str, Any]]]:
-    """Every alert of `alerts` with the event time that it was stamped with."""
+async def alerts_with_event_times(settings: Settings) -> list[tuple[int, dict[str, Any]]]:
+    """Every alert of `alerts` with the event time that intake assigned."""
     times = {keyed.source: keyed.stamped[0] async for keyed in keyed_alerts(settings)}
     found = []
     for one in await read_topic(settings, settings.alerts_topic):
@@ -263,38 +263,38 @@ async def stamped_plainly(settings: Settings) -> list[tuple[int, dict[str, Any]]
     return sorted(found, key=lambda entry: entry[0])
 
 
-async def refolded(settings: Settings, config: Config, span: Span) -> tuple[Range, list[Aggregate]]:
-    """The storms that a dry run counts."""
+async def replayed(settings: Settings, config: Config, span: Span) -> tuple[Range, list[Aggregate]]:
+    """The aggregates that a dry run counts."""
     async with open_reader(settings) as tail:
-        of, stamps = await read_stamps(await open_range(settings, config, span, tail, lambda *_: None))
-        refold = InMemoryFold(config.windows, of.rebuild, config.max_fingerprints, config.max_resources)
-        found = [storm async for storm in storms(of, refold, understood(of, stamps))]
-        return of, [storm for storm in found if of.holds(storm.first_seen)]
+        range_, times = await read_event_times(await open_range(settings, config, span, tail, lambda *_: None))
+        in_memory = InMemoryFold(config.windows, range_.rebuild, config.max_fingerprints, config.max_resources)
+        found = [storm async for storm in fold(range_, in_memory, read_parsed(range_, times))]
+        return range_, [storm for storm in found if range_.contains(storm.first_seen)]
 
 
-async def test_another_configuration(topics: Settings, workers: Workers, config_file: Path, tmp_path: Path) -> None:
-    """A dry run gives exactly what the other configuration would have, beside what was; and publishes nothing."""
-    span = await told(topics, workers, config_file, seed=8)
+async def test_a_dry_run_shows_exactly_what_a_configuration_makes(topics: Settings, workers: Workers, config_file: Path, tmp_path: Path) -> None:
+    """It shows the published storms next to it, and publishes nothing."""
+    span = await fold_incident(topics, workers, config_file, seed=8)
     before = await published(topics)
     tuned = tmp_path / "tuned.yaml"
     tuned.write_text(TUNED)
-    model = batch_model(load(tuned), await stamped_plainly(topics))
-    _, found = await refolded(topics, load(tuned), span)
+    model = batch_model(load(tuned), await alerts_with_event_times(topics))
+    _, found = await replayed(topics, load(tuned), span)
     assert {storm.name: counts_of(storm) for storm in found} == model
     assert {storm.route for storm in found} == ROUTES
 
     code, answer = await replay(topics, tuned, span, "--dry-run")
-    assert code == 0 and answer["not_over"] == 0
+    assert code == 0 and answer["still_open"] == 0
     was = (await pipeline.aggregates(topics)).values()
     for row in answer["classes"]:
-        for suffix, counted in (("", found), ("_then", was)):
+        for suffix, counted in (("", found), ("_published", was)):
             alerts = [storm.alert_count for storm in counted if storm.aggregate_class == row["class"]]
             assert (row[f"storms{suffix}"], row[f"alerts{suffix}"]) == (len(alerts), sum(alerts))
     resources = Counter(storm.route for storm in found if storm.aggregate_class == "Storm")
     assert {row["route"]: row["resources"] for row in answer["routes"]} == {name: resources[name] for name in ROUTES}
-    biggest = [(big["alerts"], big["name"]) for big in answer["biggest"]]
-    assert [alerts for alerts, _ in biggest] == sorted((one.alerts for one in model.values()), reverse=True)[:10]
-    assert all(model[name].alerts == alerts for alerts, name in biggest)
+    largest = [(one["alerts"], one["name"]) for one in answer["largest"]]
+    assert [alerts for alerts, _ in largest] == sorted((one.alerts for one in model.values()), reverse=True)[:10]
+    assert all(model[name].alerts == alerts for alerts, name in largest)
     table = await stormfold(
         topics, "replay", "--from", str(span.begin), "--to", str(span.end), "--dry-run", "--config", str(tuned)
     )
@@ -303,9 +303,9 @@ async def test_another_configuration(topics: Settings, workers: Workers, config_
     assert table.returncode == 0 and len(headings) == 3 and headings == shown
     assert await published(topics) == before
 
-    # Kafka no longer has all of the alerts: what could be missing some of them is left out.
+    # Kafka no longer has all alerts: storms that may lack some are left out.
     await delete(topics, topics.alerts_topic, 0.05)
-    of, rest = await refolded(topics, load(tuned), span)
-    assert span.begin < of.span.begin < span.end
+    range_, rest = await replayed(topics, load(tuned), span)
+    assert span.begin < range_.span.begin < span.end
     kept = {storm.name: counts_of(storm) for storm in rest}
-    assert kept == {name: model[name] for name in model if of.holds(model[name].first)} and 0 < len(kept) < len(model)
+    assert kept == {name: model[name] for name in model if range_.contains(model[name].first)} and 0 < len(kept) < len(model)

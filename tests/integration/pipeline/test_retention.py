@@ -1,4 +1,4 @@
-"""Retention passes a worker that stands still: what it took unread is counted, and nothing else is missing."""
+"""Retention deletes records before a frozen worker has read them: they are counted, and no others are missing."""
 
 import asyncio
 import re
@@ -25,11 +25,11 @@ from tests.support.workers import Workers
 
 OLD, BETWEEN, NEW, NEWER = 30, 30, 300, 30
 LEFT = 5
-"""Records that retention leaves of each partition."""
+"""Records that are left in each partition."""
 
 
-async def trimmed(settings: Settings, topic: str) -> dict[tuple[int, int], bytes]:
-    """Has all but the newest records deleted; returns what there was, by partition and offset."""
+async def delete_records(settings: Settings, topic: str) -> dict[tuple[int, int], bytes]:
+    """Deletes all but the newest records. Returns the values of all, by partition and offset."""
     async with open_reader(settings) as tail:
         ends = await tail.ends(topic)
     found = {(record.partition, record.offset): record.value for record in await read_topic(settings, topic)}
@@ -40,7 +40,7 @@ async def trimmed(settings: Settings, topic: str) -> dict[tuple[int, int], bytes
 
 
 async def lost(address: str) -> dict[int, int]:
-    """Records lost by partition, as the metrics of a worker that runs one stage tell."""
+    """Lost records by partition, from the metrics of a worker that runs one stage."""
     with await asyncio.to_thread(urlopen, f"http://{address}/metrics") as answer:
         text = answer.read().decode()
     found = re.findall(r'^stormfold_lost_records_total\{partition="(\d+)",stage="\w+"\} (\S+)$', text, re.MULTILINE)
@@ -48,7 +48,7 @@ async def lost(address: str) -> dict[int, int]:
 
 
 async def settled(settings: Settings, config: Path) -> AuditReport | None:
-    """The books, once the newest alerts have come out and nothing is open."""
+    """The audit report, once the newest alerts are published in storms and nothing is open."""
     if await alerts_of(settings, "Newer") < NEWER:
         return None
     report = await books(settings, config, 10)
@@ -56,8 +56,8 @@ async def settled(settings: Settings, config: Path) -> AuditReport | None:
 
 
 @pytest.mark.parametrize("stage", ["intake", "fold"])
-async def test_frozen(topics: Settings, tmp_path: Path, config_file: Path, stage: str) -> None:
-    """A worker sleeps, the log's start passes it, it wakes: log and metric say how much is lost, the books which."""
+async def test_records_deleted_while_a_worker_is_frozen_are_counted_as_lost(topics: Settings, tmp_path: Path, config_file: Path, stage: str) -> None:
+    """The log and a metric have their number, and the audit misses exactly these."""
     topic = topics.alerts_topic if stage == "intake" else topics.keyed_topic
     address = f"{HOST}:{free_port()}"
     with Workers(topics, tmp_path, config_file) as workers:
@@ -67,7 +67,7 @@ async def test_frozen(topics: Settings, tmp_path: Path, config_file: Path, stage
         assert_balanced(await drained(topics, config_file))
         assert await lost(address) == {}
         frozen.send_signal(signal.SIGSTOP)
-        # A fetch that is under way is answered with these; of those that follow the worker has none.
+        # The fetch that is pending is answered with these; the worker has none of those that follow.
         await publish(topics, spread("Between", BETWEEN, now()))
         await publish(topics, spread("New", NEW, now()))
         if stage == "fold":
@@ -75,28 +75,28 @@ async def test_frozen(topics: Settings, tmp_path: Path, config_file: Path, stage
             async def keyed() -> bool:
                 return len(await source_positions(topics)) == OLD + BETWEEN + NEW
 
-            await until(keyed, what="all is keyed")
-        was = await trimmed(topics, topic)
+            await until(keyed, what="all alerts are keyed")
+        was = await delete_records(topics, topic)
         frozen.send_signal(signal.SIGCONT)
         await publish(topics, spread("Newer", NEWER, now()))
-        end = await until(lambda: settled(topics, config_file), seconds=60, what="all is read on")
-        told = await lost(address)
+        end = await until(lambda: settled(topics, config_file), seconds=60, what="the newest alerts are counted")
+        lost_now = await lost(address)
         async with open_reader(topics) as tail:
             begins = await tail.begins(topic)
-        gone = [was[p, offset] for p, begin in begins.items() for offset in range(begin - told[p], begin)]
+        gone = [was[p, offset] for p, begin in begins.items() for offset in range(begin - lost_now[p], begin)]
         missing = len([value for value in gone if stage == "intake" or value[0] == ALERT])
         assert missing > NEW / 2
         assert end.expired + end.difference == missing
         assert end.aggregated == OLD + BETWEEN + NEW + NEWER - missing
         assert await alerts_of(topics, "Old") == OLD
         log = workers.logs()
-        for partition, records in told.items():
+        for partition, records in lost_now.items():
             assert f'"partition": {partition}, "lost": {records}, "begin": {begins[partition]}' in log
 
 
-async def test_redis_lost_too(topics: Settings, redis: Redis, tmp_path: Path) -> None:
-    """Redis is lost, and what it had is no longer in the log: the books say how much, and nothing else is missing."""
-    config = tmp_path / "patient.yaml"
+async def test_only_deleted_records_are_missing_after_redis_lost_its_state(topics: Settings, redis: Redis, tmp_path: Path) -> None:
+    """The audit reports their number."""
+    config = tmp_path / "long_gap.yaml"
     config.write_text("windows: {gap: 10s, grace: 1s, slice: 20s}\n")
     await publish(topics, spread("Old", OLD, now() - 3_600_000))
     with Workers(topics, tmp_path, config) as workers:
@@ -108,14 +108,14 @@ async def test_redis_lost_too(topics: Settings, redis: Redis, tmp_path: Path) ->
             found = await books(topics, config, 0)
             return found.open == NEW
 
-        await until(folded, what="all is folded, and open")
+        await until(folded, what="all alerts are folded and open")
         workers.running[-1].terminate()
         assert await asyncio.to_thread(workers.running[-1].wait, 10) == 0
-        was = await trimmed(topics, topics.keyed_topic)
+        was = await delete_records(topics, topics.keyed_topic)
         await redis.flushdb()
         workers.start()
         await publish(topics, spread("Newer", NEWER, now()))
-        end = await until(lambda: settled(topics, config), seconds=60, what="all is read on")
+        end = await until(lambda: settled(topics, config), seconds=60, what="the newest alerts are counted")
         async with open_reader(topics) as tail:
             begins = await tail.begins(topics.keyed_topic)
     gone = sum(value[0] == ALERT and offset < begins[p] for (p, offset), value in was.items()) - OLD
