@@ -195,7 +195,9 @@ async def test_nothing_is_restored_under_other_windows_or_without_the_log(
     assert await published(topics) == {}
 
 
-async def test_storms_counted_under_earlier_windows_are_not_restored(topics: Settings, workers: Workers, config_file: Path, tmp_path: Path) -> None:
+async def test_storms_counted_under_earlier_windows_are_not_restored(
+    topics: Settings, workers: Workers, config_file: Path, tmp_path: Path
+) -> None:
     began = time.time_ns() // 1_000_000
     workers.config = config_file
     first = workers.start()
@@ -272,7 +274,9 @@ async def replayed(settings: Settings, config: Config, span: Span) -> tuple[Rang
         return range_, [storm for storm in found if range_.contains(storm.first_seen)]
 
 
-async def test_a_dry_run_shows_exactly_what_a_configuration_makes(topics: Settings, workers: Workers, config_file: Path, tmp_path: Path) -> None:
+async def test_a_dry_run_shows_exactly_what_a_configuration_makes(
+    topics: Settings, workers: Workers, config_file: Path, tmp_path: Path
+) -> None:
     """It shows the published storms next to it, and publishes nothing."""
     span = await fold_incident(topics, workers, config_file, seed=8)
     before = await published(topics)
@@ -308,4 +312,6 @@ async def test_a_dry_run_shows_exactly_what_a_configuration_makes(topics: Settin
     range_, rest = await replayed(topics, load(tuned), span)
     assert span.begin < range_.span.begin < span.end
     kept = {storm.name: counts_of(storm) for storm in rest}
-    assert kept == {name: model[name] for name in model if range_.contains(model[name].first)} and 0 < len(kept) < len(model)
+    assert kept == {name: model[name] for name in model if range_.contains(model[name].first)} and 0 < len(kept) < len(
+        model
+    )

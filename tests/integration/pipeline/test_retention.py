@@ -56,7 +56,9 @@ async def settled(settings: Settings, config: Path) -> AuditReport | None:
 
 
 @pytest.mark.parametrize("stage", ["intake", "fold"])
-async def test_records_deleted_while_a_worker_is_frozen_are_counted_as_lost(topics: Settings, tmp_path: Path, config_file: Path, stage: str) -> None:
+async def test_records_deleted_while_a_worker_is_frozen_are_counted_as_lost(
+    topics: Settings, tmp_path: Path, config_file: Path, stage: str
+) -> None:
     """The log and a metric have their number, and the audit misses exactly these."""
     topic = topics.alerts_topic if stage == "intake" else topics.keyed_topic
     address = f"{HOST}:{free_port()}"
@@ -94,7 +96,9 @@ async def test_records_deleted_while_a_worker_is_frozen_are_counted_as_lost(topi
             assert f'"partition": {partition}, "lost": {records}, "begin": {begins[partition]}' in log
 
 
-async def test_only_deleted_records_are_missing_after_redis_lost_its_state(topics: Settings, redis: Redis, tmp_path: Path) -> None:
+async def test_only_deleted_records_are_missing_after_redis_lost_its_state(
+    topics: Settings, redis: Redis, tmp_path: Path
+) -> None:
     """The audit reports their number."""
     config = tmp_path / "long_gap.yaml"
     config.write_text("windows: {gap: 10s, grace: 1s, slice: 20s}\n")
