@@ -1,4 +1,4 @@
-"""The API server that these tests share."""
+"""API servers that the tests share."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,13 +11,13 @@ from tests.support.apiserver import ApiServer, binaries
 
 @pytest.fixture(scope="session")
 def built(request: pytest.FixtureRequest) -> None:
-    """Builds the API server where it is not cached; its absence is a skip on a developer's machine only."""
+    """Builds the API server if it is not cached. If that fails, tests are skipped, but only on a developer's machine."""
     gobuild.built(request.config, binaries)
 
 
 @pytest.fixture(scope="session")
 def apiserver(built: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:  # noqa: ARG001
-    """Runs throughout, with stormfold's CRD and RBAC installed."""
+    """A server with stormfold's CRD and RBAC, for the whole session."""
     with ApiServer(tmp_path_factory.mktemp("apiserver")) as server:
         server.install()
         yield server
@@ -25,14 +25,14 @@ def apiserver(built: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="session")
 def bare(built: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:  # noqa: ARG001
-    """One to break: tests install what they need."""
+    """A server that tests may break. They install what they need."""
     with ApiServer(tmp_path_factory.mktemp("bare")) as server:
         yield server
 
 
 @pytest.fixture
 def narrow(built: None, tmp_path: Path) -> Iterator[ApiServer]:  # noqa: ARG001
-    """One that takes a single change at a time."""
+    """A server that accepts one change at a time."""
     flags = "--enable-priority-and-fairness=false", "--max-mutating-requests-inflight=1"
     with ApiServer(tmp_path, *flags) as server:
         server.install()
@@ -41,7 +41,7 @@ def narrow(built: None, tmp_path: Path) -> Iterator[ApiServer]:  # noqa: ARG001
 
 @pytest.fixture
 def storms(apiserver: ApiServer) -> Iterator[ApiServer]:
-    """The same, without storms in the namespace `storms` before and after."""
+    """The shared server, with an empty namespace `storms`."""
     _clear(apiserver)
     yield apiserver
     _clear(apiserver)

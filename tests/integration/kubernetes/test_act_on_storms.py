@@ -1,4 +1,4 @@
-"""The controller that the page on acting on storms shows."""
+"""The example controller of docs/how-to/act-on-storms.md."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ SECONDS = 60
 
 @pytest.fixture
 def controller(storms: ApiServer, tmp_path: Path) -> Path:
-    """The page's program, its account bound to the page's role."""
+    """The program of the page, with the role of the page."""
     *_, namespace, name = STRANGER.split(":")
     for found in yaml.safe_load_all(*blocks(PAGE, "yaml")):
         if found["kind"] == "RoleBinding":
@@ -35,7 +35,7 @@ def controller(storms: ApiServer, tmp_path: Path) -> Path:
 
 @contextmanager
 def running(program: Path, server: ApiServer) -> Iterator[Path]:
-    """It runs; gives the file with what it prints."""
+    """Runs the controller; yields the file with its output."""
     told = program.with_suffix(".log")
     with told.open("ab") as log:
         process = subprocess.Popen(
@@ -51,12 +51,12 @@ def running(program: Path, server: ApiServer) -> Iterator[Path]:
 
 
 def conditions(server: ApiServer) -> dict[str, list[Any]]:
-    """Conditions of each storm."""
+    """Conditions of each resource, by name."""
     return {name: found.get("status", {}).get("conditions", []) for name, found in server.storms().items()}
 
 
 def acknowledged(server: ApiServer, *names: str) -> bool:
-    """Waits until all of them have the condition."""
+    """Waits until all resources have the condition."""
     deadline = time.monotonic() + SECONDS
     while not all(conditions(server)[name] for name in names):
         if time.monotonic() > deadline:
@@ -65,8 +65,8 @@ def acknowledged(server: ApiServer, *names: str) -> bool:
     return True
 
 
-def test_each_storm_once(storms: ApiServer, controller: Path) -> None:
-    """Acts on what is there and on what comes, once each, also when it is killed and started again."""
+def test_the_example_controller_acts_once_on_each_storm(storms: ApiServer, controller: Path) -> None:
+    """That holds for existing and new storms, and if it is killed and restarted."""
     storms.apply(manifest("first", alertCount=1))
     with running(controller, storms) as told:
         assert acknowledged(storms, "first"), told.read_text()

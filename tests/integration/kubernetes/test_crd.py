@@ -1,4 +1,4 @@
-"""The definition of AlertStorm, as a real API server takes it."""
+"""The definition of AlertStorm in a real API server."""
 
 import copy
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def patch(storms: ApiServer, change: dict[str, Any], subresource: str = "") -> A
 
 
 def fields(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every schema below one, by path."""
+    """All schemas in a schema, by path."""
     for name, field in schema.get("properties", {}).items():
         yield f"{path}.{name}", field
         yield from fields(field, f"{path}.{name}")
@@ -38,8 +38,7 @@ def fields(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[s
             yield from fields(schema[part], f"{path}[]")
 
 
-def test_accepted(apiserver: ApiServer) -> None:
-    """The definition is established, with its names accepted and its schema structural."""
+def test_the_definition_is_established_with_a_structural_schema(apiserver: ApiServer) -> None:
     answer = apiserver.request(
         "GET", f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{CRD['metadata']['name']}"
     )
@@ -49,8 +48,7 @@ def test_accepted(apiserver: ApiServer) -> None:
     assert answer.body["spec"]["versions"][0]["schema"] == VERSION["schema"]
 
 
-def test_everything_is_bounded() -> None:
-    """No string, list or map of any size: what is stored stays within what the store takes."""
+def test_every_string_list_and_map_has_a_limit() -> None:
     for path, field in fields(VERSION["schema"]["openAPIV3Schema"]):
         if path in (".apiVersion", ".kind", ".metadata"):
             continue
@@ -67,8 +65,7 @@ def test_everything_is_bounded() -> None:
                 assert other == "boolean", path
 
 
-def test_bounds_are_those_of_the_service() -> None:
-    """What the service cuts to is what the definition takes."""
+def test_the_limits_of_the_definition_are_those_of_the_code() -> None:
     fields = SPEC["properties"]
     assert fields["pattern"]["maxLength"] == core.MAX_PATTERN_BYTES
     assert fields["groupLabels"]["maxProperties"] == core.MAX_GROUP_LABELS
@@ -83,16 +80,14 @@ def test_bounds_are_those_of_the_service() -> None:
     assert set(fields["class"]["enum"]) == set(get_args(core.AggregateClass))
 
 
-def test_everything_is_described() -> None:
-    """`kubectl explain` says what each field is."""
+def test_every_field_has_a_description_for_kubectl_explain() -> None:
     for path, field in fields(VERSION["schema"]["openAPIV3Schema"]):
         if not path.endswith("[]") and path not in (".apiVersion", ".kind", ".metadata"):
             assert field.get("description", "").endswith("."), path
 
 
 @pytest.mark.parametrize("field", sorted(SPEC["properties"]))
-def test_each_field_is_required(storms: ApiServer, field: str) -> None:
-    """A storm that leaves a field out is refused."""
+def test_a_resource_without_a_required_field_is_refused(storms: ApiServer, field: str) -> None:
     storm = manifest()
     del storm["spec"][field]
     answer = create(storms, storm)
@@ -100,8 +95,7 @@ def test_each_field_is_required(storms: ApiServer, field: str) -> None:
     assert f"spec.{field}" in answer.body["message"]
 
 
-def test_spec_is_required(storms: ApiServer) -> None:
-    """A storm without a spec is none."""
+def test_a_resource_without_a_spec_is_refused(storms: ApiServer) -> None:
     storm = manifest()
     del storm["spec"]
     assert create(storms, storm).status == 422
@@ -127,15 +121,13 @@ def test_spec_is_required(storms: ApiServer) -> None:
     ],
     ids=lambda wrong: str(wrong)[:40],
 )
-def test_wrong_values(storms: ApiServer, wrong: dict[str, Any]) -> None:
-    """Wrong types, words and sizes are refused, and the refusal names the field."""
+def test_an_invalid_value_is_refused_and_its_field_named(storms: ApiServer, wrong: dict[str, Any]) -> None:
     answer = create(storms, manifest(**wrong))
     assert answer.status == 422
     assert any(cause["field"].startswith(f"spec.{next(iter(wrong))}") for cause in answer.body["details"]["causes"])
 
 
-def test_unknown_field(storms: ApiServer) -> None:
-    """A field that the definition does not know is refused, not dropped."""
+def test_an_unknown_field_is_refused_and_not_dropped(storms: ApiServer) -> None:
     assert create(storms, manifest(mood="stormy")).status == 400
 
 
@@ -144,21 +136,19 @@ def test_unknown_field(storms: ApiServer) -> None:
     [{"spec": {"alertCount": 413}}, {"spec": {"groupLabels": {"more": "x"}}}, {"spec": None}],
     ids=["value", "addition", "removal"],
 )
-def test_spec_is_immutable(storms: ApiServer, change: dict[str, Any]) -> None:
-    """Nobody changes what a storm says, not even an administrator."""
+def test_the_spec_cannot_be_changed_by_an_administrator(storms: ApiServer, change: dict[str, Any]) -> None:
     assert create(storms, manifest()).status == 201
     assert patch(storms, change).status == 422
     assert storms.storms()[NAME]["spec"] == manifest()["spec"]
 
 
-def test_metadata_can_change(storms: ApiServer) -> None:
-    """A storm can be annotated, so that it is kept."""
+def test_a_resource_can_be_annotated(storms: ApiServer) -> None:
     assert create(storms, manifest()).status == 201
     assert patch(storms, {"metadata": {"annotations": {"stormfold.dev/keep": "postmortem"}}}).status == 200
 
 
-def test_status_is_a_subresource(storms: ApiServer) -> None:
-    """Controllers write conditions through `status` alone, one for each type."""
+def test_conditions_are_written_through_status_alone(storms: ApiServer) -> None:
+    """There is one condition of each type."""
     create(storms, manifest())
     condition = {
         "type": "Acknowledged",
@@ -175,8 +165,7 @@ def test_status_is_a_subresource(storms: ApiServer) -> None:
     assert patch(storms, twice, "/status").status == 422
 
 
-def test_field_selectors(storms: ApiServer) -> None:
-    """Controllers watch only the class and severity that they act on."""
+def test_controllers_can_watch_one_class_or_severity(storms: ApiServer) -> None:
     for name, storm_class, severity in (("a", "Storm", "critical"), ("b", "Storm", "info"), ("c", "Isolated", "info")):
         spec: dict[str, Any] = {"class": storm_class, "severity": severity}
         assert create(storms, manifest(name, **spec)).status == 201
@@ -189,8 +178,7 @@ def test_field_selectors(storms: ApiServer) -> None:
     assert selected("spec.class=Storm,spec.severity=info") == {"b"}
 
 
-def test_table(storms: ApiServer) -> None:
-    """`kubectl get storms` shows the columns that matter, filled in."""
+def test_kubectl_get_shows_every_column(storms: ApiServer) -> None:
     create(storms, manifest())
     accept = "application/json;as=Table;g=meta.k8s.io;v=v1"
     table = storms.request("GET", STORMS, accept=accept).body
@@ -202,8 +190,8 @@ def test_table(storms: ApiServer) -> None:
     assert {"storm", "storms"} == set(names["shortNames"])
 
 
-def test_largest_storm(storms: ApiServer) -> None:
-    """A storm at every bound at once is within the cost limits of validation, and stored."""
+def test_a_resource_at_every_limit_is_stored(storms: ApiServer) -> None:
+    """The cost of its validation is within the limits of the API server."""
     storm = manifest(
         "largest",
         pattern="é" * 2048,
@@ -216,8 +204,8 @@ def test_largest_storm(storms: ApiServer) -> None:
     assert storms.storms()["largest"]["spec"] == storm["spec"]
 
 
-def test_files_read_alike(storms: ApiServer) -> None:
-    """What the directory sink writes, Kubernetes reads as what was meant, whatever the strings resemble."""
+def test_kubernetes_reads_the_files_of_the_directory_sink_unchanged(storms: ApiServer) -> None:
+    """Some strings look like numbers, booleans or YAML syntax."""
     storm = manifest(
         affectedResources=[{"kind": "Pod", "name": text, "alerts": 1} for text in AWKWARD],
         groupLabels={text[:60] or "empty": text for text in AWKWARD},
