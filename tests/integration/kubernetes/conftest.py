@@ -11,7 +11,7 @@ from tests.support.apiserver import ApiServer, binaries
 
 @pytest.fixture(scope="session")
 def built(request: pytest.FixtureRequest) -> None:
-    """Builds the API server if it is not cached. If that fails, tests are skipped, but only on a developer's machine."""
+    """Builds the API server if it is not cached. Only on a developer's machine a failure skips the tests."""
     gobuild.built(request.config, binaries)
 
 
