@@ -91,7 +91,7 @@ def topics_table() -> str:
     """A row per topic, with the settings that it needs."""
     rows = []
     for topic in topics(Settings()):
-        needs = [f"`{s.name}={s.value}`" + (f": {s.why}" if s.why else "") for s in topic.settings]
+        needs = [f"`{s.name}={s.value}`" + (f": {s.reason}" if s.reason else "") for s in topic.settings]
         rows.append((f"`{topic.name}`", topic.purpose, "<br>".join(needs)))
     return table(("topic", "holds", "settings"), rows)
 

@@ -64,7 +64,7 @@ class Bench:
         """Returns settings with topics of their own, whose `alerts` takes any timestamp."""
         settings = fresh_settings(self.kafka, redis or self.redis).model_copy(update={"log_level": "error"})
         async with open_admin(settings) as admin:
-            await create(admin, topics(settings, partitions, past=True, max_record=2_000_000))
+            await create(admin, topics(settings, partitions, producer_timestamps=True, max_record=2_000_000))
         return settings
 
     async def take_up(

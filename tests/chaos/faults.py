@@ -22,7 +22,7 @@ from stormfold.kafka.topics import partition_counts
 from stormfold.local.kafka import EmbeddedKafka
 from stormfold.redis.store import Store
 from stormfold.sinks.kubernetes import REQUEST_SECONDS
-from stormfold.stages.emit import BACKOFF_MOST
+from stormfold.stages.emit import MAX_BACKOFF
 from tests.chaos.brokers import coordinators, freeze, settled, thaw
 from tests.chaos.toxiproxy import Proxy
 from tests.chaos.world import SESSION, Slot, World
@@ -464,7 +464,7 @@ async def clocks_skewed(world: World, rng: Random) -> AsyncIterator[Proof | None
 # Sinks
 
 SINK_ERRORS = "stormfold_sink_errors_total"
-NOTICED = max(REQUEST_SECONDS, BACKOFF_MOST) + 5.0
+NOTICED = max(REQUEST_SECONDS, MAX_BACKOFF) + 5.0
 """Seconds after which the worker that writes to the API server has failed at least once: it may be waiting for a
 response or for its next attempt, and then needs a storm to write."""
 

@@ -206,7 +206,7 @@ class World:
             session_timeout=SESSION, delivery_timeout=5, close_lease=15,
         )  # fmt: skip
         async with open_admin(self.settings) as admin:
-            await create(admin, topics(self.settings, PARTITIONS, past=True))
+            await create(admin, topics(self.settings, PARTITIONS, producer_timestamps=True))
         self.producer = LiveLoad(self.settings, planned, PARTITIONS, self.config.windows.grace)
         self._workers = self._stack.enter_context(Workers(self.settings, self.folder, self.config_file))
         if cluster:

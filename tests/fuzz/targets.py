@@ -231,8 +231,20 @@ def note(data: bytes) -> None:
 
 def note_seeds() -> Iterator[bytes]:
     yield CommitMetadata().encode().encode()
-    yield CommitMetadata(e=NOW, b=7, t=NOW).encode().encode()
-    yield CommitMetadata(c=NOW, h=NOW, n=3, k=12, w=Windows(), s=NOW, t=NOW).encode().encode()
+    yield CommitMetadata(event_time=NOW, offset_base=7, timestamp=NOW).encode().encode()
+    yield (
+        CommitMetadata(
+            closed_before=NOW,
+            horizon=NOW,
+            state_version=3,
+            keyed_partitions=12,
+            windows=Windows(),
+            windows_since=NOW,
+            timestamp=NOW,
+        )
+        .encode()
+        .encode()
+    )
 
 
 def document(data: bytes) -> None:

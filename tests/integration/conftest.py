@@ -54,7 +54,7 @@ def settings(kafka: EmbeddedKafka, redis_server: EmbeddedRedis) -> Settings:
 async def topics(settings: Settings) -> Settings:
     """The same settings, with the five topics created; `alerts` takes any timestamp and records up to 12 MB."""
     async with open_admin(settings) as admin:
-        await create(admin, wanted_topics(settings, PARTITIONS, past=True, max_record=MAX_RECORD))
+        await create(admin, wanted_topics(settings, PARTITIONS, producer_timestamps=True, max_record=MAX_RECORD))
     return settings
 
 

@@ -8,7 +8,7 @@ import click
 
 from stormfold.cli.output import Output, emit, output_option, print_problem
 from stormfold.kafka.client import open_admin
-from stormfold.kafka.topics import PARTITIONS, Finding, Present, Topic, create, describe, topics, validate
+from stormfold.kafka.topics import PARTITIONS, Finding, Topic, TopicState, create, describe, topics, validate
 from stormfold.redis.client import connect
 from stormfold.redis.store import Store
 from stormfold.settings import Settings
@@ -65,13 +65,13 @@ async def _reset_positions(settings: Settings) -> list[str]:
 
 async def _inspect(
     settings: Settings, wanted: Sequence[Topic], create_missing: bool
-) -> tuple[dict[str, Present], list[str]]:
+) -> tuple[dict[str, TopicState], list[str]]:
     async with open_admin(settings) as admin:
         created = await create(admin, wanted) if create_missing else []
         return await describe(admin, wanted), created
 
 
-def _row(topic: Topic, present: Present | None, findings: Sequence[Finding], created: bool) -> dict[str, Any]:
+def _row(topic: Topic, present: TopicState | None, findings: Sequence[Finding], created: bool) -> dict[str, Any]:
     mine = [finding for finding in findings if finding.topic == topic.name]
     row: dict[str, Any] = {
         "topic": topic.name,

@@ -1,22 +1,41 @@
-"""Records as aiokafka's consumers read them once this module is imported: whatever is in them, and without waste.
+"""Everything in aiokafka that stormfold replaces. The version is pinned (0.14.0), and tests cover each patch.
 
-Header names that are not UTF-8: to Kafka a name is bytes; aiokafka raises on such a record, at every poll, for good.
-Here the bytes that can't be decoded become surrogates (`surrogateescape`), which no name that can be decoded contains.
-`text.escape_surrogates` makes a name of it that can be sent.
-
-Waste: aiokafka makes a `ConsumerRecord` of each record that its parser has made. `raw_record` asks for the latter.
+1. A record with a header name that is not UTF-8 raises at every poll, so that its partition is never read again; to
+   Kafka a name is bytes. There is no setting for it, and the C parser cannot be subclassed. Here bytes that cannot be
+   decoded become surrogates (`surrogateescape`); `text.escape_surrogates` makes a name that can be sent.
+2. The consumer makes a `ConsumerRecord` of each record that its parser made, which doubles the cost of reading. A
+   consumer with `value_deserializer=raw_record` returns the parser's records.
+3. Writing to a connection that just broke raises `RuntimeError` under uvloop; aiokafka handles only the `OSError` of
+   asyncio. The task that refreshes a client's metadata would fail silently and leave the client hanging.
+4. `AIOKafkaProducer.stop` delivers everything first, and an idempotent producer retries without limit. `abort_producer`
+   closes a producer at once.
+5. All requests share one timeout, and brokers are asked one after the other, under a lock. To find a new leader or
+   coordinator in place of a silent broker would take as many timeouts of the largest fetch as there are requests.
 """
 
 import asyncio
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
 from typing import Any, Protocol
 
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition, errors
+from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
+from aiokafka.protocol.admin import ApiVersionRequest
+from aiokafka.protocol.coordination import FindCoordinatorRequest
+from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.util import wait_for
+
+CONNECT_SECONDS = 5.0
+"""Longest that connecting to a broker may take, including TLS and authentication."""
+LOOKUP_SECONDS = 3.0
+"""Longest that a broker may take to answer a `_LOOKUP` request, for which it has the answer at hand."""
+_LOOKUP = (ApiVersionRequest, MetadataRequest, FindCoordinatorRequest)
+"""Not heartbeats: they share a connection with commits, which may wait for a silent follower, and wait too."""
 
 
 class Record(Protocol):
@@ -34,17 +53,14 @@ class Record(Protocol):
     def headers(self) -> Sequence[tuple[str, bytes]]: ...
 
 
-def raw_record(value: bytes | None) -> bytes | None:
-    """For a consumer's `value_deserializer`: it then hands out each `Record` as it was parsed, for half of the cost."""
-    return value
+# 1. Header names that are not UTF-8
 
-
-_LENGTH = struct.Struct(">8xi")
-"""Head of a record batch: its offset, and how many bytes follow."""
+_BATCH_LENGTH = struct.Struct(">8xi")
+"""Start of a record batch: its offset, and how many bytes follow."""
 
 
 class _Records:
-    """The record batches of a fetch, as the fetcher reads them."""
+    """The record batches of one fetch response, as the fetcher reads them."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -55,21 +71,21 @@ class _Records:
 
     def next_batch(self) -> "_Batch":
         begin = self._at
-        self._at += _LENGTH.size + _LENGTH.unpack_from(self._data, begin)[0]
+        self._at += _BATCH_LENGTH.size + _BATCH_LENGTH.unpack_from(self._data, begin)[0]
         return _Batch(self._records.next_batch(), self._data, begin, self._at)
 
 
 class _Batch:
-    """A record batch: read whole by aiokafka's C parser, or by its Python one if that fails."""
+    """A record batch, read whole by aiokafka's C parser, or by its Python parser if that fails."""
 
     __slots__ = (
-        "_batch", "_place", "base_offset", "is_control_batch", "is_transactional", "next_offset", "producer_id",
+        "_batch", "_source", "base_offset", "is_control_batch", "is_transactional", "next_offset", "producer_id",
         "validate_crc",
     )  # fmt: skip
 
-    def __init__(self, batch: Any, *place: Any) -> None:
+    def __init__(self, batch: Any, *source: Any) -> None:
         self._batch = batch
-        self._place = place
+        self._source = source
         self.base_offset = batch.base_offset
         self.next_offset = batch.next_offset
         self.producer_id = batch.producer_id
@@ -81,51 +97,103 @@ class _Batch:
         try:
             return iter(list(self._batch))
         except (UnicodeDecodeError, CorruptRecordException):
-            # The second is what the Python parser makes of the first, where there is no C.
-            return _read_again(*self._place)
+            # The Python parser, used where there is no C extension, raises the second for the first.
+            return _parse_leniently(*self._source)
 
     def __next__(self) -> Any:
         return next(self._batch)
 
 
-def _read_again(data: bytes, begin: int, end: int) -> Iterator[Any]:
+def _parse_leniently(data: bytes, begin: int, end: int) -> Iterator[Any]:
     batch = _DefaultRecordBatchPy(data[begin:end])
     batch._maybe_uncompress()
-    batch._buffer = _Lenient(batch._buffer)
+    batch._buffer = _LenientBuffer(batch._buffer)
     return iter(batch)
 
 
-class _Lenient(bytearray):
-    """What is decoded of it is never refused."""
+class _LenientBuffer(bytearray):
+    """Bytes whose slices can always be decoded."""
 
     def __getitem__(self, at: Any) -> Any:
         found = super().__getitem__(at)
-        return _Lenient(found) if isinstance(found, bytearray) else found
+        return _LenientBuffer(found) if isinstance(found, bytearray) else found
 
     def decode(self, encoding: str = "utf-8", errors: str = "surrogateescape") -> str:
         return super().decode(encoding, errors)
 
 
+# 2. Records without a ConsumerRecord
+
+
+def raw_record(value: bytes | None) -> bytes | None:
+    """For a consumer's `value_deserializer`: the consumer then returns each `Record` as it was parsed."""
+    return value
+
+
 class _PartitionRecords(fetcher.PartitionRecords):
-    """The records of a partition that a fetch brought."""
+    """The records of a partition in one fetch response."""
 
     def _consumer_record(self, tp: TopicPartition, record: Record) -> Any:
         return record if self._value_deserializer is raw_record else super()._consumer_record(tp, record)
 
 
-# Consumers have no setting for either. The version of aiokafka is pinned, and tests send such records.
-fetcher.MemoryRecords = _Records
-fetcher.PartitionRecords = _PartitionRecords
+# 3. Writing to a broken connection
+
+
+def _raise_connection_error(write: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps a method that writes to a connection: `RuntimeError` becomes `KafkaConnectionError`, as `OSError` does."""
+
+    @wraps(write)
+    def wrapped(connection: AIOKafkaConnection, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return write(connection, *args, **kwargs)
+        except RuntimeError as error:
+            connection.close(reason=CloseReason.CONNECTION_BROKEN)
+            raise errors.KafkaConnectionError(str(error)) from error
+
+    return wrapped
+
+
+# 4. Closing a producer at once
 
 
 async def abort_producer(client: AIOKafkaProducer, error: Exception) -> None:
-    """Closes a producer without delivering what it still holds; every pending `send` raises `error`.
-
-    `AIOKafkaProducer.stop` first delivers everything, and an idempotent producer retries for as long as that takes.
-    """
+    """Closes a producer without delivering what it still holds; every pending `send` raises `error`."""
     task = client._sender.sender_task
     if task is not None:
         task.cancel()
         await asyncio.wait({task})
     client._message_accumulator.fail_all(error)
     await client.stop()
+
+
+# 5. Shorter timeouts for lookups and connecting
+
+
+def _limit_lookups(send: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps `send`: lookups are answered within `LOOKUP_SECONDS` or fail."""
+
+    @wraps(send)
+    def wrapped(connection: AIOKafkaConnection, request: Any, *args: Any, **kwargs: Any) -> Any:
+        response = send(connection, request, *args, **kwargs)
+        return wait_for(response, LOOKUP_SECONDS) if isinstance(request, _LOOKUP) else response
+
+    return wrapped
+
+
+def _limit_connecting(connect: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps `connect`: it is done within `CONNECT_SECONDS` or fails."""
+
+    @wraps(connect)
+    async def wrapped(connection: AIOKafkaConnection) -> Any:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            return await connect(connection)
+
+    return wrapped
+
+
+fetcher.MemoryRecords = _Records
+fetcher.PartitionRecords = _PartitionRecords
+AIOKafkaConnection.send = _limit_lookups(_raise_connection_error(AIOKafkaConnection.send))
+AIOKafkaConnection._send_sasl_token = _raise_connection_error(AIOKafkaConnection._send_sasl_token)
+AIOKafkaConnection.connect = _limit_connecting(AIOKafkaConnection.connect)

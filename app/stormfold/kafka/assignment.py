@@ -7,10 +7,11 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from stormfold import metrics
+from stormfold.attempts import seconds_since
 from stormfold.errors import ActionRequired
 from stormfold.kafka._patches import Record
 from stormfold.kafka.batch import StartPosition
-from stormfold.kafka.member import GroupMember, seconds_since
+from stormfold.kafka.member import GroupMember
 
 log = structlog.get_logger(__name__)
 

@@ -1,8 +1,4 @@
-"""What a consumer group has committed, with the metadata that the consumer drops: event time and C live there.
-
-Intake commits `{"e": event time reached, "b": base of origins, "t": timestamp of the last record}`, fold
-`{"c": C, "h": horizon, "n": number of the epoch, "k": its keyed partitions, "w": its windows, "s": S, "t": …}`.
-"""
+"""The offsets that a consumer group has committed, with their metadata, which a consumer does not return."""
 
 import asyncio
 import time
@@ -20,62 +16,75 @@ from stormfold.kafka.client import open_admin
 from stormfold.settings import Settings
 from stormfold.window import Windows
 
-COORDINATOR_WAIT = 10.0
-"""Seconds to wait for a group's coordinator: a new broker makes the topic for offsets when the first group asks."""
-_COORDINATOR = (GroupCoordinatorNotAvailableError, GroupLoadInProgressError, NotCoordinatorForGroupError)
+COORDINATOR_SECONDS = 10.0
+"""Longest wait for a group's coordinator: a new broker creates the topic for offsets when the first group asks."""
+_NO_COORDINATOR = (GroupCoordinatorNotAvailableError, GroupLoadInProgressError, NotCoordinatorForGroupError)
+
+_FIELD_NAMES = {
+    "event_time": "e",
+    "closed_before": "c",
+    "horizon": "h",
+    "state_version": "n",
+    "keyed_partitions": "k",
+    "windows": "w",
+    "windows_since": "s",
+    "offset_base": "b",
+    "timestamp": "t",
+}
 
 
-class CommitMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Metadata of a committed offset (times in ms)."""
+class CommitMetadata(msgspec.Struct, frozen=True, omit_defaults=True, rename=_FIELD_NAMES):
+    """Metadata of a committed offset (times in ms). It outlives Redis."""
 
-    e: int | None = None
+    event_time: int | None = None
     """Intake: event time reached in this partition of `alerts`."""
-    c: int | None = None
-    """Fold: C; every storm that begins before it is closed and published."""
-    h: int | None = None
-    """Fold: the horizon. It outlives Redis, so that intake stamps nothing before it."""
-    n: int = 0
-    """Fold: number of the epoch."""
-    k: int = 0
-    """Fold: how many keyed partitions that has. It outlives Redis: a series must stay in its partition."""
-    w: Windows | None = None
-    """Fold: the windows of the epoch; C and what was published are theirs. None in a note of a version without."""
-    s: int | None = None
-    """Fold: S; what is before it was counted under other windows. None if there never were others."""
-    b: int = 0
-    """Intake: added to offsets in origins, so that they ascend although `alerts` was created anew."""
-    t: int = -1
+    closed_before: int | None = None
+    """Fold: every aggregate that begins before this time is closed and published."""
+    horizon: int | None = None
+    """Fold: the horizon. Intake assigns no event time before it."""
+    state_version: int = 0
+    """Fold: number of the state version."""
+    keyed_partitions: int = 0
+    """Fold: number of keyed partitions of the state version. A series must stay in its partition."""
+    windows: Windows | None = None
+    """Fold: the windows of the state version, which also hold for what was closed and published."""
+    windows_since: int | None = None
+    """Fold: alerts before this time were counted under other windows. None if there never were others."""
+    offset_base: int = 0
+    """Intake: added to offsets in source positions, so that they ascend although `alerts` was created again."""
+    timestamp: int = -1
     """Timestamp of the record before the offset."""
 
     def encode(self) -> str:
-        """As the commit carries it."""
+        """Returns the text that a commit carries."""
         return msgspec.json.encode(self).decode()
 
     @classmethod
     def decode(cls, text: str) -> "CommitMetadata":
-        """Reads one; whatever isn't one, such as another client's, counts as empty."""
+        """Reads the text of a commit; anything else, such as another client's, is read as empty."""
         try:
-            return decode_untrusted(_note.decode, text)
+            return decode_untrusted(_decoder.decode, text)
         except Malformed:
             return cls()
 
 
-_note = msgspec.json.Decoder(CommitMetadata)
+_decoder = msgspec.json.Decoder(CommitMetadata)
 
 Committed = dict[int, tuple[int, CommitMetadata]]
-"""Partition → next offset and note."""
+"""Partition → next offset and metadata."""
 
 
-def newest_closed(committed: Committed) -> int | None:
-    """The newest C (ms): every storm that begins before it is closed and published. None if no commit has one."""
-    return max((note.c for _, note in committed.values() if note.c is not None), default=None)
+def newest_closed_before(committed: Committed) -> int | None:
+    """The latest `closed_before` of all partitions; None if no commit has one."""
+    times = (metadata.closed_before for _, metadata in committed.values() if metadata.closed_before is not None)
+    return max(times, default=None)
 
 
 def newest_metadata(committed: Committed) -> CommitMetadata:
-    """One of the newest epoch; an empty one if there is none."""
+    """Metadata of the newest state version, preferably with windows; empty if there is none."""
     return max(
-        (note for _, note in committed.values()),
-        key=lambda note: (note.n, note.w is not None),
+        (metadata for _, metadata in committed.values()),
+        key=lambda metadata: (metadata.state_version, metadata.windows is not None),
         default=CommitMetadata(),
     )
 
@@ -87,14 +96,14 @@ async def read_committed(settings: Settings, group: str, topic: str) -> Committe
 
 
 async def committed_offsets(admin: AIOKafkaAdminClient, group: str, topic: str) -> Committed:
-    """The same from a client that is there."""
-    until = time.monotonic() + COORDINATOR_WAIT
+    """Reads a group's offsets of a topic with a started client. Raises aiokafka's errors."""
+    deadline = time.monotonic() + COORDINATOR_SECONDS
     while True:
         try:
             found = await admin.list_consumer_group_offsets(group)
             break
-        except _COORDINATOR:
-            if time.monotonic() > until:
+        except _NO_COORDINATOR:
+            if time.monotonic() > deadline:
                 raise
             await asyncio.sleep(0.2)
     return {

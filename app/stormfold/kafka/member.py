@@ -11,6 +11,7 @@ from aiokafka.errors import CommitFailedError, IllegalGenerationError, KafkaErro
 from aiokafka.structs import OffsetAndMetadata
 
 from stormfold import metrics
+from stormfold.attempts import Attempts, seconds_since
 from stormfold.errors import StormfoldError
 from stormfold.health import Health
 from stormfold.kafka.batch import Batch
@@ -55,7 +56,7 @@ class GroupMember:
         """Partitions were assigned, and nothing has been read since."""
         self._reported: str | None = None
         """The problem that this reported to health, until something is read."""
-        self._failures, self._failing_since = 0, 0.0
+        self._attempts = Attempts()
         self._stopping = False
         self._invalidated = asyncio.Event()
         self._paused: set[int] = set()
@@ -161,13 +162,11 @@ class GroupMember:
     def report_problem(self, error: StormfoldError) -> None:
         """Reports why nothing can be read, until `mark_recovered`."""
         self._reported = str(error)
-        if not self._failures:
-            self._failing_since = time.monotonic()
-        self._failures += 1
+        attempt = self._attempts.fail()
         if self.health.set_unhealthy(self.name, str(error), error.hint):
             log.warning(
                 "cannot read", stage=self.name, topic=self.topic, partitions=sorted(self.assigned()), error=str(error),
-                attempt=self._failures, duration_seconds=seconds_since(self._failing_since),
+                **attempt,
             )  # fmt: skip
 
     def mark_recovered(self) -> None:
@@ -179,12 +178,9 @@ class GroupMember:
             self.health.set_healthy(self.name)
         elif self._reported is not None:
             self.health.clear(self.name, self._reported)
-        if self._failures:
-            log.info(
-                "reading again", stage=self.name, topic=self.topic, attempts=self._failures,
-                duration_seconds=seconds_since(self._failing_since),
-            )  # fmt: skip
-        self.awaiting_first_poll, self._reported, self._failures = False, None, 0
+        if recovery := self._attempts.succeed():
+            log.info("reading again", stage=self.name, topic=self.topic, **recovery)
+        self.awaiting_first_poll, self._reported = False, None
 
     def stop(self) -> None:
         """Makes every batch outdated."""
@@ -194,8 +190,3 @@ class GroupMember:
     def _wake(self) -> None:
         self._invalidated.set()
         self._invalidated = asyncio.Event()
-
-
-def seconds_since(moment: float) -> float:
-    """Seconds since a moment of the monotonic clock, rounded for the log."""
-    return round(time.monotonic() - moment, 3)

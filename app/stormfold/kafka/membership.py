@@ -9,9 +9,10 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 
 from stormfold import metrics
+from stormfold.attempts import seconds_since
 from stormfold.kafka._patches import raw_record
 from stormfold.kafka.client import client_options, diagnose
-from stormfold.kafka.member import GroupMember, seconds_since
+from stormfold.kafka.member import GroupMember
 from stormfold.kafka.topics import partitions_of
 
 log = structlog.get_logger(__name__)

@@ -1,4 +1,4 @@
-"""The five topics: how each has to be set up and why, what is there, and making what is missing."""
+"""The five topics: the settings that each needs and why, checking them, and creating missing topics."""
 
 import asyncio
 import time
@@ -15,21 +15,21 @@ from stormfold.kafka.client import broker_error, metadata
 from stormfold.settings import Settings
 
 PARTITIONS = 12
-"""Enough for a dozen workers a stage; the keyed topic's count is fixed from the first alert on."""
+"""Enough for a dozen workers per stage. The number of the keyed topic cannot change after the first alert."""
 REPLICAS = 3
-"""Where there are that many brokers."""
+"""If there are that many brokers."""
 HOUR = 3_600_000
 KEYED_RETENTION = 72 * HOUR
-"""Longer than the longest outage: what is in here can be folded again, and only that."""
+"""Longer than the longest outage: only records that are still here can be folded again."""
 STORMS_RETENTION = 168 * HOUR
-"""How long storms can be listed, audited, and written to a sink that was away."""
+"""How long storms can be listed, audited, and written to a sink that was unavailable."""
 MAX_RECORD = 1_048_588
-"""Kafka's own default for the largest record (bytes)."""
-DEAD_EXTRA = 64 * 1024
-"""A dead letter is the record plus headers that say why and where from."""
+"""Kafka's default for the largest record (bytes)."""
+DLQ_EXTRA = 64 * 1024
+"""Bytes that a dead letter may have more than its record: headers with the reason and the origin."""
 FOREVER = str(2**63 - 1)
-KNOWN_SECONDS = 10.0
-"""Longest to wait until brokers know of a topic that was created."""
+PROPAGATION_SECONDS = 10.0
+"""Longest wait until brokers know a topic that was created."""
 
 
 class Setting(NamedTuple):
@@ -37,56 +37,56 @@ class Setting(NamedTuple):
 
     name: str
     value: str
-    """What a topic is created with."""
-    why: str = ""
-    """What goes wrong otherwise; empty if only new topics get it."""
-    least: int | None = None
-    """A number that will do; without one the value itself is needed. -1 in the topic is no limit."""
+    """The value in a new topic."""
+    reason: str = ""
+    """What goes wrong with other values; empty if other values are fine."""
+    minimum: int | None = None
+    """The smallest sufficient number; None if exactly `value` is needed. In a topic, -1 means no limit."""
 
-    def holds(self, found: str | None) -> bool:
-        """Whether a topic that is set to `found` will do."""
-        if not self.why:
+    def is_satisfied_by(self, found: str | None) -> bool:
+        """Whether the value `found` in a topic is sufficient."""
+        if not self.reason:
             return True
-        if self.least is None or found is None:
+        if self.minimum is None or found is None:
             return found == self.value
-        return int(found) == -1 or int(found) >= self.least
+        return int(found) == -1 or int(found) >= self.minimum
 
 
 @dataclass(frozen=True)
 class Topic:
-    """How a topic has to be."""
+    """A topic that stormfold needs."""
 
     name: str
     partitions: int
-    """Of a new one; any number will do."""
+    """Of a new topic; any number is sufficient."""
     settings: tuple[Setting, ...]
     purpose: str
 
 
-class Present(NamedTuple):
-    """A topic as it is."""
+class TopicState(NamedTuple):
+    """A topic as it is in Kafka."""
 
     partitions: int
     settings: dict[str, str]
 
 
 class Finding(NamedTuple):
-    """Something that is not as it has to be."""
+    """A topic that is missing, or a setting that is wrong."""
 
     topic: str
-    state: Literal["missing", "wrong"]
+    state: Literal["missing", "misconfigured"]
     message: str
     setting: str = ""
-    """For a wrong one, what sets it right: `name=value`."""
+    """The setting that corrects it, as `name=value`; empty for a missing topic."""
 
 
 def topics(
-    settings: Settings, partitions: int = PARTITIONS, *, past: bool = False, max_record: int = MAX_RECORD
+    settings: Settings, partitions: int = PARTITIONS, *, producer_timestamps: bool = False, max_record: int = MAX_RECORD
 ) -> tuple[Topic, ...]:
     """The five topics under the names of the settings.
 
-    With `past`, `alerts` keeps the producers' timestamps however old or new they are, and deletes nothing: to tell a
-    story of another time. Brokers delete records by timestamp. `max_record` is the largest alert record in bytes.
+    With `producer_timestamps`, `alerts` keeps the timestamps that producers set, of any time, for replays. It deletes
+    nothing, because brokers delete records by timestamp. `max_record` is the largest alert record in bytes.
     """
     stamped = Setting(
         "message.timestamp.type", "LogAppendTime", "a backlog with old timestamps would be deleted by retention"
@@ -98,53 +98,55 @@ def topics(
         Setting("retention.ms", "-1"),
     )
 
-    def keep(ms: int, least: int, why: str) -> Setting:
-        return Setting("retention.ms", str(ms), why, least)
+    def retention(ms: int, minimum: int, reason: str) -> Setting:
+        return Setting("retention.ms", str(ms), reason, minimum)
 
-    def largest(size: int, why: str = "") -> Setting:
-        return Setting("max.message.bytes", str(size), why, size)
+    def max_bytes(size: int, reason: str = "") -> Setting:
+        return Setting("max.message.bytes", str(size), reason, size)
 
-    dead = largest(max_record + DEAD_EXTRA, "a dead letter is its record and the reason")
+    timestamps = created if producer_timestamps else (Setting(stamped.name, stamped.value),)
+    dlq_retention = retention(STORMS_RETENTION, 24 * HOUR, "nobody could look at them in time")
+    dlq_max_bytes = max_bytes(max_record + DLQ_EXTRA, "a dead letter is its record and the reason")
     return (
         Topic(
             settings.alerts_topic,
             partitions,
-            (deleted, largest(max_record), *(created if past else (Setting(stamped.name, stamped.value),))),
+            (deleted, max_bytes(max_record), *timestamps),
             "what producers publish",
         ),
         Topic(
             settings.keyed_topic,
             partitions,
             (
-                deleted, stamped, largest(max_record, "an alert would fit in `alerts` but not here"),
-                keep(KEYED_RETENTION, 24 * HOUR, "alerts could be gone before they are folded, or folded again"),
+                deleted, stamped, max_bytes(max_record, "an alert would fit in `alerts` but not here"),
+                retention(KEYED_RETENTION, 24 * HOUR, "alerts could be gone before they are folded, or folded again"),
             ),
             "alerts by fingerprint, stamped with event time",
         ),
         Topic(
             settings.storms_topic,
             partitions,
-            (deleted, stamped, keep(STORMS_RETENTION, 24 * HOUR, "storms could be gone before they are written")),
+            (deleted, stamped, retention(STORMS_RETENTION, 24 * HOUR, "storms could be gone before they are written")),
             "closed storms, whole manifests",
         ),
         Topic(
             settings.alerts_dlq_topic,
             1,
-            (deleted, stamped, dead, keep(STORMS_RETENTION, 24 * HOUR, "nobody could look at them in time")),
+            (deleted, stamped, dlq_max_bytes, dlq_retention),
             "records that are not alerts",
         ),
         Topic(
             settings.storms_dlq_topic,
             1,
-            (deleted, stamped, keep(STORMS_RETENTION, 24 * HOUR, "nobody could look at them in time")),
+            (deleted, stamped, dlq_retention),
             "storms that the API server rejected",
         ),
     )  # fmt: skip
 
 
 async def partition_counts(admin: AIOKafkaAdminClient) -> dict[str, int]:
-    """All topics with their number of partitions. Raises aiokafka's errors."""
-    # Asking for one by name would create it on a broker that creates topics by itself, and with the wrong settings.
+    """Number of partitions of every topic. Raises aiokafka's errors."""
+    # A request for one topic by name could create it, with the wrong settings, if brokers create topics on their own.
     return {
         found["topic"]: len(found["partitions"])
         for found in await admin.describe_topics()
@@ -154,37 +156,37 @@ async def partition_counts(admin: AIOKafkaAdminClient) -> dict[str, int]:
 
 async def partitions_of(settings: Settings, topic: str) -> range:
     """The partitions of a topic. Raises `ActionRequired` if there is no such topic, `Retry` while no broker answers."""
-    answer = await metadata(settings, [topic])
-    ((code, *_, partitions),) = answer.topics
-    kind = for_code(code)
-    if kind is UnknownTopicOrPartitionError:
+    response = await metadata(settings, [topic])
+    ((code, *_, partitions),) = response.topics
+    error = for_code(code)
+    if error is UnknownTopicOrPartitionError:
         raise ActionRequired(
             f"topic {topic} does not exist in Kafka at {settings.kafka_bootstrap_servers}",
             "run `stormfold topics --create`",
         )
-    if kind is not NoError:
-        raise broker_error(kind(topic), settings)
+    if error is not NoError:
+        raise broker_error(error(topic), settings)
     return range(len(partitions))
 
 
-async def describe(admin: AIOKafkaAdminClient, wanted: Iterable[Topic]) -> dict[str, Present]:
-    """Those of the wanted topics that exist, by name. Raises aiokafka's errors."""
+async def describe(admin: AIOKafkaAdminClient, wanted: Iterable[Topic]) -> dict[str, TopicState]:
+    """The wanted topics that exist, by name. Raises aiokafka's errors."""
     counts = await partition_counts(admin)
-    # Also those that are not among them: a topic is not missing where one may only not see it.
-    answers = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic.name) for topic in wanted])
+    # Also of topics without a count: a topic that this client must not see is not missing, and raises here.
+    responses = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic.name) for topic in wanted])
     present = {}
-    for answer in answers:
-        for code, message, _, name, entries in answer.resources:
-            kind = for_code(code)
-            if kind is NoError and name in counts:
-                present[name] = Present(counts[name], {entry[0]: entry[1] for entry in entries})
-            elif kind not in (NoError, UnknownTopicOrPartitionError):
-                raise kind(f"{name}: {message}")
+    for response in responses:
+        for code, message, _, name, entries in response.resources:
+            error = for_code(code)
+            if error is NoError and name in counts:
+                present[name] = TopicState(counts[name], {entry[0]: entry[1] for entry in entries})
+            elif error not in (NoError, UnknownTopicOrPartitionError):
+                raise error(f"{name}: {message}")
     return present
 
 
-def validate(wanted: Iterable[Topic], present: dict[str, Present]) -> list[Finding]:
-    """What is missing and what is wrong."""
+def validate(wanted: Iterable[Topic], present: dict[str, TopicState]) -> list[Finding]:
+    """Compares topics with what is needed; empty if nothing is wrong."""
     findings = []
     for topic in wanted:
         if topic.name not in present:
@@ -192,20 +194,20 @@ def validate(wanted: Iterable[Topic], present: dict[str, Present]) -> list[Findi
             continue
         for setting in topic.settings:
             found = present[topic.name].settings.get(setting.name)
-            if not setting.holds(found):
-                need = setting.value if setting.least is None else f"at least {setting.least}"
-                message = f"{setting.name} is {found}, needs {need}: {setting.why}"
-                findings.append(Finding(topic.name, "wrong", message, f"{setting.name}={setting.value}"))
+            if not setting.is_satisfied_by(found):
+                need = setting.value if setting.minimum is None else f"at least {setting.minimum}"
+                message = f"{setting.name} is {found}, needs {need}: {setting.reason}"
+                findings.append(Finding(topic.name, "misconfigured", message, f"{setting.name}={setting.value}"))
     return findings
 
 
 async def check(admin: AIOKafkaAdminClient, wanted: Sequence[Topic]) -> list[Finding]:
-    """Compares the topics with what is needed; empty if all is well. Raises aiokafka's errors."""
+    """Compares the topics in Kafka with what is needed. Raises aiokafka's errors."""
     return validate(wanted, await describe(admin, wanted))
 
 
 async def create(admin: AIOKafkaAdminClient, wanted: Sequence[Topic]) -> list[str]:
-    """Creates those that are missing and leaves the others alone; returns the names of the new ones.
+    """Creates missing topics and leaves the others as they are; returns the names of the new ones.
 
     Raises aiokafka's errors.
     """
@@ -215,27 +217,27 @@ async def create(admin: AIOKafkaAdminClient, wanted: Sequence[Topic]) -> list[st
         return []
     brokers = len((await admin.describe_cluster())["brokers"])
     replicas = min(REPLICAS, brokers)
-    # With acks=all this makes an acknowledged record survive a broker.
-    safe = {"min.insync.replicas": str(replicas - 1)} if replicas >= REPLICAS else {}
-    answer = await admin.create_topics(
+    # With acks=all, an acknowledged record survives the loss of a broker.
+    durable = {"min.insync.replicas": str(replicas - 1)} if replicas >= REPLICAS else {}
+    response = await admin.create_topics(
         [
             NewTopic(
                 topic.name, topic.partitions, replicas,
-                topic_configs={setting.name: setting.value for setting in topic.settings} | safe,
+                topic_configs={setting.name: setting.value for setting in topic.settings} | durable,
             )
             for topic in missing
         ]
     )  # fmt: skip
     created = []
-    for name, code, message in answer.topic_errors:
-        kind = for_code(code)
-        if kind is NoError:
+    for name, code, message in response.topic_errors:
+        error = for_code(code)
+        if error is NoError:
             created.append(name)
-        elif kind is not TopicAlreadyExistsError:
-            raise kind(f"{name}: {message}")
-    # The controller has made them; the broker that answers may know a little later.
-    until = time.monotonic() + KNOWN_SECONDS
-    while created and time.monotonic() < until:
+        elif error is not TopicAlreadyExistsError:
+            raise error(f"{name}: {message}")
+    # The controller has created them; other brokers know it a little later.
+    deadline = time.monotonic() + PROPAGATION_SECONDS
+    while created and time.monotonic() < deadline:
         if set(created) <= (await describe(admin, wanted)).keys():
             break
         await asyncio.sleep(0.1)

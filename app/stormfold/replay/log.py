@@ -115,7 +115,7 @@ async def read_event_times(wanted: Range) -> tuple[Range, EventTimes]:
                 continue
             _, flags, time, partition, offset, _ = HEAD.unpack_from(value)
             # If the topic was recreated, smaller offsets are of the topic that was deleted.
-            offset -= committed[partition][1].b if partition in committed else 0
+            offset -= committed[partition][1].offset_base if partition in committed else 0
             if offset >= 0 and wanted.rebuild.rebuild_from <= time < wanted.end:
                 times.add(partition, offset, time, bool(flags & LATE))
     begins = await wanted.reader.begins(topic)

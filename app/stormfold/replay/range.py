@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from stormfold.config import Config
 from stormfold.errors import ActionRequired
-from stormfold.kafka.committed import CommitMetadata, newest_closed, newest_metadata, read_committed
+from stormfold.kafka.committed import CommitMetadata, newest_closed_before, newest_metadata, read_committed
 from stormfold.kafka.reader import TopicReader
 from stormfold.settings import Settings
 from stormfold.stages.state_version import keyed_partitions
@@ -92,7 +92,7 @@ async def open_range(
     With `as_counted` only the part that was counted under the configured windows.
     """
     committed = await read_committed(settings, settings.consumer_group("fold"), settings.keyed_topic)
-    closed = newest_closed(committed)
+    closed = newest_closed_before(committed)
     if closed is None:
         raise ActionRequired("no storm has been closed yet, so there is nothing to replay", "start a worker")
     windows_since = None
@@ -100,13 +100,15 @@ async def open_range(
         metadata = newest_metadata(committed)
         wanted, windows_since = _counted_under(config.windows, wanted, metadata)
         # Where C is S it lies inside a bucket, and an aggregate that begins in this bucket may still be open.
-        config, closed = replace(config, windows=metadata.w or config.windows), config.windows.bucket(closed)
+        config, closed = replace(config, windows=metadata.windows or config.windows), config.windows.bucket(closed)
     span = Span(wanted.begin, min(wanted.end, closed))
     if span.begin >= span.end:
         raise ActionRequired(
             f"storms that begin after {format_timestamp(closed)} may still be open", "choose an earlier range"
         )
-    horizon = max((metadata.h for _, metadata in committed.values() if metadata.h is not None), default=closed)
+    horizon = max(
+        (metadata.horizon for _, metadata in committed.values() if metadata.horizon is not None), default=closed
+    )
     partitions = await keyed_partitions(settings, committed)
     result = Range(settings, config, reader, on_progress, span, partitions, horizon, windows_since)
     lost_until = await _lost_until(result)
@@ -118,7 +120,7 @@ def _counted_under(windows: Windows, wanted: Span, metadata: CommitMetadata) -> 
 
     Under other windows aggregates have other names, so their alerts would be counted twice.
     """
-    since, counted = metadata.s, metadata.w
+    since, counted = metadata.windows_since, metadata.windows
     if since is not None and wanted.end <= since:
         raise ActionRequired(
             f"alerts before {format_timestamp(since)} were counted under other windows than the present ones",

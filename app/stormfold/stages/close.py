@@ -26,7 +26,7 @@ INTERVAL = 0.25
 """Seconds between two claims while nothing is due."""
 MOST = 200
 """Groups in one claim."""
-AT_ONCE = 20_000
+MAX_ALERTS_PER_CHUNK = 20_000
 """Alerts in groups whose storms are built and settled at once, at least one group's: what bounds memory, and how long
 the other stages wait."""
 
@@ -168,7 +168,7 @@ def _some(claimed: Iterable[Claimed]) -> Iterator[list[Claimed]]:
     for group in claimed:
         some.append(group)
         alerts += sum(bucket.alerts for bucket in group.buckets)
-        if alerts >= AT_ONCE:
+        if alerts >= MAX_ALERTS_PER_CHUNK:
             yield some
             some, alerts = [], 0
     if some:

@@ -1,4 +1,4 @@
-"""Emit: storms into the sink, each under its own name, in order; what the sink rejects for good is parked."""
+"""Emit: aggregates into the sink, each under its own name, in order; what the sink rejects becomes a dead letter."""
 
 import asyncio
 import time
@@ -11,6 +11,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer
 
 from stormfold import metrics
+from stormfold.attempts import Attempts
 from stormfold.config import Config
 from stormfold.decoding import Malformed, decode_untrusted
 from stormfold.errors import ActionRequired, DeadLetter, Retry, StormfoldError
@@ -28,31 +29,32 @@ from stormfold.window import first_due
 
 log = structlog.get_logger(__name__)
 
-BACKOFF_FIRST, BACKOFF_MOST = 0.5, 15.0
-"""Seconds between two tries of the same storm: doubled each time."""
-BACKOFF_STOP = 5.0
-"""Seconds between two tries while a permission or a definition is missing."""
+MIN_BACKOFF, MAX_BACKOFF = 0.5, 15.0
+"""Seconds between two attempts to write the same aggregate: doubled each time."""
+ACTION_BACKOFF = 5.0
+"""Seconds between two attempts while a permission or a resource definition is missing."""
 
 
 class Emit:
-    """The stage's state: how far it has written, which its consumer group's offsets say as well."""
+    """Writes `storms` into a sink. The state is how far it has written, which the group's commits have too."""
 
     name = "emit"
 
     def __init__(self, settings: Settings, config: Config, sink: Sink, health: Health, member: GroupMember) -> None:
         self._settings = settings
-        self._member = member
         self._config = config
         self._sink = sink
-        self._room = asyncio.Semaphore(sink.concurrency)
         self._health = health
+        self._member = member
+        self._write_slots = asyncio.Semaphore(sink.concurrency)
         self._producer = Producer(settings, self.name)
         self._started = False
-        self._done: dict[int, int] = {}
+        self._written: dict[int, int] = {}
+        """Next offset to write, by partition."""
         self._uncommitted: set[int] = set()
-        """Partitions of which the group has never committed anything."""
-        self._waiting: set[int] = set()
-        """Partitions whose next storm can't be written: what goes well elsewhere does not make the stage ready."""
+        """Partitions without a commit of the group."""
+        self._blocked: set[int] = set()
+        """Partitions whose next aggregate cannot be written. The stage is unhealthy while there are any."""
         metrics.DEAD_LETTERS.labels(settings.storms_dlq_topic)
 
     async def start_positions(self, _consumer: AIOKafkaConsumer, partitions: set[int]) -> dict[int, StartPosition]:
@@ -61,98 +63,112 @@ class Emit:
             await self._sink.start()
             self._started = True
         committed = await read_committed(self._settings, self._member.group, self._member.topic)
-        self._done = {}
+        self._written = {}
         self._uncommitted = partitions - committed.keys()
         return {p: StartPosition(committed[p][0] if p in committed else None) for p in partitions}
 
     async def process(self, batch: Batch) -> None:
-        """Writes a poll's storms, partitions side by side and each in order; commits when all are written or parked."""
+        """Writes the aggregates of a poll, partitions concurrently and each in order; commits when all are done."""
         if self._uncommitted and self._member.is_current(batch):
-            # Before writing, which may take for ever: without a commit nobody else can tell what waits.
-            self._done = {p: at for p, at in self._member.positions.items() if p in self._uncommitted} | self._done
+            # Before writing, which may take without limit: only a commit lets others compute the lag.
+            positions = self._member.positions
+            self._written = {p: at for p, at in positions.items() if p in self._uncommitted} | self._written
             if await self.commit():
                 self._uncommitted = set()
         if not all(await asyncio.gather(*(self._write_all(batch, *found) for found in batch.records.items()))):
             return
         for partition, records in batch.records.items():
-            self._done[partition] = records[-1].offset + 1
+            self._written[partition] = records[-1].offset + 1
         if batch.records:
             await self.commit()
 
+    async def commit(self) -> bool:
+        """Commits what was written; returns whether the group took it."""
+        assigned = self._member.assigned()
+        return await self._member.commit({p: (offset, "") for p, offset in self._written.items() if p in assigned})
+
+    async def stop(self) -> None:
+        """Closes the connections."""
+        await self._producer.stop()
+        if self._started:
+            await self._sink.close()
+
     async def _write_all(self, batch: Batch, partition: int, records: Iterable[Record]) -> bool:
-        """Writes storms one after the other; False if the batch is no longer current."""
+        """Writes the records of a partition in order; returns False if the batch is not current any more."""
         for record in records:
             if not await self._write(batch, partition, record):
                 return False
         return True
 
-    async def commit(self) -> bool:
-        """Commits what was written; returns whether the group took it."""
-        assigned = self._member.assigned()
-        return await self._member.commit({p: (offset, "") for p, offset in self._done.items() if p in assigned})
-
-    async def stop(self) -> None:
-        """Ends the connections."""
-        await self._producer.stop()
-        if self._started:
-            await self._sink.close()
-
     async def _write(self, batch: Batch, partition: int, record: Record) -> bool:
-        """Writes one storm, however long it takes; False if the batch is no longer current."""
-        wait = BACKOFF_FIRST
+        """Writes one record, with as many attempts as it takes; returns False if the batch is not current any more."""
+        backoff, attempts = MIN_BACKOFF, Attempts()
+        place = f"{self._member.topic}-{partition}-{record.offset}"
         while self._member.is_current(batch):
             try:
-                # A partition that waits to try again takes no room from those that get on.
-                async with self._room:
-                    await self._try(partition, record)
+                # A partition that waits for its next attempt takes no slot from the others.
+                async with self._write_slots:
+                    await self._write_once(place, record)
             except StormfoldError as error:
-                self._waiting.add(partition)
-                if self._health.set_unhealthy(self.name, str(error), error.hint):
-                    log.warning("cannot write", error=str(error), hint=error.hint)
-                metrics.SINK_ERRORS.labels("action_required" if isinstance(error, ActionRequired) else "retry").inc()
-                asked = error.after if isinstance(error, Retry) else BACKOFF_STOP
-                await self._member.sleep_current(batch, asked or wait)
-                wait = min(wait * 2, BACKOFF_MOST)
+                self._blocked.add(partition)
+                self._report(place, record, error, attempts.fail())
+                wanted = error.after if isinstance(error, Retry) else ACTION_BACKOFF
+                await self._member.sleep_current(batch, wanted or backoff)
+                backoff = min(backoff * 2, MAX_BACKOFF)
             else:
-                self._waiting.discard(partition)
-                if not self._waiting:
+                self._blocked.discard(partition)
+                if not self._blocked:
                     self._health.set_healthy(self.name)
+                if recovery := attempts.succeed():
+                    log.info("written after retries", record=place, storm=_name(record), **recovery)
                 return True
-        self._waiting.discard(partition)
+        self._blocked.discard(partition)
         return False
 
-    async def _try(self, partition: int, record: Record) -> None:
+    def _report(self, place: str, record: Record, error: StormfoldError, attempt: Mapping[str, float]) -> None:
+        metrics.SINK_ERRORS.labels("action_required" if isinstance(error, ActionRequired) else "retry").inc()
+        if self._health.set_unhealthy(self.name, str(error), error.hint):
+            log.warning(
+                "cannot write", record=place, storm=_name(record), error=str(error), hint=error.hint, **attempt
+            )  # fmt: skip
+
+    async def _write_once(self, place: str, record: Record) -> None:
         try:
-            manifest = self._manifest(record)
+            manifest = _manifest(record)
             if manifest["spec"]["class"] not in self._config.publish:
                 return
             outcome = await self._sink.write(manifest, manifest["metadata"]["name"])
         except DeadLetter as reason:
-            origin = f"{self._member.topic}-{partition}-{record.offset}"
-            await send_to_dlq(self._producer, self._settings.storms_dlq_topic, record, origin, str(reason))
+            await send_to_dlq(self._producer, self._settings.storms_dlq_topic, record, place, str(reason))
             metrics.STORMS_WRITTEN.labels("parked").inc()
             return
         metrics.STORMS_WRITTEN.labels(outcome.value).inc()
-        self._tell_delay(outcome, manifest, record.timestamp)
+        self._observe_latency(outcome, manifest, record.timestamp)
 
-    def _tell_delay(self, outcome: Outcome, manifest: Mapping[str, Any], published: int) -> None:
+    def _observe_latency(self, outcome: Outcome, manifest: Mapping[str, Any], published: int) -> None:
         now = time.time()
         metrics.SINK_LATENCY_SECONDS.observe(max(0.0, now - published / 1000))
         if outcome is not Outcome.CREATED:
             return
-        # What somebody else wrote into the topic may lack something.
+        # Records of other producers may lack fields.
         with suppress(Malformed):
-            storm = from_manifest(manifest)
+            aggregate = from_manifest(manifest)
             windows = self._config.windows
-            over = first_due(windows.bucket(storm.first_seen), storm.last_seen, windows) + windows.grace
-            metrics.STORM_LATENCY_SECONDS.observe(max(0.0, now - over / 1000))
+            due = first_due(windows.bucket(aggregate.first_seen), aggregate.last_seen, windows) + windows.grace
+            metrics.STORM_LATENCY_SECONDS.observe(max(0.0, now - due / 1000))
 
-    def _manifest(self, record: Record) -> dict[str, dict[str, str]]:
-        try:
-            manifest: dict[str, dict[str, str]] = decode_untrusted(msgspec.json.decode, record.value or b"")
-            if manifest["metadata"]["name"].encode() != record.key:
-                raise DeadLetter("the key is not the storm's name")
-            manifest["spec"]["class"]
-        except (Malformed, KeyError, TypeError, AttributeError) as error:
-            raise DeadLetter(f"not a storm: {error}") from error
-        return manifest
+
+def _name(record: Record) -> str:
+    return (record.key or b"").decode(errors="replace")
+
+
+def _manifest(record: Record) -> dict[str, dict[str, str]]:
+    """Decodes a record. Raises `DeadLetter` if it is not an aggregate."""
+    try:
+        manifest: dict[str, dict[str, str]] = decode_untrusted(msgspec.json.decode, record.value or b"")
+        if manifest["metadata"]["name"].encode() != record.key:
+            raise DeadLetter("the key is not the storm's name")
+        manifest["spec"]["class"]
+    except (Malformed, KeyError, TypeError, AttributeError) as error:
+        raise DeadLetter(f"not a storm: {error}") from error
+    return manifest

@@ -103,9 +103,16 @@ class Fold:
         self._committed = time.monotonic()
         epoch, closed, horizon = self._epoch, self._closed, self._horizon
         assigned = self._member.assigned()
-        note = CommitMetadata(c=closed, h=horizon, n=epoch.number, k=epoch.partitions, w=epoch.windows, s=epoch.since)
+        note = CommitMetadata(
+            closed_before=closed,
+            horizon=horizon,
+            state_version=epoch.number,
+            keyed_partitions=epoch.partitions,
+            windows=epoch.windows,
+            windows_since=epoch.since,
+        )
         offsets = {
-            partition: (at.offset, structs.replace(note, t=at.timestamp).encode())
+            partition: (at.offset, structs.replace(note, timestamp=at.timestamp).encode())
             for partition, at in self._positions.items()
             if partition in assigned
         }

@@ -1,7 +1,7 @@
-"""Intake: records of `alerts` in; alerts with their event time, keyed by fingerprint, and marks of progress out.
+"""Intake: records of `alerts` in; alerts with their event time, keyed by fingerprint, and watermark records out.
 
-Order matters: send, await, commit (offset and event time), only then mark. So no mark promises what a restart,
-beginning from the commit, could not keep.
+The order matters: send, wait for acknowledgements, commit offset and event time, then write marks. So no mark promises
+an event time that intake could fall behind when it restarts from the commit.
 """
 
 import time
@@ -15,6 +15,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer
 
 from stormfold import metrics
+from stormfold.attempts import Attempts
 from stormfold.config import Config
 from stormfold.decoding import Poison
 from stormfold.errors import Retry, StormfoldError
@@ -25,7 +26,7 @@ from stormfold.kafka.batch import Batch, StartPosition
 from stormfold.kafka.committed import CommitMetadata, Committed, read_committed
 from stormfold.kafka.dlq import send_to_dlq
 from stormfold.kafka.member import GroupMember
-from stormfold.kafka.producer import Pair, Producer, ProducerRecord
+from stormfold.kafka.producer import Pair, Producer
 from stormfold.keyed_record import Marks, encode_alert, encode_marks
 from stormfold.redis.store import StateVersion, Store
 from stormfold.series import SeriesReader
@@ -35,57 +36,60 @@ from stormfold.stages.state_version import ensure_state_version, newest_horizon
 
 log = structlog.get_logger(__name__)
 
-MARK_AFTER_BATCH = 0.25
-"""Seconds between marks while alerts flow."""
-MARK_IDLE = 1.0
-"""Seconds between marks while none do: the horizon moves on in silence too."""
+MARK_INTERVAL = 0.25
+"""Seconds between marks while alerts arrive."""
+IDLE_MARK_INTERVAL = 1.0
+"""Seconds between marks while none do: the horizon advances in silence too."""
 BACKOFF = 1.0
 """Seconds to wait after a failed delivery."""
-AT_ONCE = 10_000
-"""Alerts that are worked out and sent at once: records may have hundreds each, and nothing else is done meanwhile."""
+MAX_ALERTS_PER_CHUNK = 10_000
+"""Alerts that are encoded and sent at once. One record may hold hundreds, and encoding blocks the event loop."""
 
 
 @dataclass(slots=True)
-class _Part:
-    """Some of a poll, and how far it goes in each partition of `alerts`."""
+class _Chunk:
+    """A part of a poll, and how far it goes in each partition of `alerts`."""
 
     outgoing: defaultdict[int, list[Pair]] = field(default_factory=lambda: defaultdict(list))
-    """Plain pairs: to make an `ProducerRecord` of each would cost more than to pack its head."""
-    dead: list[tuple[int, Record, str]] = field(default_factory=list)
+    """Plain pairs: a `ProducerRecord` of each would cost more than encoding its head."""
+    poison: list[tuple[int, Record, str]] = field(default_factory=list)
+    """Partition, record and reason."""
     progress: dict[int, Progress] = field(default_factory=dict)
-    position: dict[int, tuple[int, int]] = field(default_factory=dict)
+    positions: dict[int, tuple[int, int]] = field(default_factory=dict)
     alerts: int = 0
     late: int = 0
 
-    def until(self, partition: int, progress: Progress, last: Record, alerts: int) -> Self:
-        """It goes so far in a partition, and has so many alerts in all."""
+    def finish(self, partition: int, progress: Progress, last: Record, alerts: int) -> Self:
+        """Records how far the chunk goes in a partition, and its number of alerts in all partitions."""
         self.progress[partition] = replace(progress)
-        self.position[partition] = (last.offset + 1, last.timestamp)
+        self.positions[partition] = (last.offset + 1, last.timestamp)
         self.alerts = alerts
         return self
 
 
 class Intake:
-    """The stage's state: progress and position of each assigned partition of `alerts`."""
+    """Reads `alerts`. The state is progress and position of each assigned partition."""
 
     name = "intake"
 
     def __init__(self, settings: Settings, config: Config, store: Store, health: Health, member: GroupMember) -> None:
         self._settings = settings
-        self._member = member
         self._config = config
         self._store = store
         self._health = health
+        self._member = member
         self._reader = SeriesReader(config)
         self._producer = Producer(settings, self.name)
-        self._epoch: StateVersion | None = None
+        self._version: StateVersion | None = None
         self._horizon: int | None = None
-        self._passed: int | None = None
-        """The latest horizon there ever was."""
+        self._latest_horizon: int | None = None
+        """The latest horizon that there ever was, also before a loss of Redis."""
         self._progress: dict[int, Progress] = {}
-        self._position: dict[int, tuple[int, int]] = {}
-        self._base: dict[int, int] = {}
-        self._marked = 0.0
+        self._positions: dict[int, tuple[int, int]] = {}
+        """Next offset, and timestamp of the record before it."""
+        self._offset_base: dict[int, int] = {}
+        self._marked_at = 0.0
+        self._attempts = Attempts()
         self._started = time.time_ns() // 1_000_000
         metrics.DEAD_LETTERS.labels(settings.alerts_dlq_topic)
 
@@ -93,113 +97,57 @@ class Intake:
         """Continues from the commits, which carry the event time reached."""
         await skip_expired(self._store, consumer, self._settings)
         state = await ensure_state_version(self._store, consumer, self._settings, self._config.windows, self._started)
-        self._epoch = state.epoch
         committed = await intake_positions(self._settings, self._store)
-        starts = {}
+        self._version = state.epoch
         clock = await self._store.clock(state.epoch)
-        self._horizon, self._passed = clock.horizon, await newest_horizon(self._settings, clock)
-        self._progress, self._position, self._base = {}, {}, {}
+        self._horizon, self._latest_horizon = clock.horizon, await newest_horizon(self._settings, clock)
+        self._progress, self._positions, self._offset_base = {}, {}, {}
+        starts = {}
         for partition in partitions:
-            if partition in committed:
-                offset, note = committed[partition]
-                starts[partition] = StartPosition(offset, note.t)
-                self._progress[partition] = Progress(note.e)
-                self._position[partition] = (offset, note.t)
-                self._base[partition] = note.b
-            else:
-                starts[partition] = StartPosition(None)
-                self._progress[partition] = Progress()
-        self._member.event_times = self._reached()
+            offset, note = committed.get(partition, (None, CommitMetadata()))
+            starts[partition] = StartPosition(offset, note.timestamp)
+            self._progress[partition] = Progress(note.event_time)
+            if offset is not None:
+                self._positions[partition] = (offset, note.timestamp)
+                self._offset_base[partition] = note.offset_base
+        self._member.event_times = self._event_times()
         return starts
 
     async def process(self, batch: Batch) -> None:
-        """Sends a poll's alerts, part by part; commits and marks when it is time to."""
+        """Sends the alerts of a poll in chunks; commits and writes marks when they are due."""
         if not self._member.is_current(batch):
             return
-        assert self._epoch is not None
-        read = 0
+        assert self._version is not None
+        records = 0
         try:
-            for part in self._parts(batch, self._epoch):
-                if read:
-                    await self._mark_in_time(read)
+            for chunk in self._chunks(batch, self._version):
+                if records:
+                    await self._mark_if_due(self._version, MARK_INTERVAL)
                     if not self._member.is_current(batch):
                         return
-                await self._send(part)
-                read += part.alerts + len(part.dead)
-            self._end(batch)
-            await self._mark_in_time(read)
+                await self._send(chunk)
+                records += chunk.alerts + len(chunk.poison)
+            self._advance_at_ends(batch)
+            await self._mark_if_due(self._version, MARK_INTERVAL if records else IDLE_MARK_INTERVAL)
         except StormfoldError as error:
+            failure = self._attempts.fail()
             if self._health.set_unhealthy(self.name, str(error), error.hint):
-                log.warning("cannot deliver", stage=self.name, error=str(error))
+                log.warning(
+                    "cannot deliver", stage=self.name, topic=self._member.topic, positions=self._member.positions,
+                    error=str(error), **failure,
+                )  # fmt: skip
             await self._member.sleep_current(batch, BACKOFF)
             self._member.rewind()
-
-    async def stop(self) -> None:
-        """Ends the connections."""
-        await self._producer.stop()
-
-    def _parts(self, batch: Batch, epoch: StateVersion) -> Iterator[_Part]:
-        """Parts of a poll, `AT_ONCE` alerts or little more, each worked out after the one before is sent."""
-        now = time.time_ns() // 1_000_000
-        partitions, grace = epoch.partitions, epoch.windows.grace
-        part = _Part()
-        outgoing, alerts = part.outgoing, 0
-        for partition, records in batch.records.items():
-            # A copy: were it not delivered, a commit on the way out must not say that event time had come so far.
-            progress = replace(self._progress[partition])
-            base = self._base.get(partition, 0)
-            if self._passed is not None:
-                # Behind it only after a stall: what comes then is late. Said by fold, a rebuild would not know of it.
-                progress.advance_to(self._passed)
-            stamps = progress.stamps((record.timestamp for record in records), now, grace)
-            for record, (stamp, late) in zip(records, stamps, strict=True):
-                try:
-                    keyed = self._reader.parse(record.value, record.headers, stamp)
-                except Poison as reason:
-                    part.dead.append((partition, record, str(reason)))
-                    continue
-                for index, (alert, resolved) in enumerate(keyed):
-                    body = alert.body_at(stamp) if alert.silences else alert.body
-                    value = encode_alert(body, stamp, resolved, late, partition, base + record.offset, index)
-                    outgoing[alert.number % partitions].append((alert.key, value))
-                alerts += len(keyed)
-                if late:
-                    part.late += len(keyed)
-                if alerts >= AT_ONCE:
-                    yield part.until(partition, progress, record, alerts)
-                    part = _Part()
-                    outgoing, alerts = part.outgoing, 0
-            part.until(partition, progress, records[-1], alerts)
-        yield part
-
-    async def _send(self, part: _Part) -> None:
-        if part.outgoing:
-            await self._producer.send(self._settings.keyed_topic, part.outgoing)
-        for partition, record, reason in part.dead:
-            origin = f"{self._member.topic}-{partition}-{record.offset}"
-            await send_to_dlq(self._producer, self._settings.alerts_dlq_topic, record, origin, reason)
-        self._progress |= part.progress
-        self._position |= part.position
-        self._member.event_times = self._reached()
-        metrics.ALERTS_READ.inc(part.alerts)
-        metrics.ALERTS_LATE.inc(part.late)
-        if part.alerts:
-            metrics.BATCH_ALERTS.labels(self.name).observe(part.alerts)
-
-    def _end(self, batch: Batch) -> None:
-        """All of the poll was sent: the partitions that it has read to their ends have come to its time."""
-        for partition, end in batch.ends.items():
-            self._progress[partition].advance_to(end.as_of)
-            offset, timestamp = self._position.get(partition, (0, -1))
-            self._position[partition] = (max(offset, end.offset), timestamp)
-        self._member.event_times = self._reached()
+        else:
+            if recovery := self._attempts.succeed():
+                log.info("delivered again", stage=self.name, topic=self._member.topic, **recovery)
 
     async def commit(self) -> set[int]:
-        """Commits what was delivered of the partitions that are still this member's; returns those."""
+        """Commits what was delivered of the partitions that are still assigned; returns those."""
         assigned = self._member.assigned()
         notes = {
             partition: (offset, self._note(partition, timestamp).encode())
-            for partition, (offset, timestamp) in self._position.items()
+            for partition, (offset, timestamp) in self._positions.items()
             if partition in assigned
         }
         if not notes or not await self._member.commit(notes):
@@ -208,58 +156,123 @@ class Intake:
             await self._store.keep_intake(notes)
         return set(notes)
 
-    def _reached(self) -> dict[int, int]:
+    async def stop(self) -> None:
+        """Closes the connections."""
+        await self._producer.stop()
+
+    def _chunks(self, batch: Batch, version: StateVersion) -> Iterator[_Chunk]:
+        """Yields a poll in chunks of about `MAX_ALERTS_PER_CHUNK`; each is encoded after the previous one was sent."""
+        now = time.time_ns() // 1_000_000
+        partitions, grace = version.partitions, version.windows.grace
+        chunk = _Chunk()
+        outgoing, alerts = chunk.outgoing, 0
+        for partition, records in batch.records.items():
+            # A copy: if the chunk is not delivered, a commit must not carry its event time.
+            progress = replace(self._progress[partition])
+            base = self._offset_base.get(partition, 0)
+            if self._latest_horizon is not None:
+                # Only an idle partition can be behind it. Its alerts are late here and not in fold, because a rebuild
+                # reads the keyed topic and must find the same event times.
+                progress.advance_to(self._latest_horizon)
+            stamps = progress.stamps((record.timestamp for record in records), now, grace)
+            for record, (event_time, late) in zip(records, stamps, strict=True):
+                try:
+                    parsed = self._reader.parse(record.value, record.headers, event_time)
+                except Poison as reason:
+                    chunk.poison.append((partition, record, str(reason)))
+                    continue
+                for index, (alert, resolved) in enumerate(parsed):
+                    body = alert.body_at(event_time) if alert.silences else alert.body
+                    value = encode_alert(body, event_time, resolved, late, partition, base + record.offset, index)
+                    outgoing[alert.number % partitions].append((alert.key, value))
+                alerts += len(parsed)
+                if late:
+                    chunk.late += len(parsed)
+                if alerts >= MAX_ALERTS_PER_CHUNK:
+                    yield chunk.finish(partition, progress, record, alerts)
+                    chunk = _Chunk()
+                    outgoing, alerts = chunk.outgoing, 0
+            chunk.finish(partition, progress, records[-1], alerts)
+        yield chunk
+
+    async def _send(self, chunk: _Chunk) -> None:
+        if chunk.outgoing:
+            await self._producer.send(self._settings.keyed_topic, chunk.outgoing)
+        for partition, record, reason in chunk.poison:
+            origin = f"{self._member.topic}-{partition}-{record.offset}"
+            await send_to_dlq(self._producer, self._settings.alerts_dlq_topic, record, origin, reason)
+        self._progress |= chunk.progress
+        self._positions |= chunk.positions
+        self._member.event_times = self._event_times()
+        metrics.ALERTS_READ.inc(chunk.alerts)
+        metrics.ALERTS_LATE.inc(chunk.late)
+        if chunk.alerts:
+            metrics.BATCH_ALERTS.labels(self.name).observe(chunk.alerts)
+
+    def _advance_at_ends(self, batch: Batch) -> None:
+        """Advances event time to the wall clock in partitions of which everything was sent."""
+        for partition, end in batch.ends.items():
+            self._progress[partition].advance_to(end.as_of)
+            offset, timestamp = self._positions.get(partition, (0, -1))
+            self._positions[partition] = (max(offset, end.offset), timestamp)
+        self._member.event_times = self._event_times()
+
+    def _event_times(self) -> dict[int, int]:
         return {partition: at.reached for partition, at in self._progress.items() if at.reached is not None}
 
     def _note(self, partition: int, timestamp: int) -> CommitMetadata:
-        return CommitMetadata(e=self._progress[partition].reached, b=self._base.get(partition, 0), t=timestamp)
+        return CommitMetadata(
+            event_time=self._progress[partition].reached,
+            offset_base=self._offset_base.get(partition, 0),
+            timestamp=timestamp,
+        )
 
-    async def _mark_in_time(self, read: int) -> None:
-        assert self._epoch is not None
-        if time.monotonic() - self._marked >= (MARK_AFTER_BATCH if read else MARK_IDLE):
-            await self._mark(self._epoch)
+    async def _mark_if_due(self, version: StateVersion, interval: float) -> None:
+        if time.monotonic() - self._marked_at >= interval:
+            await self._mark(version)
 
-    async def _mark(self, epoch: StateVersion) -> None:
-        for partition in self._progress.keys() - self._position.keys():
-            # Nothing was read of it yet, and nothing committed: its end is its beginning.
-            self._position[partition] = (await self._member.beginning_offset(partition), -1)
+    async def _mark(self, version: StateVersion) -> None:
+        """Commits, then writes the marks of what was committed into every keyed partition."""
+        for partition in self._progress.keys() - self._positions.keys():
+            # Nothing was read or committed yet: the position is the beginning.
+            self._positions[partition] = (await self._member.beginning_offset(partition), -1)
         committed = await self.commit()
         if not committed:
             return
-        self._marked = time.monotonic()
-        reached = {partition: at for partition, at in self._reached().items() if partition in committed}
-        if reached:
-            # The producer may not know yet of a partition that was added: it would not count for the horizon.
-            partitions = max(await self._producer.partitions(self._member.topic), 1 + max(reached))
-            marks = Marks(partitions=partitions, progress=reached, grace=epoch.windows.grace)
-            value = encode_marks(marks)
-            await self._producer.send(
-                self._settings.keyed_topic, {p: [ProducerRecord(None, value)] for p in range(epoch.partitions)}
-            )
+        self._marked_at = time.monotonic()
+        event_times = {partition: at for partition, at in self._event_times().items() if partition in committed}
+        if event_times:
+            # The producer may not know an added partition yet, which must count for the horizon.
+            partitions = max(await self._producer.partitions(self._member.topic), 1 + max(event_times))
+            value = encode_marks(Marks(partitions=partitions, progress=event_times, grace=version.windows.grace))
+            mark: Pair = (None, value)
+            await self._producer.send(self._settings.keyed_topic, {p: [mark] for p in range(version.partitions)})
         self._health.set_healthy(self.name)
-        await self._hold(epoch, reached)
+        await self._follow_horizon(version, event_times)
 
-    async def _hold(self, epoch: StateVersion, reached: dict[int, int]) -> None:
+    async def _follow_horizon(self, version: StateVersion, event_times: dict[int, int]) -> None:
+        """Pauses partitions that are more than a slice ahead of the horizon; rewinds if the partitioning changed."""
         try:
-            now = await self._store.epoch()
-            if now is not None:
-                if now.partitions != epoch.partitions:
+            current = await self._store.epoch()
+            if current is not None:
+                if current.partitions != version.partitions:
                     # All that was sent is committed, so nothing is sent again to other partitions.
                     self._member.rewind()
                     return
-                self._epoch = now
-                self._horizon = (await self._store.clock(now)).horizon
+                self._version = current
+                self._horizon = (await self._store.clock(current)).horizon
         except Retry as error:
-            log.debug("horizon unknown", error=str(error))
-        self._passed = max(filter(None, (self._passed, self._horizon)), default=None)
-        base = self._horizon if self._horizon is not None else min(reached.values(), default=0)
-        self._member.set_paused({p for p, time in reached.items() if time > base + epoch.windows.slice_length})
+            log.debug("horizon is unknown", stage=self.name, error=str(error))
+        self._latest_horizon = max(filter(None, (self._latest_horizon, self._horizon)), default=None)
+        base = self._horizon if self._horizon is not None else min(event_times.values(), default=0)
+        limit = base + version.windows.slice_length
+        self._member.set_paused({p for p, event_time in event_times.items() if event_time > limit})
 
 
 async def intake_positions(settings: Settings, store: Store) -> Committed:
     """Returns what intake has committed. Raises `Retry` or `ActionRequired`.
 
-    Kafka forgets it with a topic that is deleted, or a group that is idle for too long. Then the copy in Redis counts:
+    Kafka deletes commits with their topic, or after the group was inactive for long. Then the copy in Redis counts:
     without it new alerts would be dropped as duplicates, or old ones counted again.
     """
     kept = {p: (offset, CommitMetadata.decode(note)) for p, (offset, note) in (await store.kept_intake()).items()}

@@ -1,10 +1,11 @@
 """Work that is repeated independently of the agents, whatever errors it ends with."""
 
-import time
+from collections.abc import Mapping
 
 import structlog
 from mode import Service
 
+from stormfold.attempts import Attempts
 from stormfold.errors import StormfoldError
 from stormfold.health import Health
 
@@ -29,27 +30,24 @@ class PeriodicService(Service):
 
     @Service.task
     async def _run(self) -> None:
-        attempt, failing_since = 0, 0.0
+        attempts = Attempts()
         while not self.should_stop:
             try:
                 wait = await self.run_once()
             except Exception as error:
-                attempt += 1
-                if attempt == 1:
-                    failing_since = time.monotonic()
                 wait = BACKOFF
-                self._report(error, attempt, round(time.monotonic() - failing_since, 3))
+                self._report(error, attempts.fail())
             else:
-                attempt = 0
                 self.health.set_healthy(self.name)
+                if recovery := attempts.succeed():
+                    log.info("component recovered", component=self.name, **recovery)
             await self.sleep(wait)
 
-    def _report(self, error: Exception, attempt: int, seconds: float) -> None:
+    def _report(self, error: Exception, attempt: Mapping[str, float]) -> None:
         # Anything but a StormfoldError is a defect; trying again is better than a task that ended.
         expected = isinstance(error, StormfoldError)
         problem = str(error) if expected else f"unexpected {type(error).__name__}: {error}"
         if self.health.set_unhealthy(self.name, problem, getattr(error, "hint", None)):
             log.warning(
-                "component failed", component=self.name, error=problem, attempt=attempt, duration_seconds=seconds,
-                exc_info=None if expected else error,
+                "component failed", component=self.name, error=problem, exc_info=None if expected else error, **attempt
             )  # fmt: skip

@@ -32,11 +32,14 @@ async def _forget_committed(settings: Settings, stage: str, topic: str, committe
         wrong = {
             partition: note
             for partition, (offset, note) in committed.items()
-            if await _contradicts(tail, topic, partition, offset, note.t)
+            if await _contradicts(tail, topic, partition, offset, note.timestamp)
         }
     if wrong:
         # Origins go on from where they were, or the new records would pass for duplicates.
-        notes = {p: CommitMetadata(e=note.e, b=note.b + committed[p][0]) for p, note in wrong.items()}
+        notes = {
+            p: CommitMetadata(event_time=note.event_time, offset_base=note.offset_base + committed[p][0])
+            for p, note in wrong.items()
+        }
         await _commit(settings, settings.consumer_group(stage), topic, notes)
     return [f"{topic}-{p}" for p in sorted(wrong)]
 

@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from stormfold import metrics
 from stormfold.errors import Retry
-from stormfold.kafka.committed import Committed, newest_closed, newest_metadata, read_committed
+from stormfold.kafka.committed import Committed, newest_closed_before, newest_metadata, read_committed
 from stormfold.kafka.topics import partitions_of
 from stormfold.positions import Position
 from stormfold.redis.store import Clock, PendingWindows, RedisOutOfMemory, State, StateVersion, Store
@@ -38,16 +38,16 @@ async def ensure_state_version(
     partitions = await keyed_partitions(settings, committed)
     before = state.epoch.number if state else None
     last = newest_metadata(committed)
-    known = max(before or 0, last.n)
+    known = max(before or 0, last.state_version)
     # The number after the last known may have been that of other windows, lost before anybody committed it.
     number = known + 2 if known else 1
-    closed = newest_closed(committed)
+    closed = newest_closed_before(committed)
     # What was closed was cut under the windows of then; others have to wait until all of it is read again.
-    holding, by = (windows, started) if last.w is None else (last.w, 0)
+    holding, by = (windows, started) if last.windows is None else (last.windows, 0)
     # C inside a bucket is S: the bucket's alerts from there on are not closed, those before it are skipped.
     rebuild = None if closed is None else Rebuild.of(holding.bucket(closed), holding)
     starts = await _starts(consumer, settings, committed, partitions, rebuild)
-    epoch = StateVersion(number, holding, len(partitions), rebuild, last.s, by)
+    epoch = StateVersion(number, holding, len(partitions), rebuild, last.windows_since, by)
     opened = await store.open_state_version(before, epoch, {p: Position(o, -1) for p, o in starts.items()})
     if opened:
         metrics.STATE_VERSIONS_OPENED.labels("first" if number == 1 else "rebuild").inc()
@@ -64,7 +64,7 @@ async def keyed_partitions(settings: Settings, committed: Committed) -> range:
     """As many as the epoch before had, also if the topic has got more since: what was sent once and is sent again would
     be in another one then, and counted twice."""
     there = await partitions_of(settings, settings.keyed_topic)
-    before = newest_metadata(committed).k
+    before = newest_metadata(committed).keyed_partitions
     return there[:before] if before else there
 
 
@@ -121,7 +121,7 @@ def closed_until(epoch: StateVersion, clock: Clock) -> int | None:
 async def newest_horizon(settings: Settings, clock: Clock) -> int | None:
     """The latest horizon that Redis has or a commit of fold carries: what was final at it is closed for good."""
     committed = await read_committed(settings, settings.consumer_group("fold"), settings.keyed_topic)
-    return max(filter(None, (clock.horizon, *(note.h for _, note in committed.values()))), default=None)
+    return max(filter(None, (clock.horizon, *(note.horizon for _, note in committed.values()))), default=None)
 
 
 async def _unusable(
@@ -132,10 +132,10 @@ async def _unusable(
     for tp, begin in begins.items():
         if state.positions[tp.partition].offset < begin:
             return f"{tp.topic}-{tp.partition} begins at {begin}, after the position in Redis"
-    last = newest_metadata(committed).n
+    last = newest_metadata(committed).state_version
     if last > state.epoch.number:
         return f"epoch {last} came after it"
-    newest = newest_closed(committed)
+    newest = newest_closed_before(committed)
     if newest is not None:
         closed = closed_until(state.epoch, await store.clock(state.epoch))
         if closed is None or closed < newest - state.epoch.windows.slice_length:

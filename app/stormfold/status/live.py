@@ -259,7 +259,7 @@ class Live:
         return {partition: offset for partition, (offset, _) in committed.items()}
 
     def _stages(self, kafka: KafkaSnapshot) -> dict[str, dict[int, Progress]]:
-        intake = {partition: note.e for partition, (_, note) in kafka.committed.get("intake", {}).items()}
+        intake = {partition: note.event_time for partition, (_, note) in kafka.committed.get("intake", {}).items()}
         reached: dict[str, Mapping[int, int | None]] = {"intake": intake, "fold": self._reached}
         stages: dict[str, dict[int, Progress]] = {}
         for position in stage_positions(self._settings, kafka, self._redis):

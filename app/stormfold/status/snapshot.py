@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from aiokafka.admin import AIOKafkaAdminClient
 
-from stormfold.kafka.committed import Committed, committed_offsets, newest_closed
+from stormfold.kafka.committed import Committed, committed_offsets, newest_closed_before
 from stormfold.kafka.reader import TopicReader
 from stormfold.kafka.topics import partition_counts
 from stormfold.redis.store import Clock, Memory, State, Store
@@ -107,4 +107,4 @@ def stage_positions(settings: Settings, kafka: KafkaSnapshot, redis: RedisSnapsh
 
 def closed_until(kafka: KafkaSnapshot) -> int | None:
     """The newest C in a commit of fold (ms): every aggregate that begins before it is published."""
-    return newest_closed(kafka.committed.get("fold", {}))
+    return newest_closed_before(kafka.committed.get("fold", {}))

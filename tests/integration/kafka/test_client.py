@@ -12,7 +12,8 @@ from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.util import wait_for
 
 from stormfold.errors import ActionRequired, Retry, StormfoldError
-from stormfold.kafka.client import _prompt, client_options, diagnose, open_admin
+from stormfold.kafka._patches import _limit_lookups
+from stormfold.kafka.client import client_options, diagnose, open_admin
 from stormfold.kafka.topics import create, topics
 from stormfold.local.kafka import EmbeddedKafka
 from stormfold.local.process import HOST, free_port
@@ -140,7 +141,7 @@ def test_a_connection_that_broke_just_now(kafka: EmbeddedKafka, turns: int) -> N
 async def test_cancelled_while_the_answer_comes(turns: int) -> None:
     """Who is cancelled in that moment is cancelled: a client that is closed waits until its tasks have ended."""
     answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    ask = _prompt(lambda _connection, _request: wait_for(answer, 10))
+    ask = _limit_lookups(lambda _connection, _request: wait_for(answer, 10))
     task = asyncio.ensure_future(ask(None, MetadataRequest([])))
     await asyncio.sleep(0)
     answer.set_result("leaders")

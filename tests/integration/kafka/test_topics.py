@@ -47,7 +47,7 @@ async def test_created_topics_are_right(settings: Settings) -> None:
 
 async def test_a_story_of_the_past_is_kept(settings: Settings) -> None:
     """With producers' timestamps old records are not deleted nor far future ones refused; that is not found wrong."""
-    wanted = wanted_topics(settings, 1, past=True)
+    wanted = wanted_topics(settings, 1, producer_timestamps=True)
     async with open_admin(settings) as admin:
         await create(admin, wanted)
         alerts = (await describe(admin, wanted))[settings.alerts_topic].settings
@@ -125,7 +125,7 @@ async def test_the_command_forgets_positions_that_a_topic_contradicts(topics: Se
     await consumer.start()
     try:
         consumer.assign([tp])
-        await consumer.commit({tp: OffsetAndMetadata(10, CommitMetadata(e=5, t=7).encode())})
+        await consumer.commit({tp: OffsetAndMetadata(10, CommitMetadata(event_time=5, timestamp=7).encode())})
     finally:
         await consumer.stop()
     result = await asyncio.to_thread(_run, topics, "--reset-positions")

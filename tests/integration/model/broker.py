@@ -223,7 +223,9 @@ class GroupMember:
             return False
         committed = self._broker.commits[self.group]
         for partition in offsets.keys() & committed.keys():
-            before, after = (CommitMetadata.decode(text).e for _, text in (committed[partition], offsets[partition]))
+            before, after = (
+                CommitMetadata.decode(text).event_time for _, text in (committed[partition], offsets[partition])
+            )
             assert before is None or (after is not None and after >= before), "a commit took event time back"
         committed.update(offsets)
         return True

@@ -162,12 +162,12 @@ async def test_a_restart_keeps_c(world: World) -> None:
     world._write(Random(0), 0, world.clock.now)
     await world.drain()
     commits = world.broker.commits[world.settings.consumer_group("fold")]
-    before = {partition: CommitMetadata.decode(text).c or 0 for partition, (_, text) in commits.items()}
+    before = {partition: CommitMetadata.decode(text).closed_before or 0 for partition, (_, text) in commits.items()}
     assert all(closed > 0 for closed in before.values())
     world.folds = [world._reborn(fold, world._fold()) for fold in world.folds]
     for fold in world.folds:
         await fold.poll(1)
-    after = {partition: CommitMetadata.decode(text).c or 0 for partition, (_, text) in commits.items()}
+    after = {partition: CommitMetadata.decode(text).closed_before or 0 for partition, (_, text) in commits.items()}
     assert all(after[partition] >= closed for partition, closed in before.items())
 
 

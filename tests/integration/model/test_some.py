@@ -4,12 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stormfold.redis.store import Claimed
-from stormfold.stages.close import AT_ONCE, _some
+from stormfold.stages.close import MAX_ALERTS_PER_CHUNK, _some
 from stormfold.window import Bucket
 from tests.integration.model.strategies import GROUPS
 
 
-@given(st.lists(st.lists(st.integers(1, AT_ONCE + 1), min_size=1, max_size=3), max_size=30))
+@given(st.lists(st.lists(st.integers(1, MAX_ALERTS_PER_CHUNK + 1), min_size=1, max_size=3), max_size=30))
 def test_some(alerts: list[list[int]]) -> None:
     """Every group once, in order; each part ends with the group that fills it."""
     groups = [
@@ -19,5 +19,5 @@ def test_some(alerts: list[list[int]]) -> None:
     parts = list(_some(groups))
     assert [group for part in parts for group in part] == groups
     sizes = [[sum(bucket.alerts for bucket in group.buckets) for group in part] for part in parts]
-    assert all(sum(part[:-1]) < AT_ONCE for part in sizes)
-    assert all(sum(part) >= AT_ONCE for part in sizes[:-1])
+    assert all(sum(part[:-1]) < MAX_ALERTS_PER_CHUNK for part in sizes)
+    assert all(sum(part) >= MAX_ALERTS_PER_CHUNK for part in sizes[:-1])

@@ -99,7 +99,7 @@ class World:
             patch.setattr(f"stormfold.stages.{module}.time", self.clock)
         for module in ("intake", "close"):
             # Polls and claims are worked through in parts: few alerts at once make many of them.
-            patch.setattr(f"stormfold.stages.{module}.AT_ONCE", random.choice((1, 2, 5, 1000)))
+            patch.setattr(f"stormfold.stages.{module}.MAX_ALERTS_PER_CHUNK", random.choice((1, 2, 5, 1000)))
         for module in ("intake", "fold", "state_version", "skip_expired"):
             patch.setattr(f"stormfold.stages.{module}.read_committed", self.broker.read_committed, raising=False)
         patch.setattr("stormfold.stages.state_version.partitions_of", self.broker.partitions_of)
@@ -135,7 +135,7 @@ class World:
 
         async def told(offsets: Any) -> bool:
             for _, text in offsets.values():
-                if not member.fenced and (closed := CommitMetadata.decode(text).c) is not None:
+                if not member.fenced and (closed := CommitMetadata.decode(text).closed_before) is not None:
                     self.commits_of_c.append((closed, len(self.storm_records())))
             return await commit(offsets)
 
@@ -154,7 +154,7 @@ class World:
         for outgoing in records.values():
             for value in (value for _, value in outgoing if value and value[0] == MARKS):
                 for partition, reached in decode_marks(value).progress.items():
-                    kept = CommitMetadata.decode(committed[partition][1]).e
+                    kept = CommitMetadata.decode(committed[partition][1]).event_time
                     assert kept is not None, "marked without a commit"
                     assert kept >= reached, "a restart would go on from an earlier time than was marked"
 

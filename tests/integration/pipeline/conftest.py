@@ -69,6 +69,6 @@ async def own_pipeline(own_kafka: EmbeddedKafka, own_redis: EmbeddedRedis, tmp_p
     await asyncio.to_thread(own_kafka.start)
     settings = fresh_settings(own_kafka, own_redis, session_timeout=2.0, delivery_timeout=2.0, close_lease=5.0)
     async with open_admin(settings) as admin:
-        await create(admin, wanted_topics(settings, PARTITIONS, past=True, max_record=MAX_RECORD))
+        await create(admin, wanted_topics(settings, PARTITIONS, producer_timestamps=True, max_record=MAX_RECORD))
     with Workers(settings, tmp_path) as workers:
         yield Pipeline(settings, workers)

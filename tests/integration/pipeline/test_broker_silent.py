@@ -31,7 +31,7 @@ async def settings(cluster: Cluster, redis_server: EmbeddedRedis) -> Settings:
     """Settings with topics on both brokers and both groups coordinated by one of them."""
     found, _ = await coordinated_by_one(cluster, redis_server.url, STAGES)
     async with open_admin(found) as admin:
-        await create(admin, topics(found, PARTITIONS, past=True))
+        await create(admin, topics(found, PARTITIONS, producer_timestamps=True))
     return found
 
 

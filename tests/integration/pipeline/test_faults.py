@@ -40,7 +40,7 @@ async def pipeline(kafka: EmbeddedKafka, own_redis: EmbeddedRedis, tmp_path: Pat
     """A pipeline with short windows, and with a Redis that the test may break."""
     settings = fresh_settings(kafka, own_redis, session_timeout=SESSION, delivery_timeout=5, close_lease=15)
     async with open_admin(settings) as admin:
-        await create(admin, wanted_topics(settings, PARTITIONS, past=True, max_record=2_000_000))
+        await create(admin, wanted_topics(settings, PARTITIONS, producer_timestamps=True, max_record=2_000_000))
     with Workers(settings, tmp_path) as workers:
         made = Pipeline(settings, workers)
         made.configure()

@@ -206,7 +206,10 @@ async def test_a_dead_letter_too_large_for_its_topic_is_recorded_by_source_posit
         return dataclasses.replace(topic, settings=tuple(small))
 
     async with open_admin(settings) as admin:
-        await create(admin, [shrunk(one) for one in wanted_topics(settings, PARTITIONS, past=True, max_record=12 * MB)])
+        await create(
+            admin,
+            [shrunk(one) for one in wanted_topics(settings, PARTITIONS, producer_timestamps=True, max_record=12 * MB)],
+        )
     large = [Sent(past, b"x" * size, 0, b"key", (("trace", b"1"),)) for size in (100_000, 2 * MB, 11 * MB)]
     with Workers(settings, tmp_path) as workers:
         pipeline = Pipeline(settings, workers)

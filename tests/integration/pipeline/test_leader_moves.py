@@ -79,6 +79,6 @@ async def create_topics(settings: Settings, leader: int, rest: int) -> None:
                     else {partition: [rest] for partition in range(PARTITIONS)},
                     {setting.name: setting.value for setting in topic.settings},
                 )
-                for topic in topics(settings, PARTITIONS, past=True)
+                for topic in topics(settings, PARTITIONS, producer_timestamps=True)
             ]
         )  # fmt: skip

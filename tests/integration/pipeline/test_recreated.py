@@ -28,7 +28,7 @@ async def recreate(settings: Settings, topic: str) -> None:
     async with open_admin(settings) as admin:
         await admin.delete_topics([topic])
         await until(lambda: deleted(admin), what=f"{topic} is deleted")
-        await create(admin, wanted_topics(settings, PARTITIONS, past=True, max_record=2_000_000))
+        await create(admin, wanted_topics(settings, PARTITIONS, producer_timestamps=True, max_record=2_000_000))
 
 
 async def reset_positions(settings: Settings) -> list[str]:

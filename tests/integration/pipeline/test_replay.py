@@ -16,7 +16,7 @@ from aiokafka.admin import RecordsToDelete
 from stormfold.config import Config, load
 from stormfold.in_memory import InMemoryFold
 from stormfold.kafka.client import open_admin
-from stormfold.kafka.committed import CommitMetadata, newest_closed, newest_metadata, read_committed
+from stormfold.kafka.committed import CommitMetadata, newest_closed_before, newest_metadata, read_committed
 from stormfold.kafka.producer import Producer, ProducerRecord
 from stormfold.kafka.reader import open_reader
 from stormfold.manifest import from_manifest
@@ -85,7 +85,7 @@ async def fold_incident(settings: Settings, workers: Workers, config_file: Path,
 
     async def closed() -> bool:
         fold = await read_committed(settings, settings.consumer_group("fold"), settings.keyed_topic)
-        return (newest_closed(fold) or 0) > span.end
+        return (newest_closed_before(fold) or 0) > span.end
 
     await until(closed, what="a commit has a C after the range")
     return span
@@ -213,7 +213,7 @@ async def test_storms_counted_under_earlier_windows_are_not_restored(
     workers.start()
 
     async def changed() -> int | None:
-        return (await newest_commit(topics)).s
+        return (await newest_commit(topics)).windows_since
 
     since: int = await until(changed, what="the new windows hold")
     await live(topics, 1.0, seed=2)
@@ -221,7 +221,7 @@ async def test_storms_counted_under_earlier_windows_are_not_restored(
     assert_balanced(await drained(topics, wide))
 
     async def closed() -> bool:
-        return ((await newest_commit(topics)).c or 0) > ended
+        return ((await newest_commit(topics)).closed_before or 0) > ended
 
     await until(closed, what="a commit has a C after the range")
     now = await published(topics)

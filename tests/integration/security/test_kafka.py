@@ -86,7 +86,7 @@ async def test_ways_in(
     listener, more = WAYS[way](authority)
     settings = entered(inside, broker, listener, kafka_ssl_cafile=authority.file, **more)
     async with open_admin(settings) as admin:
-        await create(admin, topics(settings, PARTITIONS, past=True))
+        await create(admin, topics(settings, PARTITIONS, producer_timestamps=True))
     await incident(settings, 0)
     with Workers(settings, tmp_path, config) as workers:
         workers.start()
@@ -156,7 +156,7 @@ async def test_least_privilege(
     """Without an ACL a worker says what it may not do, and is not ready; with the page's it does all its work."""
     settings = entered(inside, broker, "LOGIN", kafka_ssl_cafile=authority.file, **login("PLAIN", "stormfold"))
     async with open_admin(inside) as admin:
-        await create(admin, topics(inside, PARTITIONS, past=True))
+        await create(admin, topics(inside, PARTITIONS, producer_timestamps=True))
     await incident(inside, 0)
     with Workers(settings, tmp_path, config) as workers:
         workers.start(sink=f"directory:{tmp_path / 'storms'}")
@@ -181,7 +181,7 @@ async def test_password_changed(
     broker.set_password("changed", PASSWORD)
     broker.grant(rules(EVERYTHING, "changed"))
     async with open_admin(inside) as admin:
-        await create(admin, topics(inside, PARTITIONS, past=True))
+        await create(admin, topics(inside, PARTITIONS, producer_timestamps=True))
     await incident(inside, 0)
     with Workers(settings, tmp_path, config) as workers:
         workers.start()
@@ -212,7 +212,7 @@ async def test_renewed(
     mine = Files(authority, "certified")
     settings = entered(inside, movable, "MUTUAL", **mine.settings("kafka"))
     async with open_admin(inside) as admin:
-        await create(admin, topics(inside, PARTITIONS, past=True))
+        await create(admin, topics(inside, PARTITIONS, producer_timestamps=True))
     await incident(inside, 0)
     with Workers(settings, tmp_path, config) as workers:
         workers.start()

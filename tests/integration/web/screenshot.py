@@ -63,7 +63,7 @@ async def take(folder: Path) -> None:
         config = folder / "stormfold.yaml"
         config.write_text(re.sub(r"(?m)^#.*\nwindows:.*\n", "", CONFIG))
         async with open_admin(settings) as admin:
-            await create(admin, topics(settings, PARTITIONS, past=True))
+            await create(admin, topics(settings, PARTITIONS, producer_timestamps=True))
         await publish(settings, told(1, "eu2", EARLIER))
         await publish(settings, told(2, SCRIPT.cluster, UNTIL * STRETCH))
         with Workers(settings, folder, config) as workers:

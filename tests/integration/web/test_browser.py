@@ -68,7 +68,7 @@ def site(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 async def _create(settings: Settings) -> None:
     async with open_admin(settings) as admin:
-        await create(admin, wanted_topics(settings, PARTITIONS, past=True))
+        await create(admin, wanted_topics(settings, PARTITIONS, producer_timestamps=True))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
