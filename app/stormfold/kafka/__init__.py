@@ -1,3 +1,3 @@
-"""Kafka: batch ingest, the keyed producer, the topics and what they need, errors told in one line."""
+"""Kafka: the batch consumer, the producer, readers, topics and dead letters; client errors in one line with the fix."""
 
-from stormfold.kafka import _patches  # noqa: F401  Every use of Kafka needs them.
+from stormfold.kafka import _patches  # noqa: F401  Every client needs them.

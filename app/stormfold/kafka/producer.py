@@ -1,4 +1,4 @@
-"""The worker's producer: idempotent, acks=all, and nothing later is sent before an earlier record is acknowledged."""
+"""The producer: idempotent, with acks=all, and in order: a record is sent after the previous ones are acknowledged."""
 
 import asyncio
 import zlib
@@ -15,13 +15,12 @@ from stormfold.settings import Settings
 from stormfold.text import escape_surrogates
 
 MAX_BATCH_BYTES = 900_000
-"""A record batch stays below the broker's default limit of 1 MiB."""
+"""A record batch stays below the brokers' default limit of 1 MiB."""
 MAX_RECORD_BYTES = 64 * 1024 * 1024
-"""The broker's limit decides, not the client's."""
-
+"""Far above the limit of any topic: the brokers decide, not the client."""
 
 Pair = tuple[bytes | None, bytes | None]
-"""Key and value of a record to send; an `ProducerRecord` where making one by one costs nothing that shows."""
+"""Key and value of a record to send; a `ProducerRecord` where the cost of creating one does not matter."""
 
 
 class ProducerRecord(NamedTuple):
@@ -32,9 +31,9 @@ class ProducerRecord(NamedTuple):
 
 
 class Producer:
-    """Raises `Retry` or `ActionRequired` when the broker does not acknowledge in time; the next call reconnects.
+    """Raises `Retry` or `ActionRequired` if the brokers do not acknowledge in time; the next call reconnects.
 
-    After a failed call some of its records may have been written, always a prefix of each partition's list.
+    After a failed call some of its records may have been written: of each partition's list, always the first ones.
     """
 
     def __init__(self, settings: Settings, name: str) -> None:
@@ -45,64 +44,63 @@ class Producer:
         self._stopping: set[asyncio.Task[None]] = set()
 
     async def send(self, topic: str, records: Mapping[int, Iterable[Pair]]) -> None:
-        """Sends records (key, value) by partition, in order, as few batches as they fit in, and awaits them all."""
-        client = await self._started()
-        tasks = [
-            asyncio.ensure_future(self._send_partition(client, topic, partition, list(outgoing)))
-            for partition, outgoing in records.items()
-        ]
-        results = await asyncio.gather(*tasks, return_exceptions=True)
+        """Sends records by partition, in order, in as few batches as possible; returns when all are acknowledged."""
+        client = await self._connected()
+        results = await asyncio.gather(
+            *(self._send_partition(client, topic, partition, list(pairs)) for partition, pairs in records.items()),
+            return_exceptions=True,
+        )
         for error in results:
             if isinstance(error, BaseException):
-                self._failed(client)
+                self._discard(client)
                 if isinstance(error, KafkaError | OSError):
                     raise broker_error(error, self._settings) from error
                 raise error
 
     async def send_by_key(self, topic: str, records: Iterable[ProducerRecord]) -> None:
-        """Sends records, each to the partition that its key always gets, in order, and awaits them all."""
+        """Sends records, each to the partition that its key always maps to; returns when all are acknowledged."""
         partitions = await self.partitions(topic)
-        outgoing: defaultdict[int, list[ProducerRecord]] = defaultdict(list)
+        by_partition: defaultdict[int, list[ProducerRecord]] = defaultdict(list)
         for record in records:
-            outgoing[zlib.crc32(record.key or b"") % partitions].append(record)
-        await self.send(topic, outgoing)
+            by_partition[zlib.crc32(record.key or b"") % partitions].append(record)
+        await self.send(topic, by_partition)
 
-    async def send_record(self, topic: str, outgoing: ProducerRecord, headers: Sequence[tuple[str, bytes]]) -> None:
-        """Sends one record, with headers, to the partition of its key.
+    async def send_record(self, topic: str, record: ProducerRecord, headers: Sequence[tuple[str, bytes]]) -> None:
+        """Sends one record with headers; returns when it is acknowledged.
 
         Raises `DeadLetter` if it is larger than the topic takes.
         """
-        client = await self._started()
-        key, value = outgoing
+        client = await self._connected()
+        key, value = record
         if key is None and value is None:
-            # A record with neither can be read, but the client sends none.
+            # The client does not send a record that has neither, although it can be read.
             key = b""
         try:
             sendable = [(escape_surrogates(name), content) for name, content in headers]
             await client.send_and_wait(topic, value, key=key, headers=sendable)
         except MessageSizeTooLargeError as error:
-            # Its sequence number is spent, but the broker has not seen it and takes no later one.
-            self._failed(client)
+            # The broker has not seen its sequence number, and takes no later one.
+            self._discard(client)
             raise DeadLetter(f"record is larger than {topic} takes") from error
         except (KafkaError, OSError) as error:
-            self._failed(client)
+            self._discard(client)
             raise broker_error(error, self._settings) from error
 
     async def partitions(self, topic: str) -> int:
-        """How many partitions a topic has."""
-        client = await self._started()
+        """Number of partitions of a topic."""
+        client = await self._connected()
         try:
             return len(await client.partitions_for(topic))
         except (KafkaError, OSError) as error:
             raise broker_error(error, self._settings) from error
 
     async def stop(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         if self._client is not None:
             client, self._client = self._client, None
             await client.stop()
 
-    async def _started(self) -> AIOKafkaProducer:
+    async def _connected(self) -> AIOKafkaProducer:
         async with self._lock:
             if self._client is None:
                 options = client_options(self._settings)
@@ -123,9 +121,9 @@ class Producer:
                 self._client = client
             return self._client
 
-    def _failed(self, client: AIOKafkaProducer) -> None:
-        # What a failed idempotent producer has written is uncertain, and so is its sequence: the next call gets a
-        # new one. Stopping it waits until its batches are delivered or expire, so that goes on by itself.
+    def _discard(self, client: AIOKafkaProducer) -> None:
+        # After a failure it is uncertain what an idempotent producer has written, and so is its sequence number: the
+        # next call creates a new one. Stopping takes until its batches are delivered or expire, so it is not awaited.
         if self._client is client:
             self._client = None
             task = asyncio.ensure_future(client.stop())
@@ -136,10 +134,10 @@ class Producer:
     async def _send_partition(client: AIOKafkaProducer, topic: str, partition: int, records: list[Pair]) -> None:
         at = 0
         while at < len(records):
-            builder = client.create_batch()
+            batch = client.create_batch()
             while at < len(records):
                 key, value = records[at]
-                if builder.append(key=key, value=value, timestamp=None) is None:
+                if batch.append(key=key, value=value, timestamp=None) is None:
                     break
                 at += 1
-            await (await client.send_batch(builder, topic, partition=partition))
+            await (await client.send_batch(batch, topic, partition=partition))

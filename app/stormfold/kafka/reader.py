@@ -1,4 +1,4 @@
-"""Reads topics from outside any consumer group: what is there now, single records, and what comes after."""
+"""Reads topics outside any consumer group: all records until now, single records, and new records as they arrive."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
@@ -11,15 +11,14 @@ from stormfold.kafka.client import client_options, diagnose
 from stormfold.kafka.topics import partitions_of
 from stormfold.settings import Settings
 
-STOP_SECONDS = 3.0
-"""Longest that taking leave of the broker may take."""
-
 FIRST_READ = 100
 """Records of each partition that `newest` reads first: one fetch returns about as many."""
+STOP_SECONDS = 3.0
+"""Longest that stopping a consumer may take."""
 
 
 class TopicReader:
-    """Asks for offsets and records; commits nothing. Raises `ActionRequired` for a topic that does not exist."""
+    """Reads offsets and records; commits nothing. Raises `ActionRequired` for a topic that does not exist."""
 
     def __init__(self, settings: Settings, consumer: AIOKafkaConsumer) -> None:
         self._settings = settings
@@ -28,27 +27,30 @@ class TopicReader:
 
     async def begins(self, topic: str) -> dict[int, int]:
         """Offset of each partition's first record."""
-        found = await self._consumer.beginning_offsets(await self._known(topic))
+        found = await self._consumer.beginning_offsets(await self._topic_partitions(topic))
         return {tp.partition: offset for tp, offset in found.items()}
 
     async def ends(self, topic: str) -> dict[int, int]:
         """Offset after each partition's last record."""
-        found = await self._consumer.end_offsets(await self._known(topic))
+        found = await self._consumer.end_offsets(await self._topic_partitions(topic))
         return {tp.partition: offset for tp, offset in found.items()}
 
     async def since(self, topic: str, time: int) -> dict[int, int]:
-        """Offset of each partition's first record whose timestamp (ms) is `time` or later; its end if there is none."""
+        """Offset of each partition's first record at `time` (a timestamp in ms) or later; its end if there is none."""
         ends = await self.ends(topic)
-        found = await self._consumer.offsets_for_times(dict.fromkeys(await self._known(topic), max(0, time)))
+        times = dict.fromkeys(await self._topic_partitions(topic), max(0, time))
+        found = await self._consumer.offsets_for_times(times)
         return ends | {tp.partition: at.offset for tp, at in found.items() if at is not None}
 
-    async def read(self, topic: str, most: int | None = None, *, follow: bool = False) -> AsyncIterator[ConsumerRecord]:
-        """What is there now: of each partition the newest `most` records (None: all), in order of offsets.
+    async def read(
+        self, topic: str, limit: int | None = None, *, follow: bool = False
+    ) -> AsyncIterator[ConsumerRecord]:
+        """All records until now, or of each partition the newest `limit`, in order of offsets.
 
-        With `follow`, what comes after, too, for ever.
+        With `follow`, new records too as they arrive, without end.
         """
         begins, ends = await self.begins(topic), await self.ends(topic)
-        starts = {p: begins[p] if most is None else max(begins[p], ends[p] - most) for p in ends}
+        starts = {p: begins[p] if limit is None else max(begins[p], ends[p] - limit) for p in ends}
         async with aclosing(self.polls(topic, starts, None if follow else ends)) as polls:
             async for records in polls:
                 for record in records:
@@ -80,24 +82,24 @@ class TopicReader:
     async def polls(
         self, topic: str, starts: Mapping[int, int], ends: Mapping[int, int] | None
     ) -> AsyncGenerator[list[ConsumerRecord], None]:
-        """Records as they come, many of a partition at a time, from `starts` until `ends` are reached, or for ever."""
-        async with _consumer(self._settings) as consumer:
+        """Lists of one partition's records, from `starts` until `ends`, or without end."""
+        async with _open_consumer(self._settings) as consumer:
             tps = _assign(consumer, topic, starts)
             while left := [tp for tp in tps if ends is None or await consumer.position(tp) < ends[tp.partition]]:
                 polled = await consumer.getmany(*left, timeout_ms=1000, max_records=5000)
                 for records in polled.values():
                     yield records
                 if not polled and ends is not None:
-                    # A broker that is gone looks like one that has nothing to say; a question tells them apart.
+                    # The client does not report that a broker is away; this request raises if so.
                     await consumer.end_offsets(left)
 
     async def first_from(self, topic: str, partition: int, offset: int) -> ConsumerRecord:
-        """The first record at `offset` or after it; waits for one if there is none."""
-        async with _consumer(self._settings) as consumer:
+        """The first record at `offset` or after it; waits until there is one."""
+        async with _open_consumer(self._settings) as consumer:
             _assign(consumer, topic, {partition: offset})
             return await consumer.getone()
 
-    async def _known(self, topic: str) -> list[TopicPartition]:
+    async def _topic_partitions(self, topic: str) -> list[TopicPartition]:
         if topic not in self._partitions:
             found = await partitions_of(self._settings, topic)
             self._partitions[topic] = [TopicPartition(topic, partition) for partition in found]
@@ -106,32 +108,32 @@ class TopicReader:
 
 @asynccontextmanager
 async def open_reader(settings: Settings) -> AsyncIterator[TopicReader]:
-    """A tail to ask. What Kafka refuses inside becomes `ActionRequired` or `Retry`."""
+    """Opens a reader. aiokafka's errors in the block become `ActionRequired` or `Retry`."""
     try:
-        async with _consumer(settings) as consumer:
+        async with _open_consumer(settings) as consumer:
             yield TopicReader(settings, consumer)
     except (KafkaError, OSError) as error:
         raise await diagnose(error, settings) from error
 
 
 @asynccontextmanager
-async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
-    # One for each reading: stopping aiokafka's consumer after a second assignment can hang.
+async def _open_consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
+    """Opens a consumer for one assignment: after a second one, stopping aiokafka's consumer can hang."""
     consumer = AIOKafkaConsumer(
         **client_options(settings),
         enable_auto_commit=False,
         isolation_level="read_committed",
         max_partition_fetch_bytes=8 * 1024 * 1024,
-        # Who reads what is there now need not wait for more.
+        # Existing records must not wait for new ones.
         fetch_max_wait_ms=50,
     )
     try:
         await consumer.start()
-        # Its tasks must have begun before it is stopped, or stopping it raises.
+        # Its tasks must have started before it is stopped, or stopping raises.
         await asyncio.sleep(0)
         yield consumer
     finally:
-        # Without Kafka it can wait for ever.
+        # Without a broker, stopping can take forever.
         await asyncio.wait({asyncio.ensure_future(consumer.stop())}, timeout=STOP_SECONDS)
 
 

@@ -99,14 +99,14 @@ REFUSED: dict[str, tuple[Callable[[Authority, Authority], tuple[str, dict[str, A
     "another authority": (lambda _, other: ("TLS", {"kafka_ssl_cafile": other.file}), "is not trusted"),
     "expired": (lambda *_: ("EXPIRED", {}), "certificate has expired"),
     "another host": (lambda *_: ("ELSEWHERE", {}), "IP address mismatch"),
-    "no certificate": (lambda *_: ("MUTUAL", {}), "refuses the client's certificate, or wants one"),
+    "no certificate": (lambda *_: ("MUTUAL", {}), "refuses the client's certificate, or requires one"),
     "own expired": (
         lambda ours, _: ("MUTUAL", {"kafka_ssl_certfile": ours.issue("certified", expired=True).both}),
-        "refuses the client's certificate, or wants one",
+        "refuses the client's certificate, or requires one",
     ),
     "own of another authority": (
         lambda _, other: ("MUTUAL", {"kafka_ssl_certfile": other.issue("certified").both}),
-        "refuses the client's certificate, or wants one",
+        "refuses the client's certificate, or requires one",
     ),
     "wrong password": (lambda *_: ("LOGIN", login("PLAIN", "plain", f"{PASSWORD}!")), "user name or password"),
     "wrong password, SCRAM": (

@@ -166,14 +166,14 @@ REFUSED: dict[str, tuple[Case, str]] = {
         lambda server, ours, _: _other_certificate(server, ours.issue("redis", "redis.example.com")),
         "IP address mismatch",
     ),
-    "no certificate": (lambda server, _, __: _client(server, None), "client's certificate, or wants one"),
+    "no certificate": (lambda server, _, __: _client(server, None), "client's certificate, or requires one"),
     "own expired": (
         lambda server, ours, _: _client(server, ours.issue("stormfold", expired=True)),
-        "client's certificate, or wants one",
+        "client's certificate, or requires one",
     ),
     "own of another authority": (
         lambda server, _, other: _client(server, other.issue("stormfold")),
-        "client's certificate, or wants one",
+        "client's certificate, or requires one",
     ),
     "wrong password": (lambda *_: {"redis_password": f"{PASSWORD}!"}, "refuses the credentials"),
     "unknown user": (lambda *_: {"redis_username": "nobody"}, "refuses the credentials"),
