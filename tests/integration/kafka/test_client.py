@@ -64,8 +64,8 @@ async def _error(settings: Settings) -> StormfoldError:
     return raised.value
 
 
-async def test_no_broker_is_worth_another_try() -> None:
-    """It may be on its way; the message has the address and where it comes from."""
+async def test_an_unreachable_broker_is_retried() -> None:
+    """The broker may be starting; the message has the address and the setting that it comes from."""
     settings = Settings(kafka_bootstrap_servers=f"{HOST}:{free_port()}")
     error = await _error(settings)
     assert isinstance(error, Retry)
@@ -74,45 +74,47 @@ async def test_no_broker_is_worth_another_try() -> None:
     )
 
 
-async def test_a_name_that_is_not_known_is_told() -> None:
-    """A typing error in the address is not hidden behind the client's own words."""
+async def test_an_unknown_host_is_named_in_the_error() -> None:
+    """A typing error in the address is not hidden behind a message of the client."""
     error = await _error(Settings(kafka_bootstrap_servers="kafka.invalid:9092"))
     assert "kafka.invalid:9092" in str(error)
 
 
-async def test_a_wrong_password_is_told(guarded: str) -> None:
-    """It is told from a broker that is away, although the client's first connection fails the same way."""
+async def test_a_wrong_password_needs_action(guarded: str) -> None:
+    """It is not taken for an unreachable broker, although the first connection fails in the same way."""
     error = await _error(_alice(guarded, "secret-but-wrong"))
     assert isinstance(error, ActionRequired)
     assert "refuses the user name or password" in str(error)
     assert error.hint and "STORMFOLD_KAFKA_SASL_PASSWORD" in error.hint
 
 
-async def test_a_wrong_mechanism_is_told(guarded: str) -> None:
-    """With the variable to look at."""
+async def test_a_wrong_sasl_mechanism_needs_action(guarded: str) -> None:
+    """The hint has the variable to check."""
     error = await _error(_alice(guarded, mechanism="SCRAM-SHA-256"))
     assert isinstance(error, ActionRequired)
     assert "SCRAM-SHA-256" in str(error)
     assert error.hint and "STORMFOLD_KAFKA_SASL_MECHANISM" in error.hint
 
 
-async def test_a_missing_permission_is_told(guarded: str) -> None:
-    """Who may not do what."""
+async def test_a_missing_permission_names_user_and_topic(guarded: str) -> None:
+    """The message states which user must not use which topic."""
     error = await _error(_alice(guarded))
     assert isinstance(error, ActionRequired)
     assert "does not let alice use topic alerts" in str(error)
 
 
 @pytest.mark.parametrize("protocol", ["SSL", "PLAINTEXT"])
-async def test_a_wrong_security_protocol_is_told(kafka: EmbeddedKafka, guarded: str, protocol: str) -> None:
-    """It doesn't look like a broker that is away: TLS where there is none, no login where one is asked for."""
+async def test_a_wrong_security_protocol_is_not_taken_for_an_unreachable_broker(
+    kafka: EmbeddedKafka, guarded: str, protocol: str
+) -> None:
+    """TLS where the broker has none, and no login where it requires one."""
     address = kafka.bootstrap if protocol == "SSL" else guarded
     error = await _error(Settings(kafka_bootstrap_servers=address, kafka_security_protocol=protocol))
     assert f"does it speak {protocol} (STORMFOLD_KAFKA_SECURITY_PROTOCOL)" in str(error)
 
 
-async def test_a_producer_with_a_wrong_password_is_explained_too(guarded: str) -> None:
-    """`diagnose` finds the reason for any client whose start failed."""
+async def test_diagnose_finds_why_a_producer_did_not_start(guarded: str) -> None:
+    """It applies to any client, also if aiokafka hides the reason."""
     settings = _alice(guarded, "wrong")
     producer = AIOKafkaProducer(**client_options(settings))
     with pytest.raises(KafkaError) as raised:
@@ -122,8 +124,8 @@ async def test_a_producer_with_a_wrong_password_is_explained_too(guarded: str) -
 
 
 @pytest.mark.parametrize("turns", range(4))
-def test_a_connection_that_broke_just_now(kafka: EmbeddedKafka, turns: int) -> None:
-    """To write to it is an error of Kafka's, which clients expect, as many turns later of the loop that workers use."""
+def test_writing_to_a_broken_connection_raises_a_kafka_error(kafka: EmbeddedKafka, turns: int) -> None:
+    """Clients expect this error, however many turns of the uvloop event loop the connection has been broken."""
 
     async def ask() -> None:
         connection = await create_conn(*kafka.bootstrap.split(":"))
@@ -138,8 +140,8 @@ def test_a_connection_that_broke_just_now(kafka: EmbeddedKafka, turns: int) -> N
 
 
 @pytest.mark.parametrize("turns", range(4))
-async def test_cancelled_while_the_answer_comes(turns: int) -> None:
-    """Who is cancelled in that moment is cancelled: a client that is closed waits until its tasks have ended."""
+async def test_a_lookup_can_be_cancelled_while_its_response_arrives(turns: int) -> None:
+    """A cancellation is never lost: a client that is closed waits until its tasks have ended."""
     answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     ask = _limit_lookups(lambda _connection, _request: wait_for(answer, 10))
     task = asyncio.ensure_future(ask(None, MetadataRequest([])))

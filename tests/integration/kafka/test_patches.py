@@ -7,8 +7,8 @@ from stormfold.kafka.client import client_options
 from stormfold.settings import Settings
 
 
-async def test_as_parsed(topics: Settings) -> None:
-    """The parser's own records say what a `ConsumerRecord` would, and no `ConsumerRecord` is made of them."""
+async def test_raw_records_equal_consumer_records(topics: Settings) -> None:
+    """The parser's records have the same fields, and no `ConsumerRecord` is made of them."""
     topic = topics.alerts_topic
     async with AIOKafkaProducer(**client_options(topics)) as producer:
         for number in range(3):

@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/how-to/produce-alerts.md"])
-async def test_producer(topics: Settings, page: str) -> None:
-    """As a file of its own it publishes one record, which is one alert with the labels that it shows."""
+async def test_each_producer_of_the_page_publishes_one_alert(topics: Settings, page: str) -> None:
+    """As a file of its own it publishes one record, which is one alert with the labels that the page shows."""
     (program,) = blocks(ROOT / page, "python")
     program = program.replace("127.0.0.1:9092", topics.kafka_bootstrap_servers).replace(
         '"alerts"', f'"{topics.alerts_topic}"'

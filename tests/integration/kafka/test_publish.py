@@ -90,7 +90,7 @@ def test_a_long_list_is_split_in_order(sizes: list[int], small: int) -> None:
         (b"[" * 100_000, "file:1: not JSON"),
     ],
 )
-def test_what_is_not_json_is_told_with_its_line(content: bytes, message: str) -> None:
+def test_invalid_json_is_reported_with_its_line(content: bytes, message: str) -> None:
     """The error names the file and the line."""
     with pytest.raises(ActionRequired, match=message):
         _read(content)
@@ -109,15 +109,15 @@ async def test_a_file_reaches_the_topic_unchanged(topics: Settings, tmp_path: Pa
     assert sorted(len(json.loads(value)) for value in values if value.startswith(b"[")) == [200, 500, 500]
 
 
-async def test_a_pipe_is_read(topics: Settings) -> None:
+async def test_standard_input_is_read(topics: Settings) -> None:
     """`-` is standard input."""
     result = await asyncio.to_thread(_publish, topics, "-", stdin=json.dumps(ALERT).encode())
     assert result.stdout == f"1 alert in 1 record published to {topics.alerts_topic}\n"
     assert await _published(topics) == [json.dumps(ALERT).encode()]
 
 
-async def test_nothing_is_published_if_something_is_not_understood(topics: Settings) -> None:
-    """All is looked at first, the lines are named, exit 1; `--force` publishes all the same."""
+async def test_nothing_is_published_if_a_record_is_poison(topics: Settings) -> None:
+    """All records are checked first, the lines are named, exit 1; `--force` publishes them nevertheless."""
     content = b"\n".join([json.dumps(ALERT).encode(), b'{"temperature": 20}', b"17"])
     result = await asyncio.to_thread(_publish, topics, "-", stdin=content)
     assert result.exit_code == 1
@@ -130,15 +130,15 @@ async def test_nothing_is_published_if_something_is_not_understood(topics: Setti
     assert sorted(await _published(topics)) == sorted(content.split(b"\n"))
 
 
-async def test_a_line_that_is_not_json_stops_it_before_anything_is_sent(topics: Settings) -> None:
-    """Also in the last line, and by force too."""
+async def test_invalid_json_in_any_line_prevents_publishing(topics: Settings) -> None:
+    """Also in the last line, and also with `--force`."""
     result = await asyncio.to_thread(_publish, topics, "-", "--force", stdin=json.dumps(ALERT).encode() + b"\n{")
     assert result.exit_code == 1
     assert "standard input:2: not JSON" in result.stderr
     assert await _published(topics) == []
 
 
-async def test_a_record_that_is_too_large_is_told(topics: Settings) -> None:
+async def test_a_too_large_record_names_topic_and_setting(topics: Settings) -> None:
     """The error names the topic and its setting."""
     large = json.dumps({"labels": {"alertname": "A"}, "annotations": {"text": "x" * 13_000_000}}).encode()
     result = await asyncio.to_thread(_publish, topics, "-", "--force", stdin=large)
@@ -147,7 +147,7 @@ async def test_a_record_that_is_too_large_is_told(topics: Settings) -> None:
     assert "max.message.bytes" in result.stderr
 
 
-def test_a_missing_topic_is_told(settings: Settings) -> None:
+def test_a_missing_topic_names_the_command_that_creates_it(settings: Settings) -> None:
     """With the command that creates it."""
     result = _publish(settings, "-", stdin=json.dumps(ALERT).encode())
     assert result.exit_code == 1
@@ -155,8 +155,8 @@ def test_a_missing_topic_is_told(settings: Settings) -> None:
     assert "stormfold topics --create" in result.stderr
 
 
-def test_a_missing_file_is_a_mistake_in_use(settings: Settings) -> None:
-    """Exit 2, as for every mistake in the arguments."""
+def test_a_missing_file_exits_with_2(settings: Settings) -> None:
+    """As for every mistake in the arguments."""
     result = _publish(settings, "nowhere.json")
     assert result.exit_code == 2
     assert "nowhere.json" in result.stderr

@@ -13,8 +13,8 @@ from stormfold.settings import Settings
 MEGABYTE = 1_000_000
 
 
-async def test_broker_goes_away_while_reading(kafka: EmbeddedKafka, topics: Settings) -> None:
-    """Who reads when the broker dies is told so, and does not wait for ever."""
+async def test_reading_raises_when_the_broker_goes_away(kafka: EmbeddedKafka, topics: Settings) -> None:
+    """It does not wait without end."""
     producer = Producer(topics, "test")
     big = [ProducerRecord(b"k", bytes([n]) * MEGABYTE) for n in range(40)]
     try:

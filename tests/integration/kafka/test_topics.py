@@ -1,4 +1,4 @@
-"""The topics on a real broker: what is created, what is found wrong, what the command says."""
+"""The topics on a real broker: creating them, checking their settings, and the command that does both."""
 
 import asyncio
 import json
@@ -27,8 +27,8 @@ async def _make(settings: Settings, name: str, configs: Mapping[str, str]) -> No
         await admin.create_topics([NewTopic(name, 2, 1, topic_configs=dict(configs))])
 
 
-async def test_created_topics_are_right(settings: Settings) -> None:
-    """What is created passes the check, and creating again changes nothing."""
+async def test_created_topics_pass_the_check(settings: Settings) -> None:
+    """Creating them again changes nothing."""
     wanted = wanted_topics(settings, 2)
     async with open_admin(settings) as admin:
         assert [(finding.topic, finding.state) for finding in await check(admin, wanted)] == [
@@ -45,8 +45,8 @@ async def test_created_topics_are_right(settings: Settings) -> None:
     assert int(present[settings.alerts_dlq_topic].settings["max.message.bytes"]) > MAX_RECORD
 
 
-async def test_a_story_of_the_past_is_kept(settings: Settings) -> None:
-    """With producers' timestamps old records are not deleted nor far future ones refused; that is not found wrong."""
+async def test_producer_timestamps_keep_old_and_future_records(settings: Settings) -> None:
+    """The topic does not delete old records, does not refuse future ones, and passes the check."""
     wanted = wanted_topics(settings, 1, producer_timestamps=True)
     async with open_admin(settings) as admin:
         await create(admin, wanted)
@@ -58,8 +58,8 @@ async def test_a_story_of_the_past_is_kept(settings: Settings) -> None:
     assert alerts["message.timestamp.after.max.ms"] == FOREVER
 
 
-async def test_what_loses_alerts_is_wrong(settings: Settings) -> None:
-    """Each setting that can lose or refuse alerts is found, with what sets it right; the users' topic is theirs."""
+async def test_settings_that_can_lose_alerts_are_misconfigured(settings: Settings) -> None:
+    """Each is found with the setting that corrects it; harmless settings of `alerts` are not reported."""
     await _make(settings, settings.alerts_topic, {"message.timestamp.type": "CreateTime", "retention.ms": "1000"})
     await _make(
         settings,
@@ -84,8 +84,8 @@ async def test_what_loses_alerts_is_wrong(settings: Settings) -> None:
     ]
 
 
-def test_the_command_tells_and_creates(settings: Settings) -> None:
-    """Missing topics are exit 1 and a hint; `--create` makes them, once; then all is well."""
+def test_the_command_creates_missing_topics(settings: Settings) -> None:
+    """Missing topics are exit 1 and a hint; `--create` creates them, once; then the check passes."""
     missing = _run(settings)
     assert missing.exit_code == 1
     assert "stormfold topics --create" in missing.stderr
@@ -101,16 +101,16 @@ def test_the_command_tells_and_creates(settings: Settings) -> None:
     assert {row["state"] for row in json.loads(again.stdout)} == {"ok"}
 
 
-async def test_a_wrong_topic_is_left_alone(settings: Settings) -> None:
-    """`create` doesn't change what somebody set up, it stays found."""
+async def test_create_does_not_change_a_misconfigured_topic(settings: Settings) -> None:
+    """Its finding stays."""
     await _make(settings, settings.keyed_topic, {})
     async with open_admin(settings) as admin:
         assert settings.keyed_topic not in await create(admin, wanted_topics(settings, 1))
         assert {finding.topic for finding in await check(admin, wanted_topics(settings, 1))} == {settings.keyed_topic}
 
 
-async def test_the_command_says_how_to_set_a_topic_right(settings: Settings) -> None:
-    """A wrong topic is exit 1, with the reason and the command that mends it."""
+async def test_the_command_prints_how_to_correct_a_topic(settings: Settings) -> None:
+    """A misconfigured topic is exit 1, with the reason and the command that corrects it."""
     await _make(settings, settings.keyed_topic, {})
     result = await asyncio.to_thread(_run, settings, "--create")
     assert result.exit_code == 1
@@ -118,8 +118,8 @@ async def test_the_command_says_how_to_set_a_topic_right(settings: Settings) -> 
     assert f"--topic {settings.keyed_topic} --add-config message.timestamp.type=LogAppendTime" in result.stderr
 
 
-async def test_the_command_forgets_positions_that_a_topic_contradicts(topics: Settings) -> None:
-    """A committed position behind the end of the topic is of another topic: it is named and goes back to the start."""
+async def test_the_command_resets_positions_that_contradict_the_topic(topics: Settings) -> None:
+    """A committed position after the end of the topic belongs to another topic: it is named and reset."""
     group, tp = topics.consumer_group("intake"), TopicPartition(topics.alerts_topic, 1)
     consumer = AIOKafkaConsumer(**client_options(topics), group_id=group, enable_auto_commit=False)
     await consumer.start()

@@ -38,7 +38,7 @@ EVERYTHING = [("topic", "*", "all"), ("group", "*", "all")]
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[GuardedKafka]:
-    """`plain`, `scram` and `certified` may do everything; `stormfold` may come in."""
+    """A broker: `plain`, `scram` and `certified` may do everything; `stormfold` may only connect."""
     server = GuardedKafka(
         tmp_path_factory.mktemp("guarded") / "kafka", authority, {"plain": PASSWORD, "stormfold": PASSWORD}
     )
@@ -52,13 +52,13 @@ def broker(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> It
 
 @pytest.fixture
 def inside(broker: GuardedKafka, redis_server: EmbeddedRedis) -> Settings:
-    """The administrator's."""
+    """Settings of the administrator."""
     found = fresh_settings(broker, redis_server)
     return found.model_copy(update={"http_address": f"{HOST}:{free_port()}", "session_timeout": 3.0})
 
 
 def entered(settings: Settings, broker: GuardedKafka, listener: str, **more: Any) -> Settings:
-    """The same by another way in."""
+    """The same settings, for another listener."""
     protocol = {"LOGIN": "SASL_SSL", "CLEAR": "SASL_PLAINTEXT"}.get(listener, "SSL")
     return changed(settings, kafka_bootstrap_servers=broker.at(listener), kafka_security_protocol=protocol, **more)
 
@@ -79,10 +79,10 @@ WAYS: dict[str, Way] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_ways_in(
+async def test_storms_are_made_over_every_kind_of_connection(
     broker: GuardedKafka, authority: Authority, inside: Settings, config: Path, tmp_path: Path, way: str
 ) -> None:
-    """By each of them producers publish, a worker makes storms, and the audit finds nothing missing."""
+    """Producers publish, a worker makes storms, and the audit finds nothing missing."""
     listener, more = WAYS[way](authority)
     settings = entered(inside, broker, listener, kafka_ssl_cafile=authority.file, **more)
     async with open_admin(settings) as admin:
@@ -118,10 +118,10 @@ REFUSED: dict[str, tuple[Callable[[Authority, Authority], tuple[str, dict[str, A
 
 
 @pytest.mark.parametrize("case", REFUSED)
-async def test_refused(
+async def test_a_refused_connection_states_reason_and_fix(
     broker: GuardedKafka, authority: Authority, stranger: Authority, inside: Settings, case: str
 ) -> None:
-    """One line says what it is, another what to do."""
+    """One line has the reason, another one the fix."""
     way, said = REFUSED[case]
     listener, more = way(authority, stranger)
     settings = entered(inside, broker, listener, **{"kafka_ssl_cafile": authority.file} | more)
@@ -132,8 +132,10 @@ async def test_refused(
     assert raised.value.hint
 
 
-async def test_command_with_a_wrong_password(broker: GuardedKafka, authority: Authority, inside: Settings) -> None:
-    """A person gets two lines and no traceback."""
+async def test_a_command_with_a_wrong_password_prints_no_traceback(
+    broker: GuardedKafka, authority: Authority, inside: Settings
+) -> None:
+    """It prints the reason and the fix."""
     wrong = login("PLAIN", "plain", f"{PASSWORD}!")
     ended = await stormfold(entered(inside, broker, "LOGIN", kafka_ssl_cafile=authority.file, **wrong), "topics")
     assert ended.returncode == 1
@@ -150,10 +152,10 @@ def granted(settings: Settings) -> list[tuple[str, str, str]]:
     return [(resource, names[name], operation) for resource, name, operation in rows]
 
 
-async def test_least_privilege(
+async def test_the_permissions_of_the_page_are_sufficient(
     broker: GuardedKafka, authority: Authority, inside: Settings, config: Path, tmp_path: Path
 ) -> None:
-    """Without an ACL a worker says what it may not do, and is not ready; with the page's it does all its work."""
+    """Without them the worker is not ready and reports what it must not do; with them it does all its work."""
     settings = entered(inside, broker, "LOGIN", kafka_ssl_cafile=authority.file, **login("PLAIN", "stormfold"))
     async with open_admin(inside) as admin:
         await create(admin, topics(inside, PARTITIONS, producer_timestamps=True))
@@ -165,7 +167,7 @@ async def test_least_privilege(
             found = await problems(settings) or ()
             return any("does not let stormfold use topic" in one and "docs/how-to/secure.md" in one for one in found)
 
-        await until(refused, SECONDS, "the worker says what it may not do")
+        await until(refused, SECONDS, "the worker reports what it must not do")
         broker.grant(rules(granted(settings), "stormfold"))
         books = await drained(inside, config, SECONDS)
         assert_balanced(books, aggregated=ALERTS)
@@ -173,10 +175,10 @@ async def test_least_privilege(
         await ready(settings)
 
 
-async def test_password_changed(
+async def test_a_worker_recovers_from_a_changed_password(
     broker: GuardedKafka, authority: Authority, inside: Settings, config: Path, tmp_path: Path
 ) -> None:
-    """A worker that is locked out waits, says so, and goes on where it was once it is let in again."""
+    """While it is refused it reports that; then it continues where it was."""
     settings = entered(inside, broker, "LOGIN", kafka_ssl_cafile=authority.file, **login("SCRAM-SHA-512", "changed"))
     broker.set_password("changed", PASSWORD)
     broker.grant(rules(EVERYTHING, "changed"))
@@ -197,18 +199,20 @@ async def test_password_changed(
 
 @pytest.fixture
 def movable(broker: GuardedKafka, authority: Authority) -> Iterator[GuardedKafka]:
-    """The broker, whose files are as before in the end."""
+    """The broker; in the end its files are as before."""
     yield broker
     broker.files.become(authority)
     broker.stop()
     broker.start()
 
 
-async def test_renewed(
+async def test_renewed_certificates_are_used_without_a_restart(
     movable: GuardedKafka, authority: Authority, stranger: Authority, inside: Settings, config: Path, tmp_path: Path
 ) -> None:
-    """A running worker's certificate expires, then the broker goes over to another authority: each time the worker is
-    not ready and says why; once its files are renewed it goes on where it was, without a restart."""
+    """A worker's certificate expires, then the broker changes to another authority.
+
+    Each time the worker is not ready and reports why; once its files are renewed, it continues where it was.
+    """
     mine = Files(authority, "certified")
     settings = entered(inside, movable, "MUTUAL", **mine.settings("kafka"))
     async with open_admin(inside) as admin:
