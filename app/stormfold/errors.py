@@ -25,3 +25,8 @@ class DeadLetter(StormfoldError):
 
 class ActionRequired(StormfoldError):
     """Configuration or permissions are wrong: retrying is useless until a person acts on the message."""
+
+
+def unexpected(error: Exception) -> Retry:
+    """Wraps an error that only a defect can raise; trying again is better than a task that ended."""
+    return Retry(f"unexpected {type(error).__name__}: {error}")

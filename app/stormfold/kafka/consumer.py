@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError, KafkaTimeoutError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from mode import Service
 
-from stormfold.errors import Retry, StormfoldError
+from stormfold.errors import StormfoldError, unexpected
 from stormfold.kafka._patches import Record
 from stormfold.kafka.assignment import PositionAssigner
 from stormfold.kafka.batch import Batch, StartPosition
@@ -82,7 +82,7 @@ class BatchConsumer(Service):
             except Exception as error:
                 # A defect of stormfold. Rewinding loses nothing.
                 log.exception("stage failed", stage=member.name, topic=member.topic, positions=member.positions)
-                member.health.set_unhealthy(member.name, f"unexpected {type(error).__name__}: {error}")
+                member.health.set_unhealthy(member.name, str(unexpected(error)))
                 await member.sleep_current(batch, BACKOFF)
                 member.rewind()
                 return
@@ -139,9 +139,8 @@ class BatchConsumer(Service):
                     member.client = None
             except Exception as error:
                 if not self.should_stop:
-                    # A defect of stormfold. Trying again is better than a task that ended.
                     log.exception("poll failed", stage=member.name, topic=member.topic, positions=member.positions)
-                    member.report_problem(Retry(f"unexpected {type(error).__name__}: {error}"))
+                    member.report_problem(unexpected(error))
                     member.rewind()
                 await self.sleep(BACKOFF)
 

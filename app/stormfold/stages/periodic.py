@@ -6,7 +6,7 @@ import structlog
 from mode import Service
 
 from stormfold.attempts import Attempts
-from stormfold.errors import StormfoldError
+from stormfold.errors import StormfoldError, unexpected
 from stormfold.health import Health
 
 log = structlog.get_logger(__name__)
@@ -44,10 +44,7 @@ class PeriodicService(Service):
             await self.sleep(wait)
 
     def _report(self, error: Exception, attempt: Mapping[str, float]) -> None:
-        # Anything but a StormfoldError is a defect; trying again is better than a task that ended.
-        expected = isinstance(error, StormfoldError)
-        problem = str(error) if expected else f"unexpected {type(error).__name__}: {error}"
-        if self.health.set_unhealthy(self.name, problem, getattr(error, "hint", None)):
-            log.warning(
-                "component failed", component=self.name, error=problem, exc_info=None if expected else error, **attempt
-            )  # fmt: skip
+        problem = error if isinstance(error, StormfoldError) else unexpected(error)
+        if self.health.set_unhealthy(self.name, str(problem), problem.hint):
+            report = log.warning if problem is error else log.exception
+            report("component failed", component=self.name, error=str(problem), **attempt)
