@@ -93,7 +93,7 @@ async def test_records_deleted_while_a_worker_is_frozen_are_counted_as_lost(
         assert await alerts_of(topics, "Old") == OLD
         log = workers.logs()
         for partition, records in lost_now.items():
-            assert f'"partition": {partition}, "lost": {records}, "begin": {begins[partition]}' in log
+            assert f'"partition": {partition}, "lost": {records}, "beginning": {begins[partition]}' in log
 
 
 async def test_only_deleted_records_are_missing_after_redis_lost_its_state(

@@ -1,4 +1,4 @@
-"""What tests of guarded servers share: a worker that may be kept out, and what it says of that."""
+"""Helpers for tests of servers that require authentication: a worker that is refused, and the problems it reports."""
 
 import time
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ SECONDS = 60
 
 
 def changed(settings: Settings, **more: Any) -> Settings:
-    """The same, but for these."""
+    """The same settings, except these."""
     return Settings(**{name: getattr(settings, name) for name in settings.model_fields_set} | more)
 
 
 async def problems(settings: Settings) -> Sequence[str] | None:
-    """What the worker says that keeps it from its work, with the advice; None while it does not answer."""
+    """The problems that the worker reports, with hints; None while it does not answer."""
     async with aiohttp.ClientSession() as session:
         try:
             async with session.get(f"http://{settings.http_address}/readyz") as answer:
@@ -30,35 +30,35 @@ async def problems(settings: Settings) -> Sequence[str] | None:
                 assert answer.status == (503 if found else 200)
         except aiohttp.ClientError:
             return None
-    return [f"{problem['part']}: {problem['problem']}; {problem['hint']}" for problem in found]
+    return [f"{problem['component']}: {problem['problem']}; {problem['hint']}" for problem in found]
 
 
 async def incident(settings: Settings, number: int) -> None:
-    """Publishes the alerts of one incident in the past, as whoever the settings are."""
+    """Publishes the alerts of one incident in the past, as the user of the settings."""
     begin = int(time.time() * 1000) - 3_600_000 + number * 600_000
     await publish(settings, [Sent(begin + n * 10, record(alert(pod=f"p{n}")), n % 3) for n in range(ALERTS)])
 
 
 def assert_one_line(error: Exception) -> None:
-    """The text can be shown as it is."""
+    """The text is one line without credentials."""
     assert str(error) and len(str(error).splitlines()) == 1
     assert PASSWORD not in str(error)
 
 
 async def told(settings: Settings, what: str) -> None:
-    """Waits until the worker is not ready for this reason alone, which it tells in one line with the advice."""
+    """Waits until the worker is not ready for this reason alone, reported in one line with the hint."""
 
-    async def says() -> bool:
+    async def reported() -> bool:
         found = await problems(settings) or ()
         return bool(found) and all(what in one and len(one.splitlines()) == 1 for one in found)
 
-    await until(says, SECONDS, f"the worker says {what!r}")
+    await until(reported, SECONDS, f"the worker reports {what!r}")
 
 
 async def ready(settings: Settings) -> None:
-    """Waits until the worker is."""
+    """Waits until the worker is ready."""
 
-    async def well() -> bool:
+    async def without_problems() -> bool:
         return await problems(settings) == []
 
-    await until(well, SECONDS, "the worker is ready")
+    await until(without_problems, SECONDS, "the worker is ready")
