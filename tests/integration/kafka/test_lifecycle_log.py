@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from stormfold.settings import Settings
-from tests.conftest import PARTITIONS
-from tests.support.pipeline import Workers
-from tests.support.servers import until
+from tests.support.servers import PARTITIONS, until
+from tests.support.workers import Workers
 
 ALL = list(range(PARTITIONS))
 
