@@ -30,11 +30,11 @@ ADMIN = "admin"
 WORKER = "system:serviceaccount:storms:stormfold"
 """The service account of k8s/rbac.yaml."""
 WRITER = "system:serviceaccount:storms:writer"
-"""Known, and allowed nothing until a test binds a role."""
+"""A service account without rights until a test binds a role."""
 STRANGER = "system:serviceaccount:default:stranger"
-"""Known, and allowed nothing."""
+"""A service account without rights."""
 NOBODY = "nobody"
-"""Has a token that the server does not know."""
+"""A user with a token that the server does not know."""
 STORMS = "/apis/stormfold.dev/v1alpha1/namespaces/storms/alertstorms"
 
 _MODULE = Path(__file__).parent / "apiserver"
@@ -56,7 +56,7 @@ class Binaries(NamedTuple):
 
 
 def binaries() -> Binaries:
-    """The cached programs, built first where they are missing; raises `CannotBuild`."""
+    """Returns the cached programs, which are built first where they are missing. Raises `CannotBuild`."""
     found = re.search(r"\bk8s\.io/kubernetes (v\S+)", (_MODULE / "go.mod").read_text())
     assert found, "go.mod names the version"
     cache = cache_dir()
@@ -72,11 +72,11 @@ def binaries() -> Binaries:
 class Answer(NamedTuple):
     status: int
     body: Any
-    """Decoded where it is JSON, else text; bytes where that was asked for."""
+    """Decoded JSON, else text; bytes if `raw` was requested."""
 
 
 class ApiServer:
-    """An API server on a free port of 127.0.0.1; what it stores lives in `folder` and survives `kill` and `restart`."""
+    """An API server on a free port of 127.0.0.1. Its data are in `folder` and survive `kill` and `restart`."""
 
     def __init__(self, folder: Path, *flags: str) -> None:
         self._folder = folder
@@ -96,7 +96,7 @@ class ApiServer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        # Nobody needs what is in the store: a graceful end takes seconds.
+        # A graceful stop takes seconds, and the data are not needed.
         self.kill()
 
     @property
@@ -133,7 +133,7 @@ class ApiServer:
             raise
 
     def wait_ready(self) -> None:
-        """Returns when requests are answered again."""
+        """Waits until requests are answered."""
         self._wait(lambda: self.request("GET", "/readyz").status == 200)
 
     def start_store(self) -> None:
@@ -148,13 +148,13 @@ class ApiServer:
         self._wait(lambda: _listens(self._store_port))
 
     def kill_store(self) -> None:
-        """Ends kine with SIGKILL: the API server stays, and answers 5xx or hangs."""
+        """Ends kine with SIGKILL. The API server stays, and answers 5xx or not at all."""
         process = self._processes.pop("kine")
         process.kill()
         process.wait()
 
     def stop(self) -> None:
-        """Ends both processes: the API server first, as it writes to the store until it ends."""
+        """Ends both processes, the API server first, because it writes to the store until it ends."""
         for process in reversed(self._processes.values()):
             process.terminate()
             try:
@@ -173,7 +173,7 @@ class ApiServer:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """The API server takes connections and says nothing."""
+        """Freezes the API server: it accepts connections and does not answer."""
         process = self._processes["kube-apiserver"]
         process.send_signal(signal.SIGSTOP)
         try:
@@ -182,12 +182,12 @@ class ApiServer:
             process.send_signal(signal.SIGCONT)
 
     def restart(self) -> None:
-        """Stops, where it runs, and starts under the same address with the same data."""
+        """Stops the server if it runs, and starts it at the same address with the same data."""
         self.stop()
         self.start()
 
     def kubeconfig(self, identity: str = ADMIN) -> Path:
-        """A kubeconfig file with the identity's token."""
+        """Returns a kubeconfig file with the identity's token."""
         config = {
             "apiVersion": "v1",
             "kind": "Config",
@@ -211,9 +211,9 @@ class ApiServer:
         accept: str = "application/json",
         raw: bool = False,
     ) -> Answer:
-        """One request; a body that is not bytes is sent as JSON, the answer's is left as bytes if `raw`.
+        """Sends one request. A body that is not bytes is sent as JSON; with `raw` the response is returned as bytes.
 
-        Raises `OSError` while the server is away.
+        Raises `OSError` while the server is unavailable.
         """
         context = ssl.create_default_context(cafile=self.certificates)
         connection = http.client.HTTPSConnection("127.0.0.1", self._port, context=context, timeout=30)
@@ -256,19 +256,19 @@ class ApiServer:
         self._wait(lambda: self.request("GET", STORMS).status == 200)
 
     def uninstall(self, seconds: float = 60) -> None:
-        """Deletes the CRD, where it is there, and waits until storms are not served any more: they all go first."""
+        """Deletes the CRD if it exists, and waits until storms are no longer served: all are deleted first."""
         self.request("DELETE", f"{_PATHS['CustomResourceDefinition']}/alertstorms.stormfold.dev")
         self._wait(lambda: self.request("GET", STORMS).status == 404, seconds)
 
     def annotate(self, name: str, key: str) -> bool:
-        """Annotates a storm, as a person does; False if it is gone."""
+        """Annotates a storm; returns False if it does not exist."""
         change = {"metadata": {"annotations": {key: "true"}}}
         answer = self.request("PATCH", f"{STORMS}/{name}", change, content_type="application/merge-patch+json")
         assert answer.status in (200, 404), answer
         return answer.status == 200
 
     def storms(self, namespace: str = "storms") -> dict[str, dict[str, Any]]:
-        """All AlertStorms of a namespace by name."""
+        """Returns all AlertStorms of a namespace by name."""
         answer = self.request("GET", _PATHS["AlertStorm"].format(namespace))
         assert answer.status == 200, answer
         return {item["metadata"]["name"]: item for item in answer.body["items"]}
@@ -304,7 +304,7 @@ def _listens(port: int) -> bool:
 
 
 def _private_key() -> str:
-    """A P-256 key in PEM: SEC 1's DER around a random scalar; the public half follows from it and is left out."""
+    """Returns a P-256 key in PEM: the DER of SEC 1 around a random scalar, without the optional public key."""
     scalar = secrets.token_bytes(31).rjust(32, b"\1")
     der = bytes.fromhex("303102010104 20") + scalar + bytes.fromhex("a00a06082a8648ce3d030107")
     text = base64.encodebytes(der).decode()

@@ -1,7 +1,7 @@
-"""Images that Buildah builds, run without an engine: on a stand-in for Python's image, and with no registry.
+"""Images that Buildah builds on a substitute for Python's image, without a registry, and runs without an engine.
 
-A stand-in is this machine's Python, with the programs and libraries of Debian's slim image that a build may use. Needs
-namespaces, and root or a user with subordinate ids; where these are missing, tests are skipped.
+The substitute is this machine's Python with the programs and libraries of Debian's slim image that a build may use. It
+needs namespaces, and root or a user with subordinate ids; where these are missing, tests are skipped.
 """
 
 import ast
@@ -27,37 +27,37 @@ from tests.support.servers import until
 
 PROGRAM = shutil.which("buildah")
 needed = pytest.mark.skipif(PROGRAM is None, reason="needs Buildah: apt-get install buildah")
-"""Marks tests that can't do without."""
+"""Marks tests that need Buildah."""
 
 AS_ROOT = () if os.geteuid() == 0 else (PROGRAM or "buildah", "unshare")
-"""In front of what has to be root, if only in a user namespace."""
+"""The prefix of commands that must be root, at least in a user namespace."""
 NEW = "unshare", "--mount", "--pid", "--net", "--fork", "--kill-child"
-"""In front of what starts a container."""
+"""The prefix of a command that starts a container."""
 JOIN = "nsenter", "--mount", "--pid", "--net", *(("--user",) if AS_ROOT else ()), "--root", "--wd"
-"""In front of what runs in one that has started."""
+"""The prefix of a command in a running container."""
 FOLDERS = (
     *("usr/bin", "usr/lib", "usr/local/bin", "usr/local/lib"),
     *("dev", "etc", "proc", "root", "run", "sys", "tmp"),
 )
 PROGRAMS = "sh", "awk", "install"
-"""Of a slim image; what RUN lines call besides Python."""
+"""Programs of a slim image that RUN lines call besides Python."""
 LIBRARIES = "libstdc++.so.6", "libgcc_s.so.1", "libdl.so.2", "libpthread.so.0", "librt.so.1"
-"""Of a slim image; what wheels may load besides Python's own."""
+"""Libraries of a slim image that wheels may load besides Python's own."""
 PIP_FILES = "cert", "client-cert", "find-links"
-"""Settings of pip that name files, or folders, of this machine."""
+"""Settings of pip that name files or folders of this machine."""
 
 
 def run(*words: str | Path, env: Mapping[str, str] | None = None) -> str:
-    """What a program writes; fails with what it complains of."""
-    said = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
-    assert said.returncode == 0, f"{' '.join(map(str, words))}\n{said.stdout[-3000:]}{said.stderr[-3000:]}"
-    return said.stdout
+    """Runs a program; returns its output, and fails the test with it if the program fails."""
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(map(str, words))}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+    return done.stdout
 
 
 def libraries(binaries: Iterable[Path]) -> Iterator[Path]:
-    """All that these load, the loader included."""
-    said = subprocess.run(["ldd", *binaries], capture_output=True, text=True, check=False).stdout
-    yield from {Path(name) for name in re.findall(r"^\t(?:.* => )?(/.*) \(", said, re.MULTILINE)}
+    """Yields all libraries that the binaries load, including the loader."""
+    loaded = subprocess.run(["ldd", *binaries], capture_output=True, text=True, check=False).stdout
+    yield from {Path(name) for name in re.findall(r"^\t(?:.* => )?(/.*) \(", loaded, re.MULTILINE)}
     known = run(shutil.which("ldconfig") or "/sbin/ldconfig", "-p")
     for name in LIBRARIES:
         found = re.search(rf"^\t{re.escape(name)} .* => (.*)$", known, re.MULTILINE)
@@ -65,8 +65,8 @@ def libraries(binaries: Iterable[Path]) -> Iterator[Path]:
         yield Path(found[1])
 
 
-def stand_in(root: Path) -> None:
-    """Lays out the file system of a base image; its Python has no pip yet."""
+def substitute(root: Path) -> None:
+    """Creates the file system of a base image, whose Python has no pip yet."""
     for name in FOLDERS:
         (root / name).mkdir(parents=True, exist_ok=True)
     (root / "tmp").chmod(0o1777)
@@ -88,19 +88,19 @@ def stand_in(root: Path) -> None:
         shutil.copy(program, root / "usr/bin" / program.name)
     modules = [path for path in stdlib.glob("lib-dynload/*.so") if not path.name.startswith("_tkinter")]
     for library in libraries([Path(sys.executable).resolve(), *programs, *modules]):
-        # The loader has to be where programs look for it; it looks here for everything else.
+        # The loader must be at the path that programs name; it finds everything else in usr/lib.
         folder = root / library.parent.relative_to("/") if library.name.startswith("ld-") else root / "usr/lib"
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(library, folder)
 
 
 def pip_configuration(file: Path) -> list[str]:
-    """Writes what pip goes by on this machine, variables included; returns the files that it names."""
+    """Writes pip's settings of this machine, including variables; returns the files that they name."""
     settings = RawConfigParser()
     for line in run(sys.executable, "-m", "pip", "config", "list").splitlines():
         name, _, value = line.partition("=")
         section, _, key = name.rpartition(".")
-        # Variables come first, and count for more.
+        # Variables come first, and have priority.
         section = "global" if section == ":env:" else section
         if not settings.has_section(section):
             settings.add_section(section)
@@ -122,7 +122,7 @@ class Buildah:
         self.storage = ("--root", folder / "root", "--runroot", folder / "run", "--storage-driver", "vfs")
 
     def __call__(self, command: str, *words: str | Path) -> str:
-        """Runs a command of Buildah's."""
+        """Runs a command of Buildah."""
         return run(
             *AS_ROOT,
             PROGRAM or "buildah",
@@ -133,9 +133,9 @@ class Buildah:
         ).strip()
 
     def base(self, name: str) -> None:
-        """Makes a stand-in for an image of Python's."""
+        """Creates a substitute for an image of Python."""
         root = self.folder / "base"
-        stand_in(root)
+        substitute(root)
         made = self("from", "scratch")
         self("copy", made, root, "/")
         shutil.rmtree(root)
@@ -144,7 +144,7 @@ class Buildah:
         self("commit", "--format", "docker", "--rm", made, name)
 
     def build(self, context: Path, name: str) -> None:
-        """Builds the Dockerfile there, from images that are here. Its steps find packages as this machine does."""
+        """Builds the Dockerfile in `context` from local images. Its steps use this machine's settings of pip."""
         pip = self.folder / "pip.conf"
         mounts = [f"{file}:{file}:ro" for file in pip_configuration(pip)]
         self(
@@ -155,22 +155,22 @@ class Buildah:
         pip.unlink()
 
     def configuration(self, name: str) -> dict[str, Any]:
-        """What an image says of itself to an engine."""
+        """Returns the configuration of an image for an engine."""
         found: dict[str, Any] = json.loads(self("inspect", "--type", "image", name))["Docker"]["config"]
         return found
 
     def unpacked(self, name: str) -> Path:
-        """The files of an image."""
+        """Mounts an image; returns the path of its files."""
         return Path(self("mount", self("from", "--pull-never", name)))
 
 
 @contextmanager
 def buildah(folder: Path) -> Iterator[Buildah]:
-    """Buildah, and no trace of it afterwards. Skips where nothing can be built or run."""
+    """Yields a Buildah, and deletes its folder afterwards. Skips the test if this machine permits no containers."""
     probe = [*AS_ROOT, *NEW, "mount", "-t", "tmpfs", "tmpfs", folder]
-    said = subprocess.run(probe, capture_output=True, text=True, check=False)
-    if said.returncode:
-        pytest.skip(f"this machine permits no containers: {said.stderr.strip()}")
+    done = subprocess.run(probe, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"this machine permits no containers: {done.stderr.strip()}")
     try:
         yield Buildah(folder)
     finally:
@@ -178,7 +178,7 @@ def buildah(folder: Path) -> Iterator[Buildah]:
 
 
 class Container:
-    """An image's command as process 1, as the image's user; all but a small /tmp is read-only, the network is empty."""
+    """An image's command as process 1 and the image's user, read-only except a small /tmp, without a network."""
 
     def __init__(self, root: Path, configuration: dict[str, Any], folder: Path) -> None:
         self.configuration = configuration
@@ -204,16 +204,16 @@ class Container:
             )
 
     async def pid(self) -> int:
-        """The number by which we know it."""
+        """Returns the process id outside the container."""
         await until(lambda: self.started.exists() and self.started.read_text(), what="a container starts")
         return int(self.started.read_text())
 
     async def status(self) -> str:
-        """What the kernel says of it."""
+        """Returns the kernel's status of the process."""
         return await asyncio.to_thread(Path(f"/proc/{await self.pid()}/status").read_text)
 
     async def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command beside it, as `docker exec` does."""
+        """Runs a command in the container, as `docker exec` does."""
         return await asyncio.to_thread(
             subprocess.run,
             [
@@ -228,15 +228,15 @@ class Container:
         )
 
     async def check(self) -> bool:
-        """Whether the image's health check finds it well."""
+        """Returns whether the image's health check passes."""
         kind, *command = self.configuration["Healthcheck"]["Test"]
         assert kind == "CMD"
         return (await self.execute(*command)).returncode == 0
 
     def close(self) -> None:
-        """Kills what still runs; what it logged is shown with a test that fails."""
+        """Kills the process if it runs, and prints its log, which pytest shows if the test fails."""
         if self.process.poll() is None:
-            # With another user, the kernel has forgotten what --kill-child asked for.
+            # The kernel drops the effect of --kill-child when the user changes.
             if self.started.exists() and (pid := self.started.read_text()):
                 with suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)

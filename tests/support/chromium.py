@@ -1,4 +1,4 @@
-"""The system's Chromium without a window, for pages that a browser has to judge."""
+"""The system's Chromium without a window, for tests of pages."""
 
 import shutil
 from collections.abc import AsyncIterator
@@ -9,12 +9,12 @@ from playwright.async_api import Browser, async_playwright
 
 PROGRAM = shutil.which("chromium")
 needed = pytest.mark.skipif(PROGRAM is None, reason="needs Chromium: apt-get install chromium")
-"""Marks tests that can't do without."""
+"""Marks tests that need Chromium."""
 
 
 @asynccontextmanager
 async def chromium() -> AsyncIterator[Browser]:
-    """A browser; each of its contexts has cookies, caches and preferences of its own."""
+    """Yields a browser; each of its contexts has its own cookies, caches and preferences."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=PROGRAM)
         try:

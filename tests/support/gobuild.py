@@ -17,14 +17,14 @@ T = TypeVar("T")
 
 
 class CannotBuild(Exception):
-    """What building needs is not on this machine."""
+    """A tool that building needs is missing on this machine."""
 
 
 def build(program: Path, package: str, *options: str, module: Path | None = None) -> Path:
-    """Installs a package as `program`, unless it is there; returns it. Raises `CannotBuild`.
+    """Installs a package as `program` unless it exists; returns the path. Raises `CannotBuild`.
 
-    It is named with its version, or is one that the go.mod in the folder `module` knows. `program` is there whole or
-    not at all: it is built in a folder beside its own, then moved into place.
+    The package has a version, or is in the go.mod of the folder `module`. It is built in another folder and then
+    moved, so that `program` is complete or missing.
     """
     program.parent.mkdir(parents=True, exist_ok=True)
     with (program.parent / "lock").open("w") as lock:
@@ -41,10 +41,10 @@ def build(program: Path, package: str, *options: str, module: Path | None = None
         started = time.monotonic()
         with log.open("w") as output:
             process = subprocess.Popen(
-                # Tests that are under way go first.
+                # Running tests have priority.
                 ["nice", "go", "install", "-trimpath", "-ldflags=-s -w", *options, package],
                 cwd=module,
-                # Some are partly C.
+                # Some programs contain C.
                 env=os.environ | {"GOBIN": str(folder), "CGO_ENABLED": "1"},
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -68,7 +68,7 @@ def build(program: Path, package: str, *options: str, module: Path | None = None
 
 
 def built(config: pytest.Config, programs: Callable[[], T]) -> T:
-    """What `programs` builds, told of on the terminal; that Go is missing is a skip on a developer's machine only."""
+    """Calls `programs` with progress on the terminal. Without Go the test is skipped; in CI it fails."""
     capture = config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled() if capture else nullcontext():
         try:

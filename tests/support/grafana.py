@@ -1,7 +1,7 @@
-"""Grafana's own definitions of dashboards and panels, from its npm package: a compiler says what does not fit.
+"""Checks dashboards and panels with the TypeScript compiler against Grafana's own definitions from its npm package.
 
-Grafana itself comes from no registry but those of containers. Of the files that provision it no package has a
-definition: theirs is here, after its documentation.
+Grafana itself is available as a container only. No package defines its provisioning files, so their definition is here,
+following its documentation.
 """
 
 import fcntl
@@ -22,7 +22,7 @@ _PANELS = {"stat": "Stat", "table": "Table", "text": "Text", "timeseries": "Time
 _RAW = "@grafana/schema/dist/esm/raw"
 _HEAD = f"""\
 import type {{ Dashboard }} from "{_RAW}/dashboard/x/Dashboard_types.gen";
-// Text is not assignable to an enumeration of texts, unless one says so.
+// A string is assignable to an enumeration of strings only with this type.
 type Written<T> = T extends string ? `${{T}}`
   : T extends number | boolean | null | undefined ? T
   : T extends (infer U)[] ? Written<U>[]
@@ -32,7 +32,7 @@ type Written<T> = T extends string ? `${{T}}`
 
 
 class PrometheusData(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What a data source of Prometheus takes besides."""
+    """Further options of a data source of type Prometheus."""
 
     httpMethod: Literal["GET", "POST"] = "POST"
     timeInterval: str = "15s"
@@ -43,7 +43,7 @@ class PrometheusData(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class Datasource(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """One of a file in provisioning/datasources; keys under Grafana's names, here and below."""
+    """One data source of a file in provisioning/datasources. Keys have Grafana's names, here and below."""
 
     name: str
     type: str
@@ -66,14 +66,14 @@ class DatasourcesFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class ProviderOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Of dashboards that are files."""
+    """Options of a provider of dashboard files."""
 
     path: str
     foldersFromFilesStructure: bool = False
 
 
 class Provider(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """One of a file in provisioning/dashboards."""
+    """One provider of a file in provisioning/dashboards."""
 
     name: str
     type: Literal["file"]
@@ -94,10 +94,10 @@ class DashboardsFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 def definitions(version: str) -> Path:
-    """The folder with Grafana's definitions and TypeScript, fetched first where it is missing. Raises `CannotBuild`."""
+    """Returns the folder with Grafana's definitions and TypeScript, downloaded where missing. Raises `CannotBuild`."""
     npm = shutil.which("npm")
     if npm is None:
-        raise CannotBuild("npm is needed to fetch Grafana's definition of a dashboard")
+        raise CannotBuild("npm is needed to download Grafana's definition of a dashboard")
     folder = cache_dir() / "grafana-schema" / f"{version}-{TYPESCRIPT}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / "lock").open("w") as lock:
@@ -106,15 +106,15 @@ def definitions(version: str) -> Path:
             new = folder.with_name("new")
             packages = [f"@grafana/schema@{version}", f"typescript@{TYPESCRIPT}"]
             command = [npm, "install", "--prefix", str(new), "--no-audit", "--no-fund", *packages]
-            said = subprocess.run(command, capture_output=True, text=True, check=False)
-            if said.returncode != 0:
-                raise RuntimeError(f"fetching Grafana's definitions failed:\n{said.stderr[-2000:]}")
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                raise RuntimeError(f"npm could not download Grafana's definitions:\n{done.stderr[-2000:]}")
             new.replace(folder)
     return folder
 
 
 def mistakes(version: str, dashboards: Mapping[str, Any], folder: Path) -> str:
-    """What in the dashboards, by name, Grafana of this version does not define; empty if all is well.
+    """Returns the compiler's errors about dashboards, by name, for a version of Grafana; empty if there are none.
 
     `folder` is for the compiler's files. Raises `CannotBuild`.
     """
@@ -124,15 +124,15 @@ def mistakes(version: str, dashboards: Mapping[str, Any], folder: Path) -> str:
     options = ["--noEmit", "--strict", "--skipLibCheck", "--lib", "es2022"]
     options += ["--module", "esnext", "--moduleResolution", "bundler"]
     compiler = [str(folder / "node_modules" / ".bin" / "tsc"), *options, *(f"{name}.ts" for name in dashboards)]
-    said = subprocess.run(compiler, cwd=folder, capture_output=True, text=True, check=False)
-    return said.stdout
+    done = subprocess.run(compiler, cwd=folder, capture_output=True, text=True, check=False)
+    return done.stdout
 
 
 def _declarations(dashboard: Any) -> Iterator[str]:
     yield f"export const dashboard: Written<Dashboard> = {json.dumps(dashboard, indent=1)};\n"
     for kind, name in _PANELS.items():
         yield f'import type * as {name} from "{_RAW}/composable/{kind}/panelcfg/x/{name}PanelCfg_types.gen";\n'
-    # What a dashboard leaves open its panels define.
+    # The options of panels have definitions of their own.
     for panel in dashboard["panels"]:
         if panel["type"] in _PANELS:
             kind, name = _PANELS[panel["type"]], f"panel{panel['id']}"

@@ -1,4 +1,4 @@
-"""Outages of an API server, each undone on leaving: gone, without its store, refusing, overloaded, failing."""
+"""Outages of an API server, each repaired on exit: killed, without its store, refusing, overloaded, failing."""
 
 import http.client
 import ssl
@@ -22,7 +22,7 @@ def create_namespace(server: ApiServer, name: str) -> None:
 
 
 def delete_namespace(server: ApiServer, name: str) -> None:
-    """Deletes it, and does what a controller would do then. What is in it stays, and shows when it is there again."""
+    """Deletes a namespace with its finalizers. Its objects stay, and are visible when it is created again."""
     path = f"{NAMESPACES}/{name}"
     assert server.request("DELETE", path).status == 200
     namespace = server.request("GET", path).body
@@ -33,7 +33,7 @@ def delete_namespace(server: ApiServer, name: str) -> None:
 
 @contextmanager
 def away(server: ApiServer) -> Iterator[None]:
-    """Killed."""
+    """The API server is killed."""
     server.kill()
     try:
         yield
@@ -43,7 +43,7 @@ def away(server: ApiServer) -> Iterator[None]:
 
 @contextmanager
 def storeless(server: ApiServer) -> Iterator[None]:
-    """The store behind it is killed: requests hang, or fail with 5xx."""
+    """The store is killed: requests hang, or fail with 5xx."""
     server.kill_store()
     try:
         yield
@@ -54,7 +54,7 @@ def storeless(server: ApiServer) -> Iterator[None]:
 
 @contextmanager
 def forbidden(server: ApiServer) -> Iterator[None]:
-    """The worker has lost its role: 403."""
+    """The worker has no role: 403."""
     assert server.request("DELETE", WRITER_BINDING).status == 200
     try:
         yield
@@ -64,7 +64,7 @@ def forbidden(server: ApiServer) -> Iterator[None]:
 
 @contextmanager
 def unfinished(server: ApiServer) -> Iterator[None]:
-    """The worker's service account is creating a storm, and never done."""
+    """A request of the worker's service account to create a storm never ends."""
     token = yaml.safe_load(server.kubeconfig(WORKER).read_text())["users"][0]["user"]["token"]
     host = server.address.removeprefix("https://")
     tls = ssl.create_default_context(cafile=server.certificates)
@@ -82,7 +82,7 @@ def unfinished(server: ApiServer) -> Iterator[None]:
 
 @contextmanager
 def saturated(server: ApiServer) -> Iterator[None]:
-    """The API server lets the worker create one storm at a time, and one that never ends is under way: 429."""
+    """The worker may create one storm at a time, and a request that never ends occupies the slot: 429."""
     api = "flowcontrol.apiserver.k8s.io/v1"
     limit = {"nominalConcurrencyShares": 0, "borrowingLimitPercent": 0, "limitResponse": {"type": "Reject"}}
     rule = {"verbs": ["create"], "apiGroups": ["stormfold.dev"], "resources": ["alertstorms"], "namespaces": ["*"]}
@@ -110,7 +110,7 @@ def saturated(server: ApiServer) -> Iterator[None]:
 
 @contextmanager
 def failing(server: ApiServer) -> Iterator[None]:
-    """An admission webhook for storms that nobody answers: 500."""
+    """An admission webhook for storms does not answer: 500."""
     rule = {
         "operations": ["CREATE"],
         "apiGroups": ["stormfold.dev"],

@@ -16,7 +16,7 @@ from stormfold.local.process import ServerProcess, cache_dir
 from tests.support.gobuild import CannotBuild, build
 
 VERSION = "3.16.0"
-"""Of the image in .env as well; the Go module's is 0.316.0."""
+"""The version of the image in .env; that of the Go module is 0.316.0."""
 
 
 class Programs(NamedTuple):
@@ -25,34 +25,34 @@ class Programs(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One series of an answer at one time."""
+    """One series of a response at one time."""
 
     labels: dict[str, str]
     value: float
 
 
 def programs() -> Programs:
-    """The cached programs, built first where they are missing. Raises `CannotBuild`."""
+    """Returns the cached programs, which are built first where they are missing. Raises `CannotBuild`."""
     major, minor, patch = VERSION.split(".")
     module = f"github.com/prometheus/prometheus/cmd/{{}}@v0.{major}{int(minor):02}.{patch}"
     folder = cache_dir() / "prometheus" / f"{VERSION}-dns"
-    # Leaving out what asks clouds for targets halves the time; the compose file's Prometheus asks the DNS.
+    # Without service discovery for clouds the build takes half the time; the compose file needs only DNS.
     return Programs(
         *(build(folder / name, module.format(name), "-tags=remove_all_sd,enable_dns_sd") for name in Programs._fields)
     )
 
 
 def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Runs `promtool ARGUMENTS`; what it printed is in `stdout`, errors as well. Raises `CannotBuild`."""
+    """Runs `promtool ARGUMENTS`; `stdout` has its output and errors. Raises `CannotBuild`."""
     return subprocess.run(
         [programs().promtool, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
 
 
 class Prometheus(ServerProcess):
-    """A server that scrapes `targets` (`host:port` of each job) every `interval`, and evaluates `rules` as often.
+    """A server that scrapes `targets` (`host:port` of each job) and evaluates `rules` every `interval`.
 
-    Raises `CannotBuild` if it can't be built here.
+    Raises `CannotBuild` if it cannot be built.
     """
 
     name = "prometheus"
@@ -71,7 +71,7 @@ class Prometheus(ServerProcess):
         self._interval = interval
 
     def prepare(self) -> Sequence[str]:
-        """Builds it first where it is missing."""
+        """Builds the program first where it is missing."""
         self._configure()
         return [
             str(programs().prometheus),
@@ -84,18 +84,18 @@ class Prometheus(ServerProcess):
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """The URL of the server."""
         return f"http://{self.address}"
 
     async def scrape(self, targets: Mapping[str, Sequence[str]]) -> None:
-        """Scrapes these targets from now on, instead of those before."""
+        """Replaces the scraped targets."""
         self._targets = targets
         self._configure()
         async with aiohttp.ClientSession() as session, session.post(f"{self.url}/-/reload") as answer:
             assert answer.status == 200, await answer.text()
 
     async def query(self, expression: str) -> list[Sample]:
-        """What the expression, a vector or a scalar, is now."""
+        """Returns the current value of an expression, a vector or a scalar."""
         data = await self.ask("query", query=expression)
         if data["resultType"] == "scalar":
             return [Sample({}, float(data["result"][1]))]
@@ -103,14 +103,14 @@ class Prometheus(ServerProcess):
         return [Sample(one["metric"], float(one["value"][1])) for one in data["result"]]
 
     async def value(self, expression: str) -> float | None:
-        """The value of an expression that has one series at most; None without one."""
+        """Returns the value of an expression with at most one series; None if it has none."""
         found = await self.query(expression)
         assert len(found) <= 1, found
         return found[0].value if found else None
 
-    async def ask(self, what: str, **parameters: str) -> Any:
-        """The data of an answer of `/api/v1/WHAT`."""
-        url = f"{self.url}/api/v1/{what}"
+    async def ask(self, path: str, **parameters: str) -> Any:
+        """Returns the data of a response of `/api/v1/PATH`."""
+        url = f"{self.url}/api/v1/{path}"
         async with aiohttp.ClientSession() as session, session.get(url, params=parameters) as answer:
             body = await answer.json()
         assert body["status"] == "success", body

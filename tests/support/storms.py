@@ -5,10 +5,8 @@ from typing import Any
 NAME = "kubepodcrashlooping-3f9ac1d27b04e611"
 
 
-def manifest(
-    name: str = "kubepodcrashlooping-3f9ac1d27b04e611", last_seen: int = 1767225790, **spec: Any
-) -> dict[str, Any]:
-    """The design's example with other `spec` fields where given; `last_seen` is in epoch seconds."""
+def manifest(name: str = NAME, last_seen: int = 1767225790, **spec: Any) -> dict[str, Any]:
+    """Returns the manifest of an example storm with changed fields of `spec`; `last_seen` is in epoch seconds."""
     return {
         "apiVersion": "stormfold.dev/v1alpha1",
         "kind": "AlertStorm",
@@ -90,4 +88,4 @@ AWKWARD = [
     *("a\nb", "a\r\nb", "\t", "2026-01-01", "...", "---", "\x85", "\u2028", "\ufeff", "\x7f", "\x1b[31m", "x" * 1024),
     *("é", "日本語", "🔥🚒"),
 ]
-"""Strings that some YAML parser reads as another thing, or that some writer breaks."""
+"""Strings that some YAML parser reads as another type, or that some writer corrupts."""

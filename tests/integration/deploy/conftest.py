@@ -1,4 +1,4 @@
-"""The deployment's files as the real programs read them, and an API server with the definitions they need."""
+"""The deployment files as real programs read them, and an API server with the definitions that they need."""
 
 import json
 import subprocess
@@ -14,22 +14,22 @@ from tests.support.apiserver import ApiServer
 
 @pytest.fixture(scope="session")
 def tools(built: None) -> Programs:  # noqa: ARG001
-    """Where Go is missing, `built` has skipped or failed."""
+    """The programs; without Go, `built` skips or fails the test."""
     return programs()
 
 
 @pytest.fixture(scope="session")
 def services(tools: Programs) -> dict[str, Any]:
-    """The services of docker-compose.yml as Docker Compose understands it, with every profile on."""
-    said = subprocess.run([tools.compose, ROOT, "*"], capture_output=True, text=True, check=False)
-    assert said.returncode == 0, said.stderr
-    found: dict[str, Any] = json.loads(said.stdout)["services"]
+    """The services of docker-compose.yml as Docker Compose parses them, with every profile."""
+    done = subprocess.run([tools.compose, ROOT, "*"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)["services"]
     return found
 
 
 @pytest.fixture(scope="session")
 def cluster(built: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:  # noqa: ARG001
-    """An API server that knows what the Prometheus operator and KEDA define."""
+    """An API server with the definitions of the Prometheus operator and of KEDA."""
     with ApiServer(tmp_path_factory.mktemp("cluster")) as server:
         server.apply(*foreign_definitions())
         yield server

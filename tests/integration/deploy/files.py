@@ -1,4 +1,4 @@
-"""What is deployed: the files, and the real programs that read them."""
+"""The files that are deployed, and the real programs that read them."""
 
 import json
 import os
@@ -24,9 +24,9 @@ DOCKERFILE = ROOT / "Dockerfile"
 K8S = ROOT / "k8s"
 OVERLAYS = sorted(path.parent for path in (K8S / "overlays").glob("*/kustomization.yaml"))
 ALONE = [K8S, K8S / "base", *(path for path in OVERLAYS if path.name != "monitoring")]
-"""Those that are a whole deployment."""
+"""Folders that are a complete deployment."""
 COMPONENTS = sorted(path.parent for path in (K8S / "components").glob("*/kustomization.yaml"))
-"""What is added to one of those."""
+"""Components that can be added to one of those."""
 MANAGED = {
     folder: [
         K8S / "components" / name for name in (["managed", "managed-keda"] if "keda" in folder.name else ["managed"])
@@ -34,7 +34,7 @@ MANAGED = {
     for folder in ALONE
     if folder not in (K8S, K8S / "base", K8S / "overlays" / "managed")
 }
-"""The variants that are not named for it, with the components that give them logins and TLS."""
+"""The other variants, with the components that add credentials and TLS to them."""
 
 KUSTOMIZE = "v5.8.2"
 KEDA = "github.com/kedacore/keda/v2@v2.21.0"
@@ -49,20 +49,20 @@ DEFINITIONS = {
         "config/crd/bases/keda.sh_triggerauthentications.yaml",
     ),
 }
-"""Go modules, and where in them their definitions are."""
+"""Go modules, and the paths of their definitions in them."""
 
 Manifest = dict[str, Any]
 
 
 class Programs(NamedTuple):
-    """Built from their Go modules, once."""
+    """Programs that are built from their Go modules once."""
 
     compose: Path
     kustomize: Path
 
 
 def programs() -> Programs:
-    """Builds what is not cached. Raises `CannotBuild`."""
+    """Returns the programs, and builds those that are not cached. Raises `CannotBuild`."""
     folder = Path(__file__).parent / "compose"
     version = (folder / "go.mod").read_text().split("compose-go/v2 ")[1].split()[0]
     return Programs(
@@ -72,37 +72,37 @@ def programs() -> Programs:
 
 
 def module(name: str) -> Path:
-    """The files of a Go module, as its project publishes them."""
-    said = subprocess.run(["go", "mod", "download", "-json", name], capture_output=True, check=True)
-    return Path(json.loads(said.stdout)["Dir"])
+    """Returns the folder of a Go module, as its project publishes it."""
+    done = subprocess.run(["go", "mod", "download", "-json", name], capture_output=True, check=True)
+    return Path(json.loads(done.stdout)["Dir"])
 
 
 def foreign_definitions() -> Iterator[Manifest]:
-    """The CRDs of the Prometheus operator and of KEDA."""
+    """Yields the CRDs of the Prometheus operator and of KEDA."""
     for name, files in DEFINITIONS.items():
         for file in files:
             yield yaml.safe_load((module(name) / file).read_text())
 
 
 def built(kustomize: Path, folder: Path, components: Iterable[Path] = ()) -> list[Manifest]:
-    """What `kubectl apply -k FOLDER` would apply; with components: of a folder like the overlay `managed` upon it."""
+    """Returns the manifests of `kubectl apply -k FOLDER`, with components added as in the overlay `managed`."""
     if components:
         text = yaml.safe_load((K8S / "overlays" / "managed" / "kustomization.yaml").read_text())
-        with tempfile.TemporaryDirectory() as place:
-            here = Path(place).resolve()
+        with tempfile.TemporaryDirectory() as name:
+            here = Path(name).resolve()
             text["resources"] = [os.path.relpath(folder.resolve(), here)]
             text["components"] = [os.path.relpath(path.resolve(), here) for path in components]
             (here / "kustomization.yaml").write_text(yaml.safe_dump(text))
             return built(kustomize, here)
-    said = subprocess.run([kustomize, "build", folder], capture_output=True, text=True, check=False)
-    assert said.returncode == 0, said.stderr
-    assert not said.stderr, said.stderr
-    return list(yaml.safe_load_all(said.stdout))
+    done = subprocess.run([kustomize, "build", folder], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
 
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[Settings]:
-    """The settings of a process with these variables, besides what is not ours. Files named need not exist here."""
+    """Yields the settings of a process with these environment variables."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)
@@ -110,12 +110,12 @@ def environment(variables: Mapping[str, str]) -> Iterator[Settings]:
 
 
 def ours(variables: Mapping[str, str]) -> dict[str, str]:
-    """Those of stormfold."""
+    """Returns the variables of stormfold."""
     return {name: value for name, value in variables.items() if name.startswith(PREFIX)}
 
 
 def parse(arguments: Iterable[str]) -> str:
-    """The sub-command that `stormfold ARGUMENTS` would run. Raises `click.UsageError` for one that it refuses."""
+    """Returns the command that `stormfold ARGUMENTS` runs. Raises `click.UsageError` for invalid arguments."""
     name, *rest = arguments
     with click.Context(command, **command.context_settings) as context:
         found = command.get_command(context, name)

@@ -1,4 +1,4 @@
-"""docker-compose.yml and .env say what the code says, and Docker Compose understands them."""
+"""docker-compose.yml and .env agree with the code, and Docker Compose accepts them."""
 
 import asyncio
 import json
@@ -20,43 +20,41 @@ from stormfold.settings import STAGES
 from tests.integration.deploy.files import COMPOSE, DOCKERFILE, K8S, ROOT, Programs, environment, ours, parse
 
 PROFILES = {"producer": {"producer"}, "k8s": {"k3s", "kube-access", "emit"}}
-"""What each adds."""
+"""Profile → services that it adds."""
 OWN = ("topics", "worker", "producer", "emit")
-"""Services of the image that is built here."""
+"""Services that run the image of this repository."""
 ENV_FILE = dict(line.split("=", 1) for line in (ROOT / ".env").read_text().splitlines() if not line.startswith("#"))
 
 
-def test_schema() -> None:
-    """The file is what the Compose specification allows."""
+def test_the_file_follows_the_compose_specification() -> None:
     check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE)]
-    said = subprocess.run(check, capture_output=True, text=True, check=False)
-    assert said.returncode == 0, said.stdout
+    done = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
-def test_docker_compose_reads_it(tools: Programs, services: dict[str, Any]) -> None:
-    """Compose's own loader takes it without a warning; where Docker has its plugin, so does `docker compose config`."""
+def test_docker_compose_accepts_the_file_without_warnings(tools: Programs, services: dict[str, Any]) -> None:
+    """Compose's own loader reads it and, where Docker has the plugin, `docker compose config` too."""
     plain = subprocess.run([tools.compose, ROOT], capture_output=True, text=True, check=True).stdout
     base = set(json.loads(plain)["services"])
     assert base == set(services) - set().union(*PROFILES.values())
     docker = shutil.which("docker")
     if docker and subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode == 0:
-        said = subprocess.run(
+        done = subprocess.run(
             [docker, "compose", "config", "--format", "json"], cwd=ROOT, capture_output=True, text=True, check=True
         )
-        assert set(json.loads(said.stdout)["services"]) == base
+        assert set(json.loads(done.stdout)["services"]) == base
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_profiles(tools: Programs, services: dict[str, Any], profile: str) -> None:
-    """A profile adds what it is for, to everything else; whatever one starts, it finds what it depends on."""
-    said = subprocess.run([tools.compose, ROOT, profile], capture_output=True, text=True, check=False)
-    assert said.returncode == 0, said.stderr
+def test_a_profile_adds_its_services_to_the_others(tools: Programs, services: dict[str, Any], profile: str) -> None:
+    done = subprocess.run([tools.compose, ROOT, profile], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     others = set().union(*(names for name, names in PROFILES.items() if name != profile))
-    assert set(json.loads(said.stdout)["services"]) == set(services) - others
+    assert set(json.loads(done.stdout)["services"]) == set(services) - others
 
 
-def test_versions(services: dict[str, Any]) -> None:
-    """Every image has one version, from .env; ours is the project's, Kafka's the one that everything is tested with."""
+def test_every_image_has_a_version_from_env_that_agrees_with_the_project(services: dict[str, Any]) -> None:
+    """The worker has the project's version, Kafka the one that the tests use."""
     written = yaml.safe_load(COMPOSE.read_text())["services"]
     for name, service in services.items():
         assert re.fullmatch(r"[^$]+:\$\{[A-Z0-9_]+_TAG\}", written[name]["image"]), name
@@ -66,16 +64,14 @@ def test_versions(services: dict[str, Any]) -> None:
     assert f"python:{ENV_FILE['PYTHON_TAG']}" in DOCKERFILE.read_text()
 
 
-def test_env_file_is_used_and_only_versions() -> None:
-    """Nothing in .env is unused, and nothing in it is a secret: versions of images only."""
+def test_the_env_file_has_only_image_versions_and_all_are_used() -> None:
     text = COMPOSE.read_text()
     for name, value in ENV_FILE.items():
         assert f"${{{name}}}" in text, name
         assert re.fullmatch(r"v?\d+\.\d+\.\d+(-[a-z0-9-]+)?", value), name
 
 
-def test_only_this_machine(services: dict[str, Any]) -> None:
-    """No port is open to the network, and each leads to where something listens."""
+def test_ports_are_published_on_this_machine_only(services: dict[str, Any]) -> None:
     listens = {"kafka": 9092, "redis": 6379, "worker": 8080, "k3s": 6443, "prometheus": 9090, "grafana": 3000}
     for name, service in services.items():
         ports = service.get("ports", [])
@@ -84,14 +80,15 @@ def test_only_this_machine(services: dict[str, Any]) -> None:
         assert all(port["published"] == str(port["target"]) for port in ports), name
 
 
-def test_variables(services: dict[str, Any], tmp_path: Path) -> None:
-    """The workers' variables are known and lead to the servers of this file."""
+def test_the_workers_variables_are_known_and_name_the_servers_of_the_file(
+    services: dict[str, Any], tmp_path: Path
+) -> None:
     listeners = services["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
     for name in OWN:
         variables = ours(services[name]["environment"])
         assert variables == services[name]["environment"], name
         if "STORMFOLD_KUBECONFIG" in variables:
-            # It has to be there when the worker starts.
+            # The worker needs the file when it starts.
             (tmp_path / "config").touch()
             variables["STORMFOLD_KUBECONFIG"] = str(tmp_path / "config")
         with environment(variables) as settings:
@@ -100,23 +97,22 @@ def test_variables(services: dict[str, Any], tmp_path: Path) -> None:
             assert settings.stage_names == (STAGES if name != "emit" else ("emit",))
 
 
-def test_emitters_do_not_share(services: dict[str, Any]) -> None:
-    """The emitter of profile k8s has a consumer group of its own: each of the two writes every storm."""
+def test_the_two_emitters_have_different_consumer_groups(services: dict[str, Any]) -> None:
+    """Each of them writes every storm."""
     with environment(ours(services["worker"]["environment"])) as worker:
-        mine = worker.consumer_group("emit")
-    assert services["emit"]["environment"]["STORMFOLD_GROUP_PREFIX"] + "-emit" != mine
+        group = worker.consumer_group("emit")
+    assert services["emit"]["environment"]["STORMFOLD_GROUP_PREFIX"] + "-emit" != group
     assert services["kafka-exporter"]["command"][2] == f"--group.filter=^{worker.group_prefix}-"
 
 
-def test_commands(services: dict[str, Any]) -> None:
-    """What the containers run exists, with these options."""
+def test_the_commands_of_the_containers_exist(services: dict[str, Any]) -> None:
     assert parse(services["topics"]["command"]) == "topics"
     assert parse(services["worker"]["command"]) == parse(services["emit"]["command"]) == "worker"
     assert services["producer"]["entrypoint"] == ["python", "-m", "stormfold.local.publish_incident"]
 
 
-def test_order(services: dict[str, Any]) -> None:
-    """One command works from nothing: everybody waits for what it needs, and that says when it is well."""
+def test_every_service_waits_for_the_services_that_it_needs(services: dict[str, Any]) -> None:
+    """So one command starts everything from nothing."""
     waits = {
         name: {other: need["condition"] for other, need in service.get("depends_on", {}).items()}
         for name, service in services.items()
@@ -129,14 +125,14 @@ def test_order(services: dict[str, Any]) -> None:
     for name, needs in waits.items():
         for other, condition in needs.items():
             if condition == "service_healthy":
-                # The worker's check is in its image.
+                # The worker has its health check in its image.
                 assert "healthcheck" in services[other] or other == "worker", f"{name} waits for {other}"
             else:
                 assert services[other]["restart"] == "no", other
 
 
-def test_health(services: dict[str, Any]) -> None:
-    """Whatever stays says whether it is well: the worker by its image, everything else by this file."""
+def test_every_long_running_service_has_a_health_check(services: dict[str, Any]) -> None:
+    """The worker has it in its image, all others in this file."""
     for name, service in services.items():
         stays = service["restart"] != "no"
         check = service.get("healthcheck", {})
@@ -144,25 +140,24 @@ def test_health(services: dict[str, Any]) -> None:
         assert bool(check.get("test")) == (stays and name not in ("worker", "emit")), name
         assert stays or check == {"disable": True} or name == "kube-access", name
         if "wget" in check.get("test", []):
-            # There is none in an image that is nothing but its program.
+            # An image with only the program has no wget.
             assert name != "redis-exporter" or service["image"].endswith("-alpine")
             assert not service.get("command") or "listen" not in "".join(service["command"]), name
 
 
-def test_kafka_and_its_health_check_fit(services: dict[str, Any]) -> None:
-    """The Java machine that asks the broker has a heap of its own: with the broker's, both would not fit."""
+def test_kafka_and_the_java_process_of_its_health_check_fit_the_memory_limit(services: dict[str, Any]) -> None:
     test = services["kafka"]["healthcheck"]["test"]
     found = [
         re.findall(r"-Xmx(\d+)m", text)[0] for text in (test[2], services["kafka"]["environment"]["KAFKA_HEAP_OPTS"])
     ]
     assert test[1] == "env" and test[2].startswith("KAFKA_HEAP_OPTS=")
-    # Half as much again as the heap for what a broker has beside it.
+    # A broker needs half as much memory again as its heap.
     assert int(found[0]) + 1.5 * int(found[1]) <= int(services["kafka"]["mem_limit"]) / 2**20
 
 
 @pytest.mark.parametrize(("answer", "code"), [(b"+PONG\r\n", 0), (b"-LOADING Redis is loading the dataset\r\n", 1)])
-async def test_redis_that_loads_is_not_healthy(services: dict[str, Any], answer: bytes, code: int) -> None:
-    """The health check takes a pong, not an error: a Redis that still reads its file says so to everything."""
+async def test_a_redis_that_is_loading_is_not_healthy(services: dict[str, Any], answer: bytes, code: int) -> None:
+    """The health check accepts a PONG, not an error."""
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.read(1000):
@@ -175,14 +170,14 @@ async def test_redis_that_loads_is_not_healthy(services: dict[str, Any], answer:
         return
     async with await asyncio.start_server(talk, HOST, 0) as server:
         port = server.sockets[0].getsockname()[1]
-        asked = await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             program, "-h", HOST, "-p", str(port), *arguments, stdout=asyncio.subprocess.DEVNULL
         )
-        assert await asyncio.wait_for(asked.wait(), 10) == code
+        assert await asyncio.wait_for(process.wait(), 10) == code
 
 
-def test_files(services: dict[str, Any]) -> None:
-    """What is mounted from here exists and is read-only; a configuration is one that the worker takes."""
+def test_mounted_files_exist_and_are_read_only(services: dict[str, Any]) -> None:
+    """A mounted configuration is valid."""
     for name, service in services.items():
         binds = {mount["target"]: mount for mount in service.get("volumes", []) if mount["type"] == "bind"}
         for target, mount in binds.items():
@@ -195,8 +190,7 @@ def test_files(services: dict[str, Any]) -> None:
     assert applied == {"crd.yaml", "rbac.yaml"}
 
 
-def test_data_survives(services: dict[str, Any]) -> None:
-    """What must outlive a container is in a named volume, at the path that its program writes to."""
+def test_data_that_must_outlive_a_container_is_in_a_named_volume(services: dict[str, Any]) -> None:
     volumes = {
         name: {mount["target"] for mount in service.get("volumes", []) if mount["type"] == "volume"}
         for name, service in services.items()
@@ -212,8 +206,8 @@ def test_data_survives(services: dict[str, Any]) -> None:
     }
 
 
-def test_confined(services: dict[str, Any]) -> None:
-    """Nothing runs with privileges; ours not even with a writable root; memory of all is bounded."""
+def test_no_service_has_privileges_or_unlimited_memory(services: dict[str, Any]) -> None:
+    """Only Kafka and k3s have a writable root file system."""
     for name, service in services.items():
         assert not service.get("privileged"), name
         assert service["cap_drop"] == ["ALL"] and service["security_opt"] == ["no-new-privileges:true"], name
@@ -221,23 +215,21 @@ def test_confined(services: dict[str, Any]) -> None:
         assert service.get("read_only") or name in ("kafka", "k3s"), name
 
 
-def test_redis_fits_its_container(services: dict[str, Any]) -> None:
-    """Redis refuses before the kernel kills it, even while it rewrites its append-only file."""
+def test_redis_refuses_writes_before_the_kernel_kills_it(services: dict[str, Any]) -> None:
+    """This holds even while it rewrites its append-only file."""
     command = services["redis"]["command"]
     assert command[command.index("--maxmemory") + 1] == "512mb"
     assert int(services["redis"]["mem_limit"]) >= 2 * 512 * 1024**2
 
 
-def test_a_worker_may_have_as_much_as_in_kubernetes(services: dict[str, Any]) -> None:
-    """The limit is the Deployment's, which is compared with what was measured."""
+def test_a_worker_has_the_memory_limit_of_the_kubernetes_deployment(services: dict[str, Any]) -> None:
     deployment = yaml.safe_load((K8S / "base" / "worker" / "deployment.yaml").read_text())
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     limit = int(container["resources"]["limits"]["memory"].removesuffix("Mi")) * 2**20
     assert all(int(services[name]["mem_limit"]) == limit for name in OWN)
 
 
-def test_topics_are_all_there_are(services: dict[str, Any]) -> None:
-    """Workers find the topics that the one-shot makes: both take the same names."""
+def test_the_topics_service_creates_the_topics_that_workers_use(services: dict[str, Any]) -> None:
     with (
         environment(ours(services["topics"]["environment"])) as made,
         environment(ours(services["worker"]["environment"])) as used,

@@ -1,4 +1,4 @@
-"""The Dockerfile: linted, in step with the project, built and run."""
+"""The Dockerfile is linted, agrees with the project, and its image is built and run."""
 
 import ast
 import asyncio
@@ -28,12 +28,12 @@ FINAL = TEXT.rpartition("\nFROM ")[2]
 ARCHITECTURES = "x86_64-manylinux_2_28", "aarch64-manylinux_2_28"
 IMAGE = "localhost/stormfold"
 STOPPED_WITHIN = 10.0
-"""Seconds from SIGTERM; what the pages promise."""
+"""Seconds after SIGTERM, as documented."""
 
 
 @pytest.fixture(scope="module")
 def builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
-    """Has built the Dockerfile as it is, on a stand-in of the base that it names."""
+    """A Buildah that has built the Dockerfile on a substitute of its base image."""
     base = re.search(r"^ARG PYTHON=(\S+)$", TEXT, re.MULTILINE)
     assert base
     with buildah(tmp_path_factory.mktemp("buildah")) as made:
@@ -42,16 +42,14 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
         yield made
 
 
-def test_lint() -> None:
-    """hadolint has nothing to say."""
-    said = subprocess.run(
+def test_hadolint_finds_nothing() -> None:
+    done = subprocess.run(
         [Path(sys.executable).parent / "hadolint", DOCKERFILE], capture_output=True, text=True, check=False
     )
-    assert said.returncode == 0 and not said.stdout, said.stdout
+    assert done.returncode == 0 and not done.stdout, done.stdout
 
 
-def test_context() -> None:
-    """Everything that is copied exists and passes .dockerignore, which lets nothing else pass."""
+def test_dockerignore_admits_exactly_the_files_that_are_copied() -> None:
     copied = {name for line in re.findall(r"^COPY (?!--from)(.*) \S+$", TEXT, re.MULTILINE) for name in line.split()}
     assert all((ROOT / name).exists() for name in copied)
     rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
@@ -59,15 +57,13 @@ def test_context() -> None:
     assert {rule[1:] for rule in rules if rule.startswith("!")} == copied
 
 
-def test_python_is_the_tested_one() -> None:
-    """The image runs on the Python that the tests run on."""
+def test_the_image_has_the_python_version_of_the_tests() -> None:
     found = re.search(r"^ARG PYTHON=python:(\d+)\.(\d+)\.\d+-slim-", TEXT, re.MULTILINE)
     ci = re.search(r"Needs Python (\d+)\.(\d+)", (ROOT / ".ci" / "run").read_text())
     assert found and ci and found.groups() == ci.groups()
 
 
-def test_build_backend() -> None:
-    """What is taken from the developers' lock to build the wheel is the backend and all it needs."""
+def test_the_build_takes_exactly_the_backend_and_its_requirements_from_the_developers_lock() -> None:
     found = re.search(r"/\^\(([a-z|-]+)\)==/", TEXT)
     assert found
     needed, waiting = set[str](), ["hatchling"]
@@ -83,8 +79,8 @@ def test_build_backend() -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_no_compiler_is_needed(architecture: str, tmp_path: Path) -> None:
-    """Every dependency has a wheel, save Faust on ARM: its own installation falls back to pure Python."""
+def test_no_dependency_needs_a_compiler(architecture: str, tmp_path: Path) -> None:
+    """Every dependency has a wheel, except Faust on ARM, whose installation falls back to pure Python."""
     lock = tmp_path / "requirements.txt"
     lines = (ROOT / "requirements.lock").read_text()
     if architecture.startswith("aarch64"):
@@ -92,7 +88,7 @@ def test_no_compiler_is_needed(architecture: str, tmp_path: Path) -> None:
     lock.write_text(lines)
     found = re.search(r"python:(\d+\.\d+)", TEXT)
     assert found
-    said = subprocess.run(
+    done = subprocess.run(
         [
             *(sys.executable, "-m", "uv", "pip", "install", "--dry-run", "--quiet", "--no-deps", "--require-hashes"),
             *("--only-binary", ":all:", "--python-version", found[1], "--python-platform", architecture),
@@ -102,27 +98,25 @@ def test_no_compiler_is_needed(architecture: str, tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert said.returncode == 0, said.stderr
+    assert done.returncode == 0, done.stderr
 
 
-def test_runs_as_nobody() -> None:
-    """The user is a number other than root's, so that Kubernetes can tell; signals reach the worker itself."""
+def test_the_image_runs_the_worker_as_a_numeric_user_and_as_process_1() -> None:
+    """Kubernetes can verify a numeric user, and signals reach process 1."""
     assert re.search(r"^USER 65532:65532$", FINAL, re.MULTILINE)
     assert 'ENTRYPOINT ["stormfold"]' in FINAL
     command = re.search(r"^CMD (\[.*\])$", FINAL, re.MULTILINE)
     assert command and parse(ast.literal_eval(command[1])) == "worker"
 
 
-def test_variables() -> None:
-    """What the image sets is known, and listens on the port that is exposed and checked."""
+def test_the_variables_of_the_image_are_known_and_match_its_port() -> None:
     variables = dict(re.findall(r"(STORMFOLD_\w+)=(\S+)", FINAL))
     with environment(variables) as settings:
         assert settings.http_bind == ("0.0.0.0", int(re.findall(r"^EXPOSE (\d+)$", FINAL, re.MULTILINE)[0]))
         assert f"http://127.0.0.1:{settings.http_bind[1]}/healthz" in FINAL
 
 
-async def test_health_check() -> None:
-    """The check of the image fails where a part of the worker is dead, and where there is no worker."""
+async def test_the_health_check_fails_for_a_dead_component_and_without_a_worker() -> None:
     found = re.search(r"^HEALTHCHECK .*\\\n +CMD (\[.*\])$", FINAL, re.MULTILINE)
     assert found
     *_, code = ast.literal_eval(found[1])
@@ -143,8 +137,8 @@ async def test_health_check() -> None:
     assert await check() != 0
 
 
-def test_build_steps(tmp_path: Path) -> None:
-    """The steps of the build, run here, install stormfold whole: from hashed files, without pip, with its scripts."""
+def test_the_build_steps_install_all_of_stormfold_without_pip(tmp_path: Path) -> None:
+    """The steps run on this machine, and install from hashed locks."""
     build = TEXT.partition("\nFROM ")[2].rpartition("\nFROM ")[0]
     steps = re.findall(r"^(?:RUN|COPY) (?:.*\\\n)*.*$", build, re.MULTILINE)
     prefix, work = tmp_path / "opt", tmp_path / "build"
@@ -163,7 +157,7 @@ def test_build_steps(tmp_path: Path) -> None:
             continue
         for there, value in here.items():
             text = text.replace(there, value)
-        said = subprocess.run(
+        done = subprocess.run(
             ["sh", "-euc", text],
             cwd=work,
             env=os.environ | {"PATH": f"{tmp_path / 'base' / 'bin'}:{os.environ['PATH']}"},
@@ -171,9 +165,9 @@ def test_build_steps(tmp_path: Path) -> None:
             text=True,
             check=False,
         )
-        assert said.returncode == 0, said.stdout[-2000:] + said.stderr[-2000:]
-    said = subprocess.run([prefix / "bin" / "stormfold", "--version"], capture_output=True, text=True, check=True)
-    assert said.stdout == f"stormfold {__version__}\n"
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    done = subprocess.run([prefix / "bin" / "stormfold", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"stormfold {__version__}\n"
     (package,) = prefix.glob("lib/python*/site-packages/stormfold")
     tracked = subprocess.run(["git", "ls-files", "app"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert [name for name in tracked.split() if not (package.parent / name.removeprefix("app/")).exists()] == []
@@ -181,23 +175,27 @@ def test_build_steps(tmp_path: Path) -> None:
 
 
 @needed
-async def test_image(builder: Buildah, tmp_path: Path) -> None:
-    """The image, built, run read-only, without Kafka and Redis: the worker is process 1, lives, and stops in time."""
+async def test_the_image_runs_read_only_and_stops_in_time(builder: Buildah, tmp_path: Path) -> None:
+    """Without Kafka and Redis the worker stays alive as process 1, without privileges."""
     configuration = builder.configuration(IMAGE)
     root = builder.unpacked(IMAGE)
     assert not (root / "build").exists()
     container = Container(root, configuration, tmp_path)
     try:
-        says = "no Kafka broker answers", "Redis is away"
-        await until(lambda: all(words in container.log.read_text() for words in says), 60, "Kafka and Redis are missed")
+        expected = "no Kafka broker answers", "Redis is away"
+        await until(
+            lambda: all(words in container.log.read_text() for words in expected),
+            60,
+            "the missing Kafka and Redis are logged",
+        )
         await until(container.check, what="the health check of the image passes")
         status = await container.status()
         assert re.search(r"^NSpid:.*\t1$", status, re.MULTILINE)
         assert re.search(r"^CapEff:\t0+$", status, re.MULTILINE)
-        told = await container.execute(
+        result = await container.execute(
             "python", "-c", "import os; print(os.getuid(), os.getgid(), bool(os.statvfs('/').f_flag & os.ST_RDONLY))"
         )
-        assert told.stdout == "65532 65532 True\n", told.stderr
+        assert result.stdout == "65532 65532 True\n", result.stderr
         os.kill(await container.pid(), signal.SIGTERM)
         assert await asyncio.to_thread(container.process.wait, STOPPED_WITHIN) == 0
     finally:

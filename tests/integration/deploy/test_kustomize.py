@@ -1,4 +1,4 @@
-"""What `kubectl apply -k` applies: accepted by a real API server, and in step with the code."""
+"""The manifests of `kubectl apply -k` are accepted by a real API server, and agree with the code."""
 
 import os
 import re
@@ -43,55 +43,55 @@ CREDENTIALS = {
     "STORMFOLD_REDIS_USERNAME": "stormfold",
     "STORMFOLD_REDIS_PASSWORD": "secret",
 }
-"""What the Secret has that the component `managed` wants."""
+"""The content of the Secret that the component `managed` needs."""
 WITH_COMPONENTS: list[tuple[Path, Sequence[Path]]] = [*((folder, ()) for folder in ALONE), *MANAGED.items()]
 
 
 def ident(variant: tuple[Path, Sequence[Path]]) -> str:
-    """Name of a variant in the list of tests."""
+    """Returns the name of a variant for the list of tests."""
     folder, components = variant
     return " + ".join([str(folder.relative_to(ROOT)), *(path.name for path in components)])
 
 
 @pytest.fixture(params=WITH_COMPONENTS, ids=ident)
 def deployment(tools: Programs, request: pytest.FixtureRequest) -> list[Manifest]:
-    """All that one of the variants applies."""
+    """The manifests of one complete variant."""
     return built(tools.kustomize, *request.param)
 
 
 @pytest.fixture(params=[(K8S / "base", ()), *((folder, ()) for folder in OVERLAYS), *MANAGED.items()], ids=ident)
 def manifests(tools: Programs, request: pytest.FixtureRequest) -> list[Manifest]:
-    """All that one of the folders applies."""
+    """The manifests of one folder."""
     return built(tools.kustomize, *request.param)
 
 
 @pytest.fixture(scope="session")
 def installed(tools: Programs, cluster: ApiServer) -> ApiServer:
-    """The cluster with our definition, and the namespace as the base has it."""
+    """The API server with the definition of storms and the namespace of the base."""
     cluster.install()
     cluster.apply(*of("Namespace", built(tools.kustomize, K8S / "base")))
     return cluster
 
 
 def of(kind: str, manifests: list[Manifest]) -> list[Manifest]:
-    """Those of a kind."""
+    """Returns the manifests of a kind."""
     return [one for one in manifests if one["kind"] == kind]
 
 
 def names(kind: str, manifests: list[Manifest]) -> set[str]:
-    """The names of those of a kind."""
+    """Returns the names of the manifests of a kind."""
     return {one["metadata"]["name"] for one in of(kind, manifests)}
 
 
 def pods(manifests: list[Manifest]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Name of the Deployment, its pods' labels and spec."""
+    """Yields the name of each Deployment with the labels and spec of its pods."""
     for one in of("Deployment", manifests):
         template = one["spec"]["template"]
         yield one["metadata"]["name"], template["metadata"]["labels"], template["spec"]
 
 
 def variables(pod: dict[str, Any], manifests: list[Manifest], folder: Path | None = None) -> dict[str, str]:
-    """The environment of the worker; files of Secrets that it names are made in `folder`."""
+    """Returns the environment of the worker; files of Secrets that it names are created in `folder`."""
     (container,) = pod["containers"]
     maps = {one["metadata"]["name"]: one["data"] for one in of("ConfigMap", manifests)}
     found: dict[str, str] = {}
@@ -111,13 +111,13 @@ def variables(pod: dict[str, Any], manifests: list[Manifest], folder: Path | Non
 
 
 def mebibytes(quantity: str) -> int:
-    """A quantity of memory, in the one unit that is used here."""
+    """Parses a quantity of memory in MiB, the only unit of these manifests."""
     assert quantity.endswith("Mi")
     return int(quantity.removesuffix("Mi"))
 
 
 def dry_run(server: ApiServer, manifest: Manifest) -> Any:
-    """Applies without an effect; unknown fields are refused."""
+    """Applies a manifest as a dry run that refuses unknown fields."""
     group_version = manifest["apiVersion"]
     root = f"/apis/{group_version}" if "/" in group_version else f"/api/{group_version}"
     (kind,) = (
@@ -152,8 +152,8 @@ def test_accepted(installed: ApiServer, manifests: list[Manifest]) -> None:
         ("monitoring", "PrometheusRule"),
     ],
 )
-def test_unknown_fields_are_refused(installed: ApiServer, tools: Programs, overlay: str, kind: str) -> None:
-    """A misspelt field would be found, in what Kubernetes defines and in what operators define."""
+def test_the_dry_run_refuses_misspelled_fields(installed: ApiServer, tools: Programs, overlay: str, kind: str) -> None:
+    """It does so for kinds of Kubernetes and of operators."""
     for one in of(kind, built(tools.kustomize, K8S / "overlays" / overlay)):
         assert dry_run(installed, one).status in (200, 201)
         one["spec"]["repilcas"] = 1
@@ -161,8 +161,9 @@ def test_unknown_fields_are_refused(installed: ApiServer, tools: Programs, overl
         assert answer.status >= 400 and "repilcas" in answer.body["message"]
 
 
-def test_restricted(installed: ApiServer, deployment: list[Manifest]) -> None:
-    """The namespace admits the pods, which run under its restricted policy, and no laxer ones."""
+def test_pods_comply_with_the_restricted_policy_that_the_namespace_enforces(
+    installed: ApiServer, deployment: list[Manifest]
+) -> None:
     for name, labels, spec in pods(deployment):
         pod = {
             "apiVersion": "v1",
@@ -179,14 +180,14 @@ def test_restricted(installed: ApiServer, deployment: list[Manifest]) -> None:
         assert spec["containers"][0]["securityContext"]["readOnlyRootFilesystem"]
 
 
-def test_paths_that_others_name() -> None:
-    """k8s/crd.yaml and k8s/rbac.yaml are the base's own files."""
+def test_the_files_in_k8s_are_links_to_those_of_the_base() -> None:
     for name in ("crd.yaml", "rbac.yaml"):
         assert (K8S / name).resolve() == K8S / "base" / "common" / name
 
 
-def test_variables(deployment: list[Manifest], tmp_path: Path) -> None:
-    """The workers know every variable, and the configuration they mount is one they take."""
+def test_workers_know_every_variable_and_accept_the_mounted_configuration(
+    deployment: list[Manifest], tmp_path: Path
+) -> None:
     stages = Counter[str]()
     for _, _, pod in pods(deployment):
         found = variables(pod, deployment, tmp_path)
@@ -206,8 +207,7 @@ def test_variables(deployment: list[Manifest], tmp_path: Path) -> None:
     assert stages == Counter(STAGES), "each stage runs somewhere, once"
 
 
-def test_references(deployment: list[Manifest]) -> None:
-    """Whatever a manifest names is there."""
+def test_every_object_that_a_manifest_names_exists(deployment: list[Manifest]) -> None:
     for name, labels, pod in pods(deployment):
         assert pod["serviceAccountName"] in names("ServiceAccount", deployment)
         for kind in ("Service", "PodDisruptionBudget", "NetworkPolicy"):
@@ -220,16 +220,15 @@ def test_references(deployment: list[Manifest]) -> None:
         assert container["image"] == f"stormfold:{__version__}"
 
 
-def test_stops_in_time(deployment: list[Manifest]) -> None:
-    """A worker is not killed while it stops, or starts."""
+def test_a_worker_has_enough_time_to_start_and_to_stop(deployment: list[Manifest]) -> None:
     for _, _, pod in pods(deployment):
         assert pod["terminationGracePeriodSeconds"] > 2 * STOP_SECONDS
         startup = pod["containers"][0]["startupProbe"]
         assert startup["periodSeconds"] * startup["failureThreshold"] >= 60
 
 
-def test_memory(deployment: list[Manifest]) -> None:
-    """A worker that takes up a backlog stays below what it asks for, by what was measured; the limit leaves room."""
+def test_the_measured_memory_of_a_worker_is_below_its_request(deployment: list[Manifest]) -> None:
+    """The limit is half as large again."""
     latency = load().latency
     assert latency
     peak = max(size for taken in latency.catch_up for size in taken.resident)
@@ -240,8 +239,7 @@ def test_memory(deployment: list[Manifest]) -> None:
         assert 1.5 * request <= limit
 
 
-async def test_probes(tools: Programs) -> None:
-    """The probes ask for what the worker answers, where it listens."""
+async def test_probes_and_the_pod_monitor_use_paths_and_the_port_of_the_worker(tools: Programs) -> None:
     manifests = built(tools.kustomize, K8S / "base")
     ((_, _, pod),) = pods(manifests)
     (container,) = pod["containers"]
@@ -269,8 +267,9 @@ async def test_probes(tools: Programs) -> None:
         await web.stop()
 
 
-def test_least_rights(deployment: list[Manifest], tmp_path: Path) -> None:
-    """Only who writes storms has a token, and it is for roles in this namespace alone."""
+def test_only_workers_that_write_storms_have_a_token_and_only_for_their_namespace(
+    deployment: list[Manifest], tmp_path: Path
+) -> None:
     for _, _, pod in pods(deployment):
         with environment(variables(pod, deployment, tmp_path)) as settings:
             assert pod.get("automountServiceAccountToken", True) == ("emit" in settings.stage_names)
@@ -279,8 +278,9 @@ def test_least_rights(deployment: list[Manifest], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("variant", [(K8S / "overlays" / "managed", ()), *MANAGED.items()], ids=ident)
-def test_no_secret_is_here(tools: Programs, tmp_path: Path, variant: tuple[Path, Sequence[Path]]) -> None:
-    """Where credentials are wanted they come from a Secret that is not among the manifests; TLS is on for both."""
+def test_credentials_come_from_a_secret_outside_the_manifests_and_tls_is_on(
+    tools: Programs, tmp_path: Path, variant: tuple[Path, Sequence[Path]]
+) -> None:
     manifests = built(tools.kustomize, *variant)
     assert not any(CREDENTIALS.keys() & one["data"].keys() for one in of("ConfigMap", manifests))
     text = (K8S / "components" / "managed" / "kustomization.yaml").read_text()
@@ -292,8 +292,7 @@ def test_no_secret_is_here(tools: Programs, tmp_path: Path, variant: tuple[Path,
 
 
 @pytest.mark.parametrize("overlay", ["keda", "stages-keda"])
-def test_keda_logs_in(tools: Programs, overlay: str) -> None:
-    """Where workers log in to Kafka, every trigger does, the same way and from the same Secrets."""
+def test_keda_uses_the_credentials_of_the_workers(tools: Programs, overlay: str) -> None:
     folder = K8S / "overlays" / overlay
     manifests = built(tools.kustomize, folder, MANAGED[folder])
     (login,) = of("TriggerAuthentication", manifests)
@@ -323,8 +322,7 @@ def test_keda_logs_in(tools: Programs, overlay: str) -> None:
                 assert "enum=" not in options or value in options.partition("enum=")[2].split(";")
 
 
-def test_network_policy(deployment: list[Manifest]) -> None:
-    """Workers reach Kafka, Redis, the API server and names by the ports that are configured, and nobody else."""
+def test_the_network_policy_opens_exactly_the_configured_ports(deployment: list[Manifest]) -> None:
     (policy,) = (one["spec"] for one in of("NetworkPolicy", deployment))
     assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
     open_ports = {
@@ -341,8 +339,8 @@ def test_network_policy(deployment: list[Manifest]) -> None:
     assert [port["port"] for rule in policy["ingress"] for port in rule["ports"]] == ["http"]
 
 
-def test_monitored(tools: Programs) -> None:
-    """The monitor finds the pods of every variant, under the job's name that the rules have."""
+def test_the_pod_monitor_selects_the_pods_of_every_variant(tools: Programs) -> None:
+    """It gives them the job label of the alert rules."""
     (monitor,) = of("PodMonitor", built(tools.kustomize, K8S / "overlays" / "monitoring"))
     for variant in WITH_COMPONENTS:
         for _, labels, pod in pods(built(tools.kustomize, *variant)):
@@ -352,19 +350,17 @@ def test_monitored(tools: Programs) -> None:
             assert pod["containers"][0]["ports"][0]["name"] == monitor["spec"]["podMetricsEndpoints"][0]["port"]
 
 
-def test_dashboards(tools: Programs) -> None:
-    """Grafana gets every dashboard there is."""
+def test_grafana_gets_every_dashboard(tools: Programs) -> None:
     (found,) = of("ConfigMap", built(tools.kustomize, K8S / "overlays" / "monitoring"))
     assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert found["data"] == {path.name: path.read_text() for path in (K8S / "monitoring" / "dashboards").iterdir()}
 
 
 @pytest.mark.parametrize("overlay", ["keda", "stages-keda"])
-def test_scaling(tools: Programs, overlay: str) -> None:
-    """Workers are scaled by the lag of what they read, never beyond its partitions, and by nobody else."""
+def test_workers_are_scaled_by_the_lag_of_their_topics_up_to_the_partitions(tools: Programs, overlay: str) -> None:
     manifests = built(tools.kustomize, K8S / "overlays" / overlay)
     settings = Settings()
-    # What a trigger says KEDA's definition leaves open; its source does not.
+    # KEDA's definition accepts any metadata in a trigger; its source has the valid names.
     source = (module(KEDA) / "pkg" / "scalers" / "kafka_scaler.go").read_text()
     known = set(re.findall(r'keda:"name=(\w+),', source))
     topics = {"intake": settings.alerts_topic, "fold": settings.keyed_topic, "emit": settings.storms_topic}
@@ -382,5 +378,5 @@ def test_scaling(tools: Programs, overlay: str) -> None:
         assert [trigger["consumerGroup"] for trigger in triggers] == [settings.consumer_group(stage) for stage in read]
         assert all(trigger["bootstrapServersFromEnv"] in found for trigger in triggers)
         assert {key.removesuffix("FromEnv") for trigger in triggers for key in trigger} <= known
-    # Closing reads no topic.
+    # The stage close reads no topic.
     assert {name: one["spec"]["replicas"] for name, one in deployments.items()} in ({}, {"stormfold-close": 2})

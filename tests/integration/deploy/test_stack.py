@@ -1,4 +1,4 @@
-"""docker-compose.yml without containers: its servers with its settings, its commands, profile by profile."""
+"""The servers and commands of docker-compose.yml, run with its settings but without containers."""
 
 import os
 import re
@@ -25,11 +25,11 @@ from tests.support.apiserver import WORKER, ApiServer
 from tests.support.servers import until
 
 SMALL = "windows: {gap: 2s, grace: 1s, slice: 20s}"
-"""As in the file that is mounted, but for the windows: nobody wants to wait."""
+"""The mounted configuration with short windows."""
 
 
 class ComposeKafka(EmbeddedKafka):
-    """The broker with the properties of the file and no others."""
+    """A broker with exactly the properties of the file."""
 
     def prepare(self) -> Sequence[str]:
         command = super().prepare()
@@ -40,7 +40,7 @@ class ComposeKafka(EmbeddedKafka):
 
 
 class ComposeRedis(EmbeddedRedis):
-    """The server with the options of the file."""
+    """A Redis with the options of the file."""
 
     options: Sequence[str] = ()
 
@@ -50,7 +50,7 @@ class ComposeRedis(EmbeddedRedis):
 
 
 class Stack(NamedTuple):
-    """The servers, and what stands here for what stands in the file."""
+    """The servers, and the replacements for addresses and paths of the file."""
 
     kafka: EmbeddedKafka
     redis: EmbeddedRedis
@@ -59,20 +59,20 @@ class Stack(NamedTuple):
     here: Mapping[str, str]
 
     def environment(self, service: Mapping[str, Any], **more: str) -> dict[str, str]:
-        """The service's own variables, where they lead here; `more` are others."""
+        """Returns the environment of a service with addresses of this machine; `more` has further variables."""
         variables = {name: _replaced(value, self.here) for name, value in ours(service.get("environment", {})).items()}
         return os.environ | variables | more
 
     def run(self, service: Mapping[str, Any], *command: str, **more: str) -> str:
-        """Runs a command to its end in the service's environment; returns what it says."""
-        said = subprocess.run(
+        """Runs a command in the service's environment; returns its output."""
+        done = subprocess.run(
             command, env=self.environment(service, **more), cwd=self.folder, capture_output=True, text=True, check=False
         )
-        assert said.returncode == 0, said.stdout + said.stderr
-        return said.stdout
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def start(self, service: Mapping[str, Any], name: str, **more: str) -> subprocess.Popen[bytes]:
-        """Starts the service's command; its log is in the folder."""
+        """Starts the service's command, with a log in the folder."""
         with (self.folder / f"{name}.log").open("wb") as log:
             return subprocess.Popen(
                 stormfold(*service["command"]),
@@ -84,8 +84,8 @@ class Stack(NamedTuple):
 
 
 def stormfold(*arguments: str) -> list[str]:
-    """The entry point of the image."""
-    return [sys.executable, "-c", "from stormfold.cli import main; main()", *arguments]
+    """Returns a command with the entry point of the image."""
+    return [sys.executable, "-m", "stormfold", *arguments]
 
 
 def _replaced(text: str, here: Mapping[str, str]) -> str:
@@ -95,18 +95,18 @@ def _replaced(text: str, here: Mapping[str, str]) -> str:
 
 
 def _properties(environment: Mapping[str, str]) -> dict[str, str]:
-    """Broker properties as the image makes them: `KAFKA_LOG_DIRS` is `log.dirs`."""
+    """Returns broker properties as the image derives them: `KAFKA_LOG_DIRS` becomes `log.dirs`."""
     return {
         name.removeprefix("KAFKA_").lower().replace("_", "."): str(value)
         for name, value in environment.items()
-        # The start script's.
+        # The start script reads this one.
         if name != "KAFKA_HEAP_OPTS"
     }
 
 
 @pytest.fixture(scope="module")
 def stack(services: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Kafka and Redis as in the file, on free ports of this machine."""
+    """Kafka and Redis with the settings of the file, on free ports of this machine."""
     folder = tmp_path_factory.mktemp("stack")
     internal, external, controller, cache = free_port(), free_port(), free_port(), free_port()
     here = {
@@ -132,8 +132,7 @@ def stack(services: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
         yield Stack(kafka, redis, properties, folder, here)
 
 
-async def test_broker_knows_its_properties(stack: Stack) -> None:
-    """No variable of the Kafka container is misspelt: the broker has each of them, with its value."""
+async def test_the_broker_knows_every_property_of_the_file(stack: Stack) -> None:
     async with open_admin(Settings(kafka_bootstrap_servers=stack.kafka.bootstrap)) as admin:
         (answer,) = await admin.describe_configs([ConfigResource(ConfigResourceType.BROKER, "1")])
     ((_, _, _, _, entries),) = answer.resources
@@ -141,8 +140,7 @@ async def test_broker_knows_its_properties(stack: Stack) -> None:
     assert {name: known.get(name) for name in stack.properties} == stack.properties
 
 
-async def test_redis_has_its_options(stack: Stack, services: dict[str, Any]) -> None:
-    """Redis takes every option: it refuses rather than evicts, and appends to a file."""
+async def test_redis_accepts_every_option_of_the_file(stack: Stack, services: dict[str, Any]) -> None:
     options = services["redis"]["command"][1:]
     async with Redis.from_url(stack.redis.url, decode_responses=True) as client:
         assert await client.ping()
@@ -151,12 +149,14 @@ async def test_redis_has_its_options(stack: Stack, services: dict[str, Any]) -> 
             assert found == {"512mb": str(512 * 1024**2)}.get(value, value)
 
 
-async def test_pipeline(stack: Stack, services: dict[str, Any], cluster: ApiServer) -> None:
-    """Topics, worker, the k8s profile's emitter, the producer's incident: each storm is a manifest and a resource."""
+async def test_every_storm_of_the_incident_is_a_manifest_and_a_resource(
+    stack: Stack, services: dict[str, Any], cluster: ApiServer
+) -> None:
+    """Runs the topics, the worker, the emitter of profile k8s and the producer."""
     cluster.install()
     small = {"STORMFOLD_CONFIG": str(stack.folder / "stormfold.yaml")}
     assert "created" in stack.run(services["topics"], *stormfold(*services["topics"]["command"]))
-    # It runs whenever the stack starts.
+    # The service runs at every start of the stack.
     stack.run(services["topics"], *stormfold(*services["topics"]["command"]))
 
     ports = [free_port(), free_port()]
@@ -169,8 +169,8 @@ async def test_pipeline(stack: Stack, services: dict[str, Any], cluster: ApiServ
         async with aiohttp.ClientSession() as client:
             for port in ports:
                 await until(partial(_ready, client, port), 60, what=f"ready at {port}")
-        said = stack.run(services["producer"], sys.executable, *services["producer"]["entrypoint"][1:])
-        assert re.search(r"Publishing an incident of [\d,]+ alerts to alerts", said)
+        done = stack.run(services["producer"], sys.executable, *services["producer"]["entrypoint"][1:])
+        assert re.search(r"Publishing an incident of [\d,]+ alerts to alerts", done)
 
         def storms() -> set[str]:
             return {path.name for path in (stack.folder / "storms").glob("*.yaml")}
@@ -189,7 +189,7 @@ async def test_pipeline(stack: Stack, services: dict[str, Any], cluster: ApiServ
 
 
 async def _ready(client: aiohttp.ClientSession, port: int) -> bool:
-    """Whether a worker can do its work; an emitter, that it may write."""
+    """Returns whether a worker is ready."""
     try:
         async with client.get(f"http://{HOST}:{port}/readyz") as answer:
             return answer.status == 200

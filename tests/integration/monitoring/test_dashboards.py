@@ -29,7 +29,7 @@ from tests.integration.monitoring.test_rules import ALERTS, FOREIGN
 from tests.integration.web.metrics_page import names
 from tests.support import gobuild
 from tests.support.alerts import Sent, alert, record
-from tests.support.exporter import exporter_says
+from tests.support.exporter import exporter_lag
 from tests.support.grafana import DashboardsFile, DatasourcesFile, mistakes
 from tests.support.pipeline import assert_balanced, drained, publish
 from tests.support.prometheus import Prometheus, Sample, programs, promtool
@@ -222,7 +222,7 @@ async def watched(topics: Settings, tmp_path: Path) -> AsyncIterator[Prometheus]
             ):
                 await until(partial(prometheus.value, done), what=done)
             read = {"intake": topics.alerts_topic, "fold": topics.keyed_topic, "emit": topics.storms_topic}
-            for (stage, partition), records in (await exporter_says(topics)).items():
+            for (stage, partition), records in (await exporter_lag(topics)).items():
                 lag.labels(topics.consumer_group(stage), read[stage], partition).set(records)
             yield prometheus
     finally:

@@ -25,7 +25,7 @@ from stormfold.worker import Worker
 from tests.integration.web.working import get, ready, working
 from tests.support import consumer_groups
 from tests.support.alerts import Sent, alert, record
-from tests.support.exporter import exporter_says
+from tests.support.exporter import exporter_lag
 from tests.support.pipeline import assert_balanced, drained, publish
 from tests.support.servers import until
 
@@ -170,16 +170,16 @@ async def test_without_workers_the_lag_of_the_brokers_is_complete(topics: Settin
         await until(lambda: ready(worker), what="it is ready")
 
         async def committed() -> bool:
-            said = await exporter_says(topics)
+            said = await exporter_lag(topics)
             return len(said) == 9 and min(said.values()) >= 0
 
         await until(committed, what="every partition has a commit")
-    before = await exporter_says(topics)
+    before = await exporter_lag(topics)
     assert before == await kafka_says(topics)
     await write(topics, topics.alerts_topic, {0: 5})
     await write(topics, topics.storms_topic, {2: 1})
     waiting = {("intake", 0): 5, ("emit", 2): 1}
-    said = await exporter_says(topics)
+    said = await exporter_lag(topics)
     assert said == await kafka_says(topics) == {at: count + waiting.get(at, 0) for at, count in before.items()}
 
 
@@ -196,7 +196,7 @@ async def test_a_storm_that_was_never_written_is_lag_for_the_brokers(
     monkeypatch.setattr(DirectorySink, "write", away)
 
     async def told_from_outside() -> bool:
-        said = await exporter_says(topics)
+        said = await exporter_lag(topics)
         return sorted(count for (stage, _), count in said.items() if stage == "emit") == [0, 0, 1]
 
     async with working(topics.model_copy(update={"stages": "emit", "sink": f"directory:{tmp_path}"})):

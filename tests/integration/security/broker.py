@@ -1,4 +1,4 @@
-"""A broker that asks who is there: a listener for each way to come in, and ACLs, which tests grant and take away."""
+"""A broker with authentication: a listener for each way to connect, and ACLs that tests grant."""
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -32,18 +32,18 @@ PROTOCOLS = {
     "LOGIN": "SASL_SSL",
     "CLEAR": "SASL_PLAINTEXT",
 }
-"""Listeners: without anything; TLS; with a client's certificate; with an expired certificate; with one for another
-host; password over TLS; password in the clear."""
+"""Listener → protocol: no security; TLS; client certificate; expired certificate; certificate of another host; password
+over TLS; password in plain text."""
 ANOTHER_HOST = "kafka.example.com"
 
 
 class GuardedKafka(EmbeddedKafka):
-    """The administrator comes in by OPEN; everybody else may do what tests `grant`."""
+    """A broker whose administrator uses the listener OPEN; all others have the rights that tests grant."""
 
     def __init__(self, data_dir: Path, authority: Authority, passwords: Mapping[str, str]) -> None:
         self._ports = {name: free_port() for name in PROTOCOLS}
         self.files = Files(authority, "kafka")
-        """Of all listeners but those with a certificate that is no good; read when it starts."""
+        """The files of all listeners with a valid certificate, which the broker reads when it starts."""
         server = self.files.pair
         stores = {
             "TLS": server,
@@ -82,26 +82,26 @@ class GuardedKafka(EmbeddedKafka):
                 f"listener.name.{name}.sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-512",
                 f"listener.name.{name}.plain.sasl.jaas.config": f"{_PLAIN} {users};",
                 f"listener.name.{name}.scram-sha-512.sasl.jaas.config": f"{_SCRAM};",
-                # Who is logged in is asked again, so that a changed password is felt while a worker runs.
+                # Clients must authenticate again every 2 s, so that a changed password affects running workers.
                 f"listener.name.{name}.scram-sha-512.connections.max.reauth.ms": "2000",
             }
         super().__init__(data_dir, self._ports["OPEN"], properties=properties)
 
     @cached_property
     def _admin(self) -> AdminClient:
-        # It would tell of every start and stop.
+        # Without this, it logs every start and stop of the broker.
         return AdminClient({"bootstrap.servers": self.at("OPEN"), "log_level": 0})
 
     def at(self, listener: str) -> str:
-        """Address of a listener."""
+        """Returns the address of a listener."""
         return f"{HOST}:{self._ports[listener]}"
 
     def grant(self, acls: Iterable[AclBinding]) -> None:
-        """From now on."""
+        """Adds ACLs."""
         _done(self._admin.create_acls(list(acls)))
 
     def set_password(self, user: str, password: str) -> None:
-        """Of SCRAM."""
+        """Sets the SCRAM password of a user."""
         info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
         change = UserScramCredentialUpsertion(user, info, password.encode())
         _done(self._admin.alter_user_scram_credentials([change]))
@@ -113,7 +113,7 @@ def _done(futures: Mapping[Any, Any]) -> None:
 
 
 def rules(rows: Iterable[tuple[str, str, str]], user: str) -> list[AclBinding]:
-    """ACLs of (resource, name, operation)."""
+    """Returns ACLs for rows of (resource, name, operation)."""
     return [
         AclBinding(
             ResourceType[resource.upper()], name, ResourcePatternType.LITERAL, f"User:{user}", "*",

@@ -1,4 +1,4 @@
-"""Certificates of a test run: authorities, and what they sign for servers and clients, good or expired."""
+"""Certificates of a test run: authorities, and the valid and expired certificates that they sign."""
 
 import datetime
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ _LONG_AGO = datetime.datetime(2001, 1, 1)
 
 @dataclass(frozen=True)
 class Pair:
-    """A certificate and its key, as files."""
+    """The files of a certificate and its key."""
 
     cert: Path
     key: Path
     both: Path
-    """The two in one file, the key in the form that Kafka reads."""
+    """One file with both, the key in PKCS #8 for Kafka."""
 
     def become(self, other: "Pair") -> None:
-        """Renewal: another pair takes this one's place, as whole files."""
+        """Replaces the files with those of another pair, each atomically."""
         for mine, its in ((self.cert, other.cert), (self.key, other.key), (self.both, other.both)):
             _replace(mine, its)
 
 
 class Authority:
-    """Signs certificates; `file` is what has to be trusted."""
+    """A certificate authority; `file` is its own certificate."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -36,7 +36,7 @@ class Authority:
         self._authority.cert_pem.write_to_path(self.file)
 
     def issue(self, name: str, host: str = "127.0.0.1", *, expired: bool = False) -> Pair:
-        """A pair for the host, with `name` as its common name; expired ones have been so for years."""
+        """Issues a pair for the host with `name` as its common name; expired ones ended years ago."""
         signed = self._authority.issue_cert(host, common_name=name, not_after=_LONG_AGO if expired else None)
         number = len(list(self._folder.iterdir()))
         pair = Pair(*(self._folder / f"{name}-{number}.{kind}" for kind in ("crt", "key", "pem")))
@@ -51,7 +51,7 @@ class Authority:
 
 
 class Files:
-    """What one side of a connection has on disk, to be renewed while it runs: its pair, and whom it trusts."""
+    """The files of one side of a connection, which can be renewed while it runs: its pair and its trusted authority."""
 
     def __init__(self, authority: Authority, name: str) -> None:
         self._name = name
@@ -60,12 +60,12 @@ class Files:
         _replace(self.trusted, authority.file)
 
     def settings(self, server: str) -> dict[str, Path]:
-        """Of a client of `kafka` or `redis`."""
+        """Returns the settings of a client of `kafka` or `redis`."""
         names = {"cafile": self.trusted, "certfile": self.pair.cert, "keyfile": self.pair.key}
         return {f"{server}_ssl_{name}": path for name, path in names.items()}
 
     def become(self, authority: Authority, *, expired: bool = False) -> None:
-        """A new pair by that authority, which alone is trusted from now on."""
+        """Replaces the pair with a new one of that authority, and trusts only that authority."""
         self.pair.become(authority.issue(self._name, expired=expired))
         _replace(self.trusted, authority.file)
 

@@ -1,4 +1,4 @@
-"""An authority that servers and clients trust, and another one."""
+"""A certificate authority that servers and clients trust, and another one."""
 
 from pathlib import Path
 
@@ -9,19 +9,17 @@ from tests.integration.security.certificates import Authority
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Signed the servers' certificates."""
+    """The authority that signed the servers' certificates."""
     return Authority(tmp_path_factory.mktemp("authority") / "ours")
 
 
 @pytest.fixture(scope="module")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """No server trusts it."""
+    """An authority that no server trusts."""
     return Authority(tmp_path_factory.mktemp("stranger") / "other")
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Path:
-    """Windows small enough that nobody waits for them."""
-    path = tmp_path / "stormfold.yaml"
-    path.write_text("windows: {gap: 2s, grace: 1s, slice: 10s}\n")
-    return path
+def config(config_file: Path) -> Path:
+    """A configuration file with windows that close within seconds."""
+    return config_file

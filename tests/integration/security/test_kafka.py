@@ -25,7 +25,7 @@ from tests.integration.security.guarded import (
     incident,
     problems,
     ready,
-    told,
+    wait_until_unready,
 )
 from tests.support.cli import stormfold
 from tests.support.pipeline import assert_balanced, drained
@@ -189,7 +189,7 @@ async def test_a_worker_recovers_from_a_changed_password(
         workers.start()
         assert (await drained(inside, config, SECONDS)).aggregated == ALERTS
         broker.set_password("changed", "another one")
-        await told(settings, "refuses the user name or password")
+        await wait_until_unready(settings, "refuses the user name or password")
         await incident(inside, 1)
         broker.set_password("changed", PASSWORD)
         books = await drained(inside, config, SECONDS)
@@ -224,7 +224,7 @@ async def test_renewed_certificates_are_used_without_a_restart(
 
         mine.become(authority, expired=True)
         await asyncio.to_thread(movable.restart)
-        await told(settings, "refuses the client's certificate")
+        await wait_until_unready(settings, "refuses the client's certificate")
         await incident(inside, 1)
         mine.become(authority)
         await ready(settings)
@@ -233,7 +233,7 @@ async def test_renewed_certificates_are_used_without_a_restart(
 
         movable.files.become(stranger)
         await asyncio.to_thread(movable.restart)
-        await told(settings, "its certificate is not trusted")
+        await wait_until_unready(settings, "its certificate is not trusted")
         await incident(inside, 2)
         mine.become(stranger)
         await ready(settings)

@@ -24,7 +24,7 @@ from tests.integration.security.guarded import (
     changed,
     incident,
     ready,
-    told,
+    wait_until_unready,
 )
 from tests.integration.security.test_kafka import PAGE
 from tests.support.cli import stormfold
@@ -222,7 +222,7 @@ async def test_locked_out(topics: Settings, guarded: GuardedRedis, config: Path,
         workers.start()
         assert (await drained(topics, config, SECONDS)).aggregated == ALERTS
         guarded.allow("off")
-        await told(topics, "refuses the credentials")
+        await wait_until_unready(topics, "refuses the credentials")
         await incident(topics, 1)
         guarded.allow("on")
         books = await drained(topics, config, SECONDS)
@@ -244,7 +244,7 @@ async def test_renewed(
 
         mine.become(authority, expired=True)
         restored.hang_up()
-        await told(settings, "refuses the client's certificate")
+        await wait_until_unready(settings, "refuses the client's certificate")
         await incident(settings, 1)
         mine.become(authority)
         await ready(settings)
@@ -253,7 +253,7 @@ async def test_renewed(
 
         restored.show(stranger.issue("redis"), stranger)
         restored.hang_up()
-        await told(settings, "its certificate is not trusted")
+        await wait_until_unready(settings, "its certificate is not trusted")
         await incident(settings, 2)
         mine.become(stranger)
         await ready(settings)
@@ -269,7 +269,7 @@ def test_own_credentials_win(settings: Settings) -> None:
 
 
 def test_files_that_do_not_fit(settings: Settings, authority: Authority) -> None:
-    """A certificate with another one's key is told at once."""
+    """A certificate with another one's key is wait_until_unready at once."""
     cert, key = authority.issue("stormfold").cert, authority.issue("stormfold").key
     with pytest.raises(ActionRequired, match=r"cannot use the TLS files for Redis: .*mismatch") as raised:
         connect(changed(settings, redis_ssl_certfile=cert, redis_ssl_keyfile=key))
