@@ -14,7 +14,7 @@ MAX_BUCKETS_PER_CHUNK = 100
 
 
 async def measure(bench: Bench) -> Million:
-    """Measures once, whatever the rounds, because memory hardly varies between runs."""
+    """Measures once, independent of the rounds, because memory varies little between runs."""
     alerts, groups = bench.size((1_000_000, 10_000), (3_000, 30))
     bench.progress(f"million: {alerts:,} distinct alerts")
     server = EmbeddedRedis(bench.folder / "redis-million")

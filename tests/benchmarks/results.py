@@ -1,6 +1,6 @@
 """The results of all parts as the results file holds them. Each part is measured and merged into the file on its own.
 
-Units are seconds and bytes unless a name says otherwise. `Runs` has one value for each round.
+Units are seconds and bytes unless a name states another unit. `Runs` has one value for each round.
 """
 
 import os

@@ -90,7 +90,7 @@ def test_memory_or_descriptors_that_grow_in_the_last_third_are_an_error(descript
     )
     (complaint,) = growth(grows)
     assert ("descriptors" in complaint) == bool(descriptors)
-    # A life half as long is not judged, and the page says so.
+    # A life half as long is not judged, and the page reports that.
     short = grows._replace(minutes=5)
     assert not list(growth(short))
     assert "is not judged" in rendered(lives=(short,))

@@ -31,7 +31,7 @@ def test_every_reference_to_a_test_has_the_usual_form() -> None:
 
 @pytest.mark.parametrize("heading", ["Promised", "Assumed"])
 def test_every_guarantee_names_a_test(heading: str) -> None:
-    """Some assumptions cannot have a test, and say so."""
+    """Some assumptions cannot have a test; their rows state that."""
     heads, _, *rows = [line for line in section(heading).splitlines() if line.startswith("| ")]
     assert rows and heads.endswith("| shown by |")
     for row in rows:

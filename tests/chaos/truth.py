@@ -59,7 +59,7 @@ class Excused:
 
 MAX_EXCUSED = 0.5
 """Largest share of alerts and of aggregates that may be excused. Early ones are not limited: a short run with a new
-partition has hardly any others."""
+partition has few others."""
 
 
 @dataclass

@@ -1,1 +1,1 @@
-"""Fuzzing of everything that reads input; `make fuzz` goes on for as long as it is told."""
+"""Fuzzing of all code that reads input; `make fuzz` runs it for longer than the tests."""

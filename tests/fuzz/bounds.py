@@ -1,4 +1,4 @@
-"""Time and memory that an input may take: bounded by its size."""
+"""Limits on the time and memory of an input, by its size."""
 
 import gc
 import time
@@ -6,11 +6,11 @@ import tracemalloc
 from collections.abc import Callable
 
 SECONDS, SECONDS_PER_BYTE = 0.25, 200e-6
-"""CPU time: several times what instrumented code takes. What is quadratic takes more with a few kilobytes."""
+"""CPU time: several times the time of instrumented code. Quadratic code exceeds it with a few kilobytes."""
 BYTES, BYTES_PER_BYTE = 2_000_000, 2_000
-"""At once."""
+"""Peak memory."""
 TRIES = 3
-"""The best one counts: others may have been disturbed."""
+"""Runs of an input, of which the fastest counts, because other processes disturb some."""
 
 
 class TooMuch(Exception):
@@ -18,7 +18,7 @@ class TooMuch(Exception):
 
 
 def bounded(run: Callable[[bytes], None], data: bytes) -> None:
-    """Runs it on the input; raises what it raises, or `TooMuch`."""
+    """Runs a target on the input. Raises the errors of the target, and `TooMuch` for too much time."""
     for _ in range(TRIES):
         began = time.process_time()
         run(data)
@@ -30,7 +30,7 @@ def bounded(run: Callable[[bytes], None], data: bytes) -> None:
 
 
 def bounded_memory(run: Callable[[bytes], None], data: bytes) -> None:
-    """The same for memory; it takes ten times as long."""
+    """Runs a target on the input, which takes ten times as long. Raises `TooMuch` for too much memory."""
     tracemalloc.start()
     try:
         run(data)

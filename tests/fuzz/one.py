@@ -10,11 +10,11 @@ with atheris.instrument_imports(include=["stormfold", "yaml"]):
     from tests.fuzz.targets import TARGETS
 
 TRACED = 32
-"""One input in so many has its memory traced. Which ones they are decides the input, so that a finding repeats."""
+"""One input in `TRACED` has its memory traced. A checksum of the input selects it, so that findings are repeatable."""
 
 
 def main() -> None:
-    """Goes on until told to stop; an input that fails is written where `-artifact_prefix` says."""
+    """Fuzzes until the options of libFuzzer stop it; a failing input is written to `-artifact_prefix`."""
     target = TARGETS[sys.argv.pop(1)]
 
     @atheris.instrument_func

@@ -1,7 +1,7 @@
-"""All targets in turn for a while: `python -m tests.fuzz.run [--minutes 10] [TARGET ...]`.
+"""Fuzzes all targets in turns: `python -m tests.fuzz.run [--minutes 10] [TARGET ...]`.
 
-Inputs that reach something new are kept in the user's cache, and begun with the next time. One that fails is put among
-the `findings`, which the test run replays, and ends the run.
+Inputs with new coverage are kept in the user's cache as seeds of the next run. A failing input is added to `findings`,
+which the tests replay, and ends the run.
 """
 
 import argparse
@@ -14,17 +14,17 @@ from pathlib import Path
 from tests.fuzz.targets import TARGETS
 
 FINDINGS = Path(__file__).parent / "findings"
-"""Inputs that failed once, in a folder for each target."""
+"""Inputs that once failed, in a folder for each target."""
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stormfold" / "fuzz"
-LONGEST = 8192
-"""Bytes of an input: enough for what is quadratic to show."""
-TOLD = 40
-"""Lines of what the fuzzer says at its end."""
-LIMITS = ("-timeout=60", "-rss_limit_mb=2048", f"-max_len={LONGEST}", "-print_final_stats=1")
+MAX_LENGTH = 8192
+"""Largest input (bytes): enough to reveal quadratic time."""
+LOG_LINES = 40
+"""Lines at the end of the fuzzer's log that are printed."""
+LIMITS = ("-timeout=60", "-rss_limit_mb=2048", f"-max_len={MAX_LENGTH}", "-print_final_stats=1")
 
 
 def fuzz(target: str, corpus: Path, findings: Path, *options: str) -> "subprocess.CompletedProcess[str]":
-    """Fuzzes one target, from its seeds and what the folder `corpus` has; a failing input is put into `findings`."""
+    """Fuzzes one target from its seeds and the folder `corpus`; a failing input is written to `findings`."""
     seeds = corpus / "seeds"
     for folder in (seeds, corpus / "found", findings):
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,17 +41,17 @@ def fuzz(target: str, corpus: Path, findings: Path, *options: str) -> "subproces
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Ends with 1 at the first target that fails, with what it said and the input's file."""
+    """Runs the command line; exits with 1 at the first target that fails, with its log and the folder of the input."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10, help="for all targets together")
-    parser.add_argument("target", nargs="*", choices=[*TARGETS, []], help="which; all of them if none is named")
-    asked = parser.parse_args(words)
-    targets = asked.target or list(TARGETS)
+    parser.add_argument("--minutes", type=float, default=10, help="duration of all targets together")
+    parser.add_argument("target", nargs="*", choices=[*TARGETS, []], help="the targets to fuzz; by default all")
+    options = parser.parse_args(words)
+    targets = options.target or list(TARGETS)
     for target in targets:
-        seconds = max(1, round(asked.minutes * 60 / len(targets)))
+        seconds = max(1, round(options.minutes * 60 / len(targets)))
         print(f"{target}: {seconds} s", flush=True)
         ended = fuzz(target, CACHE / target, FINDINGS / target, f"-max_total_time={seconds}")
-        print("\n".join(ended.stdout.splitlines()[-TOLD:]), flush=True)
+        print("\n".join(ended.stdout.splitlines()[-LOG_LINES:]), flush=True)
         if ended.returncode:
             sys.exit(f"{target} failed: the input is in {FINDINGS / target}; `pytest tests/fuzz` replays it")
 

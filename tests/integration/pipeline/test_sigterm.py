@@ -1,4 +1,4 @@
-"""Workers that are asked to stop: they end within 10 s with all their work committed, whatever state servers are in."""
+"""Workers that are asked to stop: they end within 10 s with all their work committed, in any state of the servers."""
 
 import asyncio
 import os

@@ -1,1 +1,1 @@
-"""Servers with security on: what lets a worker in, what keeps it out, and what it says then."""
+"""Servers with TLS, authentication and access control: accepted and refused workers, and their messages."""
