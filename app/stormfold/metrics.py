@@ -106,7 +106,7 @@ COMPLETION_CONFLICTS = _counter(
     "completion_conflicts", "Published groups that were not deleted because the lease was lost or the group had changed"
 )
 STORMS_WRITTEN = _counter(
-    "storms_written", "Storms handled by the sink, by outcome", "outcome", ("created", "exists", "parked")
+    "storms_written", "Storms handled by the sink, by outcome", "outcome", ("created", "exists", "dead_letter")
 )
 SINK_ERRORS = _counter(
     "sink_errors",

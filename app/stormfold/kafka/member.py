@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 
 class GroupMember:
-    """One member of the consumer group that reads `topic` for the stage `name`. Dicts and sets are of partitions.
+    """One member of the consumer group that reads `topic` for the stage `name`. Keys and set items are partitions.
 
     Every assignment and every rewind is a new generation; batches of an older one must not be acted upon.
     """
@@ -44,6 +44,7 @@ class GroupMember:
         self.start_offsets: dict[int, int] = {}
         """Where reading started last: records before it were processed, or counted as lost."""
         self.end_offsets: dict[int, int] = {}
+        """Ends of partitions as Kafka returned them last; empty while they are unknown."""
         self.polled: set[int] = set()
         """Partitions that were fetched from, as of the last poll."""
         self.quarantined: dict[int, str] = {}
@@ -79,7 +80,7 @@ class GroupMember:
         return {tp.partition for tp in self.client.assignment()} if self.client else set()
 
     def topic_partitions(self, partitions: Iterable[int]) -> list[TopicPartition]:
-        """As the client takes them, in order."""
+        """These partitions as the client takes them, in order."""
         return [TopicPartition(self.topic, partition) for partition in sorted(partitions)]
 
     def is_current(self, batch: Batch) -> bool:
@@ -152,7 +153,7 @@ class GroupMember:
         return True
 
     def start_reading(self, positions: dict[int, int], end_offsets: dict[int, int]) -> None:
-        """Takes over the positions of all assigned partitions; the client has been told to read from there."""
+        """Starts processing at these positions, to which the client was moved before."""
         self.positions, self.end_offsets = positions, end_offsets
         self.start_offsets = {p: offset for p, offset in positions.items() if p not in self.quarantined}
         self.needs_positions = False

@@ -142,7 +142,7 @@ class Demo:
             and clock is not None
             and clock.open_groups == 0
             and sum(aggregate.alert_count for aggregate in self._aggregates.values()) >= self._published
-            and _written() + _total(metrics.STORMS_WRITTEN, outcome="parked") >= len(due)
+            and _written() + _total(metrics.STORMS_WRITTEN, outcome="dead_letter") >= len(due)
         )
 
     async def _until(self, done: Callable[[], bool], seconds: float, worker: Worker, what: str) -> None:

@@ -140,7 +140,7 @@ class Emit:
             outcome = await self._sink.write(manifest, manifest["metadata"]["name"])
         except DeadLetter as reason:
             await send_to_dlq(self._producer, self._settings.storms_dlq_topic, record, place, str(reason))
-            metrics.STORMS_WRITTEN.labels("parked").inc()
+            metrics.STORMS_WRITTEN.labels("dead_letter").inc()
             return
         metrics.STORMS_WRITTEN.labels(outcome.value).inc()
         self._observe_latency(outcome, manifest, record.timestamp)

@@ -150,7 +150,7 @@ async def _everything_arrives(watched: Prometheus) -> None:
     assert few == {
         "instance": few["instance"],
         "job": {JOB},
-        "outcome": {"created", "exists", "parked", "retry", "action_required"},
+        "outcome": {"created", "exists", "dead_letter", "retry", "action_required"},
         "partition": {"0", "1", "2"},
         "stage": {"intake", "fold", "emit"},
         "storm_class": {"Storm", "Isolated", "Silenced"},

@@ -101,7 +101,7 @@ async def test_storms_and_no_other_aggregates_become_resources(stack: ClusterSta
     await stack.publish("Now")
     stored = await stack.assert_written()
     assert await stack.written("created") == len(stored)
-    assert await stack.written("exists") == await stack.written("parked") == 0
+    assert await stack.written("exists") == await stack.written("dead_letter") == 0
 
 
 async def test_storms_are_written_once_the_definition_is_applied(stack: ClusterStack) -> None:
@@ -191,15 +191,15 @@ async def test_records_that_the_api_server_rejects_become_dead_letters(stack: Cl
         }
     await stack.publish("Now")
     await stack.assert_written(besides=bad)
-    parked = await read_topic(stack.settings, stack.settings.storms_dlq_topic)
-    found = {dict(entry.headers)["stormfold-origin"].decode(): entry for entry in parked}
+    rejected = await read_topic(stack.settings, stack.settings.storms_dlq_topic)
+    found = {dict(entry.headers)["stormfold-origin"].decode(): entry for entry in rejected}
     assert found.keys() == {f"{topic}-{partition}-{at.offset}" for (_, partition), at in sent.items()}
-    assert len(found) == len(parked)
+    assert len(found) == len(rejected)
     for (name, partition), at in sent.items():
         entry = found[f"{topic}-{partition}-{at.offset}"]
         assert (entry.key, entry.value) == (name.encode(), record(bad[name][1]))
         assert bad[name][0] in dict(entry.headers)["stormfold-reason"].decode()
-    assert await stack.written("parked") == len(sent)
+    assert await stack.written("dead_letter") == len(sent)
 
 
 @pytest.mark.parametrize(
@@ -224,4 +224,4 @@ async def test_no_storm_is_lost_while_the_api_server_fails(
         assert await stack.written("created") == len(before)
     after = await stack.assert_written()
     assert before.items() < after.items()
-    assert await stack.written("parked") == 0
+    assert await stack.written("dead_letter") == 0

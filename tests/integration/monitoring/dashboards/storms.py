@@ -70,7 +70,7 @@ def _now() -> list[Part]:
         ),
         figure(
             "Rejected storms", "Rejected permanently by the sink and sent to the dead-letter queue of storms.",
-            _of_range('stormfold_storms_written_total{outcome="parked"}'), whole_range=True, steps=BAD,
+            _of_range('stormfold_storms_written_total{outcome="dead_letter"}'), whole_range=True, steps=BAD,
         ),
     ]  # fmt: skip
 
