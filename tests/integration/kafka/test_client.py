@@ -1,18 +1,12 @@
 """What goes wrong between a client and a real broker, and what the one-line error says."""
 
-import asyncio
 from collections.abc import Iterator
 
 import pytest
-import uvloop
 from aiokafka import AIOKafkaProducer
-from aiokafka.conn import create_conn
-from aiokafka.errors import KafkaConnectionError, KafkaError
-from aiokafka.protocol.metadata import MetadataRequest
-from aiokafka.util import wait_for
+from aiokafka.errors import KafkaError
 
 from stormfold.errors import ActionRequired, Retry, StormfoldError
-from stormfold.kafka._patches import _limit_lookups
 from stormfold.kafka.client import client_options, diagnose, open_admin
 from stormfold.kafka.topics import create, topics
 from stormfold.local.kafka import EmbeddedKafka
@@ -121,35 +115,3 @@ async def test_diagnose_finds_why_a_producer_did_not_start(guarded: str) -> None
         await producer.start()
     await producer.stop()
     assert "user name or password" in str(await diagnose(raised.value, settings))
-
-
-@pytest.mark.parametrize("turns", range(4))
-def test_writing_to_a_broken_connection_raises_a_kafka_error(kafka: EmbeddedKafka, turns: int) -> None:
-    """Clients expect this error, however many turns of the uvloop event loop the connection has been broken."""
-
-    async def ask() -> None:
-        connection = await create_conn(*kafka.bootstrap.split(":"))
-        connection._writer.transport.abort()
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        with pytest.raises(KafkaConnectionError):
-            await connection.send(MetadataRequest([]))
-        assert not connection.connected()
-
-    uvloop.run(ask())
-
-
-@pytest.mark.parametrize("turns", range(4))
-async def test_a_lookup_can_be_cancelled_while_its_response_arrives(turns: int) -> None:
-    """A cancellation is never lost: a client that is closed waits until its tasks have ended."""
-    answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    ask = _limit_lookups(lambda _connection, _request: wait_for(answer, 10))
-    task = asyncio.ensure_future(ask(None, MetadataRequest([])))
-    await asyncio.sleep(0)
-    answer.set_result("leaders")
-    for _ in range(turns):
-        await asyncio.sleep(0)
-    done = task.done()
-    task.cancel()
-    await asyncio.wait({task})
-    assert task.cancelled() != done

@@ -1,9 +1,18 @@
-"""Records as the stages read them."""
+"""What stormfold changes in aiokafka: records as they are parsed, broken connections, lookups."""
 
+import asyncio
+
+import pytest
+import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka.conn import create_conn
+from aiokafka.errors import KafkaConnectionError
+from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.util import wait_for
 
-from stormfold.kafka._patches import Record, raw_record
+from stormfold.kafka._patches import Record, _limit_lookups, raw_record
 from stormfold.kafka.client import client_options
+from stormfold.local.kafka import EmbeddedKafka
 from stormfold.settings import Settings
 
 
@@ -30,3 +39,35 @@ async def _read(settings: Settings, count: int, **options: object) -> list[Recor
         consumer.assign([partition])
         consumer.seek(partition, 0)
         return [await consumer.getone() for _ in range(count)]
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_writing_to_a_broken_connection_raises_a_kafka_error(kafka: EmbeddedKafka, turns: int) -> None:
+    """Clients expect this error, however many turns of the uvloop event loop the connection has been broken."""
+
+    async def ask() -> None:
+        connection = await create_conn(*kafka.bootstrap.split(":"))
+        connection._writer.transport.abort()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        with pytest.raises(KafkaConnectionError):
+            await connection.send(MetadataRequest([]))
+        assert not connection.connected()
+
+    uvloop.run(ask())
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_lookup_can_be_cancelled_while_its_response_arrives(turns: int) -> None:
+    """A cancellation is never lost: a client that is closed waits until its tasks have ended."""
+    answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    ask = _limit_lookups(lambda _connection, _request: wait_for(answer, 10))
+    task = asyncio.ensure_future(ask(None, MetadataRequest([])))
+    await asyncio.sleep(0)
+    answer.set_result("leaders")
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    done = task.done()
+    task.cancel()
+    await asyncio.wait({task})
+    assert task.cancelled() != done
