@@ -21,7 +21,7 @@ from stormfold.config.schema import ConfigFile, Section
 from stormfold.group import GroupMeta
 from stormfold.kafka.topics import topics
 from stormfold.keyed_record import Body, Marks
-from stormfold.redis.keys import Keys, VersionKeys
+from stormfold.redis.layout import Keys, VersionKeys
 from stormfold.settings import Settings, variable
 from tests.benchmarks.results import load
 
@@ -53,7 +53,7 @@ def example() -> str:
 def redis_keys() -> str:
     """A row per Redis key, from its property."""
     rows = []
-    for owner, prefix in ((Keys, ""), (VersionKeys, "<epoch>:")):
+    for owner, prefix in ((Keys, ""), (VersionKeys, "<version>:")):
         keys = Keys("<prefix>") if owner is Keys else VersionKeys("")
         for name, member in vars(owner).items():
             if isinstance(member, property) and name != "root":

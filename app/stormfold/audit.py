@@ -190,7 +190,7 @@ class _Audit:
 
     async def _open(self) -> dict[bytes, int]:
         """Number of alerts of each open aggregate, by the name that it will have."""
-        version = await self._store.epoch()
+        version = await self._store.version()
         if version is None:
             return {}
         result = {}

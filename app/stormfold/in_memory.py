@@ -40,7 +40,7 @@ class InMemoryFold:
     def fold(self, partition: int, records: Iterable[Record]) -> None:
         """Folds records of a keyed partition; skips records that are not alerts, or were folded before."""
         merged = self._merger.merge_into(self._rows, {partition: records}, self._positions, self._late_policy)
-        self._positions |= merged.origins
+        self._positions |= merged.source_positions
         self.alerts += merged.alerts
 
     def close(self, watermark: int) -> Iterator[Aggregate]:

@@ -1,6 +1,6 @@
-"""Merges one poll of keyed records by (group, bucket), dropping what was folded before: rows for one fold call.
+"""Merges one poll of keyed records by (group, bucket), without alerts that were folded before: rows for one fold call.
 
-Pure: the caller brings the origins folded so far and gets the new ones. All times are milliseconds.
+Pure: the caller passes the source positions folded so far and gets the new ones. All times are milliseconds.
 """
 
 from collections import defaultdict
@@ -30,11 +30,11 @@ from stormfold.window import Windows, first_due
 FIRED = 2
 """Flag of a member: some alert of it was firing (`RESOLVED` is the other: its newest is resolved)."""
 MEMO_BYTES = 64 * 1024 * 1024
-"""What the memo of decoded bodies may hold, some 40,000 usual ones; beyond it the memo starts anew."""
+"""Bytes of decoded bodies that are kept, some 40,000 usual ones; above it, all of them are dropped."""
 KNOWN_BYTES = 500
-"""What a body takes there beyond its bytes, which it has twice: objects, and its place in a table."""
+"""Bytes that a kept body takes besides its own, which are there twice: objects, and its place in a table."""
 IDENTITY = 11
-"""Bytes that a packed body begins with, up to the end of its fingerprint."""
+"""Bytes of a packed body up to the end of its fingerprint."""
 
 _body = msgspec.msgpack.Decoder(Body)
 _meta = msgspec.msgpack.Decoder(GroupMeta)
@@ -42,11 +42,11 @@ _example = msgspec.json.Decoder(Example)
 _resource = msgspec.msgpack.Decoder(Resource)
 
 SourcePosition = tuple[int, int]
-"""Offset and index in the record: the place of an alert in its partition of `alerts`."""
+"""Offset and index in the record of an alert in its partition of `alerts`."""
 
 
 class Record(Protocol):
-    """What is read of a Kafka record."""
+    """The fields that are read of a Kafka record."""
 
     @property
     def offset(self) -> int: ...
@@ -56,11 +56,12 @@ class Record(Protocol):
 
 @dataclass(slots=True)
 class Row:
-    """What a batch adds to one bucket of one group; `members` are flat: five values a fingerprint."""
+    """The alerts of a poll in one bucket of one group."""
 
     group: str
     meta: bytes
     overflow: int
+    """Index of the overflow group that takes the alerts if there are too many groups."""
     start: int
     due: int
     alerts: int
@@ -71,7 +72,7 @@ class Row:
     late: int
     example: bytes
     members: dict[bytes, list[Any]]
-    """Fingerprint → alerts, newest (relative to the bucket's start), flags, resource."""
+    """Fingerprint → alerts, newest - bucket start, flags, resource."""
 
 
 Rows = dict[tuple[str, int], Row]
@@ -80,13 +81,13 @@ Rows = dict[tuple[str, int], Row]
 
 @dataclass(frozen=True, slots=True)
 class LatePolicy:
-    """Where alerts count that come before the watermark: after a stall, or because a rebuild skips them."""
+    """Which alerts are skipped, and at what time alerts before the watermark are counted."""
 
     skip_before: int | None = None
-    """B of a rebuild: what is before it was closed long ago."""
+    """Alerts before it were counted before the rebuild."""
     watermark: int | None = None
     horizon: int = 0
-    """An alert before the watermark counts here, as late."""
+    """An alert before the watermark is counted at this time, as late: that happens after a partition was idle."""
 
 
 @dataclass(slots=True)
@@ -94,22 +95,24 @@ class Merged:
     """A poll, ready to be folded."""
 
     rows: list[Row]
-    origins: dict[PartitionPair, SourcePosition]
-    """The newest origin of each cell that moved."""
+    source_positions: dict[PartitionPair, SourcePosition]
+    """The newest of each partition pair that moved."""
     marks: dict[PartitionPair, int]
     alerts_partitions: int
+    """Partitions of `alerts` according to the marks; 0 without marks."""
     overflow: list[tuple[str, bytes]]
+    """Overflow groups, with their meta."""
     alerts: int = 0
     duplicates: int = 0
     skipped: int = 0
-    unknown: int = 0
-    """Records that are neither alerts nor marks: somebody else wrote to the topic."""
+    invalid: int = 0
+    """Records that are neither alerts nor marks: another program wrote to the topic."""
     newest: int | None = None
     """Event time of the newest alert."""
 
 
 class _Group(NamedTuple):
-    """What all bodies of a group say alike, so that it is there once."""
+    """What is the same in all bodies of a group, kept once."""
 
     group: str
     meta: bytes
@@ -118,7 +121,7 @@ class _Group(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """A body as it came, and decoded."""
+    """A body, packed and decoded."""
 
     raw: bytes
     fingerprint: bytes
@@ -132,25 +135,25 @@ class _Known(NamedTuple):
 
 @dataclass(slots=True)
 class Merger:
-    """Keeps decoded bodies between batches: alerts repeat."""
+    """Merges polls; keeps decoded bodies between them, as alerts repeat."""
 
     windows: Windows
     _bodies: dict[bytes, _Known] = field(default_factory=dict)
     _groups: dict[tuple[str, bytes], _Group] = field(default_factory=dict)
     _held: int = 0
-    """Bytes in both, about."""
+    """Bytes in both, estimated."""
     _overflow: list[tuple[str, bytes]] = field(default_factory=list)
     _overflow_index: dict[str, int] = field(default_factory=dict)
 
     def merge(
         self,
         records: Mapping[int, Iterable[Record]],
-        origins: Mapping[PartitionPair, SourcePosition],
-        floor: LatePolicy,
+        source_positions: Mapping[PartitionPair, SourcePosition],
+        late_policy: LatePolicy,
     ) -> Merged:
         """Merges records by keyed partition, in the order of their offsets."""
         rows: Rows = {}
-        merged = self.merge_into(rows, records, origins, floor)
+        merged = self.merge_into(rows, records, source_positions, late_policy)
         for row in rows.values():
             row.due = first_due(row.start, row.last, self.windows)
         merged.rows = list(rows.values())
@@ -160,18 +163,18 @@ class Merger:
         self,
         rows: Rows,
         records: Mapping[int, Iterable[Record]],
-        origins: Mapping[PartitionPair, SourcePosition],
-        floor: LatePolicy,
+        source_positions: Mapping[PartitionPair, SourcePosition],
+        late_policy: LatePolicy,
     ) -> Merged:
-        """The same on top of what was merged before; says all but the rows, and not when they are due."""
-        # Turned once an alert: what every turn needs is at hand, what few turns need is called.
+        """Merges into `rows`, which are not part of the result and get no due time."""
+        # This loop runs once for each alert: what each pass needs is local, what few passes need is a call.
         gap, bodies, read_head, head_size = self.windows.gap, self._bodies, HEAD.unpack_from, HEAD.size
-        skip_before, watermark = floor.skip_before, floor.watermark
+        skip_before, watermark = late_policy.skip_before, late_policy.watermark
         merged = Merged([], {}, {}, 0, self._overflow)
         count, latest = 0, -1
         folded: defaultdict[int, dict[int, SourcePosition]] = defaultdict(dict)
-        for (partition, alerts), origin in origins.items():
-            folded[partition][alerts] = origin
+        for (partition, alerts), source in source_positions.items():
+            folded[partition][alerts] = source
         for keyed, found in records.items():
             before = folded[keyed]
             newest = dict(before)
@@ -182,27 +185,27 @@ class Merger:
                     continue
                 raw = value[head_size:]
                 known = bodies.get(raw[:IDENTITY])
-                # To compare the rest is cheaper than to hash it.
+                # Comparing the rest is cheaper than hashing it.
                 if known is None or known[0] != raw:
                     known = self._decode(raw)
                     if known is None:
-                        merged.unknown += 1
+                        merged.invalid += 1
                         continue
                 _, flags, time, alerts, offset, index = read_head(value)
                 if time > MAX_EVENT_TIME:
-                    merged.unknown += 1
+                    merged.invalid += 1
                     continue
-                origin = (offset, index)
+                source = (offset, index)
                 last = newest.get(alerts)
-                if last is not None and origin <= last:
+                if last is not None and source <= last:
                     merged.duplicates += 1
                     continue
-                newest[alerts] = origin
+                newest[alerts] = source
                 if skip_before is not None and time < skip_before:
                     merged.skipped += 1
                     continue
                 if watermark is not None and time < watermark:
-                    time, flags = floor.horizon, flags | LATE
+                    time, flags = late_policy.horizon, flags | LATE
                 count += 1
                 if time > latest:
                     latest = time
@@ -229,8 +232,10 @@ class Merger:
                 if member is None:
                     row.members[fingerprint] = [1, past, flags & RESOLVED or FIRED, resource]
                 else:
-                    _again(member, past, flags & RESOLVED, resource)
-            merged.origins |= {(keyed, alerts): at for alerts, at in newest.items() if before.get(alerts) != at}
+                    _add_alert(member, past, flags & RESOLVED, resource)
+            merged.source_positions |= {
+                (keyed, alerts): at for alerts, at in newest.items() if before.get(alerts) != at
+            }
         merged.alerts, merged.newest = count, latest if count else None
         return merged
 
@@ -238,27 +243,27 @@ class Merger:
         if value[0] == MARKS:
             self._mark(keyed, value, merged)
         else:
-            merged.unknown += 1
+            merged.invalid += 1
 
     def _mark(self, keyed: int, value: bytes, merged: Merged) -> None:
         try:
             marks = decode_marks(value)
         except Malformed:
-            merged.unknown += 1
+            merged.invalid += 1
             return
         merged.alerts_partitions = max(merged.alerts_partitions, marks.partitions)
-        # Stamped under a larger grace than that of the watermark, what follows may be so much earlier.
+        # Alerts stamped under a larger grace than that of the watermark may be earlier by the difference.
         more = max(0, marks.grace - self.windows.grace)
         for alerts, time in marks.progress.items():
-            cell, reached = (keyed, alerts), max(0, time - more)
-            if merged.marks.get(cell, -1) < reached:
-                merged.marks[cell] = reached
+            pair, reached = (keyed, alerts), max(0, time - more)
+            if merged.marks.get(pair, -1) < reached:
+                merged.marks[pair] = reached
 
     def _decode(self, raw: bytes) -> _Known | None:
         try:
             body = decode_untrusted(_body.decode, raw)
             of = self._group_of(body)
-            # What the closer could not read must not get into Redis.
+            # Values that the closer cannot read must not get into Redis.
             decode_untrusted(_example.decode, body.example)
             if body.resource:
                 decode_untrusted(_resource.decode, body.resource)
@@ -295,8 +300,8 @@ class Merger:
         return self._overflow_index[group]
 
 
-def _again(member: list[Any], last: int, resolved: int, resource: bytes) -> None:
-    """Another alert of a member, `last` after the bucket's start."""
+def _add_alert(member: list[Any], last: int, resolved: int, resource: bytes) -> None:
+    """Adds an alert to a member; `last` is relative to the bucket's start."""
     member[0] += 1
     fired = (member[2] & FIRED) | (0 if resolved else FIRED)
     if last > member[1]:
@@ -311,7 +316,7 @@ def _again(member: list[Any], last: int, resolved: int, resource: bytes) -> None
 
 
 def as_member(start: int, kept: Sequence[Any]) -> Member:
-    """One of a row's `members`, in the bucket that begins at `start`, as closing sees it."""
+    """One of a row's `members`, in the bucket that begins at `start`."""
     alerts, last, flags, resource = kept
     return Member(
         alerts=alerts,

@@ -15,7 +15,8 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
 
-from stormfold.redis.store import Completion, RedisOutOfMemory
+from stormfold.redis.close import Completion
+from stormfold.redis.errors import RedisOutOfMemory
 from tests.benchmarks.bench import Bench, own_redis, percentile
 from tests.benchmarks.folding import BEGIN, WINDOWS, Folding, NullSink, bodies, script_seconds
 from tests.benchmarks.load import alert
@@ -231,14 +232,14 @@ class Fold:
         await self._folding.open_storms(storm, first, count, BEGIN + window * WINDOWS.gap)
 
     async def close(self, count: int) -> None:
-        store, epoch = self._folding.store, self._folding.epoch
+        store, epoch = self._folding.store, self._folding.version
         # After the newest window and before the next one.
         horizon = BEGIN + self._window * WINDOWS.gap + WINDOWS.grace + 10
-        _, claimed = await store.claim(epoch, horizon, min_marks=0, most=count, token="t", lease=60_000)
-        await store.settle(epoch, "t", [Completion(group.group, group.buckets, 0, 0) for group in claimed])
+        _, claimed = await store.claim(epoch, horizon, min_marks=0, limit=count, token="t", lease=60_000)
+        await store.complete(epoch, "t", [Completion(group.group, group.buckets, 0, 0) for group in claimed])
 
     async def opened(self) -> int:
-        return (await self._folding.store.clock(self._folding.epoch)).open_groups
+        return (await self._folding.store.clock(self._folding.version)).open_groups
 
     async def sample(self, resources: int, storms: int, calls: int) -> Sample:
         await self.clear()

@@ -11,7 +11,10 @@ from stormfold.config import Config
 from stormfold.keyed_record import encode_alert
 from stormfold.merge import LatePolicy, Merged, Merger, Row
 from stormfold.positions import Position
-from stormfold.redis.store import Clock, Limits, Move, StateVersion, Store
+from stormfold.redis.clock import Clock
+from stormfold.redis.fold import Limits, Move
+from stormfold.redis.store import Store
+from stormfold.redis.versions import StateVersion
 from stormfold.series import SeriesReader
 from stormfold.window import Windows
 
@@ -44,7 +47,7 @@ class Folding:
     client: Any
     """A `redis.asyncio.Redis` or a `NullSink`."""
     store: Store = field(init=False)
-    epoch: StateVersion = field(default=StateVersion(1, WINDOWS, 1, None))
+    version: StateVersion = field(default=StateVersion(1, WINDOWS, 1, None))
     merger: Merger = field(default_factory=lambda: Merger(WINDOWS))
     at: int = 0
     """Position, and offset of the next alert."""
@@ -57,7 +60,7 @@ class Folding:
         """Opens a state version on an emptied database."""
         await client.flushall()
         folding = cls(client)
-        await folding.store.open_state_version(None, folding.epoch, {0: Position(0, -1)})
+        await folding.store.open_state_version(None, folding.version, {0: Position(0, -1)})
         return folding
 
     async def poll(self, bodies: Sequence[bytes]) -> PollTime:
@@ -75,7 +78,7 @@ class Folding:
     async def fold(self, merged: Merged) -> Clock:
         """Folds merged rows, and moves the position by their number of alerts."""
         move = Move(0, self.at, self.at + max(1, merged.alerts), BEGIN)
-        clock, _ = await self.store.fold(self.epoch, [move], merged, LIMITS)
+        clock, _ = await self.store.fold(self.version, [move], merged, LIMITS)
         self.at = move.end
         return clock
 

@@ -19,7 +19,7 @@ from stormfold.config import loads
 from stormfold.keyed_record import Body
 from stormfold.manifest import from_manifest
 from stormfold.redis.client import connect
-from stormfold.redis.keys import Keys
+from stormfold.redis.layout import Keys
 from stormfold.series import SeriesReader
 from stormfold.settings import Settings
 from tests.benchmarks.bench import PARTITIONS, TIMEOUT, Bench, assigned, percentile, start

@@ -30,7 +30,7 @@ async def measure(bench: Bench) -> Million:
         memory = await store.memory()
         allocator = (await redis.info("memory"))["allocator_frag_ratio"]
         refused = (await redis.info("errorstats")).get("errorstat_OOM", {}).get("count", 0)
-        epoch = await store.epoch()
+        epoch = await store.version()
         assert epoch is not None
         opened = await store.open_buckets(epoch)
         wanted = [(group.group, bucket) for group in opened for bucket in group.buckets]

@@ -227,7 +227,7 @@ async def _watermark(redis: Redis, world: World) -> int:
     store = Store(redis, world.settings.redis_prefix)
 
     async def horizon() -> int | None:
-        epoch = await store.epoch()
+        epoch = await store.version()
         return (await store.clock(epoch)).horizon if epoch else None
 
     return int(await until(horizon, 60, "Redis has a horizon")) - world.config.windows.grace

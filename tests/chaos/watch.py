@@ -191,7 +191,7 @@ class Watch:
             state = await store.load()
             if state is None:
                 return
-            clock = await store.clock(state.epoch)
+            clock = await store.clock(state.version)
         folded = {p: at.offset for p, at in state.positions.items()}
         if sum(folded.values()) > self._folded:
             self._folded = sum(folded.values())

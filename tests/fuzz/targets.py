@@ -22,7 +22,8 @@ from stormfold.kafka.committed import CommitMetadata
 from stormfold.keyed_record import MARKS, Marks, decode_marks, encode_alert, encode_marks
 from stormfold.manifest import decode_manifest, encode_manifest, to_manifest
 from stormfold.merge import LatePolicy, Merger
-from stormfold.redis.store import _pack, _row
+from stormfold.redis.layout import pack_row
+from stormfold.redis.script import pack
 from stormfold.routing import MatcherError, all_match, parse_matchers
 from stormfold.series import SeriesReader
 from stormfold.sinks import directory, validate_identity
@@ -70,7 +71,7 @@ def keyed_values(config: Config, value: bytes, headers: Headers = ()) -> list[by
 def storms(config: Config, values: Iterable[bytes]) -> list[Aggregate]:
     """The storms of keyed records. Redis takes what is folded; each storm is a file and a resource, and read back."""
     records = [Keyed(offset, value) for offset, value in enumerate(values)]
-    _pack([_row(row) for row in Merger(config.windows).merge({0: records}, {}, LatePolicy()).rows])
+    pack([pack_row(row) for row in Merger(config.windows).merge({0: records}, {}, LatePolicy()).rows])
     refold = InMemoryFold(config.windows, EVER, config.max_fingerprints, config.max_resources)
     refold.fold(0, records)
     found = list(refold.close(LAST))

@@ -3,8 +3,8 @@
 from stormfold.group import GroupMeta
 from stormfold.health import Problem
 from stormfold.manifest import from_manifest
+from stormfold.redis.memory import Memory
 from stormfold.redis.open_groups import OpenGroup, TopGroups
-from stormfold.redis.store import Memory
 from stormfold.status.live import Progress, Source, View
 from tests.support.storms import manifest
 

@@ -82,7 +82,7 @@ def test_rows_are_the_model(sent: list[Sent]) -> None:
     assert contents(merged.rows) == plain.buckets([one.alert for one in sent], WINDOWS)
     assert len(merged.rows) == len({(row.group, row.start) for row in merged.rows})
     assert merged.alerts == len(sent)
-    assert (merged.duplicates, merged.skipped, merged.unknown) == (0, 0, 0)
+    assert (merged.duplicates, merged.skipped, merged.invalid) == (0, 0, 0)
     assert merged.newest == max((one.alert.time for one in sent), default=None)
     for row in merged.rows:
         assert row.due == first_due(row.start, row.last, WINDOWS)
@@ -104,7 +104,7 @@ def test_interleaving_is_of_no_matter(sent: list[Sent], random: Random) -> None:
         queues = {key: left for key, left in queues.items() if left}
     first, second = merge(sent), merge(other)
     assert contents(first.rows) == contents(second.rows)
-    assert first.origins == second.origins
+    assert first.source_positions == second.source_positions
 
 
 @EXACT
@@ -125,7 +125,7 @@ def test_splits_and_resends(sent: list[Sent], data: st.DataObject) -> None:
         assert contents(merged.rows) == plain.buckets([one.alert for one in new.values()], WINDOWS)
         assert merged.duplicates == len(poll) - len(new)
         seen |= new
-        origins |= merged.origins
+        origins |= merged.source_positions
         total += merged.alerts
         at = end
     assert total == len(sent)
@@ -140,7 +140,7 @@ def test_duplicates_within_a_poll() -> None:
     origins = [(7, 0), (7, 1), (8, 0), (7, 1), (8, 0), (7, 9), (8, 1)]
     merged = merge([Sent(alert, cell, origin) for cell in cells for origin in origins])
     assert (merged.alerts, merged.duplicates) == (4 * 3, 3 * 3)
-    assert merged.origins == dict.fromkeys(cells, (8, 1))
+    assert merged.source_positions == dict.fromkeys(cells, (8, 1))
 
 
 def test_origins_of_other_partitions_do_not_count() -> None:
@@ -149,7 +149,7 @@ def test_origins_of_other_partitions_do_not_count() -> None:
     known = {(0, 0): (9, 0), (1, 1): (9, 0), (0, 1): (3, 3)}
     merged = merge([Sent(alert, (0, 0), (9, 0)), Sent(alert, (0, 1), (3, 4)), Sent(alert, (1, 0), (0, 0))], known)
     assert (merged.alerts, merged.duplicates) == (2, 1)
-    assert merged.origins == {(0, 1): (3, 4), (1, 0): (0, 0)}
+    assert merged.source_positions == {(0, 1): (3, 4), (1, 0): (0, 0)}
 
 
 F, R = False, True
@@ -191,7 +191,7 @@ class TestFloor:
         kept = [one.alert for one in sent if one.alert.time >= begin]
         assert contents(merged.rows) == plain.buckets(kept, WINDOWS)
         assert (merged.alerts, merged.skipped) == (len(kept), len(sent) - len(kept))
-        assert merged.origins == {one.cell: one.origin for one in sent}
+        assert merged.source_positions == {one.cell: one.origin for one in sent}
 
     @EXACT
     @given(histories(), st.integers(0, 80), st.integers(0, 20))
@@ -224,7 +224,7 @@ class TestMarks:
         merged = Merger(WINDOWS).merge(logs, {}, LatePolicy())
         assert merged.marks == {(0, 0): 12, (0, 1): 20, (4, 2): 7}
         assert merged.alerts_partitions == 3
-        assert (merged.rows, merged.origins, merged.unknown, merged.newest) == ([], {}, 0, None)
+        assert (merged.rows, merged.source_positions, merged.invalid, merged.newest) == ([], {}, 0, None)
 
     def test_time_zero(self) -> None:
         """The first millisecond of all is a mark like others."""
@@ -302,8 +302,8 @@ class TestStrangers:
     def _check(self, value: bytes | None) -> None:
         good = [Record(n, self.GOOD.keyed(0, n + 1)) for n in range(2)]
         merged = Merger(WINDOWS).merge({0: [good[0], Record(9, value), good[1]]}, {}, LatePolicy())
-        assert (merged.alerts, merged.unknown, merged.duplicates) == (2, 1, 0)
-        assert merged.origins == {(0, 0): (2, 0)}
+        assert (merged.alerts, merged.invalid, merged.duplicates) == (2, 1, 0)
+        assert merged.source_positions == {(0, 0): (2, 0)}
         assert contents(merged.rows) == plain.buckets([self.GOOD, self.GOOD], WINDOWS)
         assert merged.marks == {}
 

@@ -87,7 +87,7 @@ def test_fold_takes_whatever_intake_makes(labels: dict[str, str], annotations: d
     keyed = SeriesReader(CONFIG).keyed(incoming({**labels, "env": "dev", "pod": "é"}, annotations))
     value = encode_alert(keyed.body_at(time), time=time, resolved=False, late=False, partition=0, offset=0, index=0)
     merged = Merger(Windows()).merge({0: [Record(0, value)]}, {}, LatePolicy())
-    assert (merged.alerts, merged.unknown) == (1, 0)
+    assert (merged.alerts, merged.invalid) == (1, 0)
 
 
 @EXACT

@@ -7,8 +7,9 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stormfold.redis.store import Clock, StateVersion
-from stormfold.stages.state_version import closed_until
+from stormfold.redis.clock import Clock
+from stormfold.redis.versions import StateVersion
+from stormfold.stages.state_version import closed_before
 from stormfold.window import Bucket, Rebuild, Segment, Windows, first_due, segments
 from tests.integration.model import strategies
 from tests.integration.model.plain import Part, parts
@@ -156,12 +157,12 @@ def test_c_has_everything_before_it_closed(history: History) -> None:
     """Whatever has come after the watermark: storms that begin before C are final, and C never goes back."""
     windows, arrivals, watermarks = history
     storms = model([time for _, time in arrivals], windows)
-    epoch, before = StateVersion(1, windows, 1, None), 0
+    version, before = StateVersion(1, windows, 1, None), 0
     for step, watermark in enumerate(watermarks):
         come = {time for planned, time in arrivals if time < watermark or planned <= step}
         left = [time for storm in storms if storm.due > watermark for time in storm.held if time in come]
         first = windows.bucket(min(left)) if left else None
-        closed = closed_until(epoch, Clock(watermark + windows.grace, len(left), first))
+        closed = closed_before(version, Clock(watermark + windows.grace, len(left), first))
         assert closed is not None
         assert closed % windows.gap == 0
         assert closed >= before

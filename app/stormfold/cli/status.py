@@ -17,7 +17,8 @@ from stormfold.kafka.reader import open_reader
 from stormfold.kafka.topics import partitions_of
 from stormfold.positions import Position, Verdict, check_position
 from stormfold.redis.client import connect
-from stormfold.redis.store import Memory, Store
+from stormfold.redis.memory import Memory
+from stormfold.redis.store import Store
 from stormfold.settings import Settings, variable
 from stormfold.status.snapshot import (
     STAGES,
@@ -173,7 +174,7 @@ def _position_problems(positions: Iterable[StagePosition]) -> Iterator[Problem]:
 def _state_version(redis: RedisSnapshot) -> dict[str, Any]:
     if redis.state is None or redis.clock is None:
         return {"number": None}
-    version, clock = redis.state.epoch, redis.clock
+    version, clock = redis.state.version, redis.clock
     windows = msgspec.to_builtins(version.windows)
     return {
         "number": version.number,

@@ -12,7 +12,7 @@ from stormfold.kafka.topics import PARTITIONS, Finding, Topic, TopicState, creat
 from stormfold.redis.client import connect
 from stormfold.redis.store import Store
 from stormfold.settings import Settings
-from stormfold.stages.reset_positions import forget
+from stormfold.stages.reset_positions import reset_positions
 
 COLUMNS = ("topic", "state", "partitions", "timestamp_type", "retention", "max_message_bytes", "purpose")
 
@@ -60,7 +60,7 @@ def command(ctx: click.Context, create_missing: bool, partitions: int, reset_pos
 
 async def _reset_positions(settings: Settings) -> list[str]:
     async with connect(settings) as redis:
-        return await forget(settings, Store(redis, settings.redis_prefix))
+        return await reset_positions(settings, Store(redis, settings.redis_prefix))
 
 
 async def _inspect(

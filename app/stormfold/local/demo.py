@@ -16,8 +16,8 @@ from stormfold.errors import ActionRequired
 from stormfold.local.incident import IncidentRecord
 from stormfold.local.publish_incident import publish_incident
 from stormfold.local.stack import follow_aggregates, run_in_background, running_worker
+from stormfold.redis.errors import StaleStateVersion
 from stormfold.redis.open_groups import OpenGroups, TopGroups
-from stormfold.redis.store import StaleStateVersion
 from stormfold.settings import Settings
 from stormfold.storm import Aggregate
 from stormfold.worker import Worker
@@ -158,7 +158,7 @@ class Demo:
         while True:
             # Another version may be opened between the two calls.
             with suppress(StaleStateVersion):
-                if (version := await worker.store.epoch()) is not None:
+                if (version := await worker.store.version()) is not None:
                     self._groups = await open_groups.look(version)
             self.view.show(self._snapshot(worker))
             await asyncio.sleep(INTERVAL)

@@ -1,1 +1,1 @@
-"""Redis: what is open, how far it has been folded, and who is closing it. See `redis.py` for the one class."""
+"""Redis: what is open, and how far it is folded. `store.py` has all operations, `layout.py` every byte."""

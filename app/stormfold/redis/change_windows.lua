@@ -1,17 +1,24 @@
--- Goes on in the next epoch, under the windows that were asked for, if nothing is open and all is folded that was in the
--- log when they were asked for: what was published under the old ones is behind then, also after a rebuild.
--- The watermark stays where it is: it is the floor of the new epoch, behind which everything was counted.
--- Begins with a DEL, so that a full Redis does not keep its windows.
+-- Continues in the next state version, under the pending windows, if no group is open and everything is folded that was
+-- in the log when they were requested: then also a rebuild reads nothing again that was published under the old ones.
+-- The watermark stays, and the new version counts no alert before it.
+-- Begins with a DEL, so that a full Redis can change its windows.
 --
--- KEYS  1 epoch (hash)
---       2 next   3 positions   4 origins   5 marks (hashes)   6 open (zset) of the epoch that stands
---       7 positions   8 origins   9 marks (hashes)   10 void (never exists) of the next one
--- ARGV  1 number that stands
--- Returns 1 the next epoch stands, 0 another one stood, nothing was asked for, or it is not drained
-local epoch, next_windows, positions, marks, open = KEYS[1], KEYS[2], KEYS[3], KEYS[5], KEYS[6]
-local new_marks, void = KEYS[9], KEYS[10]
-local number = ARGV[1]
-
+-- KEYS
+--   1 state_version     hash
+--   2 pending_windows   hash
+--   3 open              zset
+--   4 positions         hash
+--   5 source_positions  hash
+--   6 marks             hash
+--   7 new_positions     hash of the next version
+--   8 new_source_positions  hash of the next version
+--   9 new_marks         hash of the next version
+--  10 void              never exists
+-- ARGV
+--   1 number            of the version that the caller knows
+-- Returns
+--   1                   the next version is current
+--   0                   another one is current, no windows are pending, or something is open or not folded
 local function hash(key)
   local result, flat = {}, redis.call('HGETALL', key)
   for i = 1, #flat, 2 do
@@ -25,44 +32,45 @@ local function whole(value)
 end
 
 redis.call('DEL', void)
-if redis.call('HGET', epoch, 'number') ~= number or redis.call('ZCARD', open) > 0 then
+if redis.call('HGET', state_version, NUMBER) ~= number or redis.call('ZCARD', open) > 0 then
   return 0
 end
-local asked = hash(next_windows)
-if not asked.gap then
+local requested = hash(pending_windows)
+if not requested[GAP] then
   return 0
 end
-local reached = hash(positions)
-for field, stop in pairs(asked) do
-  if string.find(field, '^%d+$') and tonumber(reached[field] or '0') < tonumber(stop) then
+local folded = hash(positions)
+for field, stop in pairs(requested) do
+  if string.find(field, '^%d+$') and tonumber(folded[field] or '0') < tonumber(stop) then
     return 0
   end
 end
 
-local old, seen = hash(epoch), hash(marks)
+local old, old_marks = hash(state_version), hash(marks)
 local floor = math.max(
-  seen.h and tonumber(seen.h) - tonumber(old.grace) or -math.huge,
-  old.since and tonumber(old.since) or -math.huge,
-  old.closed and tonumber(old.closed) or -math.huge
+  old_marks[HORIZON] and tonumber(old_marks[HORIZON]) - tonumber(old[GRACE]) or -math.huge,
+  old[WINDOWS_SINCE] and tonumber(old[WINDOWS_SINCE]) or -math.huge,
+  old[CLOSED_BEFORE] and tonumber(old[CLOSED_BEFORE]) or -math.huge
 )
-for i = 3, 5 do
-  redis.call('DEL', KEYS[i + 4])
-  if redis.call('EXISTS', KEYS[i]) == 1 then
-    redis.call('RENAME', KEYS[i], KEYS[i + 4])
+local moved = {[positions] = new_positions, [source_positions] = new_source_positions, [marks] = new_marks}
+for before, after in pairs(moved) do
+  redis.call('DEL', after)
+  if redis.call('EXISTS', before) == 1 then
+    redis.call('RENAME', before, after)
   end
 end
--- Marks promise that nothing comes more than the grace before them: under a smaller one they promise less.
-local less = tonumber(old.grace) - tonumber(asked.grace)
-for field, time in pairs(seen) do
-  if less > 0 and string.find(field, ':', 1, true) then
+-- A mark promises that no later alert is more than the grace before it: under a smaller grace the mark must be earlier.
+local less = tonumber(old[GRACE]) - tonumber(requested[GRACE])
+for field, time in pairs(old_marks) do
+  if less > 0 and string.find(field, SEPARATOR, 1, true) then
     redis.call('HSET', new_marks, field, whole(math.max(0, tonumber(time) - less)))
   end
 end
-redis.call('DEL', epoch, next_windows)
-redis.call('HSET', epoch, 'number', whole(tonumber(number) + 1), 'partitions', old.partitions,
-  'gap', asked.gap, 'grace', asked.grace, 'slice', asked.slice, 'by', asked.by)
+redis.call('DEL', state_version, pending_windows)
+redis.call('HSET', state_version, NUMBER, whole(tonumber(number) + 1), PARTITIONS, old[PARTITIONS],
+  GAP, requested[GAP], GRACE, requested[GRACE], SLICE, requested[SLICE], REQUESTED_AT, requested[REQUESTED_AT])
 if floor > -math.huge then
-  redis.call('HSET', epoch, 'since', whole(floor))
-  redis.call('HSET', new_marks, 'h', whole(floor + tonumber(asked.grace)))
+  redis.call('HSET', state_version, WINDOWS_SINCE, whole(floor))
+  redis.call('HSET', new_marks, HORIZON, whole(floor + tonumber(requested[GRACE])))
 end
 return 1

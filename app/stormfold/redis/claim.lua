@@ -1,46 +1,57 @@
 -- Moves the horizon forward and leases groups that may have something final.
--- Begins with a DEL: a full Redis refuses no script that has written, and closing is what empties it.
+-- Begins with a DEL: a full Redis does not stop a script that has written, and closing is what frees its memory.
 --
--- KEYS  1 epoch (hash)   2 marks (hash)   3 due (zset)   4 open (zset)   5 void (never exists)
--- ARGV  1 number of the epoch   2 prefix of group keys   3 prefix of bucket keys   4 prefix of leases
---       5 horizon seen, or ''   6 grace (ms)   7 most groups to lease   8 lease token   9 lease time (ms)
---       10 marks that were at that horizon or past it: where fewer are, Redis went back, and its own horizon stands
--- Returns {0, horizon or '', open groups, first open bucket or '', {group, meta, {start, aggregate, ...}}, ...}
---         {3}   another epoch, or none: reload
-local epoch, marks, due, open, void = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local number, group_prefix, bucket_prefix, lease_prefix = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local seen, grace, most, token, lease = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], ARGV[9]
-local witnesses = tonumber(ARGV[10])
+-- KEYS
+--   1 state_version     hash
+--   2 marks             hash
+--   3 due               zset
+--   4 open              zset
+--   5 void              never exists
+-- ARGV
+--   1 number            of the state version that the caller closes
+--   2 group_prefix      prefix of group keys
+--   3 bucket_prefix     prefix of bucket keys
+--   4 lease_prefix      prefix of lease keys
+--   5 horizon_seen      horizon that the caller derived from the marks (ms), or nil
+--   6 min_marks         marks that were at `horizon_seen` or later. Where fewer are, Redis went back since, and its
+--                       own horizon stays
+--   7 grace             in ms
+--   8 limit             most groups to lease
+--   9 token             of the lease
+--  10 lease             in ms
+-- Returns
+--   {DONE, horizon or '', open groups, first open bucket or '', {group, meta, {bucket start, summary, ...}}, ...}
+--   {STALE}             another state version, or none: nothing was done
 local PAGE = 256
 
 redis.call('DEL', void)
-if redis.call('HGET', epoch, 'number') ~= number then
-  return {3}
+if redis.call('HGET', state_version, NUMBER) ~= number then
+  return {STALE}
 end
 
--- Whether the marks are still as far as when the horizon was seen: they only grow, unless Redis went back.
-local function still_seen()
+-- Marks only grow, unless Redis went back.
+local function marks_still_there()
   local fields, count = redis.call('HGETALL', marks), 0
   for i = 1, #fields, 2 do
-    if string.find(fields[i], ':', 1, true) and tonumber(fields[i + 1]) >= seen then
+    if string.find(fields[i], SEPARATOR, 1, true) and tonumber(fields[i + 1]) >= horizon_seen then
       count = count + 1
     end
   end
-  return count >= witnesses
+  return count >= min_marks
 end
 
-local horizon = tonumber(redis.call('HGET', marks, 'h'))
-if seen and (not horizon or seen > horizon) and still_seen() then
-  horizon = seen
-  redis.call('HSET', marks, 'h', ARGV[5])
+local horizon = tonumber(redis.call('HGET', marks, HORIZON))
+if horizon_seen and (not horizon or horizon_seen > horizon) and marks_still_there() then
+  horizon = horizon_seen
+  redis.call('HSET', marks, HORIZON, string.format('%d', horizon))
 end
 local first = redis.call('ZRANGE', open, 0, 0, 'WITHSCORES')
-local result = {0, redis.call('HGET', marks, 'h') or '', redis.call('ZCARD', open), first[2] or ''}
+local result = {DONE, redis.call('HGET', marks, HORIZON) or '', redis.call('ZCARD', open), first[2] or ''}
 if not horizon then
   return result
 end
 
--- What this closer leased before and did not settle, because it could not deliver, is its own to try again.
+-- A closer that leased a group and did not complete it, because it could not deliver, may claim it again.
 local function leased(key)
   return redis.call('SET', key, token, 'NX', 'PX', lease)
     or (redis.call('GET', key) == token and redis.call('PEXPIRE', key, lease))
@@ -50,18 +61,18 @@ local from, taken = 0, 0
 repeat
   local groups = redis.call('ZRANGEBYSCORE', due, '-inf', horizon - grace, 'LIMIT', from, PAGE)
   for _, group in ipairs(groups) do
-    if taken < most and leased(lease_prefix .. group) then
-      local starts = {}
+    if taken < limit and leased(lease_prefix .. group) then
+      local buckets = {}
       for _, field in ipairs(redis.call('HKEYS', group_prefix .. group)) do
-        if field ~= 'm' then
-          starts[#starts + 1] = field
-          starts[#starts + 1] = redis.call('HGET', bucket_prefix .. group .. ':' .. field, 'a')
+        if field ~= META_FIELD then
+          buckets[#buckets + 1] = field
+          buckets[#buckets + 1] = redis.call('HGET', bucket_prefix .. group .. SEPARATOR .. field, SUMMARY_FIELD)
         end
       end
       taken = taken + 1
-      result[#result + 1] = {group, redis.call('HGET', group_prefix .. group, 'm'), starts}
+      result[#result + 1] = {group, redis.call('HGET', group_prefix .. group, META_FIELD), buckets}
     end
   end
   from = from + PAGE
-until taken >= most or #groups < PAGE
+until taken >= limit or #groups < PAGE
 return result

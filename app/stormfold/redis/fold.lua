@@ -1,83 +1,90 @@
 -- Folds the alerts of one poll into their buckets and moves the positions, all or nothing.
+-- Its first write needs memory: a full Redis refuses it, and then nothing has been written.
 --
--- KEYS  1 epoch (hash)   2 positions (hash)   3 origins (hash)   4 marks (hash)   5 due (zset)   6 open (zset)
--- ARGV  1 number of the epoch   2 prefix of group keys   3 prefix of bucket keys   4 batch (msgpack):
---         { grace, max_fingerprints, max_groups, list_new (0|1), alerts_partitions,
---           moves     {{partition, start, end, timestamp}, ...}    strings
---           origins   {field, origin, ...}                         strings
---           marks     {field, event time, ...}
---           overflow  {{group, meta}, ...}                         groups that take the place of new ones
---           rows      {{group, meta, overflow index (from 0), bucket start, due, alerts, first, last, rank, severity, late,
---                       example, members {fingerprint, alerts, last - start, flags, resource, ...}}, ...} }
---       Rows of one batch name each (group, bucket) once.
--- Returns {0, horizon or '', open groups, first open bucket or '', overflowed}   folded
---         {1, ..., 0}                                                            the same, folded before: a resent call
---         {2}                                                                    a position is another: reload, seek
---         {3}                                                                    another epoch, or none: reload
---         {4, horizon}                                                           a row begins before horizon - grace
---       overflowed: how many alerts went into groups of overflow
-local epoch, positions, origins, marks, due, open = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local number, group_prefix, bucket_prefix = ARGV[1], ARGV[2], ARGV[3]
-local grace, max_fingerprints, max_groups, list_new, alerts_partitions, moves, new_origins, new_marks, overflow, rows =
-  unpack(cmsgpack.unpack(ARGV[4]))
+-- KEYS
+--   1 state_version         hash
+--   2 positions             hash
+--   3 source_positions      hash
+--   4 marks                 hash
+--   5 due                   zset
+--   6 open                  zset
+-- ARGV
+--   1 number                of the state version that the caller folds into
+--   2 group_prefix          prefix of group keys
+--   3 bucket_prefix         prefix of bucket keys
+--   4 grace                 in ms
+--   5 max_fingerprints      most members of a bucket
+--   6 max_groups            open groups from which on new ones are folded into overflow groups
+--   7 track_new             whether new fingerprints become members, or are only counted
+--   8 alerts_partitions     partitions of `alerts` according to the marks of this poll, 0 without marks
+--   9 moves                 {{partition, start, end, timestamp}, ...}, all strings
+--  10 new_source_positions  {pair, source position, ...}, all strings
+--  11 new_marks             {pair, event time (ms), ...}
+--  12 overflow              {{group, meta}, ...}
+--  13 rows                  {{ROW_GROUP, ROW_META, ...}, ...}: at most one for each (group, bucket).
+--                           ROW_OVERFLOW is an index of `overflow` from 0, ROW_MEMBERS is
+--                           {fingerprint, alerts, newest - bucket start, flags, resource, ...}
+-- Returns
+--   {DONE, horizon or '', open groups, first open bucket or '', alerts in overflow groups}
+--   {REPEATED, ..., 0}      the call was done before; otherwise like DONE
+--   {CONFLICT}              a position differs: nothing was done
+--   {STALE}                 another state version, or none: nothing was done
+--   {BEHIND, horizon}       a row begins before horizon - grace: nothing was done
 local CHUNK = 400
-local AGGREGATE = '>I4I8I8I4BB'
-local MEMBER, MEMBER_BYTES = '>I4I4B', 9
-local WHOLE_MEMBER = MEMBER .. 'c0'
-local FIRED = 2  -- of a member's flags; the rest, 0 or 1, is whether it is resolved
--- Taken out once: every member needs them.
+-- Locals, because every member needs these functions.
 local struct_pack, struct_unpack, find = struct.pack, struct.unpack, string.find
+local WHOLE_MEMBER = MEMBER .. 'c0'
 
-if redis.call('HGET', epoch, 'number') ~= number then
-  return {3}
+if redis.call('HGET', state_version, NUMBER) ~= number then
+  return {STALE}
 end
 
 local function reply(code, overflowed)
   local first = redis.call('ZRANGE', open, 0, 0, 'WITHSCORES')
-  return {code, redis.call('HGET', marks, 'h') or '', redis.call('ZCARD', open), first[2] or '', overflowed}
+  return {code, redis.call('HGET', marks, HORIZON) or '', redis.call('ZCARD', open), first[2] or '', overflowed}
 end
 
-local names = {}
+local partitions = {}
 for i, move in ipairs(moves) do
-  names[i] = move[1]
+  partitions[i] = move[1]
 end
-local stored = redis.call('HMGET', positions, unpack(names))
+local stored = redis.call('HMGET', positions, unpack(partitions))
 local at_start, at_end = true, true
 for i, move in ipairs(moves) do
   at_start = at_start and stored[i] == move[2]
   at_end = at_end and stored[i] == move[3]
 end
 if at_end then
-  return reply(1, 0)
+  return reply(REPEATED, 0)
 elseif not at_start then
-  return {2}
+  return {CONFLICT}
 end
 
--- Lengths, here and below: asking for them proves a key's type before anything is written.
+-- A length fails on a key of the wrong type, here and below before anything is written.
 redis.call('ZCARD', due)
-redis.call('HLEN', origins)
-local horizon = redis.call('HGET', marks, 'h')
-local opened = redis.call('ZCARD', open)
-local seen, overflowed = {}, 0
+redis.call('HLEN', source_positions)
+local horizon = redis.call('HGET', marks, HORIZON)
+local open_groups = redis.call('ZCARD', open)
+local opened, overflowed = {}, 0
 for _, row in ipairs(rows) do
-  if horizon and row[7] < tonumber(horizon) - grace then
-    return {4, horizon}
+  if horizon and row[ROW_FIRST] < tonumber(horizon) - grace then
+    return {BEHIND, horizon}
   end
-  if redis.call('HLEN', group_prefix .. row[1]) == 0 and not seen[row[1]] then
-    if opened >= max_groups then
-      local other = overflow[row[3] + 1]
-      row[1], row[2] = other[1], other[2]
-      overflowed = overflowed + row[6]
-      redis.call('HLEN', group_prefix .. row[1])
+  if redis.call('HLEN', group_prefix .. row[ROW_GROUP]) == 0 and not opened[row[ROW_GROUP]] then
+    if open_groups >= max_groups then
+      local other = overflow[row[ROW_OVERFLOW] + 1]
+      row[ROW_GROUP], row[ROW_META] = other[1], other[2]
+      overflowed = overflowed + row[ROW_ALERTS]
+      redis.call('HLEN', group_prefix .. row[ROW_GROUP])
     else
-      opened = opened + 1
-      seen[row[1]] = true
+      open_groups = open_groups + 1
+      opened[row[ROW_GROUP]] = true
     end
   end
-  redis.call('HLEN', bucket_prefix .. row[1] .. ':' .. row[4])
+  redis.call('HLEN', bucket_prefix .. row[ROW_GROUP] .. SEPARATOR .. row[ROW_START])
 end
 
--- Which of two byte strings comes first, whatever the server's locale.
+-- The first of two byte strings, independent of the server's locale.
 local function lower(a, b)
   for i = 1, math.min(#a, #b) do
     local x, y = string.byte(a, i), string.byte(b, i)
@@ -88,24 +95,27 @@ local function lower(a, b)
   return #a < #b and a or b
 end
 
-local function fold_members(key, start, members, others, truncated)
-  local room = max_fingerprints - (redis.call('HLEN', key) - others)
-  for from = 1, #members, CHUNK * 5 do
+-- `others` is the number of fields of the bucket that are not members.
+local function fold_members(key, members, others, truncated)
+  local free = max_fingerprints - (redis.call('HLEN', key) - others)
+  local step = CHUNK * MEMBER_VALUES
+  for from = 1, #members, step do
     local fingerprints, count = {}, 0
-    for at = from, math.min(from + CHUNK * 5, #members + 1) - 1, 5 do
+    for at = from, math.min(from + step, #members + 1) - 1, MEMBER_VALUES do
       count = count + 1
       fingerprints[count] = members[at]
     end
     local before = redis.call('HMGET', key, unpack(fingerprints))
     local set, filled = {}, 0
     for i = 1, count do
-      local at = from + (i - 1) * 5
+      local at = from + (i - 1) * MEMBER_VALUES
       local alerts, last, flags, resource = members[at + 1], members[at + 2], members[at + 3], members[at + 4]
       local old = before[i]
       local keep = true
       if old then
         local old_alerts, old_last, old_flags = struct_unpack(MEMBER, old)
         local fired = (flags >= FIRED or old_flags >= FIRED) and FIRED or 0
+        -- The other flag: whether the newest alert is resolved.
         local resolved, old_resolved = flags % FIRED, old_flags % FIRED
         if old_last > last then
           last, resolved = old_last, old_resolved
@@ -116,8 +126,8 @@ local function fold_members(key, start, members, others, truncated)
           resource = lower(resource, string.sub(old, MEMBER_BYTES + 1))
         end
         alerts, flags = alerts + old_alerts, fired + resolved
-      elseif list_new == 1 and room > 0 then
-        room = room - 1
+      elseif track_new and free > 0 then
+        free = free - 1
       else
         keep, truncated = false, 1
       end
@@ -134,20 +144,44 @@ local function fold_members(key, start, members, others, truncated)
   return truncated
 end
 
-local function fold_row(group, meta, start, row_due, alerts, first, last, rank, severity, late, example, members)
-  local group_key, key = group_prefix .. group, bucket_prefix .. group .. ':' .. start
-  local known = redis.call('HMGET', key, 'a', 'm')
+-- Enters a bucket that is new to its group into the indexes; returns the group's meta.
+local function open_bucket(group, group_key, group_meta, row)
+  local start, earliest = row[ROW_START], nil
+  for _, field in ipairs(redis.call('HKEYS', group_key)) do
+    local other = tonumber(field)
+    if other and (not earliest or other < earliest) then
+      earliest = other
+    end
+  end
+  if not earliest then
+    group_meta = row[ROW_META]
+    redis.call('HSET', group_key, META_FIELD, group_meta)
+    redis.call('ZADD', due, row[ROW_DUE], group)
+    redis.call('ZADD', open, start, group)
+  elseif tonumber(start) < earliest then
+    redis.call('ZADD', due, 'LT', row[ROW_DUE], group)
+    redis.call('ZADD', open, start, group)
+  end
+  redis.call('HSET', group_key, start, row[ROW_EXAMPLE])
+  return group_meta
+end
+
+local function fold_row(row)
+  local group, meta, start = row[ROW_GROUP], row[ROW_META], row[ROW_START]
+  local alerts, first, last, late = row[ROW_ALERTS], row[ROW_FIRST], row[ROW_LAST], row[ROW_LATE]
+  local rank, severity, example = row[ROW_RANK], row[ROW_SEVERITY], row[ROW_EXAMPLE]
+  local group_key, key = group_prefix .. group, bucket_prefix .. group .. SEPARATOR .. start
+  local known = redis.call('HMGET', key, SUMMARY_FIELD, META_FIELD)
   local before, own_meta = known[1], known[2]
   local others = (before and 1 or 0) + (own_meta and 1 or 0)
-  local group_meta = redis.call('HGET', group_key, 'm')
+  local group_meta = redis.call('HGET', group_key, META_FIELD)
   local truncated = 0
   if before then
     local old_meta = own_meta or group_meta
     if meta ~= old_meta then
       meta = lower(meta, old_meta)
     end
-    local old_alerts, old_first, old_last, old_late, old_rank, old_truncated, at =
-      struct.unpack(AGGREGATE, before)
+    local old_alerts, old_first, old_last, old_late, old_rank, old_truncated, at = struct_unpack(SUMMARY, before)
     if old_first == first then
       example = lower(example, redis.call('HGET', group_key, start))
     end
@@ -162,41 +196,25 @@ local function fold_row(group, meta, start, row_due, alerts, first, last, rank, 
     alerts, late, truncated = alerts + old_alerts, late + old_late, old_truncated
     first, last = math.min(first, old_first), math.max(last, old_last)
   else
-    local earliest = nil
-    for _, field in ipairs(redis.call('HKEYS', group_key)) do
-      local other = tonumber(field)
-      if other and (not earliest or other < earliest) then
-        earliest = other
-      end
-    end
-    if not earliest then
-      group_meta = meta
-      redis.call('HSET', group_key, 'm', meta)
-      redis.call('ZADD', due, row_due, group)
-      redis.call('ZADD', open, start, group)
-    elseif tonumber(start) < earliest then
-      redis.call('ZADD', due, 'LT', row_due, group)
-      redis.call('ZADD', open, start, group)
-    end
-    redis.call('HSET', group_key, start, example)
+    group_meta = open_bucket(group, group_key, group_meta, row)
   end
-  truncated = fold_members(key, tonumber(start), members, others, truncated)
-  -- The same for all buckets of a group, unless the configuration was changed while it was open.
+  truncated = fold_members(key, row[ROW_MEMBERS], others, truncated)
+  -- All buckets of a group share its meta, unless the configuration changed while the group was open.
   if own_meta and meta == group_meta then
-    redis.call('HDEL', key, 'm')
+    redis.call('HDEL', key, META_FIELD)
   elseif meta ~= group_meta and meta ~= own_meta then
-    redis.call('HSET', key, 'm', meta)
+    redis.call('HSET', key, META_FIELD, meta)
   end
-  redis.call('HSET', key, 'a', struct.pack(AGGREGATE, alerts, first, last, late, rank, truncated) .. severity)
+  redis.call('HSET', key, SUMMARY_FIELD, struct_pack(SUMMARY, alerts, first, last, late, rank, truncated) .. severity)
 end
 
--- The first write: a full Redis refuses it, and nothing has happened.
 for _, move in ipairs(moves) do
-  redis.call('HSET', positions, move[1], move[3], move[1] .. ':t', move[4])
+  redis.call('HSET', positions, move[1], move[3], move[1] .. TIMESTAMP_SUFFIX, move[4])
 end
--- Of many partitions there are thousands: some hundreds in one command.
-for from = 1, #new_origins, CHUNK * 2 do
-  redis.call('HSET', origins, unpack(new_origins, from, math.min(from + CHUNK * 2 - 1, #new_origins)))
+-- There may be thousands of partition pairs: one command takes some hundreds.
+for from = 1, #new_source_positions, CHUNK * 2 do
+  local to = math.min(from + CHUNK * 2 - 1, #new_source_positions)
+  redis.call('HSET', source_positions, unpack(new_source_positions, from, to))
 end
 for from = 1, #new_marks, CHUNK * 2 do
   local fields, set = {}, {}
@@ -215,12 +233,12 @@ for from = 1, #new_marks, CHUNK * 2 do
   end
 end
 if #new_marks > 0 then
-  redis.call('HINCRBY', marks, 'b', 1)
+  redis.call('HINCRBY', marks, MARKS_VERSION, 1)
 end
-if alerts_partitions > tonumber(redis.call('HGET', marks, 'n') or '0') then
-  redis.call('HSET', marks, 'n', alerts_partitions)
+if alerts_partitions > tonumber(redis.call('HGET', marks, ALERTS_PARTITIONS) or '0') then
+  redis.call('HSET', marks, ALERTS_PARTITIONS, alerts_partitions)
 end
 for _, row in ipairs(rows) do
-  fold_row(row[1], row[2], row[4], row[5], row[6], row[7], row[8], row[9], row[10], row[11], row[12], row[13])
+  fold_row(row)
 end
-return reply(0, overflowed)
+return reply(DONE, overflowed)

@@ -1,31 +1,25 @@
-"""What is forming: the largest open groups, found at a cost that does not grow with how many are open."""
+"""The largest open groups, found at a cost that does not grow with the number of open groups."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
 
 from stormfold.group import GroupMeta
-from stormfold.redis.store import (
-    AGGREGATE,
-    MEMBER,
-    ScriptReply,
-    StaleStateVersion,
-    StateVersion,
-    Store,
-    translate_errors,
-)
+from stormfold.redis.errors import translate_errors
+from stormfold.redis.layout import META_FIELD, SUMMARY_FIELD, Key, Summary, packed_resource, unpack_summary
+from stormfold.redis.script import Packed, Script
+from stormfold.redis.store import Store
+from stormfold.redis.versions import StateVersion
 
-STRETCH = 500
+GROUPS_PER_CALL = 500
 """Groups in one script call: about a millisecond of Redis."""
-STRETCHES = 4
-"""Calls in one look. With more open groups than that, several looks go round once."""
-MOST_MEMBERS = 12_000
-"""Fields of buckets that one look reads to count fingerprints and resources: a bucket of the default bound fits."""
-_OTHERS = {b"a", b"m"}
+CALLS_PER_LOOK = 4
+"""Script calls of one look. If more groups are open, it takes several looks to see all of them once."""
+MAX_MEMBERS = 12_000
+"""Fields of buckets that one look reads to count fingerprints and resources: a bucket of the default limit fits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +38,24 @@ class OpenGroup:
     first: int
     """Event time of its first alert (ms)."""
     last: int
+    """Event time of its last alert (ms)."""
 
 
 @dataclass(frozen=True, slots=True)
 class TopGroups:
-    """What a look found."""
+    """Result of a look."""
 
     open: int
-    """Groups that are open."""
+    """Open groups."""
     seen: int
-    """How many of them were looked at so far, the oldest first."""
+    """Open groups that were compared so far, the oldest first."""
     groups: tuple[OpenGroup, ...]
     """The largest of those, the largest first."""
 
 
 class _Bucket(NamedTuple):
-    start: str
-    aggregate: bytes
+    start: int
+    summary: Summary
     fields: int
 
 
@@ -70,85 +65,101 @@ class _Group(NamedTuple):
     buckets: tuple[_Bucket, ...]
 
 
-class OpenGroups:
-    """Goes round the open groups, a few stretches at each look, and keeps the `most` largest in view."""
+@Script
+def top_groups(
+    *, state_version: Key, open: Key, number: str, group_prefix: str, bucket_prefix: str, first: int, count: int,
+    limit: int, others: Packed,
+) -> None:  # fmt: skip
+    """Finds the largest groups of a range."""
 
-    def __init__(self, store: Store, most: int) -> None:
+
+class OpenGroups:
+    """Compares some of the open groups at each look, one range after the other, and remembers the `limit` largest."""
+
+    def __init__(self, store: Store, limit: int) -> None:
         self._store = store
-        self._most = most
-        self._script = store.redis.register_script((files("stormfold.redis") / "top_groups.lua").read_text())
-        self._epoch: int | None = None
+        self._limit = limit
+        self._number: int | None = None
         self._next = 0
-        self._round = False
-        """Whether it has been round once."""
+        self._seen_all = False
         self._names: list[str] = []
 
-    async def look(self, epoch: StateVersion) -> TopGroups:
-        """Raises `Retry` or `ActionRequired`, `StaleStateVersion` if that epoch does not stand."""
-        if epoch.number != self._epoch:
-            self._epoch, self._next, self._round, self._names = epoch.number, 0, False, []
-        for _ in range(STRETCHES):
-            open_groups, groups = await self._stretch(epoch)
+    async def look(self, version: StateVersion) -> TopGroups:
+        """Raises `Retry` or `ActionRequired`, `StaleStateVersion` if that version is not current."""
+        if version.number != self._number:
+            self._number, self._next, self._seen_all, self._names = version.number, 0, False, []
+        for _ in range(CALLS_PER_LOOK):
+            open_groups, groups = await self._compare(version)
             self._names = [group.name for group in groups]
-            self._next += STRETCH
+            self._next += GROUPS_PER_CALL
             if self._next >= open_groups:
-                self._next, self._round = 0, True
+                self._next, self._seen_all = 0, True
                 break
-        return TopGroups(open_groups, open_groups if self._round else self._next, await self._count(epoch, groups))
+        seen = open_groups if self._seen_all else self._next
+        return TopGroups(open_groups, seen, await self._count(version, groups))
 
-    async def _stretch(self, epoch: StateVersion) -> tuple[int, list[_Group]]:
+    async def _compare(self, version: StateVersion) -> tuple[int, list[_Group]]:
+        """Compares the next range with the largest so far; returns open groups and the largest."""
         keys = self._store.keys
-        names = keys.of(epoch.number)
-        async with translate_errors():
-            code, *rest = await self._script(
-                keys=[keys.epoch, names.open],
-                args=[epoch.number, names.group, names.bucket, self._next, STRETCH, self._most, *self._names],
-            )
-        if code == ScriptReply.STALE:
-            raise StaleStateVersion
-        return rest[0], [_group(*found) for found in rest[1:]]
+        names = keys.of(version.number)
+        _, open_groups, *found = await top_groups(
+            self._store.redis,
+            state_version=keys.state_version,
+            open=names.open,
+            number=str(version.number),
+            group_prefix=names.group,
+            bucket_prefix=names.bucket,
+            first=self._next,
+            count=GROUPS_PER_CALL,
+            limit=self._limit,
+            others=self._names,
+        )
+        return open_groups, [_group(*item) for item in found]
 
-    async def _count(self, epoch: StateVersion, groups: Sequence[_Group]) -> tuple[OpenGroup, ...]:
-        """Reads members, of the largest groups first, as far as `MOST_MEMBERS` goes."""
-        left = MOST_MEMBERS
-        wanted: list[list[_Bucket]] = []
+    async def _count(self, version: StateVersion, groups: Sequence[_Group]) -> tuple[OpenGroup, ...]:
+        """Reads members, of the largest groups first, up to `MAX_MEMBERS`."""
+        left = MAX_MEMBERS
+        wanted: list[int] = []
+        names = self._store.keys.of(version.number)
         pipeline = self._store.redis.pipeline(transaction=False)
-        prefix = self._store.keys.of(epoch.number).bucket
         for group in groups:
-            wanted.append([])
+            wanted.append(0)
             for bucket in group.buckets:
                 if bucket.fields <= left:
                     left -= bucket.fields
-                    wanted[-1].append(bucket)
-                    pipeline.hgetall(f"{prefix}{group.name}:{bucket.start}")
+                    wanted[-1] += 1
+                    pipeline.hgetall(names.bucket_key(group.name, bucket.start))
         async with translate_errors():
-            answers = iter(await pipeline.execute())
+            replies = iter(await pipeline.execute())
         return tuple(
-            _forming(group, list(islice(answers, len(read)))) for group, read in zip(groups, wanted, strict=True)
+            _open_group(group, list(islice(replies, count))) for group, count in zip(groups, wanted, strict=True)
         )
 
 
 def _group(name: bytes, meta: bytes, flat: Sequence[Any]) -> _Group:
     buckets = (
-        _Bucket(start.decode(), aggregate, fields)
-        for start, aggregate, fields in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+        _Bucket(int(start), unpack_summary(summary), fields)
+        for start, summary, fields in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
     )
     return _Group(name.decode(), msgspec.msgpack.decode(meta, type=GroupMeta), tuple(buckets))
 
 
-def _forming(group: _Group, read: Sequence[Mapping[bytes, bytes]]) -> OpenGroup:
-    aggregates = [AGGREGATE.unpack_from(bucket.aggregate) for bucket in group.buckets]
-    ranks = [rank for *_, rank, _ in aggregates]
-    worst = group.buckets[ranks.index(min(ranks))]
-    fingerprints = {name for fields in read for name in fields} - _OTHERS
-    resources = {value[MEMBER.size :] for fields in read for name, value in fields.items() if name not in _OTHERS}
+def _open_group(group: _Group, read: Sequence[Mapping[bytes, bytes]]) -> OpenGroup:
+    """`read` has the fields of some of the group's buckets."""
+    summaries = [bucket.summary for bucket in group.buckets]
+    members = [
+        (name, packed_resource(value))
+        for fields in read
+        for name, value in fields.items()
+        if name not in (SUMMARY_FIELD, META_FIELD)
+    ]
     return OpenGroup(
         meta=group.meta,
-        severity=worst.aggregate[AGGREGATE.size :].decode(),
-        alerts=sum(alerts for alerts, *_ in aggregates),
-        distinct=max(len(fingerprints), *(bucket.fields - 1 for bucket in group.buckets)),
-        resources=len(resources - {b""}),
-        exact=len(read) == len(group.buckets) and not any(truncated for *_, truncated in aggregates),
-        first=min(first for _, first, *_ in aggregates),
-        last=max(last for _, _, last, *_ in aggregates),
+        severity=min(summaries, key=lambda summary: summary.rank).severity,
+        alerts=sum(summary.alerts for summary in summaries),
+        distinct=max(len({name for name, _ in members}), *(bucket.fields - 1 for bucket in group.buckets)),
+        resources=len({resource for _, resource in members} - {b""}),
+        exact=len(read) == len(group.buckets) and not any(summary.truncated for summary in summaries),
+        first=min(summary.first for summary in summaries),
+        last=max(summary.last for summary in summaries),
     )

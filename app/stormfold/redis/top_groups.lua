@@ -1,34 +1,39 @@
--- Finds the largest of a stretch of open groups. Writes nothing; what it costs is bounded by the stretch.
+-- Finds the largest groups in a range of the open groups. Writes nothing; its cost is bounded by the range.
 --
--- KEYS  1 epoch (hash)   2 open (zset)
--- ARGV  1 number of the epoch   2 prefix of group keys   3 prefix of bucket keys
---       4 rank in `open` of the stretch's first group   5 how many   6 most groups to return   7... groups to look at, too
--- Returns {0, open groups, {group, meta, {start, aggregate, fields, ...}}, ...}   the largest first
---         {3}   another epoch, or none: reload
-local epoch, open = KEYS[1], KEYS[2]
-local number, group_prefix, bucket_prefix = ARGV[1], ARGV[2], ARGV[3]
-local from, count, most = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-
-if redis.call('HGET', epoch, 'number') ~= number then
-  return {3}
+-- KEYS
+--   1 state_version     hash
+--   2 open              zset
+-- ARGV
+--   1 number            of the state version that the caller knows
+--   2 group_prefix      prefix of group keys
+--   3 bucket_prefix     prefix of bucket keys
+--   4 first             rank in `open` of the first group of the range
+--   5 count             groups in the range
+--   6 limit             most groups to return
+--   7 others            {group, ...}: groups to compare with those of the range
+-- Returns
+--   {DONE, open groups, {group, meta, {bucket start, summary, fields of the bucket, ...}}, ...}, the largest first
+--   {STALE}             another state version, or none
+if redis.call('HGET', state_version, NUMBER) ~= number then
+  return {STALE}
 end
 
-local function aggregate(group, start)
-  return redis.call('HGET', bucket_prefix .. group .. ':' .. start, 'a')
+local function summary(group, start)
+  return redis.call('HGET', bucket_prefix .. group .. SEPARATOR .. start, SUMMARY_FIELD)
 end
 
-local groups = redis.call('ZRANGE', open, from, from + count - 1)
-for i = 7, #ARGV do
-  groups[#groups + 1] = ARGV[i]
+local groups = redis.call('ZRANGE', open, first, first + count - 1)
+for _, group in ipairs(others) do
+  groups[#groups + 1] = group
 end
 local sizes, found = {}, {}
 for _, group in ipairs(groups) do
   if not sizes[group] then
     sizes[group] = 0
     for _, field in ipairs(redis.call('HKEYS', group_prefix .. group)) do
-      local bucket = field ~= 'm' and aggregate(group, field)
+      local bucket = field ~= META_FIELD and summary(group, field)
       if bucket then
-        sizes[group] = sizes[group] + struct.unpack('>I4', bucket)
+        sizes[group] = sizes[group] + struct.unpack(SUMMARY, bucket)
       end
     end
     if sizes[group] > 0 then
@@ -40,16 +45,16 @@ table.sort(found, function(a, b)
   return sizes[a] > sizes[b] or (sizes[a] == sizes[b] and a < b)
 end)
 
-local result = {0, redis.call('ZCARD', open)}
-for i = 1, math.min(most, #found) do
+local result = {DONE, redis.call('ZCARD', open)}
+for i = 1, math.min(limit, #found) do
   local group, buckets = found[i], {}
   for _, field in ipairs(redis.call('HKEYS', group_prefix .. group)) do
-    if field ~= 'm' then
+    if field ~= META_FIELD then
       buckets[#buckets + 1] = field
-      buckets[#buckets + 1] = aggregate(group, field)
-      buckets[#buckets + 1] = redis.call('HLEN', bucket_prefix .. group .. ':' .. field)
+      buckets[#buckets + 1] = summary(group, field)
+      buckets[#buckets + 1] = redis.call('HLEN', bucket_prefix .. group .. SEPARATOR .. field)
     end
   end
-  result[#result + 1] = {group, redis.call('HGET', group_prefix .. group, 'm'), buckets}
+  result[#result + 1] = {group, redis.call('HGET', group_prefix .. group, META_FIELD), buckets}
 end
 return result

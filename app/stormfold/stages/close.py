@@ -1,8 +1,9 @@
-"""Closer: moves the horizon, claims groups with something final, publishes their storms, then deletes those."""
+"""Close: moves the horizon, claims groups with final segments, publishes those as aggregates, then deletes them."""
 
 import secrets
 import time
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import structlog
 
@@ -13,7 +14,11 @@ from stormfold.eventtime import Horizon
 from stormfold.health import Health
 from stormfold.kafka.producer import Producer, ProducerRecord
 from stormfold.manifest import encode_manifest
-from stormfold.redis.store import Claimed, Clock, Completion, StaleStateVersion, StateVersion, Store
+from stormfold.redis.clock import Clock
+from stormfold.redis.close import Completion, OpenBuckets
+from stormfold.redis.errors import StaleStateVersion
+from stormfold.redis.store import Store
+from stormfold.redis.versions import StateVersion
 from stormfold.settings import Settings
 from stormfold.stages.periodic import PeriodicService
 from stormfold.stages.state_version import change_windows
@@ -24,11 +29,20 @@ log = structlog.get_logger(__name__)
 
 INTERVAL = 0.25
 """Seconds between two claims while nothing is due."""
-MOST = 200
-"""Groups in one claim."""
+MAX_GROUPS_PER_CLAIM = 200
 MAX_ALERTS_PER_CHUNK = 20_000
-"""Alerts in groups whose storms are built and settled at once, at least one group's: what bounds memory, and how long
-the other stages wait."""
+"""Alerts in groups that are published and completed together; a single group may have more. This limits memory, and how
+long the other stages wait."""
+
+
+class Claim(NamedTuple):
+    """Groups under lease, at a watermark."""
+
+    version: StateVersion
+    watermark: int
+    groups: list[OpenBuckets]
+    claimed_at: float
+    """When the lease began at the earliest (monotonic, s)."""
 
 
 class Close(PeriodicService):
@@ -42,78 +56,87 @@ class Close(PeriodicService):
         self._config = config
         self._store = store
         self._producer = Producer(settings, self.name)
-        self._epoch: StateVersion | None = None
-        self._horizon = self._observer()
+        self._version: StateVersion | None = None
+        self._horizon = self._new_horizon()
         self._token = secrets.token_hex(8)
         self.clock: Clock | None = None
 
     async def on_stop(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         await self._producer.stop()
 
     async def run_once(self) -> float:
-        """One claim, and what comes of it."""
+        """Claims groups once and closes what is final in them."""
         try:
-            return 0.0 if await self._claim() else INTERVAL
+            claim = await self._claim()
+            if claim is None:
+                return INTERVAL
+            await self._close(claim)
         except StaleStateVersion:
-            self._epoch = None
+            self._version = None
             return INTERVAL
+        return 0.0
 
-    async def _claim(self) -> bool:
-        """Returns whether anything was claimed."""
-        if self._epoch is None:
-            self._epoch = await self._store.epoch()
-            self._horizon = self._observer()
-            if self._epoch is None:
+    async def _claim(self) -> Claim | None:
+        """Moves the horizon and claims groups; None if nothing is due."""
+        version = self._version
+        if version is None:
+            version = self._version = await self._store.version()
+            self._horizon = self._new_horizon()
+            if version is None:
                 # Fold or intake opens one as soon as it has partitions.
-                return False
-        epoch = self._epoch
-        marked = await self._store.marks(epoch)
-        now = time.time_ns() // 1_000_000
-        seen, min_marks = None, 0
-        if marked.alerts_partitions:
-            seen = self._horizon.observe(marked.cells, epoch.partitions, marked.alerts_partitions, now, marked.beat)
-            min_marks = sum(seen is not None and mark >= seen for mark in marked.cells.values())
+                return None
+        horizon, min_marks = await self._observe_horizon(version)
         claimed_at = time.monotonic()
-        clock, claimed = await self._store.claim(
-            epoch,
-            seen,
+        clock, groups = await self._store.claim(
+            version,
+            horizon,
             min_marks=min_marks,
-            most=MOST,
+            limit=MAX_GROUPS_PER_CLAIM,
             token=self._token,
             lease=round(self._settings.close_lease * 1000),
         )
-        self._tell(clock)
-        if clock.open_groups == 0 and await change_windows(self._store, epoch):
-            self._epoch = None
-            return False
-        if not claimed or clock.horizon is None:
-            return False
-        await self._finish(epoch, claimed, clock.horizon - epoch.windows.grace, claimed_at)
-        return True
+        self._set_clock(clock)
+        if clock.open_groups == 0 and await change_windows(self._store, version):
+            self._version = None
+            return None
+        if not groups or clock.horizon is None:
+            return None
+        return Claim(version, clock.horizon - version.windows.grace, groups, claimed_at)
 
-    async def _finish(self, epoch: StateVersion, claimed: list[Claimed], watermark: int, claimed_at: float) -> None:
-        for number, groups in enumerate(_some(claimed)):
-            if number and not self._outlasts(claimed_at):
-                # What is not settled is this closer's own to claim anew.
+    async def _observe_horizon(self, version: StateVersion) -> tuple[int | None, int]:
+        """The horizon that follows from the marks, and the number of marks that have reached it."""
+        found = await self._store.marks(version)
+        if not found.alerts_partitions:
+            return None, 0
+        now = time.time_ns() // 1_000_000
+        horizon = self._horizon.observe(
+            found.marks, version.partitions, found.alerts_partitions, now, found.marks_version
+        )
+        return horizon, sum(horizon is not None and mark >= horizon for mark in found.marks.values())
+
+    async def _close(self, claim: Claim) -> None:
+        for number, groups in enumerate(_chunks(claim.groups)):
+            if number and not self._lease_covers_delivery(claim):
+                # This closer may claim the rest again.
                 return
-            await self._finish_some(epoch, groups, watermark, claimed_at)
+            await self._close_chunk(claim._replace(groups=groups))
 
-    async def _finish_some(
-        self, epoch: StateVersion, claimed: list[Claimed], watermark: int, claimed_at: float
-    ) -> None:
-        final: list[tuple[Claimed, Segment]] = []
-        settlements = []
-        for group in claimed:
-            parts = segments(group.buckets, epoch.windows, epoch.rebuild)
-            done = [part for part in parts if part.due <= watermark]
+    async def _close_chunk(self, claim: Claim) -> None:
+        """Publishes the final segments of the groups, then deletes them."""
+        version = claim.version
+        final: list[tuple[OpenBuckets, Segment]] = []
+        completions = []
+        for group in claim.groups:
+            parts = segments(group.buckets, version.windows, version.rebuild)
+            done = [part for part in parts if part.due <= claim.watermark]
             rest = parts[len(done) :]
             for part in done:
-                if epoch.rebuild is not None and part.start < epoch.rebuild.closed_before:
+                if version.rebuild is not None and part.start < version.rebuild.closed_before:
                     metrics.STORMS_DEDUPLICATED.inc()
                 else:
                     final.append((group, part))
-            settlements.append(
+            completions.append(
                 Completion(
                     group.group,
                     delete=[bucket for part in done for bucket in part.buckets],
@@ -121,39 +144,40 @@ class Close(PeriodicService):
                     due=rest[0].due if rest else 0,
                 )
             )
-        storms = await self._build(epoch, final)
-        if storms:
-            if not self._outlasts(claimed_at):
-                raise Retry("the lease would end before the storms are surely delivered")
-            await self._publish(storms)
-        settled = await self._store.settle(epoch, self._token, settlements)
-        metrics.COMPLETION_CONFLICTS.inc(settled.count(False))
-        for (_, part), storm in zip(final, storms, strict=True):
-            metrics.STORMS_CLOSED.labels(storm.aggregate_class).inc()
-            metrics.ALERTS_CLOSED.labels(storm.aggregate_class).inc(storm.alert_count)
-            metrics.CLOSE_LATENCY_SECONDS.observe(max(0, watermark - part.due) / 1000)
+        aggregates = await self._fold_segments(version, final)
+        if aggregates:
+            if not self._lease_covers_delivery(claim):
+                raise Retry("the lease may end before the storms are delivered")
+            await self._publish(aggregates)
+        completed = await self._store.complete(version, self._token, completions)
+        metrics.COMPLETION_CONFLICTS.inc(completed.count(False))
+        for (_, part), aggregate in zip(final, aggregates, strict=True):
+            metrics.STORMS_CLOSED.labels(aggregate.aggregate_class).inc()
+            metrics.ALERTS_CLOSED.labels(aggregate.aggregate_class).inc(aggregate.alert_count)
+            metrics.CLOSE_LATENCY_SECONDS.observe(max(0, claim.watermark - part.due) / 1000)
 
-    async def _build(self, epoch: StateVersion, final: list[tuple[Claimed, Segment]]) -> list[Aggregate]:
+    async def _fold_segments(self, version: StateVersion, final: list[tuple[OpenBuckets, Segment]]) -> list[Aggregate]:
         wanted = [(group.group, bucket) for group, part in final for bucket in part.buckets]
-        details = iter(await self._store.details(epoch, wanted))
+        details = iter(await self._store.details(version, wanted))
         return [
-            fold_segment(part, [next(details) for _ in part.buckets], epoch.windows.gap, self._config.max_resources)
+            fold_segment(part, [next(details) for _ in part.buckets], version.windows.gap, self._config.max_resources)
             for _, part in final
         ]
 
-    def _outlasts(self, claimed_at: float) -> bool:
-        """Whether the lease holds until what is sent now is acknowledged or given up."""
-        return time.monotonic() - claimed_at < self._settings.close_lease - self._settings.delivery_timeout
+    def _lease_covers_delivery(self, claim: Claim) -> bool:
+        """Whether the lease lasts until a record sent now is acknowledged or given up."""
+        age = time.monotonic() - claim.claimed_at
+        return age < self._settings.close_lease - self._settings.delivery_timeout
 
-    async def _publish(self, storms: list[Aggregate]) -> None:
-        records = (ProducerRecord(storm.name.encode(), encode_manifest(storm)) for storm in storms)
+    async def _publish(self, aggregates: list[Aggregate]) -> None:
+        records = (ProducerRecord(aggregate.name.encode(), encode_manifest(aggregate)) for aggregate in aggregates)
         await self._producer.send_by_key(self._settings.storms_topic, records)
 
-    def _observer(self) -> Horizon:
-        windows = self._epoch.windows if self._epoch else self._config.windows
+    def _new_horizon(self) -> Horizon:
+        windows = self._version.windows if self._version else self._config.windows
         return Horizon(self._config.idle_timeout, windows.slice_length)
 
-    def _tell(self, clock: Clock) -> None:
+    def _set_clock(self, clock: Clock) -> None:
         self.clock = clock
         metrics.OPEN_GROUPS.set(clock.open_groups)
         metrics.IDLE_PARTITION_PAIRS.set(len(self._horizon.idle))
@@ -161,15 +185,15 @@ class Close(PeriodicService):
             metrics.HORIZON_DELAY_SECONDS.set(clock.horizon)
 
 
-def _some(claimed: Iterable[Claimed]) -> Iterator[list[Claimed]]:
-    """The groups, some at a time; there are no more members than alerts."""
-    some: list[Claimed] = []
+def _chunks(groups: Iterable[OpenBuckets]) -> Iterator[list[OpenBuckets]]:
+    """Splits groups by their alerts: a group has at most as many members."""
+    chunk: list[OpenBuckets] = []
     alerts = 0
-    for group in claimed:
-        some.append(group)
+    for group in groups:
+        chunk.append(group)
         alerts += sum(bucket.alerts for bucket in group.buckets)
         if alerts >= MAX_ALERTS_PER_CHUNK:
-            yield some
-            some, alerts = [], 0
-    if some:
-        yield some
+            yield chunk
+            chunk, alerts = [], 0
+    if chunk:
+        yield chunk

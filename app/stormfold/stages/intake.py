@@ -28,10 +28,10 @@ from stormfold.kafka.dlq import send_to_dlq
 from stormfold.kafka.member import GroupMember
 from stormfold.kafka.producer import Pair, Producer
 from stormfold.keyed_record import Marks, encode_alert, encode_marks
-from stormfold.redis.store import StateVersion, Store
+from stormfold.redis.store import Store
+from stormfold.redis.versions import StateVersion
 from stormfold.series import SeriesReader
 from stormfold.settings import Settings
-from stormfold.stages.skip_expired import skip_expired
 from stormfold.stages.state_version import ensure_state_version, newest_horizon
 
 log = structlog.get_logger(__name__)
@@ -95,11 +95,10 @@ class Intake:
 
     async def start_positions(self, consumer: AIOKafkaConsumer, partitions: set[int]) -> dict[int, StartPosition]:
         """Continues from the commits, which carry the event time reached."""
-        await skip_expired(self._store, consumer, self._settings)
         state = await ensure_state_version(self._store, consumer, self._settings, self._config.windows, self._started)
         committed = await intake_positions(self._settings, self._store)
-        self._version = state.epoch
-        clock = await self._store.clock(state.epoch)
+        self._version = state.version
+        clock = await self._store.clock(state.version)
         self._horizon, self._latest_horizon = clock.horizon, await newest_horizon(self._settings, clock)
         self._progress, self._positions, self._offset_base = {}, {}, {}
         starts = {}
@@ -153,7 +152,7 @@ class Intake:
         if not notes or not await self._member.commit(notes):
             return set()
         with suppress(Retry):
-            await self._store.keep_intake(notes)
+            await self._store.save_intake_commits(notes)
         return set(notes)
 
     async def stop(self) -> None:
@@ -253,7 +252,7 @@ class Intake:
     async def _follow_horizon(self, version: StateVersion, event_times: dict[int, int]) -> None:
         """Pauses partitions that are more than a slice ahead of the horizon; rewinds if the partitioning changed."""
         try:
-            current = await self._store.epoch()
+            current = await self._store.version()
             if current is not None:
                 if current.partitions != version.partitions:
                     # All that was sent is committed, so nothing is sent again to other partitions.
@@ -275,5 +274,5 @@ async def intake_positions(settings: Settings, store: Store) -> Committed:
     Kafka deletes commits with their topic, or after the group was inactive for long. Then the copy in Redis counts:
     without it new alerts would be dropped as duplicates, or old ones counted again.
     """
-    kept = {p: (offset, CommitMetadata.decode(note)) for p, (offset, note) in (await store.kept_intake()).items()}
+    kept = {p: (offset, CommitMetadata.decode(note)) for p, (offset, note) in (await store.intake_commits()).items()}
     return kept | await read_committed(settings, settings.consumer_group("intake"), settings.alerts_topic)

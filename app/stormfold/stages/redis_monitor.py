@@ -1,4 +1,4 @@
-"""Watches Redis' memory: for the metrics, and so that detail is given up before progress."""
+"""Watches the memory of Redis: for metrics, and so that detail is given up before progress."""
 
 from contextlib import suppress
 
@@ -8,19 +8,21 @@ from stormfold import metrics
 from stormfold.config import Config
 from stormfold.errors import StormfoldError
 from stormfold.health import Health
-from stormfold.redis.store import Limits, Memory, Store
+from stormfold.redis.fold import Limits
+from stormfold.redis.memory import Memory
+from stormfold.redis.store import Store
 from stormfold.stages.periodic import PeriodicService
 
 log = structlog.get_logger(__name__)
 
 INTERVAL = 1.0
-"""Seconds between two looks."""
-CROWDED = 0.85
-"""Share of maxmemory above which new fingerprints are counted but no longer listed."""
+"""Seconds between two readings."""
+HIGH_SHARE = 0.85
+"""Share of maxmemory above which new fingerprints are counted but do not become members."""
 
 
 class RedisMonitor(PeriodicService):
-    """Knows the limits that fold applies now."""
+    """Has the limits that fold applies at the moment."""
 
     name = "redis"
 
@@ -32,23 +34,24 @@ class RedisMonitor(PeriodicService):
         self.limits = Limits(config.max_fingerprints, config.max_groups)
 
     async def run_once(self) -> float:
-        """Looks at Redis. Raises `ActionRequired` if it may evict keys."""
+        """Reads the memory once. Raises `ActionRequired` if Redis may evict keys."""
         memory = await self._store.memory()
-        self._seen(memory)
+        self._apply(memory)
         memory.check_eviction()
         return INTERVAL
 
-    async def look(self) -> None:
-        """Looks between rounds, if Redis is there."""
+    async def update(self) -> None:
+        """Reads the memory between two runs, if Redis is available."""
         with suppress(StormfoldError):
-            self._seen(await self._store.memory())
+            self._apply(await self._store.memory())
 
-    def _seen(self, memory: Memory) -> None:
+    def _apply(self, memory: Memory) -> None:
         self.memory = memory
-        crowded = memory.share > CROWDED
-        if crowded == self.limits.track_new:
-            log.warning("Redis is crowded" if crowded else "Redis has room again", share=round(memory.share, 3))
-        self.limits = Limits(self._config.max_fingerprints, self._config.max_groups, track_new=not crowded)
+        high = memory.share > HIGH_SHARE
+        if high == self.limits.track_new:
+            change = "above" if high else "no longer above"
+            log.warning(f"Redis memory {change} {100 * HIGH_SHARE:.0f} %", share=round(memory.share, 3))
+        self.limits = Limits(self._config.max_fingerprints, self._config.max_groups, track_new=not high)
         metrics.REDIS_USED_BYTES.set(memory.used)
         metrics.REDIS_MAX_BYTES.set(memory.maximum)
         metrics.REDIS_FRAGMENTATION_RATIO.set(memory.fragmentation)

@@ -1,6 +1,6 @@
-"""Forgets positions in topics that were created anew, so that they are read from their beginning.
+"""Resets positions in topics that were created again, so that they are read from their beginning.
 
-A position is forgotten only where the topic contradicts it: it ends before it, or another record stands there.
+Only positions that contradict their partition are reset; see `check_position`.
 """
 
 from collections.abc import Mapping
@@ -13,69 +13,66 @@ from stormfold.errors import ActionRequired
 from stormfold.kafka.client import client_options
 from stormfold.kafka.committed import CommitMetadata, Committed, read_committed
 from stormfold.kafka.reader import TopicReader, open_reader
+from stormfold.positions import Position, RecordTime, Verdict, check_position, offset_to_verify
 from stormfold.redis.store import Store
 from stormfold.settings import Settings
 from stormfold.stages.intake import intake_positions
 
 
-async def forget(settings: Settings, store: Store) -> list[str]:
-    """Forgets what is contradicted; returns the topic-partitions. Raises `ActionRequired` while workers still run."""
+async def reset_positions(settings: Settings, store: Store) -> list[str]:
+    """Resets positions of all stages; returns the topic-partitions. Raises `ActionRequired` while workers run."""
     read = await intake_positions(settings, store)
-    forgotten = await _forget_committed(settings, "intake", settings.alerts_topic, read)
-    forgotten += await _forget_folded(settings, store)
+    reset = await _reset_commits(settings, "intake", settings.alerts_topic, read)
+    reset += await _reset_folded(settings, store)
     written = await read_committed(settings, settings.consumer_group("emit"), settings.storms_topic)
-    return forgotten + await _forget_committed(settings, "emit", settings.storms_topic, written)
+    return reset + await _reset_commits(settings, "emit", settings.storms_topic, written)
 
 
-async def _forget_committed(settings: Settings, stage: str, topic: str, committed: Committed) -> list[str]:
-    async with open_reader(settings) as tail:
-        wrong = {
-            partition: note
-            for partition, (offset, note) in committed.items()
-            if await _contradicts(tail, topic, partition, offset, note.timestamp)
+async def _reset_commits(settings: Settings, stage: str, topic: str, committed: Committed) -> list[str]:
+    positions = {partition: Position(offset, metadata.timestamp) for partition, (offset, metadata) in committed.items()}
+    recreated = await _recreated(settings, topic, positions)
+    if recreated:
+        # Source positions continue from where they were: otherwise new records would be taken for duplicates.
+        reset = {
+            partition: CommitMetadata(event_time=before.event_time, offset_base=before.offset_base + offset)
+            for partition, (offset, before) in committed.items()
+            if partition in recreated
         }
-    if wrong:
-        # Origins go on from where they were, or the new records would pass for duplicates.
-        notes = {
-            p: CommitMetadata(event_time=note.event_time, offset_base=note.offset_base + committed[p][0])
-            for p, note in wrong.items()
-        }
-        await _commit(settings, settings.consumer_group(stage), topic, notes)
-    return [f"{topic}-{p}" for p in sorted(wrong)]
+        await _commit(settings, settings.consumer_group(stage), topic, reset)
+    return [f"{topic}-{partition}" for partition in recreated]
 
 
-async def _forget_folded(settings: Settings, store: Store) -> list[str]:
+async def _reset_folded(settings: Settings, store: Store) -> list[str]:
     state = await store.load()
-    topic = settings.keyed_topic
     if state is None:
         return []
-    async with open_reader(settings) as tail:
-        wrong = [
-            partition
-            for partition, at in state.positions.items()
-            if await _contradicts(tail, topic, partition, at.offset, at.timestamp)
-        ]
-    await store.reset_positions(state.epoch, wrong)
-    return [f"{topic}-{p}" for p in sorted(wrong)]
+    recreated = await _recreated(settings, settings.keyed_topic, state.positions)
+    await store.reset_positions(state.version, recreated)
+    return [f"{settings.keyed_topic}-{partition}" for partition in recreated]
 
 
-async def _contradicts(tail: TopicReader, topic: str, partition: int, offset: int, timestamp: int) -> bool:
-    """Whether the partition can't be the one that was read up to `offset`, its last record of `timestamp` (ms)."""
-    begin, end = (await tail.begins(topic))[partition], (await tail.ends(topic))[partition]
-    if offset > end:
-        return True
-    if offset <= begin or timestamp < 0:
-        return False
-    record = await tail.first_from(topic, partition, offset - 1)
-    return bool(record.offset == offset - 1 and record.timestamp != timestamp)
+async def _recreated(settings: Settings, topic: str, positions: Mapping[int, Position]) -> list[int]:
+    """Partitions that were created again, in order."""
+    async with open_reader(settings) as reader:
+        return [p for p, at in sorted(positions.items()) if await _verdict(reader, topic, p, at) is Verdict.RECREATED]
 
 
-async def _commit(settings: Settings, group: str, topic: str, notes: Mapping[int, CommitMetadata]) -> None:
+async def _verdict(reader: TopicReader, topic: str, partition: int, position: Position) -> Verdict:
+    begin, end = (await reader.begins(topic))[partition], (await reader.ends(topic))[partition]
+    verdict = check_position(position, begin, end)
+    offset = offset_to_verify(position, begin)
+    if verdict is Verdict.VALID and offset is not None:
+        record = await reader.first_from(topic, partition, offset)
+        verdict = check_position(position, begin, end, RecordTime(record.offset, record.timestamp))
+    return verdict
+
+
+async def _commit(settings: Settings, group: str, topic: str, reset: Mapping[int, CommitMetadata]) -> None:
     """Commits offset 0 for a group. Raises `ActionRequired` if it has members."""
     consumer = AIOKafkaConsumer(**client_options(settings), group_id=group, enable_auto_commit=False)
     try:
         await consumer.start()
-        offsets = {TopicPartition(topic, p): OffsetAndMetadata(0, note.encode()) for p, note in notes.items()}
+        offsets = {TopicPartition(topic, p): OffsetAndMetadata(0, metadata.encode()) for p, metadata in reset.items()}
         consumer.assign(list(offsets))
         await consumer.commit(offsets)
     except KafkaError as error:

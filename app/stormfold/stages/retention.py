@@ -1,4 +1,4 @@
-"""Retention: has the sink delete old storms now and then, so that a cluster's store doesn't fill up."""
+"""Deletes old resources in the sink at intervals, so that a cluster's store does not fill up."""
 
 import time
 
@@ -9,11 +9,11 @@ from stormfold.sinks import Sink
 from stormfold.stages.periodic import PeriodicService
 
 INTERVAL = 30.0
-"""Seconds between two rounds."""
+"""Seconds between two runs."""
 
 
 class Retention(PeriodicService):
-    """Every worker that emits does this; deleting what is gone already is no error."""
+    """Runs in every worker that emits: deleting a resource twice is not an error."""
 
     name = "retention"
 
@@ -23,12 +23,12 @@ class Retention(PeriodicService):
         self._sink = sink
 
     async def run_once(self) -> float:
-        """Has the sink delete what is too old or too much."""
+        """Deletes resources that are too old or too many."""
         now = time.time_ns() // 1_000_000
         await self._sink.delete_expired(now, self._config.retention, self._config.max_storms, self._on_deleted)
         return INTERVAL
 
-    def _on_deleted(self, count: int) -> None:
-        # The first round after an outage, or with a smaller limit, can take minutes.
+    def _on_deleted(self, resources: int) -> None:
+        # After an outage, or with a smaller limit, one run can take minutes.
         self.health.heartbeat(self.name)
-        metrics.RESOURCES_DELETED.inc(count)
+        metrics.RESOURCES_DELETED.inc(resources)

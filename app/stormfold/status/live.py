@@ -22,8 +22,9 @@ from stormfold.errors import StormfoldError
 from stormfold.kafka.client import open_admin
 from stormfold.kafka.reader import TopicReader, open_reader
 from stormfold.manifest import decode_manifest
+from stormfold.redis.memory import Memory
 from stormfold.redis.open_groups import OpenGroups, TopGroups
-from stormfold.redis.store import Memory, Store
+from stormfold.redis.store import Store
 from stormfold.settings import Settings
 from stormfold.status.snapshot import (
     Extent,
@@ -228,16 +229,16 @@ class Live:
             found = await snapshot_redis(self._store)
             if found.state is not None:
                 reached: dict[int, int] = {}
-                for (keyed, _), time_reached in (await self._store.marks(found.state.epoch)).cells.items():
+                for (keyed, _), time_reached in (await self._store.marks(found.state.version)).marks.items():
                     reached[keyed] = min(time_reached, reached.get(keyed, time_reached))
                 self._reached = reached
-                self._groups = await self._open_groups.look(found.state.epoch)
+                self._groups = await self._open_groups.look(found.state.version)
             self._redis = found
             yield
 
     def _view(self) -> View:
         kafka, redis = self._kafka, self._redis
-        version = redis.state.epoch if redis and redis.state else None
+        version = redis.state.version if redis and redis.state else None
         return View(
             at=_now(),
             worker=f"{socket.gethostname()}: {', '.join(self._settings.stage_names)}",

@@ -9,7 +9,10 @@ from aiokafka.admin import AIOKafkaAdminClient
 from stormfold.kafka.committed import Committed, committed_offsets, newest_closed_before
 from stormfold.kafka.reader import TopicReader
 from stormfold.kafka.topics import partition_counts
-from stormfold.redis.store import Clock, Memory, State, Store
+from stormfold.redis.clock import Clock
+from stormfold.redis.memory import Memory
+from stormfold.redis.store import Store
+from stormfold.redis.versions import State
 from stormfold.settings import Settings
 
 STAGES = ("intake", "fold", "emit")
@@ -83,8 +86,8 @@ async def snapshot_redis(store: Store) -> RedisSnapshot:
     return RedisSnapshot(
         memory=await store.memory(),
         state=state,
-        clock=None if state is None else await store.clock(state.epoch),
-        intake={partition: offset for partition, (offset, _) in (await store.kept_intake()).items()},
+        clock=None if state is None else await store.clock(state.version),
+        intake={partition: offset for partition, (offset, _) in (await store.intake_commits()).items()},
     )
 
 

@@ -84,7 +84,7 @@ async def test_a_second_signal_exits_immediately(topics: Settings, tmp_path: Pat
     server.start()
     try:
         with process(tmp_path, environment(topics) | {variable("redis_url"): server.url}) as worker:
-            await until(lambda: "opened an epoch" in worker.err, what="it is at work")
+            await until(lambda: "opened a state version" in worker.err, what="it is at work")
             os.kill(server.pid, signal.SIGSTOP)
             await asyncio.sleep(1.0)
             worker.popen.send_signal(signal.SIGTERM)

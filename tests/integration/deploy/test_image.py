@@ -182,7 +182,7 @@ async def test_the_image_runs_read_only_and_stops_in_time(builder: Buildah, tmp_
     assert not (root / "build").exists()
     container = Container(root, configuration, tmp_path)
     try:
-        expected = "no Kafka broker answers", "Redis is away"
+        expected = "no Kafka broker answers", "Redis is not available"
         await until(
             lambda: all(words in container.log.read_text() for words in expected),
             60,

@@ -11,7 +11,10 @@ from stormfold.window import Windows
 from tests.integration.model.test_protocol import RARE, USUAL, WINDOWS
 from tests.integration.model.world import LosesReplies, World
 
-CALLS = ("marks", "claim", "details", "settle", "load", "clock", "epoch", "fold", "kept_intake", "keep_intake")
+CALLS = (
+    "marks", "claim", "details", "complete", "load", "clock", "version", "fold", "intake_commits",
+    "save_intake_commits",
+)  # fmt: skip
 OFTEN = 0.03
 """How likely Redis fails over before a call."""
 BLOCKS, HISTORIES = 4, 15

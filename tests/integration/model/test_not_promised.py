@@ -102,7 +102,7 @@ async def test_more_detail_the_second_time(redis: Redis, monkeypatch: pytest.Mon
     """If Redis is lost before it is committed that a truncated storm was published, it can come again with more detail:
     the same name, the same count."""
     world = World(redis, monkeypatch, SMALL, 1, 1, Random(1))
-    crowded = [fold.stage._watch for fold in world.folds]
+    crowded = [fold.stage._monitor for fold in world.folds]
     for watch in crowded:
         watch.limits = replace(watch.limits, track_new=False)
     for pod in range(5):

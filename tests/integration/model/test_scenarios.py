@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from stormfold.config import Config
 from stormfold.kafka.committed import CommitMetadata
-from stormfold.redis.store import StateVersion
+from stormfold.redis.versions import StateVersion
 from stormfold.window import Windows
 from tests.integration.model.broker import Leaving
 from tests.integration.model.world import World
@@ -47,16 +47,16 @@ async def stalled(world: World) -> None:
     world.intakes[1] = world._reborn(world.intakes[1], world._intake())
 
 
-async def epoch(world: World) -> StateVersion:
+async def version(world: World) -> StateVersion:
     """The epoch that stands."""
-    found = await world._store().epoch()
+    found = await world._store().version()
     assert found is not None
     return found
 
 
 async def horizon(world: World) -> int:
     """Where the horizon stands."""
-    found = (await world._store().clock(await epoch(world))).horizon
+    found = (await world._store().clock(await version(world))).horizon
     assert found is not None
     return found
 
@@ -90,7 +90,7 @@ async def test_a_wipe_before_it_comes_back(world: World) -> None:
         if begin - 30_000 <= now <= begin + 60_000:
             world.put(0, now, {"labels": {"alertname": "Published"}})
         await turn(world, members=(0,))
-    assert (await world._store().clock(await epoch(world))).first_open == begin
+    assert (await world._store().clock(await version(world))).first_open == begin
     await world.wipe(Random(0))
     await world.drain()
     world.check_books()

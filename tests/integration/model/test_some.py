@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormfold.redis.store import Claimed
-from stormfold.stages.close import MAX_ALERTS_PER_CHUNK, _some
+from stormfold.redis.close import OpenBuckets
+from stormfold.stages.close import MAX_ALERTS_PER_CHUNK, _chunks
 from stormfold.window import Bucket
 from tests.integration.model.strategies import GROUPS
 
@@ -13,10 +13,10 @@ from tests.integration.model.strategies import GROUPS
 def test_some(alerts: list[list[int]]) -> None:
     """Every group once, in order; each part ends with the group that fills it."""
     groups = [
-        Claimed(str(number), GROUPS[0], tuple(Bucket(60_000 * at, count, 0, 0) for at, count in enumerate(counts)))
+        OpenBuckets(str(number), GROUPS[0], tuple(Bucket(60_000 * at, count, 0, 0) for at, count in enumerate(counts)))
         for number, counts in enumerate(alerts)
     ]
-    parts = list(_some(groups))
+    parts = list(_chunks(groups))
     assert [group for part in parts for group in part] == groups
     sizes = [[sum(bucket.alerts for bucket in group.buckets) for group in part] for part in parts]
     assert all(sum(part[:-1]) < MAX_ALERTS_PER_CHUNK for part in sizes)

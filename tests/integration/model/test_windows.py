@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from stormfold.window import Windows
 from tests.integration.model.test_protocol import BY_CHANCE, USUAL, WINDOWS, Steps, histories
-from tests.integration.model.test_scenarios import epoch, turn
+from tests.integration.model.test_scenarios import turn, version
 from tests.integration.model.world import OTHERS, World
 
 SMALL, LARGE = OTHERS
@@ -59,7 +59,7 @@ async def test_redis_lost_at_the_same_restart(world: World) -> None:
     await world.wipe(Random(0))
     world.configured(LARGE)
     await counted(world)
-    assert (await epoch(world)).windows == LARGE
+    assert (await version(world)).windows == LARGE
 
 
 async def test_redis_lost_soon_after(world: World) -> None:
@@ -67,7 +67,7 @@ async def test_redis_lost_soon_after(world: World) -> None:
     await short(world)
     world.configured(LARGE)
     await turns(world, 5)
-    assert (await epoch(world)).windows == LARGE
+    assert (await version(world)).windows == LARGE
     await world.wipe(Random(0))
     await counted(world)
 
@@ -80,7 +80,7 @@ async def test_redis_lost_soon_before(world: World) -> None:
     await turns(world, 4)
     world.configured(LARGE)
     await turns(world, 4)
-    assert (await epoch(world)).windows == LARGE
+    assert (await version(world)).windows == LARGE
     alert(world, "Next")
     await turns(world, 1)
     await counted(world)
@@ -94,7 +94,7 @@ async def test_redis_back_before_what_was_published(world: World) -> None:
     await world.restore(Random(0))
     world.configured(LARGE)
     await counted(world)
-    assert (await epoch(world)).windows == LARGE
+    assert (await version(world)).windows == LARGE
 
 
 async def test_redis_back_before_the_change(world: World) -> None:
@@ -114,7 +114,7 @@ async def test_redis_lost_before_anything_is_committed(world: World) -> None:
     world.configured(LARGE)
     await turns(world, 1)
     await world._round(0)
-    assert (await epoch(world)).windows == LARGE
+    assert (await version(world)).windows == LARGE
     for minute in range(5):
         world.put(0, world.clock.now + minute * 90_000, {"labels": {"alertname": f"A{minute}"}})
     world.clock.now += 600_000
@@ -155,7 +155,7 @@ async def test_rolling_change(world: World, seed: int) -> None:
     """Workers are replaced one at a time: the windows of the one that was started last hold, and change once."""
     random = Random(seed)
     await turns(world, 2)
-    before = (await epoch(world)).number
+    before = (await version(world)).number
     world.clock.now += 1
     world.configured(LARGE, workers=(1,))
     for _ in range(200):
@@ -167,10 +167,10 @@ async def test_rolling_change(world: World, seed: int) -> None:
             await members[1 - owner].assign(set())
             await members[owner].assign({0})
         await turn(world, milliseconds=500)
-    assert (await epoch(world)).number <= before + 1
+    assert (await version(world)).number <= before + 1
     world.configured(LARGE)
     await counted(world)
-    assert ((await epoch(world)).number, (await epoch(world)).windows) == (before + 1, LARGE)
+    assert ((await version(world)).number, (await version(world)).windows) == (before + 1, LARGE)
 
 
 async def test_put_back(world: World) -> None:
@@ -179,7 +179,7 @@ async def test_put_back(world: World) -> None:
         world.clock.now += 1
         world.configured(windows)
         await short(world)
-        assert (await epoch(world)).windows == windows
+        assert (await version(world)).windows == windows
     world.check_books()
 
 

@@ -34,8 +34,10 @@ from stormfold.keyed_record import (
 )
 from stormfold.manifest import from_manifest
 from stormfold.merge import Merged
-from stormfold.redis.store import Clock as StoreClock
-from stormfold.redis.store import Limits, StateVersion, Store
+from stormfold.redis.clock import Clock as StoreClock
+from stormfold.redis.fold import Limits
+from stormfold.redis.store import Store
+from stormfold.redis.versions import StateVersion
 from stormfold.resource import Resource
 from stormfold.routing import Route
 from stormfold.settings import Settings
@@ -61,8 +63,8 @@ class LosesReplies(Store):
 
     lose: BaseException | None = None
 
-    async def fold(self, epoch: StateVersion, moves: Any, merged: Merged, limits: Limits) -> tuple[StoreClock, int]:
-        folded = await super().fold(epoch, moves, merged, limits)
+    async def fold(self, version: StateVersion, moves: Any, merged: Merged, limits: Limits) -> tuple[StoreClock, int]:
+        folded = await super().fold(version, moves, merged, limits)
         if self.lose:
             lost, self.lose = self.lose, None
             raise lost
@@ -343,13 +345,13 @@ class World:
         raise AssertionError("it does not drain")
 
     async def _drained(self) -> bool:
-        epoch = await self._store().epoch()
+        version = await self._store().version()
         read = self.broker.commits[self.settings.consumer_group("intake")]
         topic = self.settings.alerts_topic
         ends = {p: self.broker.logs[topic, p].end for p in range(self.broker.partitions[topic])}
-        if epoch is None or {p: offset for p, (offset, _) in read.items()} != ends:
+        if version is None or {p: offset for p, (offset, _) in read.items()} != ends:
             return False
-        clock = await self._store().clock(epoch)
+        clock = await self._store().clock(version)
         newest = max((alert.time for alert in self.keyed_alerts()), default=0)
         caught_up = clock.horizon is not None and clock.horizon - self.windows.grace > newest
         return caught_up and clock.open_groups == 0

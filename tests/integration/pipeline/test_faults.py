@@ -149,7 +149,7 @@ async def test_a_flushed_redis_is_rebuilt_and_no_closed_aggregate_is_published_a
         await asyncio.sleep(wait)
         await client.flushall()
     await pipeline.assert_keyed_model(alerts=await publishing)
-    rebuilt = [line for line in pipeline.logs().splitlines() if "opened an epoch" in line][1:]
+    rebuilt = [line for line in pipeline.logs().splitlines() if "opened a state version" in line][1:]
     assert len(rebuilt) == 3 and not any("closed=None" in line for line in rebuilt)
 
 

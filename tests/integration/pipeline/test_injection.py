@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from stormfold.local.process import free_port
 from stormfold.manifest import from_manifest
-from stormfold.redis.keys import Keys
+from stormfold.redis.layout import Keys
 from stormfold.settings import Settings
 from tests.support.alerts import Sent
 from tests.support.cli import stormfold
@@ -46,9 +46,17 @@ def sent(time: int, value: bytes) -> Sent:
 async def foreign_keys(redis: Redis, settings: Settings) -> set[bytes]:
     """Returns the keys that stormfold does not use."""
     keys = Keys(settings.redis_prefix)
-    version = keys.of(int(await redis.hget(keys.epoch, "number") or 0))
+    version = keys.of(int(await redis.hget(keys.state_version, "number") or 0))
     group = "[A-Za-z0-9_-]{20}"
-    fixed = (keys.epoch, keys.intake, version.positions, version.origins, version.marks, version.due, version.open)
+    fixed: tuple[str, ...] = (
+        keys.state_version,
+        keys.intake,
+        version.positions,
+        version.source_positions,
+        version.marks,
+        version.due,
+        version.open,
+    )
     forms = [
         *map(re.escape, fixed), re.escape(version.group) + group, re.escape(version.bucket) + group + r":\d+",
         re.escape(version.lease) + group,

@@ -9,7 +9,7 @@ from stormfold.kafka.topics import topics as wanted_topics
 from stormfold.redis.client import connect
 from stormfold.redis.store import Store
 from stormfold.settings import Settings
-from stormfold.stages.reset_positions import forget
+from stormfold.stages import reset_positions as resetting
 from tests.support.alerts import spread
 from tests.support.pipeline import Pipeline, aggregates
 from tests.support.servers import PARTITIONS, until
@@ -34,7 +34,7 @@ async def recreate(settings: Settings, topic: str) -> None:
 async def reset_positions(settings: Settings) -> list[str]:
     """Does what `stormfold topics --reset-positions` does; returns the partitions that it reset."""
     async with connect(settings) as redis:
-        return await forget(settings, Store(redis, settings.redis_prefix))
+        return await resetting.reset_positions(settings, Store(redis, settings.redis_prefix))
 
 
 async def alerts_of(settings: Settings, name: str) -> int:

@@ -26,7 +26,9 @@ async def test_above_85_percent_of_memory_a_flood_is_still_one_storm_with_every_
         await redis.config_set("maxmemory", int(used / 0.9))
 
     own_pipeline.start(sink=f"directory:{folder}")
-    await until(lambda: "Redis is crowded" in own_pipeline.logs(), what="the worker has read the memory of Redis")
+    await until(
+        lambda: "Redis memory above 85 %" in own_pipeline.logs(), what="the worker has read the memory of Redis"
+    )
     time = now()
     await own_pipeline.publish(Sent(time, record(alert("NodeDown", node=f"n{n}")), n % 3) for n in range(200))
     await own_pipeline.drained(alerts=200)

@@ -8,7 +8,10 @@ from redis.asyncio import Redis
 
 from stormfold.merge import LatePolicy, Merged, Merger
 from stormfold.positions import Position
-from stormfold.redis.store import Clock, Limits, Move, StateVersion, Store
+from stormfold.redis.clock import Clock
+from stormfold.redis.fold import Limits, Move
+from stormfold.redis.store import Store
+from stormfold.redis.versions import StateVersion
 from stormfold.resource import Resource
 from stormfold.storm import BucketDetail
 from stormfold.window import Bucket, Windows
@@ -18,7 +21,7 @@ from tests.integration.model.plain import Alert
 from tests.integration.model.strategies import GROUPS
 
 WINDOWS = Windows(gap=10, grace=5, slice_length=30)
-EPOCH = StateVersion(1, WINDOWS, 2, None)
+VERSION = StateVersion(1, WINDOWS, 2, None)
 LIMITS = Limits(max_fingerprints=10_000, max_groups=100_000)
 GROUP, OTHER, THIRD, _ = GROUPS
 NOW = 1_767_225_600_000
@@ -37,34 +40,34 @@ def merged(alerts: Iterable[Alert], windows: Windows = WINDOWS) -> Merged:
     return Merger(windows).merge(log(sent), {}, LatePolicy())
 
 
-async def start(store: Store, epoch: StateVersion = EPOCH, before: int | None = None) -> None:
+async def start(store: Store, version: StateVersion = VERSION, before: int | None = None) -> None:
     """Opens the epoch with all positions at 0."""
-    assert await store.open_state_version(before, epoch, {p: Position(0, -1) for p in range(epoch.partitions)})
+    assert await store.open_state_version(before, version, {p: Position(0, -1) for p in range(version.partitions)})
 
 
 class Folder:
     """Folds batches of keyed partition 0, one after the other."""
 
-    def __init__(self, store: Store, epoch: StateVersion = EPOCH) -> None:
+    def __init__(self, store: Store, version: StateVersion = VERSION) -> None:
         self.store = store
-        self.epoch = epoch
+        self.version = version
         self.at = 0
         self.overflowed = 0
         """Alerts that went into overflow groups."""
 
     async def __call__(self, alerts: Sequence[Alert], limits: Limits = LIMITS) -> Clock:
         """Folds alerts as one batch."""
-        batch = merged(alerts, self.epoch.windows)
-        clock, overflowed = await self.store.fold(self.epoch, [Move(0, self.at, self.at + 1, NOW)], batch, limits)
+        batch = merged(alerts, self.version.windows)
+        clock, overflowed = await self.store.fold(self.version, [Move(0, self.at, self.at + 1, NOW)], batch, limits)
         self.at += 1
         self.overflowed += overflowed
         return clock
 
 
-async def contents(store: Store, epoch: StateVersion = EPOCH) -> dict[tuple[str, int], plain.Content]:
+async def contents(store: Store, version: StateVersion = VERSION) -> dict[tuple[str, int], plain.Content]:
     """Every open bucket, as the plain model tells it."""
-    found = [(claimed, bucket) for claimed in await store.open_buckets(epoch) for bucket in claimed.buckets]
-    details = await store.details(epoch, [(claimed.group, bucket) for claimed, bucket in found])
+    found = [(claimed, bucket) for claimed in await store.open_buckets(version) for bucket in claimed.buckets]
+    details = await store.details(version, [(claimed.group, bucket) for claimed, bucket in found])
     return {
         (claimed.group, bucket.start): content(bucket, detail)
         for (claimed, bucket), detail in zip(found, details, strict=True)
@@ -73,8 +76,8 @@ async def contents(store: Store, epoch: StateVersion = EPOCH) -> dict[tuple[str,
 
 async def held(store: Store) -> list[BucketDetail]:
     """The details of every open bucket."""
-    groups = await store.open_buckets(EPOCH)
-    return await store.details(EPOCH, [(group.group, bucket) for group in groups for bucket in group.buckets])
+    groups = await store.open_buckets(VERSION)
+    return await store.details(VERSION, [(group.group, bucket) for group in groups for bucket in group.buckets])
 
 
 def content(bucket: Bucket, detail: BucketDetail) -> plain.Content:

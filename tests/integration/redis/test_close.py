@@ -11,14 +11,17 @@ from redis.asyncio import Redis
 
 from stormfold.errors import Retry
 from stormfold.group import GroupMeta
-from stormfold.redis.store import Claimed, Clock, Completion, StaleStateVersion, Store
+from stormfold.redis.clock import Clock
+from stormfold.redis.close import Completion, OpenBuckets
+from stormfold.redis.errors import StaleStateVersion
+from stormfold.redis.store import Store
 from stormfold.window import Bucket, first_due
 from tests.integration.model import plain
 from tests.integration.redis.actions import (
-    EPOCH,
     GROUP,
     NOW,
     OTHER,
+    VERSION,
     WINDOWS,
     Folder,
     alert,
@@ -34,12 +37,12 @@ END = NOW + 1_000_000
 
 
 async def claim(
-    store: Store, seen: int | None = None, token: str = "me", most: int = 1_000, lease: int = LEASE, min_marks: int = 0
-) -> tuple[Clock, list[Claimed]]:
-    return await store.claim(EPOCH, seen, min_marks=min_marks, most=most, token=token, lease=lease)
+    store: Store, seen: int | None = None, token: str = "me", limit: int = 1_000, lease: int = LEASE, min_marks: int = 0
+) -> tuple[Clock, list[OpenBuckets]]:
+    return await store.claim(VERSION, seen, min_marks=min_marks, limit=limit, token=token, lease=lease)
 
 
-def delete(claimed: Claimed, buckets: Sequence[Bucket] | None = None, stay: int = 0, due: int = 0) -> Completion:
+def delete(claimed: OpenBuckets, buckets: Sequence[Bucket] | None = None, stay: int = 0, due: int = 0) -> Completion:
     return Completion(claimed.group, claimed.buckets if buckets is None else buckets, stay, due)
 
 
@@ -61,7 +64,7 @@ class TestClaim:
             clock, _ = await claim(store, seen)
             assert clock == Clock(stands, 0, None)
         assert await Folder(store)([]) == Clock(NOW + 9, 0, None)
-        assert await store.clock(EPOCH) == Clock(NOW + 9, 0, None)
+        assert await store.clock(VERSION) == Clock(NOW + 9, 0, None)
 
     async def test_marks_that_are_gone(self, store: Store) -> None:
         """A horizon that the marks in Redis no longer bear out is not taken over: Redis went back since it was seen."""
@@ -79,7 +82,7 @@ class TestClaim:
         due = NOW + 3 + WINDOWS.gap + 1
         assert (await claim(store, due + WINDOWS.grace - 1))[1] == []
         _, (only,) = await claim(store, due + WINDOWS.grace)
-        assert only == Claimed(alert(1, 3).group, GROUP, (Bucket(NOW, 1, NOW + 3, NOW + 3),))
+        assert only == OpenBuckets(alert(1, 3).group, GROUP, (Bucket(NOW, 1, NOW + 3, NOW + 3),))
 
     async def test_what_is_told(self, store: Store) -> None:
         """Meta and buckets in order of time, details by group and start."""
@@ -94,7 +97,7 @@ class TestClaim:
         """A group is leased to one closer, the next gets the others; what one could not settle it may take up again."""
         await start(store)
         await Folder(store)([alert(1, 3), alert(1, 4, meta=OTHER)])
-        _, mine = await claim(store, END, "one", most=1)
+        _, mine = await claim(store, END, "one", limit=1)
         _, others = await claim(store, END, "two")
         assert len(mine) == len(others) == 1
         assert mine[0].group != others[0].group
@@ -107,7 +110,7 @@ class TestClaim:
         await Folder(store)([alert(1, 3)])
         asked = time.monotonic()
         _, (mine,) = await claim(store, END, "one", lease=100)
-        taken: list[Claimed] = []
+        taken: list[OpenBuckets] = []
 
         async def again() -> bool:
             taken.extend((await claim(store, END, "two"))[1])
@@ -117,9 +120,9 @@ class TestClaim:
         assert time.monotonic() - asked >= 0.1
         assert taken == [mine]
         before = await everything(redis)
-        assert await store.settle(EPOCH, "one", [delete(mine)]) == [False]
+        assert await store.complete(VERSION, "one", [delete(mine)]) == [False]
         assert await everything(redis) == before
-        assert await store.settle(EPOCH, "two", [delete(mine)]) == [True]
+        assert await store.complete(VERSION, "two", [delete(mine)]) == [True]
 
     async def test_many_groups(self, store: Store) -> None:
         """More due groups than a page: every one is leased once, however few are taken at a time."""
@@ -128,7 +131,7 @@ class TestClaim:
         await Folder(store)([alert(1, n % 9, meta=meta) for n, meta in enumerate(metas)])
         taken = []
         for closer in range(20):
-            _, claimed = await claim(store, END, str(closer), most=50)
+            _, claimed = await claim(store, END, str(closer), limit=50)
             assert len(claimed) <= 50
             taken += [one.group for one in claimed]
         assert len(taken) == len(set(taken)) == 700
@@ -138,17 +141,17 @@ class TestClaim:
         await start(store)
         await Folder(store)([alert(1, 3)])
         before = await everything(redis)
-        other = replace(EPOCH, number=2)
+        other = replace(VERSION, number=2)
         with pytest.raises(StaleStateVersion):
-            await store.claim(other, END, min_marks=0, most=1, token="t", lease=LEASE)
+            await store.claim(other, END, min_marks=0, limit=1, token="t", lease=LEASE)
         with pytest.raises(StaleStateVersion):
-            await store.settle(other, "t", [])
+            await store.complete(other, "t", [])
         assert await everything(redis) == before
         await redis.flushall()
         with pytest.raises(StaleStateVersion):
             await claim(store, END)
         with pytest.raises(StaleStateVersion):
-            await store.settle(EPOCH, "t", [])
+            await store.complete(VERSION, "t", [])
         assert await everything(redis) == {}
 
     async def test_details_of_what_is_gone(self, store: Store) -> None:
@@ -156,9 +159,9 @@ class TestClaim:
         await start(store)
         await Folder(store)([alert(1, 3)])
         _, (mine,) = await claim(store, END)
-        await store.settle(EPOCH, "me", [delete(mine)])
+        await store.complete(VERSION, "me", [delete(mine)])
         with pytest.raises(Retry):
-            await store.details(EPOCH, [(mine.group, bucket) for bucket in mine.buckets])
+            await store.details(VERSION, [(mine.group, bucket) for bucket in mine.buckets])
 
     async def test_details_of_something_else(self, store: Store) -> None:
         """A bucket of which Redis lost some alerts since it was claimed is not told: there would be half a storm."""
@@ -168,8 +171,8 @@ class TestClaim:
         (bucket,) = mine.buckets
         for other in (bucket._replace(alerts=3), bucket._replace(first=NOW), bucket._replace(last=NOW + 5)):
             with pytest.raises(Retry):
-                await store.details(EPOCH, [(mine.group, other)])
-        assert len(await store.details(EPOCH, [(mine.group, bucket)])) == 1
+                await store.details(VERSION, [(mine.group, other)])
+        assert len(await store.details(VERSION, [(mine.group, bucket)])) == 1
 
 
 class TestSettle:
@@ -185,9 +188,9 @@ class TestSettle:
         await redis.hdel(store.keys.of(1).marks, "h")
         await fold([alert(1, 3), alert(2, 14)])
         _, (mine,) = await claim(store, END)
-        assert await store.settle(EPOCH, "me", [delete(mine)]) == [True]
+        assert await store.complete(VERSION, "me", [delete(mine)]) == [True]
         after = await everything(redis)
-        positions, origins = store.keys.of(1).positions.encode(), store.keys.of(1).origins.encode()
+        positions, origins = store.keys.of(1).positions.encode(), store.keys.of(1).source_positions.encode()
         assert after.pop(positions) != before.pop(positions)
         assert after.pop(origins)
         assert after == before
@@ -198,10 +201,10 @@ class TestSettle:
         fold = Folder(store)
         await fold([alert(1, 3)])
         _, (mine,) = await claim(store, NOW + 40)
-        assert await store.settle(EPOCH, "me", [delete(mine)]) == [True]
+        assert await store.complete(VERSION, "me", [delete(mine)]) == [True]
         await fold([alert(1, 60)])
         before = await everything(redis)
-        assert await store.settle(EPOCH, "me", [delete(mine)]) == [False]
+        assert await store.complete(VERSION, "me", [delete(mine)]) == [False]
         assert await everything(redis) == before
 
     async def test_part_of_a_group(self, store: Store) -> None:
@@ -210,7 +213,7 @@ class TestSettle:
         await Folder(store)([alert(1, 3), alert(1, 60), alert(2, 69), alert(1, 90, meta=OTHER)])
         _, (mine,) = await claim(store, NOW + 60)
         due = NOW + 69 + WINDOWS.gap + 1
-        assert await store.settle(EPOCH, "me", [delete(mine, mine.buckets[:1], stay=1, due=due)]) == [True]
+        assert await store.complete(VERSION, "me", [delete(mine, mine.buckets[:1], stay=1, due=due)]) == [True]
         clock, claimed = await claim(store, due + WINDOWS.grace - 1)
         assert (clock.first_open, clock.open_groups, claimed) == (NOW + 60, 2, [])
         _, (rest,) = await claim(store, due + WINDOWS.grace)
@@ -221,7 +224,7 @@ class TestSettle:
         await start(store)
         await Folder(store)([alert(1, 3), alert(1, 12)])
         _, (mine,) = await claim(store, NOW + 3 + WINDOWS.gap + 1 + WINDOWS.grace)
-        assert await store.settle(EPOCH, "me", [delete(mine, [], stay=2, due=NOW + 23)]) == [True]
+        assert await store.complete(VERSION, "me", [delete(mine, [], stay=2, due=NOW + 23)]) == [True]
         assert (await claim(store, NOW + 22 + WINDOWS.grace))[1] == []
         _, (again,) = await claim(store, NOW + 23 + WINDOWS.grace)
         assert again == mine
@@ -233,7 +236,7 @@ class TestSettle:
         await fold([alert(1, 3), alert(1, 90)])
         _, (mine,) = await claim(store, NOW + 20)
         await fold([alert(2, 40)])
-        assert await store.settle(EPOCH, "me", [delete(mine, mine.buckets[:1], stay=1, due=NOW + 101)]) == [True]
+        assert await store.complete(VERSION, "me", [delete(mine, mine.buckets[:1], stay=1, due=NOW + 101)]) == [True]
         clock, (again,) = await claim(store)
         assert clock.first_open == NOW + 40
         assert [bucket.start for bucket in again.buckets] == [NOW + 40, NOW + 90]
@@ -256,7 +259,7 @@ class TestSettle:
         _, (mine,) = await claim(store, END)
         before = await everything(redis)
         wrong = [bucket._replace(alerts=count) for bucket, count in zip(mine.buckets, counts, strict=True)]
-        assert await store.settle(EPOCH, "me", [delete(mine, wrong)]) == [False]
+        assert await store.complete(VERSION, "me", [delete(mine, wrong)]) == [False]
         assert before.pop(f"{store.keys.of(1).lease}{mine.group}".encode()) == b"me"
         assert await everything(redis) == before
         assert (await claim(store))[1] == [mine]
@@ -267,7 +270,7 @@ class TestSettle:
         await Folder(store)([alert(1, 3), alert(1, 12)])
         _, (mine,) = await claim(store, END)
         gone = Bucket(NOW + 50, 1, NOW + 50, NOW + 50)
-        assert await store.settle(EPOCH, "me", [delete(mine, [*mine.buckets, gone])]) == [False]
+        assert await store.complete(VERSION, "me", [delete(mine, [*mine.buckets, gone])]) == [False]
         assert len(await contents(store)) == 2
 
     async def test_each_group_by_itself(self, store: Store) -> None:
@@ -277,15 +280,15 @@ class TestSettle:
         await Folder(store)([alert(1, 3, meta=meta) for meta in metas])
         _, mine = await claim(store, END)
         wrong = delete(mine[1], [mine[1].buckets[0]._replace(alerts=9)])
-        assert await store.settle(EPOCH, "me", [delete(mine[0]), wrong, delete(mine[2])]) == [True, False, True]
-        assert [one.group for one in await store.open_buckets(EPOCH)] == [mine[1].group]
+        assert await store.complete(VERSION, "me", [delete(mine[0]), wrong, delete(mine[2])]) == [True, False, True]
+        assert [one.group for one in await store.open_buckets(VERSION)] == [mine[1].group]
 
     async def test_large_group(self, store: Store, redis: Redis) -> None:
         """Thousands of buckets and members go in one call."""
         await start(store)
         await Folder(store)([alert(n, n * 10) for n in range(2_000)] + [alert(n, 0) for n in range(9_000)])
         _, (mine,) = await claim(store, END)
-        assert await store.settle(EPOCH, "me", [delete(mine)]) == [True]
+        assert await store.complete(VERSION, "me", [delete(mine)]) == [True]
         assert not [key async for key in redis.scan_iter(match=f"{store.keys.of(1).base}[bg]:*")]
 
     async def test_two_closers_at_once(self, store: Store) -> None:
@@ -296,13 +299,13 @@ class TestSettle:
         settled: list[str] = []
 
         async def close(token: str) -> None:
-            while found := (await claim(store, END, token, most=7))[1]:
-                done = await store.settle(EPOCH, token, [delete(one) for one in found])
+            while found := (await claim(store, END, token, limit=7))[1]:
+                done = await store.complete(VERSION, token, [delete(one) for one in found])
                 settled.extend(one.group for one, ok in zip(found, done, strict=True) if ok)
 
         await asyncio.gather(*(close(str(n)) for n in range(4)))
         assert len(settled) == len(set(settled)) == 100
-        assert (await store.clock(EPOCH)).open_groups == 0
+        assert (await store.clock(VERSION)).open_groups == 0
 
 
 async def test_bytes_in_redis(store: Store, redis: Redis) -> None:

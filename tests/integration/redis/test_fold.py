@@ -12,27 +12,21 @@ from redis.asyncio import Redis
 from stormfold.errors import Retry
 from stormfold.group import GroupMeta, group_id, overflow_meta
 from stormfold.merge import LatePolicy, Merger
-from stormfold.redis.store import (
-    BehindWatermark,
-    Clock,
-    Limits,
-    MarksSnapshot,
-    Move,
-    PositionConflict,
-    StaleStateVersion,
-    StateVersion,
-    Store,
-)
+from stormfold.redis.clock import Clock, MarksSnapshot
+from stormfold.redis.errors import BehindWatermark, PositionConflict, StaleStateVersion
+from stormfold.redis.fold import Limits, Move
+from stormfold.redis.store import Store
+from stormfold.redis.versions import StateVersion
 from tests.integration.model import plain, strategies
 from tests.integration.model.logs import Sent, log
 from tests.integration.model.plain import Alert
 from tests.integration.redis.actions import (
-    EPOCH,
     GROUP,
     LIMITS,
     NOW,
     OTHER,
     THIRD,
+    VERSION,
     WINDOWS,
     Folder,
     alert,
@@ -55,11 +49,11 @@ async def test_one_batch(store: Store) -> None:
     clock = await Folder(store)(alerts)
     assert clock == Clock(horizon=None, open_groups=2, first_open=NOW)
     assert await contents(store) == plain.buckets(alerts, WINDOWS)
-    assert await store.clock(EPOCH) == clock
+    assert await store.clock(VERSION) == clock
     state = await store.load()
     assert state is not None
     assert state.positions[0] == (1, NOW)
-    assert state.origins == {(0, 0): (3, 0)}
+    assert state.source_positions == {(0, 0): (3, 0)}
 
 
 class TestCompareAndSet:
@@ -69,17 +63,17 @@ class TestCompareAndSet:
         """The same call once more is success and changes nothing."""
         await start(store)
         batch = merged([alert(1, 3)])
-        first = await store.fold(EPOCH, [Move(0, 0, 5, NOW)], batch, LIMITS)
-        assert first == (await store.clock(EPOCH), 0)
+        first = await store.fold(VERSION, [Move(0, 0, 5, NOW)], batch, LIMITS)
+        assert first == (await store.clock(VERSION), 0)
         before = await everything(redis)
-        assert await store.fold(EPOCH, [Move(0, 0, 5, NOW)], batch, LIMITS) == first
+        assert await store.fold(VERSION, [Move(0, 0, 5, NOW)], batch, LIMITS) == first
         assert await everything(redis) == before
 
     async def test_the_first_call_after_a_hole(self, store: Store) -> None:
         """The start is where the last call ended, whatever the first record's offset is."""
         await start(store)
-        await store.fold(EPOCH, [Move(0, 0, 5, NOW)], merged([alert(1, 3)]), LIMITS)
-        await store.fold(EPOCH, [Move(0, 5, 9, NOW + 7)], merged([]), LIMITS)
+        await store.fold(VERSION, [Move(0, 0, 5, NOW)], merged([alert(1, 3)]), LIMITS)
+        await store.fold(VERSION, [Move(0, 5, 9, NOW + 7)], merged([]), LIMITS)
         state = await store.load()
         assert state is not None
         assert state.positions == {0: (9, NOW + 7), 1: (0, -1)}
@@ -101,23 +95,23 @@ class TestCompareAndSet:
     async def test_moved(self, store: Store, redis: Redis, moves: list[Move]) -> None:
         """Any position of the call that is neither all starts nor all ends: nothing happens."""
         await start(store)
-        await store.fold(EPOCH, [Move(0, 0, 4, NOW)], merged([alert(1, 3)]), LIMITS)
+        await store.fold(VERSION, [Move(0, 0, 4, NOW)], merged([alert(1, 3)]), LIMITS)
         before = await everything(redis)
         with pytest.raises(PositionConflict):
-            await store.fold(EPOCH, moves, merged([alert(2, 3)]), LIMITS)
+            await store.fold(VERSION, moves, merged([alert(2, 3)]), LIMITS)
         assert await everything(redis) == before
 
     async def test_a_vector_resent(self, store: Store, redis: Redis) -> None:
         """A call over several partitions is one step: resent it is success, also after another partition went on."""
         await start(store)
         moves = [Move(0, 0, 4, NOW), Move(1, 0, 2, NOW)]
-        await store.fold(EPOCH, moves, merged([alert(1, 3)]), LIMITS)
+        await store.fold(VERSION, moves, merged([alert(1, 3)]), LIMITS)
         before = await everything(redis)
-        await store.fold(EPOCH, moves, merged([alert(1, 3)]), LIMITS)
+        await store.fold(VERSION, moves, merged([alert(1, 3)]), LIMITS)
         assert await everything(redis) == before
-        await store.fold(EPOCH, [Move(1, 2, 3, NOW)], merged([]), LIMITS)
+        await store.fold(VERSION, [Move(1, 2, 3, NOW)], merged([]), LIMITS)
         with pytest.raises(PositionConflict):
-            await store.fold(EPOCH, moves, merged([alert(1, 3)]), LIMITS)
+            await store.fold(VERSION, moves, merged([alert(1, 3)]), LIMITS)
 
     @pytest.mark.parametrize("number", [0, 2, 10, 11])
     async def test_stale(self, store: Store, redis: Redis, number: int) -> None:
@@ -125,34 +119,34 @@ class TestCompareAndSet:
         await start(store)
         before = await everything(redis)
         with pytest.raises(StaleStateVersion):
-            await store.fold(replace(EPOCH, number=number), [Move(0, 0, 1, NOW)], merged([alert(1, 3)]), LIMITS)
+            await store.fold(replace(VERSION, number=number), [Move(0, 0, 1, NOW)], merged([alert(1, 3)]), LIMITS)
         assert await everything(redis) == before
 
     async def test_no_epoch(self, store: Store, redis: Redis) -> None:
         """A Redis that lost everything takes nothing."""
         with pytest.raises(StaleStateVersion):
-            await store.fold(EPOCH, [Move(0, 0, 1, NOW)], merged([alert(1, 3)]), LIMITS)
+            await store.fold(VERSION, [Move(0, 0, 1, NOW)], merged([alert(1, 3)]), LIMITS)
         assert await everything(redis) == {}
 
     async def test_behind(self, store: Store, redis: Redis) -> None:
         """A row that begins before horizon - grace is refused with the horizon; one that begins there isn't."""
         await start(store)
-        await store.claim(EPOCH, NOW + 20, min_marks=0, most=1, token="t", lease=1000)
+        await store.claim(VERSION, NOW + 20, min_marks=0, limit=1, token="t", lease=1000)
         before = await everything(redis)
         rows = merged([alert(1, 16), alert(2, 14)])
         with pytest.raises(BehindWatermark) as behind:
-            await store.fold(EPOCH, [Move(0, 0, 1, NOW)], rows, LIMITS)
+            await store.fold(VERSION, [Move(0, 0, 1, NOW)], rows, LIMITS)
         assert behind.value.horizon == NOW + 20
         assert await everything(redis) == before
-        await store.fold(EPOCH, [Move(0, 0, 1, NOW)], merged([alert(1, 16), alert(2, 15)]), LIMITS)
+        await store.fold(VERSION, [Move(0, 0, 1, NOW)], merged([alert(1, 16), alert(2, 15)]), LIMITS)
 
     async def test_behind_then_clamped(self, store: Store) -> None:
         """Counted at the horizon, as late."""
         await start(store)
-        await store.claim(EPOCH, NOW + 20, min_marks=0, most=1, token="t", lease=1000)
+        await store.claim(VERSION, NOW + 20, min_marks=0, limit=1, token="t", lease=1000)
         sent = log([Sent(alert(1, 3), (0, 0), (0, 0)), Sent(alert(1, 17), (0, 0), (1, 0))])
         batch = Merger(WINDOWS).merge(sent, {}, LatePolicy(None, NOW + 15, NOW + 20))
-        await store.fold(EPOCH, [Move(0, 0, 2, NOW)], batch, LIMITS)
+        await store.fold(VERSION, [Move(0, 0, 2, NOW)], batch, LIMITS)
         wanted = [alert(1, 20, late=True), alert(1, 17)]
         assert await contents(store) == plain.buckets(wanted, WINDOWS)
 
@@ -162,14 +156,14 @@ class TestCompareAndSet:
         folded = 0
         for end, batch in ((1, [alert(1, 3)]), (2, [alert(1, 3), alert(2, 3)])):
             try:
-                await store.fold(EPOCH, [Move(0, 0, end, NOW)], merged(batch), LIMITS)
+                await store.fold(VERSION, [Move(0, 0, end, NOW)], merged(batch), LIMITS)
                 folded += len(batch)
             except PositionConflict:
                 pass
         assert sum(one.alerts for one in (await contents(store)).values()) == folded == 1
 
 
-KEYS = ["positions", "origins", "marks", "due", "open", "epoch", "group", "bucket", "new group", "new bucket"]
+KEYS = ["positions", "source_positions", "marks", "due", "open", "epoch", "group", "bucket", "new group", "new bucket"]
 
 
 @pytest.mark.parametrize("which", KEYS)
@@ -181,7 +175,7 @@ async def test_wrong_types_are_seen_before_anything_is_written(store: Store, red
     names = store.keys.of(1)
     fresh = alert(9, 25, meta=THIRD)
     key = {
-        "epoch": store.keys.epoch,
+        "epoch": store.keys.state_version,
         "group": names.group + alert(1, 3).group,
         "bucket": f"{names.bucket}{alert(1, 3).group}:{NOW}",
         "new group": names.group + fresh.group,
@@ -191,7 +185,7 @@ async def test_wrong_types_are_seen_before_anything_is_written(store: Store, red
     await redis.sadd(key, "taken")
     before = await everything(redis)
     with pytest.raises(Retry, match="WRONGTYPE"):
-        await store.fold(EPOCH, [Move(0, 1, 2, NOW)], merged([alert(2, 13), alert(1, 3), fresh]), LIMITS)
+        await store.fold(VERSION, [Move(0, 1, 2, NOW)], merged([alert(2, 13), alert(1, 3), fresh]), LIMITS)
     assert await everything(redis) == before
 
 
@@ -255,9 +249,9 @@ async def test_long_rows(store: Store) -> None:
 
 async def test_many_partitions(store: Store) -> None:
     """A call over hundreds of partitions moves them all."""
-    epoch = StateVersion(1, WINDOWS, 600, None)
-    await start(store, epoch)
-    await store.fold(epoch, [Move(p, 0, p + 1, NOW) for p in range(600)], merged([alert(1, 3)]), LIMITS)
+    version = StateVersion(1, WINDOWS, 600, None)
+    await start(store, version)
+    await store.fold(version, [Move(p, 0, p + 1, NOW) for p in range(600)], merged([alert(1, 3)]), LIMITS)
     state = await store.load()
     assert state is not None
     assert state.positions == {p: (p + 1, NOW) for p in range(600)}
@@ -272,22 +266,22 @@ class TestMarks:
         for at, (partitions, marks) in enumerate([(2, {(0, 0): 5, (0, 1): 9}), (3, {(0, 0): 4, (0, 2): 1}), (1, {})]):
             batch = merged([])
             batch.marks, batch.alerts_partitions = dict(marks), partitions
-            await store.fold(EPOCH, [Move(0, at, at + 1, NOW)], batch, LIMITS)
-        assert await store.marks(EPOCH) == MarksSnapshot({(0, 0): 5, (0, 1): 9, (0, 2): 1}, 3, 2)
-        assert (await store.clock(EPOCH)).horizon is None
+            await store.fold(VERSION, [Move(0, at, at + 1, NOW)], batch, LIMITS)
+        assert await store.marks(VERSION) == MarksSnapshot({(0, 0): 5, (0, 1): 9, (0, 2): 1}, 3, 2)
+        assert (await store.clock(VERSION)).horizon is None
 
     async def test_real_times(self, store: Store) -> None:
         """Milliseconds of today and of the year 9999 come back as they were."""
         await start(store)
         batch = merged([])
         batch.marks = {(0, 0): NOW + 1, (1, 11): 253_402_300_799_999}
-        await store.fold(EPOCH, [Move(0, 0, 1, NOW)], batch, LIMITS)
-        assert (await store.marks(EPOCH)).cells == batch.marks
+        await store.fold(VERSION, [Move(0, 0, 1, NOW)], batch, LIMITS)
+        assert (await store.marks(VERSION)).marks == batch.marks
 
     async def test_before_any(self, store: Store) -> None:
         """Nothing marked, nothing known."""
         await start(store)
-        assert await store.marks(EPOCH) == MarksSnapshot({}, 0, 0)
+        assert await store.marks(VERSION) == MarksSnapshot({}, 0, 0)
 
 
 class TestLimits:
@@ -353,7 +347,7 @@ class TestLimits:
         for start_ in (NOW, NOW + 10):
             assert [found[group, start_].alerts for group in kept] == [1, 1]
             assert [found[group, start_].alerts for group in spill] == [3, 3]
-        claimed = {one.group: one.meta for one in await store.open_buckets(EPOCH)}
+        claimed = {one.group: one.meta for one in await store.open_buckets(VERSION)}
         assert {group: claimed[group] for group in spill} == {g: overflow_meta(m) for g, m in spill.items()}
 
     async def test_groups_of_one_batch(self, store: Store) -> None:
@@ -362,7 +356,7 @@ class TestLimits:
         fold, metas = Folder(store), [replace_labels(GROUP, n) for n in range(2)]
         await fold([alert(1, time, meta=meta) for meta in metas for time in (3, 14, 25)], Limits(10, 2))
         assert fold.overflowed == 0
-        assert len(await store.open_buckets(EPOCH)) == 2
+        assert len(await store.open_buckets(VERSION)) == 2
         assert not {g for g, _ in await contents(store)} & {group_id("default", overflow_meta(GROUP).labels, False)}
 
     async def test_groups_of_a_resent_call(self, store: Store) -> None:
@@ -370,8 +364,8 @@ class TestLimits:
         await start(store)
         moves, limits = [Move(0, 0, 1, NOW)], Limits(10, 1)
         batch = merged([alert(1, 3), *(alert(n, 3, meta=OTHER) for n in range(3))])
-        assert [await store.fold(EPOCH, moves, batch, limits) for _ in range(2)] == [
-            (clock := await store.clock(EPOCH), 3),
+        assert [await store.fold(VERSION, moves, batch, limits) for _ in range(2)] == [
+            (clock := await store.clock(VERSION), 3),
             (clock, 0),
         ]
 
@@ -392,9 +386,9 @@ async def test_scripts_are_forgotten(store: Store, redis: Redis) -> None:
         await redis.script_flush()
         await fold([alert(step, 3)])
         await redis.script_flush()
-        _, claimed = await store.claim(EPOCH, NOW + step, min_marks=0, most=1, token="t", lease=1000)
+        _, claimed = await store.claim(VERSION, NOW + step, min_marks=0, limit=1, token="t", lease=1000)
         assert claimed == []
         await redis.script_flush()
-        assert await store.settle(EPOCH, "t", []) == []
+        assert await store.complete(VERSION, "t", []) == []
     (only,) = (await contents(store)).values()
     assert only.alerts == 3

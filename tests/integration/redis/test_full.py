@@ -13,12 +13,15 @@ from redis.asyncio import Redis
 from stormfold.group import GroupMeta
 from stormfold.local.redis import EmbeddedRedis
 from stormfold.positions import Position
-from stormfold.redis.store import Completion, Move, RedisOutOfMemory, Store
+from stormfold.redis.close import Completion
+from stormfold.redis.errors import RedisOutOfMemory
+from stormfold.redis.fold import Move
+from stormfold.redis.store import Store
 from tests.integration.model import plain
 from tests.integration.redis.actions import (
-    EPOCH,
     LIMITS,
     NOW,
+    VERSION,
     WINDOWS,
     Folder,
     alert,
@@ -39,14 +42,14 @@ async def test_fold_is_refused_whole(store: Store, redis: Redis) -> None:
     await fold([alert(1, 3)])
     before = await everything(redis)
     batch = merged([alert(2, 3), alert(1, 14)])
-    batch.marks, batch.origins = {(0, 0): NOW}, {(0, 0): (9, 9)}
+    batch.marks, batch.source_positions = {(0, 0): NOW}, {(0, 0): (9, 9)}
     move = Move(0, 1, 2, NOW)
     async with full(redis):
         for _ in range(2):
             with pytest.raises(RedisOutOfMemory):
-                await store.fold(EPOCH, [move], batch, LIMITS)
+                await store.fold(VERSION, [move], batch, LIMITS)
         assert await everything(redis) == before
-    await store.fold(EPOCH, [move], batch, LIMITS)
+    await store.fold(VERSION, [move], batch, LIMITS)
     assert await contents(store) == plain.buckets([alert(1, 3), alert(2, 3), alert(1, 14)], WINDOWS)
 
 
@@ -74,22 +77,22 @@ async def test_closing_empties_a_full_redis(store: Store, redis: Redis) -> None:
     await Folder(store)([alert(1, 3), alert(2, 60)])
     async with full(redis):
         await redis.script_flush()
-        _, (mine,) = await store.claim(EPOCH, NOW + 60, min_marks=0, most=9, token="me", lease=1_000)
-        assert len(await store.details(EPOCH, [(mine.group, mine.buckets[0])])) == 1
+        _, (mine,) = await store.claim(VERSION, NOW + 60, min_marks=0, limit=9, token="me", lease=1_000)
+        assert len(await store.details(VERSION, [(mine.group, mine.buckets[0])])) == 1
         rest = Completion(mine.group, mine.buckets[:1], stay=1, due=NOW + 71)
-        assert await store.settle(EPOCH, "me", [rest]) == [True]
-        _, (mine,) = await store.claim(EPOCH, NOW + 99, min_marks=0, most=9, token="me", lease=1_000)
-        assert await store.settle(EPOCH, "me", [Completion(mine.group, mine.buckets, 0, 0)]) == [True]
-        assert (await store.clock(EPOCH)).horizon == NOW + 99
+        assert await store.complete(VERSION, "me", [rest]) == [True]
+        _, (mine,) = await store.claim(VERSION, NOW + 99, min_marks=0, limit=9, token="me", lease=1_000)
+        assert await store.complete(VERSION, "me", [Completion(mine.group, mine.buckets, 0, 0)]) == [True]
+        assert (await store.clock(VERSION)).horizon == NOW + 99
     assert await contents(store) == {}
 
 
 READS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "load": lambda store: store.load(),
-    "epoch": lambda store: store.epoch(),
-    "clock": lambda store: store.clock(EPOCH),
-    "marks": lambda store: store.marks(EPOCH),
-    "open_buckets": lambda store: store.open_buckets(EPOCH),
+    "epoch": lambda store: store.version(),
+    "clock": lambda store: store.clock(VERSION),
+    "marks": lambda store: store.marks(VERSION),
+    "open_buckets": lambda store: store.open_buckets(VERSION),
     "memory": lambda store: store.memory(),
     "sweep": lambda store: store.sweep(1),
 }
@@ -110,7 +113,7 @@ async def test_an_epoch_in_a_full_redis(store: Store, redis: Redis) -> None:
     await Folder(store)([alert(1, 3)])
     async with full(redis):
         await redis.script_flush()
-        assert await store.open_state_version(1, replace(EPOCH, number=2), {0: Position(0, -1)})
+        assert await store.open_state_version(1, replace(VERSION, number=2), {0: Position(0, -1)})
         assert await store.sweep(2) == 6
 
 

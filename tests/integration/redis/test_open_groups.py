@@ -8,9 +8,11 @@ import pytest
 from redis.asyncio import Redis
 
 from stormfold.group import GroupMeta
-from stormfold.redis.open_groups import STRETCH, STRETCHES, OpenGroup, OpenGroups, TopGroups
-from stormfold.redis.store import Completion, StaleStateVersion, Store
-from tests.integration.redis.actions import EPOCH, GROUP, LIMITS, NOW, OTHER, Folder, alert, everything, full, start
+from stormfold.redis.close import Completion
+from stormfold.redis.errors import StaleStateVersion
+from stormfold.redis.open_groups import CALLS_PER_LOOK, GROUPS_PER_CALL, OpenGroup, OpenGroups, TopGroups
+from stormfold.redis.store import Store
+from tests.integration.redis.actions import GROUP, LIMITS, NOW, OTHER, VERSION, Folder, alert, everything, full, start
 
 
 def group(number: int) -> GroupMeta:
@@ -25,7 +27,7 @@ def sizes(found: Sequence[OpenGroup]) -> dict[str, int]:
 async def test_nothing_open(store: Store) -> None:
     """Without groups there are none."""
     await start(store)
-    assert await OpenGroups(store, 5).look(EPOCH) == TopGroups(0, 0, ())
+    assert await OpenGroups(store, 5).look(VERSION) == TopGroups(0, 0, ())
 
 
 async def test_one_group(store: Store, redis: Redis) -> None:
@@ -37,7 +39,7 @@ async def test_one_group(store: Store, redis: Redis) -> None:
     ]  # fmt: skip
     await Folder(store)(alerts)
     before = await everything(redis)
-    assert await OpenGroups(store, 5).look(EPOCH) == TopGroups(
+    assert await OpenGroups(store, 5).look(VERSION) == TopGroups(
         1, 1, (OpenGroup(GROUP, "error", 4, 3, 2, True, NOW + 3, NOW + 26),)
     )
     assert await everything(redis) == before
@@ -47,7 +49,7 @@ async def test_largest_first(store: Store) -> None:
     """Of more groups than asked for, the largest, in order."""
     await start(store)
     await Folder(store)([alert(n, n, meta=group(number)) for number in range(9) for n in range(number + 1)])
-    found = await OpenGroups(store, 3).look(EPOCH)
+    found = await OpenGroups(store, 3).look(VERSION)
     assert (found.open, found.seen) == (9, 9)
     assert list(sizes(found.groups).items()) == [("A008", 9), ("A007", 8), ("A006", 7)]
 
@@ -55,8 +57,8 @@ async def test_largest_first(store: Store) -> None:
 async def test_all_are_seen_in_the_end(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """With more groups than one look goes through, each look goes on, and says how far it is; what was found stays in
     view while it grows, and is gone when it is closed."""
-    monkeypatch.setattr("stormfold.redis.open_groups.STRETCH", 3)
-    monkeypatch.setattr("stormfold.redis.open_groups.STRETCHES", 2)
+    monkeypatch.setattr("stormfold.redis.open_groups.GROUPS_PER_CALL", 3)
+    monkeypatch.setattr("stormfold.redis.open_groups.CALLS_PER_LOOK", 2)
     await start(store)
     fold = Folder(store)
     # The oldest ones are the smallest: the largest come into view last.
@@ -64,30 +66,30 @@ async def test_all_are_seen_in_the_end(store: Store, monkeypatch: pytest.MonkeyP
     looks = OpenGroups(store, 2)
     seen = []
     for _ in range(4):
-        found = await looks.look(EPOCH)
+        found = await looks.look(VERSION)
         seen.append((found.seen, *sizes(found.groups)))
     assert seen == [(6, "A005", "A004"), (12, "A011", "A010"), (18, "A017", "A016"), (20, "A019", "A018")]
     await fold([alert(n, 170, meta=group(17)) for n in range(90)])
-    assert sizes((await looks.look(EPOCH)).groups) == {"A019": 20, "A018": 19}
+    assert sizes((await looks.look(VERSION)).groups) == {"A019": 20, "A018": 19}
     for _ in range(3):
-        found = await looks.look(EPOCH)
+        found = await looks.look(VERSION)
     assert sizes(found.groups) == {"A017": 108, "A019": 20} and found.seen == 20
-    _, claimed = await store.claim(EPOCH, NOW + 10_000, min_marks=0, most=1_000, token="me", lease=60_000)
+    _, claimed = await store.claim(VERSION, NOW + 10_000, min_marks=0, limit=1_000, token="me", lease=60_000)
     (largest,) = [one for one in claimed if one.meta == group(17)]
-    assert await store.settle(EPOCH, "me", [Completion(largest.group, largest.buckets, stay=0, due=0)]) == [True]
+    assert await store.complete(VERSION, "me", [Completion(largest.group, largest.buckets, stay=0, due=0)]) == [True]
     for _ in range(4):
-        found = await looks.look(EPOCH)
+        found = await looks.look(VERSION)
     assert sizes(found.groups) == {"A019": 20, "A018": 19} and found.open == 19
 
 
 async def test_bounded_members(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there are too many fingerprints to read, counts are lower bounds, and say so."""
-    monkeypatch.setattr("stormfold.redis.open_groups.MOST_MEMBERS", 60)
+    monkeypatch.setattr("stormfold.redis.open_groups.MAX_MEMBERS", 60)
     await start(store)
     large = [alert(n, n % 10, resource=f"r{n}") for n in range(100)]
     small = [alert(n, n % 10, resource=f"r{n % 2}", meta=OTHER) for n in range(5)]
     await Folder(store)([*large, *small])
-    first, second = (await OpenGroups(store, 5).look(EPOCH)).groups
+    first, second = (await OpenGroups(store, 5).look(VERSION)).groups
     assert (first.alerts, first.distinct, first.resources, first.exact) == (100, 100, 0, False)
     assert (second.alerts, second.distinct, second.resources, second.exact) == (5, 5, 2, True)
 
@@ -96,7 +98,7 @@ async def test_truncated(store: Store) -> None:
     """So where fingerprints were no longer listed."""
     await start(store)
     await Folder(store)([alert(n, 3) for n in range(9)], replace(LIMITS, max_fingerprints=4))
-    (only,) = (await OpenGroups(store, 5).look(EPOCH)).groups
+    (only,) = (await OpenGroups(store, 5).look(VERSION)).groups
     assert (only.alerts, only.distinct, only.exact) == (9, 4, False)
 
 
@@ -106,13 +108,13 @@ async def test_cost(store: Store, redis: Redis) -> None:
     fold = Folder(store)
     open_groups = 0
     costs = []
-    for count in (STRETCH * STRETCHES, 10_000):
+    for count in (GROUPS_PER_CALL * CALLS_PER_LOOK, 10_000):
         while open_groups < count:
             await fold([alert(1, 3, meta=group(open_groups + n)) for n in range(500)])
             open_groups += 500
         looks = OpenGroups(store, 20)
         await redis.config_resetstat()
-        found = await looks.look(EPOCH)
+        found = await looks.look(VERSION)
         stats = await redis.info("commandstats")
         costs.append(Counter({name: value["calls"] for name, value in stats.items()}).total())
         assert found.open == count
@@ -124,11 +126,11 @@ async def test_another_epoch(store: Store) -> None:
     await start(store)
     await Folder(store)([alert(1, 3)])
     looks = OpenGroups(store, 5)
-    assert len((await looks.look(EPOCH)).groups) == 1
-    following = replace(EPOCH, number=2)
+    assert len((await looks.look(VERSION)).groups) == 1
+    following = replace(VERSION, number=2)
     await start(store, following, 1)
     with pytest.raises(StaleStateVersion):
-        await looks.look(EPOCH)
+        await looks.look(VERSION)
     assert await looks.look(following) == TopGroups(0, 0, ())
 
 
@@ -138,4 +140,4 @@ async def test_while_redis_is_full(store: Store, redis: Redis) -> None:
     await Folder(store)([alert(1, 3)])
     async with full(redis):
         await redis.script_flush()
-        assert (await OpenGroups(store, 5).look(EPOCH)).open == 1
+        assert (await OpenGroups(store, 5).look(VERSION)).open == 1

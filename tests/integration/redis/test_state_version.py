@@ -5,16 +5,21 @@ from dataclasses import replace
 from typing import ClassVar
 
 import pytest
+from msgspec import structs
 from redis.asyncio import Redis
 
 from stormfold.positions import Position
-from stormfold.redis.store import MarksSnapshot, Move, PendingWindows, StaleStateVersion, StateVersion, Store
+from stormfold.redis.clock import MarksSnapshot
+from stormfold.redis.errors import StaleStateVersion
+from stormfold.redis.fold import Move
+from stormfold.redis.store import Store
+from stormfold.redis.versions import PendingWindows, StateVersion
 from stormfold.window import Rebuild, Windows
 from tests.integration.model import plain
 from tests.integration.redis.actions import (
-    EPOCH,
     LIMITS,
     NOW,
+    VERSION,
     WINDOWS,
     Folder,
     alert,
@@ -28,36 +33,36 @@ from tests.integration.redis.actions import (
 async def test_nothing_there(store: Store) -> None:
     """An empty Redis holds no epoch."""
     assert await store.load() is None
-    assert await store.epoch() is None
+    assert await store.version() is None
 
 
 @pytest.mark.parametrize("rebuild", [None, Rebuild(NOW - 90, NOW), Rebuild(-90, 0)], ids=str)
 @pytest.mark.parametrize("since", [None, NOW])
 async def test_opened(store: Store, rebuild: Rebuild | None, since: int | None) -> None:
     """All of it comes back as it was opened."""
-    epoch = StateVersion(7, Windows(gap=60_000, grace=10_000, slice_length=300_000), 3, rebuild, since, NOW)
+    version = StateVersion(7, Windows(gap=60_000, grace=10_000, slice_length=300_000), 3, rebuild, since, NOW)
     starts = {0: Position(12, NOW), 1: Position(0, -1), 2: Position(2**40, NOW + 1)}
-    assert await store.open_state_version(None, epoch, starts)
+    assert await store.open_state_version(None, version, starts)
     state = await store.load()
     assert state is not None
-    assert (state.epoch, state.positions, state.origins) == (epoch, starts, {})
-    assert await store.epoch() == epoch
+    assert (state.version, state.positions, state.source_positions) == (version, starts, {})
+    assert await store.version() == version
 
 
 async def test_first_wins(store: Store, redis: Redis) -> None:
     """Of many that see the same need one opens the epoch; the others change nothing."""
-    epochs = [StateVersion(1, replace(WINDOWS, grace=n), 1, None) for n in range(20)]
+    versions = [StateVersion(1, structs.replace(WINDOWS, grace=n), 1, None) for n in range(20)]
     opened = await asyncio.gather(
-        *(store.open_state_version(None, epoch, {0: Position(n, -1)}) for n, epoch in enumerate(epochs))
+        *(store.open_state_version(None, version, {0: Position(n, -1)}) for n, version in enumerate(versions))
     )
     assert opened.count(True) == 1
     winner = opened.index(True)
     state = await store.load()
     assert state is not None
-    assert (state.epoch, state.positions[0].offset) == (epochs[winner], winner)
+    assert (state.version, state.positions[0].offset) == (versions[winner], winner)
     before = await everything(redis)
-    assert not await store.open_state_version(None, EPOCH, {})
-    assert not await store.open_state_version(2, replace(EPOCH, number=3), {})
+    assert not await store.open_state_version(None, VERSION, {})
+    assert not await store.open_state_version(2, replace(VERSION, number=3), {})
     assert await everything(redis) == before
 
 
@@ -66,25 +71,25 @@ async def test_the_next_begins_empty(store: Store) -> None:
     await start(store)
     fold = Folder(store)
     await fold([alert(1, 3)])
-    await store.claim(EPOCH, NOW, min_marks=0, most=0, token="t", lease=1)
-    new = replace(EPOCH, number=2, rebuild=Rebuild.of(NOW, WINDOWS))
+    await store.claim(VERSION, NOW, min_marks=0, limit=0, token="t", lease=1)
+    new = replace(VERSION, number=2, rebuild=Rebuild.of(NOW, WINDOWS))
     assert await store.open_state_version(1, new, {0: Position(5, -1)})
     state = await store.load()
     assert state is not None
-    assert (state.epoch, state.positions, state.origins) == (new, {0: Position(5, -1)}, {})
+    assert (state.version, state.positions, state.source_positions) == (new, {0: Position(5, -1)}, {})
     assert (await store.marks(new), await contents(store, new)) == (MarksSnapshot({}, 0, 0), {})
     with pytest.raises(StaleStateVersion):
         await fold([alert(2, 3)])
     with pytest.raises(StaleStateVersion):
-        await store.claim(EPOCH, NOW, min_marks=0, most=1, token="t", lease=1)
+        await store.claim(VERSION, NOW, min_marks=0, limit=1, token="t", lease=1)
 
 
 async def test_a_number_used_before(store: Store) -> None:
     """Positions that a lost epoch of the same number left behind are not mixed with the new ones."""
     await start(store)
     await Folder(store)([alert(1, 3)])
-    await store.redis.delete(store.keys.epoch)
-    await start(store, replace(EPOCH, partitions=1))
+    await store.redis.delete(store.keys.state_version)
+    await start(store, replace(VERSION, partitions=1))
     state = await store.load()
     assert state is not None
     assert state.positions == {0: Position(0, -1)}
@@ -95,75 +100,75 @@ class TestOtherWindows:
 
     WINDOWS = Windows(gap=20, grace=5, slice_length=60)
     ENDS: ClassVar = {0: 4, 1: 2}
-    NEW = replace(EPOCH, number=2, windows=WINDOWS, by=NOW)
+    NEW = replace(VERSION, number=2, windows=WINDOWS, requested_at=NOW)
 
     async def asked(self, store: Store, windows: Windows = WINDOWS) -> None:
         """They are asked for in an epoch that has been read to the ends."""
         await start(store)
-        await store.fold(EPOCH, [Move(0, 0, 4, NOW)], merged([]), LIMITS)
+        await store.fold(VERSION, [Move(0, 0, 4, NOW)], merged([]), LIMITS)
         batch = merged([])
-        batch.marks, batch.alerts_partitions, batch.origins = {(0, 0): NOW}, 2, {(0, 1): (3, 2)}
-        await store.fold(EPOCH, [Move(1, 0, 2, NOW)], batch, LIMITS)
-        await store.claim(EPOCH, NOW, min_marks=0, most=1, token="t", lease=1)
-        await store.ask(EPOCH, PendingWindows(windows, NOW, self.ENDS))
-        assert await store.asked(EPOCH) == PendingWindows(windows, NOW, self.ENDS)
+        batch.marks, batch.alerts_partitions, batch.source_positions = {(0, 0): NOW}, 2, {(0, 1): (3, 2)}
+        await store.fold(VERSION, [Move(1, 0, 2, NOW)], batch, LIMITS)
+        await store.claim(VERSION, NOW, min_marks=0, limit=1, token="t", lease=1)
+        await store.request_windows(VERSION, PendingWindows(windows, NOW, self.ENDS))
+        assert await store.pending_windows(VERSION) == PendingWindows(windows, NOW, self.ENDS)
 
     @pytest.mark.parametrize("grace", [0, 5, 50])
     async def test_drained(self, store: Store, grace: int) -> None:
         """Positions, origins and marks go on; the watermark stays where it is, and is the floor."""
-        windows = replace(self.WINDOWS, grace=grace)
+        windows = structs.replace(self.WINDOWS, grace=grace)
         await self.asked(store, windows)
-        assert await store.change_windows(EPOCH)
+        assert await store.change_windows(VERSION)
         state = await store.load()
         assert state is not None
-        watermark = NOW - EPOCH.windows.grace
-        new = replace(self.NEW, windows=windows, since=watermark)
-        assert (state.epoch, state.positions) == (new, {0: Position(4, NOW), 1: Position(2, NOW)})
-        assert state.origins == {(0, 1): (3, 2)}
+        watermark = NOW - VERSION.windows.grace
+        new = replace(self.NEW, windows=windows, windows_since=watermark)
+        assert (state.version, state.positions) == (new, {0: Position(4, NOW), 1: Position(2, NOW)})
+        assert state.source_positions == {(0, 1): (3, 2)}
         # What was sent under the larger grace may lie so far before its mark.
         assert await store.marks(new) == MarksSnapshot({(0, 0): min(NOW, watermark + grace)}, 2, 1)
         assert (await store.clock(new)).horizon == watermark + grace
-        assert await store.asked(new) is None
+        assert await store.pending_windows(new) is None
         await store.fold(new, [Move(0, 4, 5, NOW)], merged([alert(1, NOW)], windows), LIMITS)
 
     async def test_before_anything_was_folded(self, store: Store) -> None:
         """There may be no origins, marks or floor yet."""
         await start(store)
-        await store.ask(EPOCH, PendingWindows(self.WINDOWS, NOW, {0: 0, 1: 0}))
-        assert await store.change_windows(EPOCH)
+        await store.request_windows(VERSION, PendingWindows(self.WINDOWS, NOW, {0: 0, 1: 0}))
+        assert await store.change_windows(VERSION)
         state = await store.load()
         assert state is not None
-        assert (state.epoch, state.positions) == (self.NEW, {0: Position(0, -1), 1: Position(0, -1)})
+        assert (state.version, state.positions) == (self.NEW, {0: Position(0, -1), 1: Position(0, -1)})
         assert (await store.clock(self.NEW)).horizon is None
 
     @pytest.mark.parametrize("since", [None, NOW + 7])
     async def test_a_rebuild_before_its_marks(self, store: Store, since: int | None) -> None:
         """The floor is not before C, nor before the floor that was."""
-        epoch = replace(EPOCH, rebuild=Rebuild.of(NOW, WINDOWS), since=since)
-        assert epoch.rebuild is not None
-        await start(store, epoch)
-        await store.ask(epoch, PendingWindows(self.WINDOWS, NOW, {0: 0, 1: 0}))
-        assert await store.change_windows(epoch)
-        assert await store.epoch() == replace(self.NEW, since=max(since or 0, epoch.rebuild.closed_before))
+        version = replace(VERSION, rebuild=Rebuild.of(NOW, WINDOWS), windows_since=since)
+        assert version.rebuild is not None
+        await start(store, version)
+        await store.request_windows(version, PendingWindows(self.WINDOWS, NOW, {0: 0, 1: 0}))
+        assert await store.change_windows(version)
+        assert await store.version() == replace(self.NEW, windows_since=max(since or 0, version.rebuild.closed_before))
 
     async def test_not_yet(self, store: Store, redis: Redis) -> None:
         """While something is open, or was not read again, nothing happens; nor unasked, nor in another epoch."""
         await self.asked(store)
-        await store.ask(EPOCH, PendingWindows(self.WINDOWS, NOW, {0: 5, 1: 2}))
+        await store.request_windows(VERSION, PendingWindows(self.WINDOWS, NOW, {0: 5, 1: 2}))
         before = await everything(redis)
-        assert not await store.change_windows(EPOCH)
+        assert not await store.change_windows(VERSION)
         assert await everything(redis) == before
-        await store.fold(EPOCH, [Move(0, 4, 5, NOW)], merged([alert(1, NOW)]), LIMITS)
+        await store.fold(VERSION, [Move(0, 4, 5, NOW)], merged([alert(1, NOW)]), LIMITS)
         before = await everything(redis)
-        assert not await store.change_windows(EPOCH)
-        assert not await store.change_windows(replace(EPOCH, number=4))
+        assert not await store.change_windows(VERSION)
+        assert not await store.change_windows(replace(VERSION, number=4))
         assert await everything(redis) == before
 
     async def test_unasked(self, store: Store) -> None:
         """Nobody asked."""
         await start(store)
-        assert not await store.change_windows(EPOCH)
-        assert await store.epoch() == EPOCH
+        assert not await store.change_windows(VERSION)
+        assert await store.version() == VERSION
 
 
 class TestSweep:
@@ -174,11 +179,11 @@ class TestSweep:
         other = Store(redis, "stormfold2")
         await start(other)
         await redis.set("somebody else's", 1)
-        await start(store, replace(EPOCH, number=9))
-        old = Folder(store, replace(EPOCH, number=9))
+        await start(store, replace(VERSION, number=9))
+        old = Folder(store, replace(VERSION, number=9))
         await old([alert(n, n * 10) for n in range(1_200)])
-        await start(store, replace(EPOCH, number=10), before=9)
-        await Folder(store, replace(EPOCH, number=10))([alert(1, 3)])
+        await start(store, replace(VERSION, number=10), before=9)
+        await Folder(store, replace(VERSION, number=10))([alert(1, 3)])
         left = {k: v for k, v in (await everything(redis)).items() if not k.startswith(store.keys.of(9).base.encode())}
         assert await store.sweep(10) == 1_200 + 5
         assert await everything(redis) == left
@@ -188,21 +193,21 @@ class TestSweep:
     @pytest.mark.parametrize(("swept", "newer"), [(2, 3), (9, 10), (1, 12)])
     async def test_never_newer_ones(self, store: Store, redis: Redis, swept: int, newer: int) -> None:
         """A worker that slept since it opened its epoch must not sweep the one that others opened after it."""
-        await start(store, replace(EPOCH, number=newer))
+        await start(store, replace(VERSION, number=newer))
         alerts = [alert(1, 3)]
-        await Folder(store, replace(EPOCH, number=newer))(alerts)
+        await Folder(store, replace(VERSION, number=newer))(alerts)
         before = await everything(redis)
         assert await store.sweep(swept) == 0
         assert await everything(redis) == before
-        assert await contents(store, replace(EPOCH, number=newer)) == plain.buckets(alerts, WINDOWS)
+        assert await contents(store, replace(VERSION, number=newer)) == plain.buckets(alerts, WINDOWS)
 
 
 async def test_positions_reset(store: Store) -> None:
     """Partitions of a topic that was created anew begin at 0; the others stay."""
     await start(store)
-    await store.fold(EPOCH, [Move(0, 0, 4, NOW), Move(1, 0, 3, NOW)], merged([alert(1, 3)]), LIMITS)
-    await store.reset_positions(EPOCH, [1])
-    await store.reset_positions(EPOCH, [])
+    await store.fold(VERSION, [Move(0, 0, 4, NOW), Move(1, 0, 3, NOW)], merged([alert(1, 3)]), LIMITS)
+    await store.reset_positions(VERSION, [1])
+    await store.reset_positions(VERSION, [])
     state = await store.load()
     assert state is not None
     assert state.positions == {0: Position(4, NOW), 1: Position(0, -1)}

@@ -238,10 +238,10 @@ async def test_the_page_reports_a_redis_outage_and_its_end(site: Site, browser: 
         await expect(page.locator("#problems")).to_be_hidden()
         await asyncio.to_thread(site.redis.kill)
         try:
-            await expect(page.locator("#problems")).to_contain_text("Redis is away", timeout=WAIT_MS)
+            await expect(page.locator("#problems")).to_contain_text("Redis is not available", timeout=WAIT_MS)
             for section in ("#forming", "#memory"):
                 await expect(page.locator(f"{section} .unavailable")).to_contain_text("The data below is from")
-            await expect(page.locator("#log")).to_contain_text("Redis is away", timeout=WAIT_MS)
+            await expect(page.locator("#log")).to_contain_text("Redis is not available", timeout=WAIT_MS)
             await expect(page.locator("#live")).to_have_text("live")
         finally:
             await asyncio.to_thread(site.redis.start)

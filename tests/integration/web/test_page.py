@@ -202,7 +202,7 @@ async def test_the_page_may_load_and_run_nothing_else(site: Site) -> None:
 async def test_the_page_works_while_kafka_and_redis_are_away() -> None:
     async with working(Settings(**NOBODY, http_address="127.0.0.1:0")) as worker:
         await until(
-            lambda: says(worker, "Not ready", "no Kafka broker answers at 127.0.0.1:9", "Redis is away"),
+            lambda: says(worker, "Not ready", "no Kafka broker answers at 127.0.0.1:9", "Redis is not available"),
             what="both are reported",
         )
 

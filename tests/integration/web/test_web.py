@@ -135,7 +135,7 @@ async def test_a_redis_outage_is_reported_and_ends(topics: Settings, tmp_path: P
 
             await until(told, what="Redis is missed")
             (problem,) = [t for t in (await get(worker, "/readyz")).body["problems"] if t["component"] == "redis"]
-            assert "Redis is away" in problem["problem"] and problem["since"].endswith("+00:00")
+            assert "Redis is not available" in problem["problem"] and problem["since"].endswith("+00:00")
             assert (await get(worker, "/healthz")).status == 200
             await asyncio.to_thread(server.start)
             await until(lambda: ready(worker), what="it is ready again")

@@ -1,0 +1,16 @@
+-- Reads how far event time is and what is open, at one moment of one state version. Writes nothing.
+--
+-- KEYS
+--   1 state_version     hash
+--   2 marks             hash
+--   3 open              zset
+-- ARGV
+--   1 number            of the state version that the caller knows
+-- Returns
+--   {DONE, horizon or '', open groups, first open bucket or ''}
+--   {STALE}             another state version, or none
+if redis.call('HGET', state_version, NUMBER) ~= number then
+  return {STALE}
+end
+local first = redis.call('ZRANGE', open, 0, 0, 'WITHSCORES')
+return {DONE, redis.call('HGET', marks, HORIZON) or '', redis.call('ZCARD', open), first[2] or ''}

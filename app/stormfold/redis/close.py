@@ -1,0 +1,184 @@
+"""Closing in Redis: groups are claimed under a lease, read in detail, and deleted when they are published."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from stormfold.errors import ActionRequired, Retry
+from stormfold.group import GroupMeta
+from stormfold.redis.access import RedisAccess
+from stormfold.redis.clock import Clock
+from stormfold.redis.errors import translate_errors
+from stormfold.redis.layout import (
+    META_FIELD,
+    SUMMARY_FIELD,
+    Key,
+    pairs,
+    unpack_members,
+    unpack_summary,
+)
+from stormfold.redis.script import Packed, Script
+from stormfold.redis.versions import StateVersion
+from stormfold.storm import BucketDetail
+from stormfold.window import Bucket
+
+
+@dataclass(frozen=True, slots=True)
+class OpenBuckets:
+    """The open buckets of a group, in order of time."""
+
+    group: str
+    meta: GroupMeta
+    buckets: tuple[Bucket, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The buckets of a claimed group to delete, and when the rest is due."""
+
+    group: str
+    delete: Sequence[Bucket]
+    stay: int
+    """Buckets that stay."""
+    due: int
+    """Watermark from which they may have a final segment (ms)."""
+
+
+@Script
+def claim(
+    *, state_version: Key, marks: Key, due: Key, open: Key, void: Key, number: str, group_prefix: str,
+    bucket_prefix: str, lease_prefix: str, horizon_seen: int | None, min_marks: int, grace: int, limit: int,
+    token: str, lease: int,
+) -> None:  # fmt: skip
+    """Moves the horizon and leases groups that are due."""
+
+
+@Script
+def complete(
+    *, state_version: Key, due: Key, open: Key, void: Key, number: str, group_prefix: str, bucket_prefix: str,
+    lease_prefix: str, token: str, completions: Packed,
+) -> None:  # fmt: skip
+    """Deletes what was published and releases the leases."""
+
+
+class CloseAccess(RedisAccess):
+    """Closes groups."""
+
+    async def claim(
+        self, version: StateVersion, horizon_seen: int | None, *, min_marks: int, limit: int, token: str, lease: int
+    ) -> tuple[Clock, list[OpenBuckets]]:
+        """Moves the horizon to `horizon_seen` if that is later, and leases up to `limit` groups for `lease` ms.
+
+        `min_marks` is the number of marks at `horizon_seen` or later: where fewer are, Redis went back since, and the
+        horizon stays. Raises `StaleStateVersion`.
+        """
+        names = self.keys.of(version.number)
+        _, horizon, open_groups, first_open, *claimed = await claim(
+            self.redis,
+            state_version=self.keys.state_version,
+            marks=names.marks,
+            due=names.due,
+            open=names.open,
+            void=names.void,
+            number=str(version.number),
+            group_prefix=names.group,
+            bucket_prefix=names.bucket,
+            lease_prefix=names.lease,
+            horizon_seen=horizon_seen,
+            min_marks=min_marks,
+            grace=version.windows.grace,
+            limit=limit,
+            token=token,
+            lease=lease,
+        )
+        return Clock.read(horizon, open_groups, first_open), [_open_buckets(*item) for item in claimed]
+
+    async def details(self, version: StateVersion, wanted: Sequence[tuple[str, Bucket]]) -> list[BucketDetail]:
+        """Details of the buckets of groups, in the same order.
+
+        Raises `Retry` if a bucket is gone, because the lease was lost, or differs, because Redis went back.
+        """
+        names = self.keys.of(version.number)
+        async with translate_errors():
+            pipeline = self.redis.pipeline(transaction=False)
+            for group, bucket in wanted:
+                pipeline.hgetall(names.bucket_key(group, bucket.start))
+                pipeline.hmget(f"{names.group}{group}", str(bucket.start), META_FIELD)
+            found = list(pairs(await pipeline.execute()))
+        if not all(fields and None not in of_group for fields, of_group in found):
+            raise Retry("a claimed bucket was completed by another closer")
+        return [
+            _detail(bucket, fields, *of_group) for (_, bucket), (fields, of_group) in zip(wanted, found, strict=True)
+        ]
+
+    async def complete(self, version: StateVersion, token: str, completions: Iterable[Completion]) -> list[bool]:
+        """Deletes published buckets and releases the leases; False where a lease was lost or a count differs.
+
+        Raises `StaleStateVersion`.
+        """
+        names = self.keys.of(version.number)
+        _, *completed = await complete(
+            self.redis,
+            state_version=self.keys.state_version,
+            due=names.due,
+            open=names.open,
+            void=names.void,
+            number=str(version.number),
+            group_prefix=names.group,
+            bucket_prefix=names.bucket,
+            lease_prefix=names.lease,
+            token=token,
+            completions=[
+                [item.group, item.stay, item.due, [value for b in item.delete for value in (str(b.start), b.alerts)]]
+                for item in completions
+            ],
+        )
+        return [bool(code) for code in completed]
+
+    async def open_buckets(self, version: StateVersion) -> list[OpenBuckets]:
+        """All open groups, oldest first. What is completed while they are read may be missing."""
+        names = self.keys.of(version.number)
+        result = []
+        async with translate_errors():
+            for group in await self.redis.zrange(names.open, 0, -1):
+                key = names.group.encode() + group
+                pipeline = self.redis.pipeline(transaction=False).hget(key, META_FIELD).hkeys(key)
+                meta, fields = await pipeline.execute()
+                starts = [field for field in fields if field != META_FIELD]
+                pipeline = self.redis.pipeline(transaction=False)
+                for start in starts:
+                    pipeline.hget(names.bucket_key(group.decode(), int(start)), SUMMARY_FIELD)
+                summaries = await pipeline.execute()
+                if meta is not None:
+                    flat = [
+                        v for start, summary in zip(starts, summaries, strict=True) if summary for v in (start, summary)
+                    ]
+                    result.append(_open_buckets(group, meta, flat))
+        return result
+
+
+def _open_buckets(group: bytes, meta: bytes | None, flat: Sequence[bytes | None]) -> OpenBuckets:
+    if meta is None or None in flat:
+        raise ActionRequired(
+            f"Redis has lost a part of group {group.decode()} and kept the rest: it has evicted or deleted keys",
+            "stop the workers, delete the keys of stormfold in Redis, start the workers: open groups are rebuilt from"
+            " Kafka",
+        )
+    buckets = sorted(unpack_summary(summary).bucket(int(start)) for start, summary in pairs(flat))
+    return OpenBuckets(group.decode(), msgspec.msgpack.decode(meta, type=GroupMeta), tuple(buckets))
+
+
+def _detail(bucket: Bucket, fields: dict[bytes, bytes], example: bytes, group_meta: bytes) -> BucketDetail:
+    summary, meta = unpack_summary(fields.pop(SUMMARY_FIELD)), fields.pop(META_FIELD, group_meta)
+    if summary.bucket(bucket.start) != bucket:
+        raise Retry("a bucket differs from the one that was claimed")
+    return BucketDetail(
+        meta=meta,
+        rank=summary.rank,
+        severity=summary.severity,
+        late=summary.late,
+        truncated=summary.truncated,
+        example=example,
+        members=unpack_members(bucket.start, fields),
+    )

@@ -1,0 +1,76 @@
+"""Calls Lua scripts through typed functions: KEYS and ARGV of a script follow from the function's signature.
+
+A script finds each parameter as a local variable of the same name, converted by its type, and the constants of the
+layout; the header of its file repeats the parameters in order, which a test compares with the signature.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
+from typing import Annotated, Any, Generic, ParamSpec
+
+import msgpack
+
+from stormfold.redis.errors import StaleStateVersion, translate_errors
+from stormfold.redis.layout import Key, ScriptReply, lua_constants
+
+Packed = Annotated[Sequence[Any] | Mapping[str, str], "msgpack"]
+"""A parameter that reaches the script as a table."""
+
+P = ParamSpec("P")
+
+_FROM_ARGV: dict[Any, str] = {
+    str: "ARGV[%d]",
+    int: "tonumber(ARGV[%d])",
+    int | None: "tonumber(ARGV[%d])",
+    bool: "ARGV[%d] == '1'",
+    Packed: "cmsgpack.unpack(ARGV[%d])",
+}
+"""Lua expression of an argument, by the type of its parameter. None reaches the script as nil."""
+
+
+class Script(Generic[P]):
+    """A Lua script of this package, called like the function that declares it, after a client."""
+
+    def __init__(self, declaration: Callable[P, None]) -> None:
+        self.name = declaration.__name__
+        types = {name: item.annotation for name, item in inspect.signature(declaration).parameters.items()}
+        self.keys = [name for name, annotation in types.items() if annotation is Key]
+        self.arguments = {name: annotation for name, annotation in types.items() if annotation is not Key}
+        self.body = (files("stormfold.redis") / f"{self.name}.lua").read_text()
+        self.source = "".join((self._prelude(), "\n", self.body))
+
+    async def __call__(self, redis: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Returns the script's reply. Raises `StaleStateVersion` if that is it, and see `translate_errors`."""
+        assert not args, "scripts take keyword arguments only"
+        async with translate_errors():
+            reply = await redis.register_script(self.source)(
+                keys=[kwargs[name] for name in self.keys],
+                args=[_encode(kwargs[name], annotation) for name, annotation in self.arguments.items()],
+            )
+        if isinstance(reply, list) and reply[0] == ScriptReply.STALE:
+            raise StaleStateVersion
+        return reply
+
+    def _prelude(self) -> str:
+        """One line, so that the line numbers in Redis' errors differ by one only."""
+        values = {name: f"KEYS[{index}]" for index, name in enumerate(self.keys, 1)}
+        for index, (name, annotation) in enumerate(self.arguments.items(), 1):
+            values[name] = _FROM_ARGV[annotation] % index
+        for name, constant in lua_constants().items():
+            values[name] = repr(constant)
+        return f"local {', '.join(values)} = {', '.join(values.values())}"
+
+
+def pack(value: Any) -> bytes:
+    """msgpack for Lua: Redis' cmsgpack knows no bin type, and msgspec packs bytes as nothing else."""
+    packed: bytes = msgpack.packb(value, use_bin_type=False)
+    return packed
+
+
+def _encode(value: Any, annotation: Any) -> Any:
+    if annotation is Packed:
+        return pack(value)
+    if value is None:
+        return ""
+    return int(value) if annotation is bool else value
