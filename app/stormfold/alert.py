@@ -5,6 +5,8 @@ Alerts repeat, so `series` decodes labels and annotations only once and remember
 
 import msgspec
 
+from stormfold.resource import Resource
+
 
 class Alert(msgspec.Struct, frozen=True, gc=False):
     """One alert of a record."""
@@ -16,3 +18,7 @@ class Alert(msgspec.Struct, frozen=True, gc=False):
     resolved: bool = False
     fingerprint: str | None = None
     """The one that the alert brings, if it is 16 lower-case hex digits."""
+    starts_at: int | None = None
+    """When it began (ms since the Unix epoch); None if the alert does not have a usable time."""
+    about: Resource | None = None
+    """The object that it is certainly about, if the format names one; otherwise the labels decide."""

@@ -23,7 +23,7 @@ MAX_ANNOTATIONS_BYTES = 256 * 1024
 """Largest annotations object, as JSON: Kubernetes' own limit for annotations."""
 _MAX_NAME = 64
 """Characters of a label name that a reason repeats."""
-_MAX_REASON = 160
+_MAX_REASON, _MAX_PLACE = 400, 160
 """Characters of a reason, and of its place. Escaping can make quoted text ten times as long."""
 
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -44,7 +44,7 @@ class Poison(DeadLetter):
     def __init__(self, reason: str, place: str = "") -> None:
         # Both may quote the record.
         self.reason = escape_unprintable(reason)[:_MAX_REASON]
-        self.place = escape_unprintable(place)[:_MAX_REASON]
+        self.place = escape_unprintable(place)[:_MAX_PLACE]
         """Where in the record, like `alerts[3].labels.pod`; empty: the record as a whole."""
         super().__init__(f"{self.place}: {self.reason}" if place else self.reason)
 

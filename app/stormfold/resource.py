@@ -1,6 +1,7 @@
 """The Kubernetes resource that an alert is about, by its labels."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 RESOURCE_LABELS: tuple[tuple[str, str], ...] = (
@@ -27,22 +28,58 @@ RESOURCE_LABELS: tuple[tuple[str, str], ...] = (
 """Label names and the kind of resource that each names, as in kube-state-metrics. The first label that is present
 counts, so the narrower comes before the wider: a pod before its workload, both before their node."""
 
-CLUSTER_SCOPED = frozenset(
-    {
+TARGET_KINDS = frozenset({"Instance"})
+"""Kinds that stormfold adds: a scrape target is a host and port. Clusters may use the same name for an own kind."""
+
+CLUSTER_SCOPED = TARGET_KINDS | frozenset(
+    [
+        "AKSNodeClass",
         "APIService",
+        "CSIDriver",
+        "CSINode",
         "CertificateSigningRequest",
+        "ClusterCleanupPolicy",
+        "ClusterExternalSecret",
+        "ClusterIssuer",
+        "ClusterOperator",
+        "ClusterPolicy",
         "ClusterRole",
         "ClusterRoleBinding",
+        "ClusterSecretStore",
+        "ClusterVersion",
         "CustomResourceDefinition",
-        "Instance",
+        "EC2NodeClass",
+        "FlowSchema",
+        "GatewayClass",
+        "IngressClass",
+        "MachineConfig",
+        "MachineConfigPool",
+        "MutatingWebhookConfiguration",
         "Namespace",
         "Node",
+        "NodeClaim",
+        "NodeClass",
+        "NodePool",
         "PersistentVolume",
+        "PriorityClass",
+        "PriorityLevelConfiguration",
+        "RuntimeClass",
         "StorageClass",
+        "ValidatingAdmissionPolicy",
+        "ValidatingWebhookConfiguration",
         "VolumeAttachment",
-    }
+        "VolumeSnapshotClass",
+        "VolumeSnapshotContent",
+    ]
 )
-"""Kinds without a namespace. `Instance` is not a Kubernetes kind, but a scrape target: a host and port."""
+"""Kinds without a namespace. Clusters may have more; Events about them have no namespace either."""
+
+EXPORTERS = ("*state-metrics*", "*exporter*", "*pushgateway*", "telegraf*")
+"""Scrape jobs, as globs, whose targets report about other things than themselves."""
+_OTHER_OBJECTS = "*state-metrics*"
+"""Jobs that report about objects anywhere in the cluster, not about the host they run on."""
+_TARGET_LABELS = {"pod", "service", "instance"}
+"""Labels that Prometheus attaches to a series to name the scraped target; their namespace is `namespace`."""
 
 
 class Resource(NamedTuple):
@@ -58,9 +95,39 @@ class Resource(NamedTuple):
         return "/".join(part for part in self if part)
 
 
-def resource_of(labels: Mapping[str, str], resource_labels: Iterable[tuple[str, str]]) -> Resource | None:
-    """The resource named by the first of `resource_labels` (label, kind) that the alert has."""
+def find_resource(
+    labels: Mapping[str, str], resource_labels: Iterable[tuple[str, str]], exporters: Iterable[str] = EXPORTERS
+) -> Resource | None:
+    """The resource named by the first of `resource_labels` (label, kind) that the alert has.
+
+    `exported_X` comes before `X`: Prometheus renames a label of the series if the scraped target has the same one.
+    Labels that only name the exporter that reported a series, by the `exporters` (globs of jobs), do not count.
+    """
+    exporter_labels = _exporter_labels(labels, exporters)
+    exported_namespace = labels.get("exported_namespace", "")
     for label, kind in resource_labels:
-        if name := labels.get(label):
-            return Resource(kind, "" if kind in CLUSTER_SCOPED else labels.get("namespace", ""), name)
+        namespace = exported_namespace or labels.get("namespace", "")
+        name = labels.get(f"exported_{label}")
+        if not name and label not in exporter_labels:
+            name = labels.get(label)
+            if label in _TARGET_LABELS:
+                namespace = labels.get("namespace", "")
+        if name:
+            return Resource(kind, "" if kind in CLUSTER_SCOPED else namespace, name)
     return None
+
+
+def _exporter_labels(labels: Mapping[str, str], exporters: Iterable[str]) -> Collection[str]:
+    """The labels that name an exporter: those of the scraped target, if its pod is the exporter's own."""
+    job = labels.get("job", "").rpartition("/")[2]
+    if not job or not any(fnmatchcase(job, glob) for glob in exporters):
+        return ()
+    found = set()
+    pod = labels.get("pod", "")
+    if job in pod:
+        found = {"pod", "container", "service"}
+    elif not pod and job in labels.get("service", ""):
+        found = {"service"}
+    if fnmatchcase(job, _OTHER_OBJECTS) and (found or not pod):
+        found.add("instance")
+    return found

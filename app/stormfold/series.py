@@ -15,8 +15,9 @@ from stormfold.fingerprint import fingerprint
 from stormfold.formats import parse
 from stormfold.group import Group, GroupMeta
 from stormfold.keyed_record import Body
-from stormfold.resource import resource_of
+from stormfold.resource import Resource, find_resource
 from stormfold.routing import Route, Silence, all_match, group_labels, route_for
+from stormfold.severity import Severities, Severity
 from stormfold.storm import cut_example
 
 MEMO_BYTES = 64 * 1024 * 1024
@@ -35,8 +36,7 @@ class Series(NamedTuple):
     """Silences whose matchers match; whether one is active depends on the alert's time."""
     route: Route
     group: Group
-    rank: int
-    severity: str
+    severity: Severity
     resource: bytes
     """`Resource` in msgpack, or empty."""
 
@@ -55,6 +55,8 @@ class Keyed(NamedTuple):
     """As they came; with the labels they decide everything else, unless the alert brought a fingerprint."""
     given: str | None
     """The fingerprint that the alert brought."""
+    about: Resource | None
+    """The object that the alert named."""
     series: Series
 
     def body_at(self, time: int) -> bytes:
@@ -70,7 +72,7 @@ class SeriesReader:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._ranks = {severity: rank for rank, severity in enumerate(config.severities)}
+        self._severities = Severities(config.severities, config.severity_aliases)
         self._keyed: dict[bytes, Keyed] = {}
         self._groups: dict[tuple[object, ...], Group] = {}
         self._annotations: dict[bytes, tuple[bytes, Mapping[str, str]]] = {}
@@ -100,12 +102,17 @@ class SeriesReader:
         """The keyed form of an alert; raises `Poison` if its labels or annotations are not understood."""
         known = self._keyed.get(alert.labels)
         # Comparing the rest is cheaper than hashing it.
-        if known is None or known.annotations != alert.annotations or known.given != alert.fingerprint:
-            labels = decode_labels(alert.labels)
-            if known is not None and known.given == alert.fingerprint:
+        if (
+            known is None
+            or known.annotations != alert.annotations
+            or known.given != alert.fingerprint
+            or known.about != alert.about
+        ):
+            labels = {**self._config.default_labels, **decode_labels(alert.labels)}
+            if known is not None and known.given == alert.fingerprint and known.about == alert.about:
                 series = known.series
             else:
-                series = self._series(labels, alert.fingerprint)
+                series = self._series(labels, alert)
             known = self._encode(alert, labels, series)
             self._hold(2 * len(alert.labels) + len(known.body) + SERIES_BYTES)
             self._keyed[alert.labels] = known
@@ -132,6 +139,7 @@ class SeriesReader:
             silences=series.silences,
             annotations=raw,
             given=alert.fingerprint,
+            about=alert.about,
             series=series,
         )
 
@@ -144,18 +152,16 @@ class SeriesReader:
             self._annotations[alert.annotations] = known
         return known
 
-    def _series(self, labels: dict[str, str], given: str | None) -> Series:
+    def _series(self, labels: dict[str, str], alert: Alert) -> Series:
         config = self._config
         route = route_for(labels, config.routes)
-        rank = self._ranks.get(labels.get(config.severity_label, ""), len(config.severities) - 1)
-        resource = resource_of(labels, config.resource_labels)
+        resource = alert.about or find_resource(labels, config.resource_labels, config.exporters)
         return Series(
-            fingerprint=given or fingerprint(labels),
+            fingerprint=alert.fingerprint or fingerprint(labels),
             silences=tuple(s for s in config.silences if all_match(s.match, labels)),
             route=route,
             group=self._group(route, labels, False),
-            rank=rank,
-            severity=config.severities[rank],
+            severity=self._severities[labels.get(config.severity_label, "")],
             resource=_encode(resource) if resource else b"",
         )
 
@@ -184,8 +190,8 @@ def _body(series: Series, group: Group, example: bytes) -> bytes:
         fingerprint=bytes.fromhex(series.fingerprint),
         group=group.id,
         meta=group.meta,
-        rank=series.rank,
-        severity=series.severity,
+        rank=series.severity.rank,
+        severity=series.severity.name,
         resource=series.resource,
         example=example,
     )

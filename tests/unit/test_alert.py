@@ -15,7 +15,7 @@ from stormfold.decoding import (
     decode_labels,
     parse_each,
 )
-from stormfold.resource import CLUSTER_SCOPED, RESOURCE_LABELS, Resource, resource_of
+from stormfold.resource import CLUSTER_SCOPED, RESOURCE_LABELS, Resource, find_resource
 
 names = st.text(min_size=1, max_size=8)
 
@@ -121,13 +121,13 @@ def test_annotations() -> None:
 )
 def test_resource(labels: dict[str, str], expected: str) -> None:
     """The narrowest thing that the labels name; the scrape job is none."""
-    assert str(resource_of(labels, RESOURCE_LABELS)) == expected
+    assert str(find_resource(labels, RESOURCE_LABELS)) == expected
 
 
 def test_configured_resource() -> None:
     """Labels and kinds, and their order, are the caller's."""
     labels = {"host": "db1", "pod": "api-1", "namespace": "shop"}
-    assert resource_of(labels, (("host", "Host"), ("pod", "Pod"))) == Resource("Host", "shop", "db1")
+    assert find_resource(labels, (("host", "Host"), ("pod", "Pod"))) == Resource("Host", "shop", "db1")
 
 
 def test_resource_labels_go_both_ways() -> None:

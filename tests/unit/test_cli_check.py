@@ -123,7 +123,7 @@ def test_alerts_are_explained(config: str, form: Callable[[object], str]) -> Non
             "namespace": "infra",
             "groupLabels": {"alertname": "NodeDown"},
             "resource": "Node/n1",
-            "severity": "none",
+            "severity": "critical",
             "silencedBy": "lab",
         },
         {
@@ -132,7 +132,7 @@ def test_alerts_are_explained(config: str, form: Callable[[object], str]) -> Non
             "namespace": "storms",
             "groupLabels": {"alertname": "Slow", "cluster": "prod"},
             "resource": None,
-            "severity": "none",
+            "severity": "warning",
             "silencedBy": None,
         },
     ]
@@ -140,7 +140,7 @@ def test_alerts_are_explained(config: str, form: Callable[[object], str]) -> Non
 
 def test_the_fingerprint_is_alertmanagers(config: str) -> None:
     """The table shows the identity that Alertmanager would give."""
-    alert = {"labels": {"name": "garland, briggs", "fear": "love is not enough"}}
+    alert = {"labels": {"name": "garland, briggs", "fear": "love is not enough"}, "status": "firing"}
     assert "507a62d79ee76c9a" in run("check", config, "--alert", "-", stdin=json.dumps(alert)).stdout
 
 

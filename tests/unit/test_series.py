@@ -15,7 +15,7 @@ from stormfold.fingerprint import fingerprint
 from stormfold.group import GroupMeta, group_id
 from stormfold.keyed_record import Body, encode_alert
 from stormfold.merge import LatePolicy, Merger
-from stormfold.resource import resource_of
+from stormfold.resource import find_resource
 from stormfold.routing import Matcher, Route, Silence, group_labels, route_for
 from stormfold.series import Keyed, SeriesReader
 from stormfold.storm import cut_example
@@ -56,13 +56,13 @@ def test_every_part(labels: dict[str, str], annotations: dict[str, str], given_:
     route = route_for(seen, CONFIG.routes)
     identity = given_ or fingerprint(seen)
     severity = seen.get("severity", "")
-    resource = resource_of(seen, CONFIG.resource_labels)
+    resource = find_resource(seen, CONFIG.resource_labels)
     for time, silenced in ((99, False), (100, seen.get("env") == "dev"), (199, seen.get("env") == "dev"), (200, False)):
         group = group_labels(seen, route)
         assert meta(keyed, time) == GroupMeta(
             route.name, group, route.namespace, silenced, route.storm_alerts, route.storm_resources
         )
-        rank = CONFIG.severities.index(severity) if severity in CONFIG.severities else len(CONFIG.severities) - 1
+        rank = CONFIG.severities.index(severity if severity in CONFIG.severities else "warning")
         assert body(keyed, time) == Body(
             fingerprint=bytes.fromhex(identity),
             group=group_id(route.name, group, silenced),
@@ -158,22 +158,24 @@ def test_any_silence() -> None:
 
 
 class TestRecords:
-    """`understand`: a record whole, or none of it."""
+    """`parse`: a record whole, or none of it."""
 
     def test_several(self) -> None:
         """Alerts keep their order and status; the same alert twice is there twice."""
-        alerts = [{"labels": {"x": str(n)}, "status": status} for n, status in enumerate(("firing", "resolved"))]
+        alerts = [
+            {"labels": {"alertname": str(n)}, "status": status} for n, status in enumerate(("firing", "resolved"))
+        ]
         found = SeriesReader(CONFIG).parse(json.dumps([*alerts, alerts[0]]).encode(), [], 0)
         assert [resolved for _, resolved in found] == [False, True, False]
-        assert [keyed.key.decode() for keyed, _ in found] == [fingerprint({"x": n}) for n in ("0", "1", "0")]
+        assert [keyed.key.decode() for keyed, _ in found] == [fingerprint({"alertname": n}) for n in ("0", "1", "0")]
 
     @pytest.mark.parametrize(
-        "bad", [{"labels": {}}, {"labels": {"x": 1}}, {"labels": {"x": "1"}, "annotations": {"y": 2}}]
+        "bad", [{"labels": {}}, {"labels": {"alertname": 1}}, {"labels": {"x": "1"}, "annotations": {"y": 2}}]
     )
     def test_one_bad_alert(self, bad: dict[str, object]) -> None:
         """One alert that is not understood makes the record poison, also when the others were known before."""
         reader = SeriesReader(CONFIG)
-        good = {"labels": {"x": "1"}}
+        good = {"labels": {"alertname": "1"}}
         reader.parse(json.dumps(good).encode(), [], 0)
         for record in ([good, bad], [bad, good], bad):
             with pytest.raises(Poison):
@@ -182,6 +184,6 @@ class TestRecords:
 
     def test_where(self) -> None:
         """The reason says which alert of the record is wrong."""
-        record = json.dumps([{"labels": {"x": "1"}}, {"labels": {"x": 7}}]).encode()
+        record = json.dumps([{"labels": {"alertname": "1"}}, {"labels": {"alertname": 7}}]).encode()
         with pytest.raises(Poison, match=r"^\[1\]\.labels"):
             SeriesReader(CONFIG).parse(record, [], 0)

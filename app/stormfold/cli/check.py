@@ -116,7 +116,7 @@ def _seen(incoming: Alert, reader: SeriesReader, now: int) -> dict[str, Any]:
         "namespace": meta.namespace,
         "groupLabels": meta.labels,
         "resource": str(resource) if resource else None,
-        "severity": series.severity,
+        "severity": series.severity.name,
         "fingerprint": series.fingerprint,
         "silencedBy": next((silence.name for silence in series.silences if silence.active(now)), None),
     }

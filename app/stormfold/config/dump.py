@@ -26,8 +26,14 @@ def document(config: Config) -> dict[str, Any]:
         "idle_timeout": format_duration(config.idle_timeout),
         "routes": [_route(route) for route in config.routes],
         "silences": [_silence(silence) for silence in config.silences],
-        "severity": {"label": config.severity_label, "order": list(config.severities)},
+        "severity": {
+            "label": config.severity_label,
+            "order": list(config.severities),
+            "aliases": dict(config.severity_aliases),
+        },
+        "default_labels": dict(config.default_labels),
         "resource_labels": dict(config.resource_labels),
+        "exporters": list(config.exporters),
         "limits": {
             "max_resources": config.max_resources,
             "max_fingerprints": config.max_fingerprints,

@@ -1,8 +1,10 @@
 """The configuration as the stages use it. Times are milliseconds."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from stormfold.resource import RESOURCE_LABELS
+from stormfold import severity
+from stormfold.resource import EXPORTERS, RESOURCE_LABELS
 from stormfold.routing import DEFAULT_ROUTE, Route, Silence
 from stormfold.storm import AggregateClass
 from stormfold.window import Windows
@@ -20,10 +22,16 @@ class Config:
     """In order; the last one matches every alert."""
     silences: tuple[Silence, ...] = ()
     severity_label: str = "severity"
-    severities: tuple[str, ...] = ("critical", "error", "warning", "info", "none")
-    """Highest first; any other value counts as the last."""
+    severities: tuple[str, ...] = severity.ORDER
+    """Highest first."""
+    severity_aliases: Mapping[str, str] = field(default_factory=dict)
+    """Other words for severities of the order, in addition to `severity.ALIASES`."""
+    default_labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels of alerts that do not have them."""
     resource_labels: tuple[tuple[str, str], ...] = RESOURCE_LABELS
     """Label and kind of the resource that it names; the first label that is present counts."""
+    exporters: tuple[str, ...] = EXPORTERS
+    """Scrape jobs, as globs, whose targets report about other things than themselves."""
     max_resources: int = 1_000
     max_fingerprints: int = 10_000
     max_groups: int = 100_000

@@ -208,7 +208,20 @@ class SeveritySection(Section):
     label: Text = _DEFAULT.severity_label
     """Label that holds the severity."""
     order: Annotated[Texts, Field(min_length=1, max_length=256)] = _DEFAULT.severities
-    """Values of that label, highest first; any other value, and an absent label, counts as the last."""
+    """Values of that label, highest first, compared without case. An unknown value, and an absent label, ranks as
+    `warning`, or as the last one of an order that does not have it."""
+    aliases: dict[Text, Text] = {}
+    """Other words, and the severity of the order that each means. They come before the usual ones: `page`, `fatal`,
+    `p1`, … for critical, `high`, `p2`, … for error, `warn`, `p3`, … for warning, `notice`, `low`, … for info."""
+
+    @field_validator("aliases")
+    @classmethod
+    def _in_order(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        order = [name.lower() for name in info.data.get("order", ())]
+        for word, name in value.items():
+            if order and name.lower() not in order:
+                _refuse(f"expected one of {', '.join(order)}, found {name!r}", word)
+        return value
 
 
 class LimitsSection(Section):
@@ -233,9 +246,14 @@ class ConfigFile(Section):
     """Alerts that are counted but make no storm: their class is `Silenced`."""
     severity: SeveritySection = SeveritySection()
     """How severe an alert is; a storm has the highest severity of its alerts."""
+    default_labels: dict[Text, Text] = {}
+    """Labels of alerts that do not have them, such as `cluster: prod`."""
     resource_labels: dict[Text, Kind] = dict(_DEFAULT.resource_labels)
     """Label and the kind of resource that it names; the first label that an alert has counts. Replaces the default as
     a whole."""
+    exporters: Texts = _DEFAULT.exporters
+    """Scrape jobs, as globs (the last segment of the label `job` counts), whose targets report about other things than
+    themselves. Their own `pod`, `container` and `service` do not name the resource of an alert."""
     limits: LimitsSection = LimitsSection()
     """Limits on memory."""
     publish: Annotated[tuple[AggregateClass, ...], AfterValidator(_distinct)] = _DEFAULT.publish
@@ -274,7 +292,10 @@ class ConfigFile(Section):
             silences=tuple(section.silence() for section in self.silences),
             severity_label=self.severity.label,
             severities=self.severity.order,
+            severity_aliases=self.severity.aliases,
+            default_labels=self.default_labels,
             resource_labels=tuple(self.resource_labels.items()),
+            exporters=self.exporters,
             max_resources=self.limits.max_resources,
             max_fingerprints=self.limits.max_fingerprints,
             max_groups=self.limits.max_groups,

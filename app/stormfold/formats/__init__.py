@@ -1,4 +1,4 @@
-"""A record of `alerts` becomes alerts. Its shape says in which format it is; each format has a file here."""
+"""A record of `alerts` becomes alerts. Its shape decides its format; each format has a file here."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,52 +9,59 @@ from msgspec import UNSET, Raw, UnsetType
 
 from stormfold.alert import Alert
 from stormfold.decoding import DECODE_ERRORS, Poison, decode_json, parse_each, to_poison
-from stormfold.formats import alertmanager, cloudevents, kubernetes_event
+from stormfold.formats import alertmanager, cloudevents, event_recorder, kubernetes_event
 from stormfold.formats.cloudevents import Wrapping
-from stormfold.formats.plain import AlertFields, to_alert
+from stormfold.formats.plain import AlertFields, add_labels, to_alert
+from stormfold.formats.refusal import refuse
 from stormfold.text import escape_surrogates
 
 
 class _Record(AlertFields, gc=False):
-    """Any object: an alert's own fields, read at once, and those that give the other formats away."""
+    """Any object: an alert's own fields, decoded at once, and those that identify the other formats."""
 
     alerts: list[AlertFields] | UnsetType | None = UNSET
     specversion: Raw | UnsetType = UNSET
     kind: Raw | UnsetType = UNSET
     involved_object: Raw | UnsetType = msgspec.field(name="involvedObject", default=UNSET)
     regarding: Raw | UnsetType = UNSET
+    severity: Raw | UnsetType = UNSET
 
 
 _decode_record: Callable[[bytes], _Record | list[_Record]] = msgspec.json.Decoder(_Record | list[_Record]).decode
-_values = msgspec.json.Decoder(list[Raw])
+_items = msgspec.json.Decoder(list[Raw])
+_members = msgspec.json.Decoder(dict[str, Raw])
 _MAY, _MUST = Wrapping.MAY, Wrapping.MUST
-"""Taken out once: to look a member up in its class costs as much as to decode a tenth of an alert."""
+"""Looked up once: to look up a member of the class costs as much as to decode a tenth of an alert."""
+_ALERT_KEYS = {"annotations", "status", "state", "startsAt", "endsAt", "generatorURL", "fingerprint"}
+"""Fields of an alert, any of which makes an object with labels an alert."""
 
 
 def parse(value: bytes | None, headers: Sequence[tuple[str, bytes | None]], now: int) -> list[Alert]:
-    """The alerts of a record, at least one; `now` is its timestamp (ms). Header names are decoded by `surrogateescape`.
+    """The alerts of a record; `now` is its timestamp (ms). Header names are decoded by `surrogateescape`.
 
-    Raises `Poison` with what is wrong and where, for the record as a whole, if any part of it is not understood.
-    What the labels and annotations contain is for `decode_labels` and `decode_annotations` to check.
+    The list is empty if the record is understood but reports no alert, such as the deletion of an Event. Raises
+    `Poison` for the whole record, with the place and the reason, if any part of it is not understood. The contents of
+    labels and annotations are checked by `decode_labels` and `decode_annotations`.
     """
     for name, _ in headers:
         if (sendable := escape_surrogates(name)) != name:
             raise Poison(f"not UTF-8: the name of a header, here {sendable[:64]}")
     if not value:
         raise Poison("no value")
-    return _parse(value, now, cloudevents.wrapping(headers) if headers else _MAY)
+    wrapping = cloudevents.wrapping(headers) if headers else _MAY
+    return [] if wrapping is Wrapping.DELETED else _parse(value, now, wrapping)
 
 
 def _parse(value: bytes, now: int, wrapping: Wrapping) -> list[Alert]:
     if not value.isascii():
         try:
-            value.decode()  # The decoder does not look at the bytes of what it skips or leaves raw.
+            value.decode()  # The decoder does not look at the bytes of fields that it skips or leaves raw.
         except UnicodeDecodeError as error:
             raise Poison(f"not UTF-8: {error.reason} (byte {error.start})") from error
     try:
         record = _decode_record(value)
     except DECODE_ERRORS as error:
-        raise to_poison(error, value) from error
+        return _parse_mistyped(value, now, wrapping, to_poison(error, value))
     if isinstance(record, list):
         return _parse_list(value, record, now, wrapping)
     if record.specversion is not UNSET:
@@ -63,37 +70,109 @@ def _parse(value: bytes, now: int, wrapping: Wrapping) -> list[Alert]:
         raise Poison("missing", "specversion")
     if record.alerts is not UNSET:
         try:
-            return alertmanager.parse_alerts(record.alerts or (), now)
+            return alertmanager.parse_webhook(value, record.alerts or [], record.status, now)
         except Poison as error:
             raise error.prefixed("alerts") from error
-    if record.labels is not UNSET:
-        return [to_alert(record, now)]
+    if record.labels is not UNSET and (b'"alertname"' in bytes(record.labels) or _is_alert(value)):
+        return [_to_alert(record, now)]
     kind = b"" if record.kind is UNSET else bytes(record.kind)
     if kind in (b'"EventList"', b'"List"'):
         return kubernetes_event.parse_list(value)
     if kind == b'"Event"' or record.involved_object is not UNSET or record.regarding is not UNSET:
         return kubernetes_event.parse_event(value)
-    raise Poison("no labels: neither an alert nor anything else that is understood")
+    return _parse_envelope(value, now)
+
+
+def _to_alert(record: _Record, now: int) -> Alert:
+    """A plain alert; a severity next to its labels counts if it has no such label."""
+    if record.severity is not UNSET and record.labels is not UNSET and bytes(record.severity).startswith(b'"'):
+        record.labels = Raw(add_labels(bytes(record.labels), b'{"severity":%b}' % bytes(record.severity)))
+    return to_alert(record, now)
+
+
+def _is_alert(value: bytes) -> bool:
+    """Whether an object with labels, none of which is the alert's name, is an alert: logs have labels too.
+
+    A `name` next to the labels shows that it is another product's alert, whose labels are not those of Prometheus.
+    """
+    keys = decode_json(_members, value).keys()
+    return "name" not in keys and not keys.isdisjoint(_ALERT_KEYS)
+
+
+def _parse_envelope(value: bytes, now: int) -> list[Alert]:
+    """The alerts of an object that contains another format; raises `Poison` if it is none that is known."""
+    members = {name: bytes(raw) for name, raw in decode_json(_members, value).items()}
+    for inner, change in (("object", "type"), ("event", "verb")):
+        word = members.get(change, b"").strip(b'"').decode(errors="replace")
+        if inner in members and word in kubernetes_event.WATCH_TYPES:
+            return _prefixed(inner, partial(kubernetes_event.parse_watched, change=word), members)
+    data = members.get("data", b"")
+    if data.startswith(b"["):
+        return _prefixed("data", partial(alertmanager.parse_api_v1, now=now), members)
+    if data.startswith(b"{"):
+        keys = decode_json(_members, data).keys()
+        if "alerts" in keys:
+            return _prefixed("data", partial(alertmanager.parse_rule_alerts, now=now), members)
+        if "@timestamp" in members and members.keys() <= event_recorder.KEYS and len(keys) == 1:
+            return _prefixed("data", event_recorder.parse_data, members)
+    raise refuse(members)
+
+
+def _prefixed(place: str, parse: Callable[[bytes], list[Alert]], members: dict[str, bytes]) -> list[Alert]:
+    try:
+        return parse(members[place])
+    except Poison as error:
+        raise error.prefixed(place) from error
+
+
+def _parse_mistyped(value: bytes, now: int, wrapping: Wrapping, error: Poison) -> list[Alert]:
+    """The alerts of a value in which a field of `_Record` has another type: another format may use its name."""
+    is_list = value.lstrip().startswith(b"[")
+    try:
+        items = decode_json(_items, value) if is_list else []
+        members = {} if is_list else decode_json(_members, value)
+    except Poison:
+        raise error from None
+    if is_list:
+        return _parse_items(items, now, wrapping)
+    labels = bytes(members.get("labels", b""))
+    if "alerts" in members or "specversion" in members or b'"alertname"' in labels or wrapping is _MUST:
+        raise error
+    if not members.keys().isdisjoint(("involvedObject", "regarding")):
+        return kubernetes_event.parse_event(value)
+    return _parse_envelope(value, now)
 
 
 def _parse_list(value: bytes, records: list[_Record], now: int, wrapping: Wrapping) -> list[Alert]:
     if wrapping is not _MUST and all(
-        record.labels is not UNSET and record.alerts is UNSET and record.specversion is UNSET for record in records
+        record.labels is not UNSET
+        and record.alerts is UNSET
+        and record.specversion is UNSET
+        and record.severity is UNSET
+        and b'"alertname"' in bytes(record.labels)
+        for record in records
     ):
         return alertmanager.parse_alerts(records, now)
-    values = decode_json(_values, value)
-    return list(chain.from_iterable(parse_each(partial(_parse_item, now=now, wrapping=wrapping), values)))
+    items = decode_json(_items, value)
+    return _parse_items(items, now, wrapping)
 
 
-def _parse_item(item: Raw, now: int, wrapping: Wrapping) -> list[Alert]:
-    return _parse(bytes(item), now, wrapping)
+def _parse_items(items: Sequence[Raw], now: int, wrapping: Wrapping) -> list[Alert]:
+    def parse_item(item: Raw) -> list[Alert]:
+        if not bytes(item).startswith(b"{"):
+            decode_json(_members, item)
+        return _parse(bytes(item), now, wrapping)
+
+    return list(chain.from_iterable(parse_each(parse_item, items)))
 
 
 def _unwrap(value: bytes, now: int, wrapping: Wrapping) -> list[Alert]:
     if wrapping is Wrapping.NOT:
         raise Poison("a CloudEvent in a CloudEvent")
-    place, data = cloudevents.data(value)
+    content = cloudevents.unwrap(value)
+    if content.deleted:
+        return []
     try:
-        return _parse(data, now, Wrapping.NOT)
+        return _parse(content.data, now, Wrapping.NOT)
     except Poison as error:
-        raise error.prefixed(place) from error
+        raise error.prefixed(content.place) from error

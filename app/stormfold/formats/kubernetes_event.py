@@ -1,22 +1,33 @@
-"""Kubernetes Events, core/v1 and events.k8s.io/v1, as alerts: the object becomes the label that names its kind.
+"""Kubernetes Events, core/v1 and events.k8s.io/v1, as alerts about their object.
 
 A Pod's `BackOff` is `{alertname: BackOff, severity: warning, namespace: …, pod: …, reporting_component: kubelet}`,
-and the same alert again each time it repeats. An event never resolves.
+and the same alert again each time it repeats. An Event never resolves. Events also come in envelopes: of a watch, and
+of eventrouter.
 """
+
+from typing import Any
 
 import msgspec
 
 from stormfold.alert import Alert
 from stormfold.decoding import Poison, decode_json, parse_each
-from stormfold.resource import CLUSTER_SCOPED, RESOURCE_LABELS
+from stormfold.formats.plain import parse_start
+from stormfold.resource import CLUSTER_SCOPED, RESOURCE_LABELS, TARGET_KINDS, Resource
 
-_LABEL_OF = {kind: label for label, kind in RESOURCE_LABELS}
+_LABEL_OF = {kind: label for label, kind in RESOURCE_LABELS if kind not in TARGET_KINDS}
+"""Label of an object by its kind. Objects of other kinds have the labels `object_kind` and `object_name`: a label that
+is named after any kind could be one that alerts are grouped by, such as `cluster`."""
+WATCH_TYPES = {"ADDED", "MODIFIED", "DELETED", "BOOKMARK", "UPDATED"}
+"""Types of a watch, and verbs of eventrouter."""
+_WITHOUT_ALERT = {"DELETED", "BOOKMARK"}
+"""Events are deleted when their time to live has passed, so their deletion is no news."""
 
 
-class _Object(msgspec.Struct, gc=False):
+class _Object(msgspec.Struct, gc=False, rename="camel"):
     kind: str | None = None
     namespace: str | None = None
     name: str | None = None
+    creation_timestamp: Any = None
 
 
 class _Source(msgspec.Struct, gc=False):
@@ -24,13 +35,14 @@ class _Source(msgspec.Struct, gc=False):
 
 
 class _Event(msgspec.Struct, gc=False, rename="camel"):
-    """Both versions' fields: what core/v1 calls involvedObject and message, events.k8s.io calls regarding and note."""
+    """Fields of both versions: events.k8s.io has `regarding` and `note` for involvedObject and message of core/v1."""
 
     kind: str | None = None
     metadata: _Object | None = None
     involved_object: _Object | None = None
     regarding: _Object | None = None
     type: str | None = None
+    severity: str | None = None
     reason: str | None = None
     message: str | None = None
     note: str | None = None
@@ -38,6 +50,10 @@ class _Event(msgspec.Struct, gc=False, rename="camel"):
     reporting_controller: str | None = None
     source: _Source | None = None
     deprecated_source: _Source | None = None
+    cluster_name: str | None = None
+    first_timestamp: Any = None
+    deprecated_first_timestamp: Any = None
+    event_time: Any = None
 
 
 class _List(msgspec.Struct, gc=False):
@@ -53,8 +69,13 @@ def parse_event(value: bytes) -> list[Alert]:
     return [_to_alert(decode_json(_event, value))]
 
 
+def parse_watched(value: bytes, change: str) -> list[Alert]:
+    """The alert of an Event in an envelope that names the change; none if it is a deletion."""
+    return [] if change in _WITHOUT_ALERT else parse_event(value)
+
+
 def parse_list(value: bytes) -> list[Alert]:
-    """The alerts of an EventList, or of a List (as kubectl makes) of nothing but Events; raises `Poison`."""
+    """The alerts of an EventList, or of a List (as kubectl makes) of only Events; raises `Poison`."""
     events = decode_json(_list, value).items or ()
     try:
         return parse_each(_to_alert, events)
@@ -68,15 +89,16 @@ def _to_alert(event: _Event) -> Alert:
     about = event.involved_object or event.regarding
     if about is None:
         raise Poison("missing", "involvedObject")
-    kind = about.kind or ""
-    # Not for those that live in none: events about them are kept in "default", where nothing has happened.
-    namespace = None if kind in CLUSTER_SCOPED else about.namespace or (event.metadata and event.metadata.namespace)
+    kind, name, namespace = about.kind or "", about.name or "", _namespace(event, about)
     source = event.source or event.deprecated_source
+    label = _LABEL_OF.get(kind)
     labels = (
-        (_LABEL_OF.get(kind, kind.lower()), about.name),
+        ("object_kind", "" if label else kind),
+        (label or "object_name", name),
         ("alertname", event.reason),
-        ("severity", {"Warning": "warning", "Normal": "info"}.get(event.type or "", event.type)),
-        ("namespace", namespace),
+        ("severity", event.severity or {"Warning": "warning", "Normal": "info"}.get(event.type or "", event.type)),
+        ("namespace", namespace if kind != "Namespace" else name),
+        ("cluster", event.cluster_name),
         (
             "reporting_component",
             event.reporting_component or event.reporting_controller or (source and source.component),
@@ -86,4 +108,23 @@ def _to_alert(event: _Event) -> Alert:
     return Alert(
         labels=msgspec.json.encode({name: value for name, value in labels if name and value}),
         annotations=msgspec.json.encode({"summary": summary} if summary else {}),
+        starts_at=_start(event),
+        about=Resource(kind, namespace, name) if kind and name else None,
     )
+
+
+def _namespace(event: _Event, about: _Object) -> str:
+    """The namespace of the object; empty if it has none.
+
+    Events about cluster-scoped objects are kept in the namespace `default`, where nothing has happened.
+    """
+    if about.kind in CLUSTER_SCOPED and about.kind not in TARGET_KINDS:
+        return ""
+    own = event.metadata.namespace if event.metadata else None
+    return about.namespace or (own if own != "default" or about.kind in _LABEL_OF else None) or ""
+
+
+def _start(event: _Event) -> int | None:
+    created = event.metadata.creation_timestamp if event.metadata else None
+    times = (event.first_timestamp, event.deprecated_first_timestamp, event.event_time, created)
+    return next((start for time in times if isinstance(time, str) and (start := parse_start(time))), None)

@@ -1,11 +1,12 @@
 """A single alert: `{labels, annotations, status, startsAt, endsAt, fingerprint, …}`, alone or in a list.
 
 Alertmanager's own alerts are of this form too: in webhooks, in answers of `GET /api/v2/alerts` and in what is posted
-there. They differ in how they say that an alert is over.
+there. They differ in how they express that an alert is over.
 """
 
 from datetime import UTC, datetime
-from typing import Annotated
+from functools import lru_cache
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -22,7 +23,7 @@ _HEX = "0123456789abcdef"
 _RESOLVED = {
     "firing": False,
     "resolved": True,
-    # GET /api/v2/alerts. A suppressed alert fires, only nobody is told.
+    # GET /api/v2/alerts. A suppressed alert fires without notifications.
     "active": False,
     "suppressed": False,
     "unprocessed": False,
@@ -32,7 +33,7 @@ _RESOLVED = {
     "normal": True,
     "ok": True,
 }
-"""What each word for a status means. A word that is not here is refused: a guess could end or begin an alert."""
+"""The meaning of each word for a status. Other words are refused: a guess could end or begin an alert."""
 
 
 class Status(msgspec.Struct, gc=False):
@@ -42,22 +43,24 @@ class Status(msgspec.Struct, gc=False):
 
 
 class AlertFields(msgspec.Struct, gc=False):
-    """The fields that count. Labels and annotations stay JSON; the rest of an alert is skipped over."""
+    """The fields that count. Labels and annotations stay JSON; the other fields of an alert are ignored."""
 
     labels: Raw | UnsetType = UNSET
     annotations: Raw | UnsetType = UNSET
     status: str | Status | None = None
     state: str | None = None
+    # Any type: a time that is not usable never makes an alert a dead letter.
+    starts_at: Any = msgspec.field(name="startsAt", default=None)
     ends_at: str | None = msgspec.field(name="endsAt", default=None)
     fingerprint: str | None = None
 
 
-def to_alert(fields: AlertFields, now: int) -> Alert:
+def to_alert(fields: AlertFields, now: int, group_resolved: bool = False) -> Alert:
     """The alert, at `now` (ms, its record's timestamp); raises `Poison` if its structure is wrong.
 
-    Its status, else its state, says whether it is resolved. One that has neither, as posted to Alertmanager, is
-    resolved if `endsAt` is set (not zero) and not after `now`: alerts are posted with an end in the future that
-    moves on for as long as they fire.
+    Its status, else its state, decides whether it is resolved. One that has neither, as posted to Alertmanager, is
+    resolved if its whole group is, or if `endsAt` is set (not zero) and not after `now`: alerts are posted with an end
+    in the future that moves while they fire.
     """
     labels = b"null" if fields.labels is UNSET else bytes(fields.labels)
     if not labels.startswith(b"{"):
@@ -70,26 +73,52 @@ def to_alert(fields: AlertFields, now: int) -> Alert:
     given = fields.fingerprint
     if given is not None and (len(given) != 16 or given.strip(_HEX)):
         given = None
-    # Nearly all say it in one of two words, which costs no call.
+    # Nearly all alerts have one of two words, which costs no call.
     word = fields.status
-    resolved = False if word == "firing" else True if word == "resolved" else _resolved(fields, now)
-    return Alert(labels, annotations, resolved, given)
+    resolved = False if word == "firing" else True if word == "resolved" else _resolved(fields, now, group_resolved)
+    start = fields.starts_at
+    return Alert(labels, annotations, resolved, given, parse_start(start) if type(start) is str else None)
 
 
-def _resolved(fields: AlertFields, now: int) -> bool:
-    word = fields.status
-    if isinstance(word, Status):
-        word = word.state
-    if word is None:
-        word = fields.state
-    if word is None:
-        return _ended(fields.ends_at, now)
+def is_resolved(word: str, place: str) -> bool:
+    """Whether a word for a status means resolved; raises `Poison` for an unknown one."""
     resolved = _RESOLVED.get(word)
     if resolved is None:
         resolved = _RESOLVED.get(word.lower())
     if resolved is None:
-        raise Poison(f"expected firing or resolved, got {word[:32]!r}", "status")
+        raise Poison(f"expected firing or resolved, got {word[:32]!r}", place)
     return resolved
+
+
+@lru_cache(maxsize=10_000)
+def parse_start(text: str) -> int | None:
+    """Milliseconds since the Unix epoch of an RFC 3339 time; None if it is zero, has no offset or is unreadable."""
+    try:
+        return max(0, to_milliseconds(msgspec.convert(text, _Time))) or None
+    except msgspec.ValidationError:
+        return None
+
+
+def add_labels(raw: bytes, defaults: bytes) -> bytes:
+    """The JSON object `raw` with the members of the object `defaults` that it lacks."""
+    if not raw.startswith(b"{") or not defaults.startswith(b"{"):
+        return raw
+    # Of duplicate names the last one counts.
+    first, rest = defaults.rstrip().removesuffix(b"}"), raw[1:].lstrip()
+    if not first[1:].strip():
+        return raw
+    return first + (b"" if rest.startswith(b"}") else b",") + rest
+
+
+def _resolved(fields: AlertFields, now: int, group_resolved: bool) -> bool:
+    status = fields.status
+    if isinstance(status, str):
+        return is_resolved(status, "status")
+    if status is not None and status.state is not None:
+        return is_resolved(status.state, "status.state")
+    if fields.state is not None:
+        return is_resolved(fields.state, "state")
+    return group_resolved or _ended(fields.ends_at, now)
 
 
 def _ended(ends_at: str | None, now: int) -> bool:
