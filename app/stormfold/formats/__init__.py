@@ -73,8 +73,10 @@ def _parse(value: bytes, now: int, wrapping: Wrapping) -> list[Alert]:
             return alertmanager.parse_webhook(value, record.alerts or [], record.status, now)
         except Poison as error:
             raise error.prefixed("alerts") from error
-    if record.labels is not UNSET and (b'"alertname"' in bytes(record.labels) or _is_alert(value)):
-        return [_to_alert(record, now)]
+    if record.labels is not UNSET:
+        alert = to_alert(record, now)
+        if b'"alertname"' in alert.labels or _is_alert(value):
+            return [alert if record.severity is UNSET else _with_severity(alert, record.severity)]
     kind = b"" if record.kind is UNSET else bytes(record.kind)
     if kind in (b'"EventList"', b'"List"'):
         return kubernetes_event.parse_list(value)
@@ -83,11 +85,12 @@ def _parse(value: bytes, now: int, wrapping: Wrapping) -> list[Alert]:
     return _parse_envelope(value, now)
 
 
-def _to_alert(record: _Record, now: int) -> Alert:
-    """A plain alert; a severity next to its labels counts if it has no such label."""
-    if record.severity is not UNSET and record.labels is not UNSET and bytes(record.severity).startswith(b'"'):
-        record.labels = Raw(add_labels(bytes(record.labels), b'{"severity":%b}' % bytes(record.severity)))
-    return to_alert(record, now)
+def _with_severity(alert: Alert, severity: Raw) -> Alert:
+    """An alert with the severity that is next to its labels, if they have none."""
+    if not bytes(severity).startswith(b'"'):
+        return alert
+    labels = add_labels(alert.labels, b'{"severity":%b}' % bytes(severity))
+    return msgspec.structs.replace(alert, labels=labels)
 
 
 def _is_alert(value: bytes) -> bool:

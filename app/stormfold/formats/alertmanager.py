@@ -50,7 +50,10 @@ def parse_webhook(value: bytes, fields: list[AlertFields], status: object, now: 
     """The alerts of a webhook, `value` as a whole. Its own status counts for alerts without one, and its common labels
     for those without a name."""
     alerts = parse_alerts(fields, now, status == "resolved")
-    if all(_ALERTNAME in alert.labels for alert in alerts):
+    for alert in alerts:
+        if _ALERTNAME not in alert.labels:
+            break
+    else:
         return alerts
     webhook = decode_json(_webhook, value)
     shared = [bytes(raw) for raw in (webhook.common_labels, webhook.group_labels) if raw is not UNSET]
