@@ -130,7 +130,7 @@ async def test_the_command_resets_positions_that_contradict_the_topic(topics: Se
         await consumer.stop()
     result = await asyncio.to_thread(_run, topics, "--reset-positions")
     assert result.exit_code == 0, result.output
-    assert f"Read from the beginning: {topics.alerts_topic}-1\n" in result.stderr
+    assert f"Positions reset: {topics.alerts_topic}-1\n" in result.stderr
     assert (await read_committed(topics, group, topics.alerts_topic))[1][0] == 0
     again = await asyncio.to_thread(_run, topics, "--reset-positions")
     assert "every position fits" in again.stderr
