@@ -15,7 +15,9 @@ import pytest
 
 from stormfold.local.process import HOST
 from tests.chaos import run
-from tests.chaos.faults import FAULTS, Fault, Proof, _counts, _hit, _kafka, _known, _slowed, _stopped
+from tests.chaos.faults import FAULTS
+from tests.chaos.faults.fault import Fault, Proof, counts_more, known, slowed, stopped
+from tests.chaos.faults.network import draw_ways, kafka_ways
 from tests.chaos.run import Strike, Turn
 from tests.chaos.toxiproxy import Proxy, Toxiproxy
 
@@ -27,10 +29,10 @@ async def _ask(proof: Proof) -> bool:
 def test_a_stopped_process_is_recognized() -> None:
     with subprocess.Popen(["sleep", "60"]) as process:
         try:
-            assert not asyncio.run(_ask(_stopped(process.pid)))
+            assert not asyncio.run(_ask(stopped(process.pid)))
             process.send_signal(signal.SIGSTOP)
             os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
-            assert asyncio.run(_ask(_stopped(process.pid)))
+            assert asyncio.run(_ask(stopped(process.pid)))
         finally:
             process.kill()
 
@@ -45,7 +47,7 @@ async def test_a_way_is_slowed_if_its_server_answers_late_or_not_at_all() -> Non
         writer.close()
 
     way = Proxy(cast("Toxiproxy", None), "way")
-    broken = _slowed([way], b"PING\r\n")
+    broken = slowed([way], b"PING\r\n")
     assert await broken()
     async with await asyncio.start_server(answer, *way.address.split(":")):
         assert way.address.startswith(HOST)
@@ -67,7 +69,7 @@ async def test_the_metrics_of_a_worker_that_started_during_the_fault_count_from_
             return counts[self.http]
 
     slots: list[Any] = [Slot("old")]
-    grown = await _counts(lambda: slots, "metric")
+    grown = await counts_more(lambda: slots, "metric")
     assert not await grown()
     slots, counts["new"] = [Slot("new")], 0.0
     assert not await grown()
@@ -84,14 +86,14 @@ async def test_a_worker_that_did_not_answer_before_the_fault_proves_nothing() ->
         return counts.pop(0)
 
     slots: list[Any] = [SimpleNamespace(http="frozen", metric=metric)]
-    assert not await (await _counts(lambda: slots, "metric"))()
+    assert not await (await counts_more(lambda: slots, "metric"))()
 
 
 def test_a_network_fault_hits_one_worker_or_all_and_one_broker_or_all() -> None:
     """The worker that writes to the API server may be the one."""
     slots = [SimpleNamespace(kafka=[f"{worker}{broker}" for broker in "12"]) for worker in "abce"]
     world = cast("Any", SimpleNamespace(usual=slots[:3], emitters=slots[3:]))
-    hit = {"".join(cast("list[str]", _hit(world, Random(seed), _kafka))) for seed in range(300)}
+    hit = {"".join(cast("list[str]", draw_ways(world, Random(seed), kafka_ways))) for seed in range(300)}
     alone = {worker + broker for worker in "abce" for broker in "12"}
     both = {f"{worker}1{worker}2" for worker in "abce"}
     assert hit == alone | both | {"a1b1c1e1", "a2b2c2e2", "a1b1c1e1a2b2c2e2"}
@@ -140,7 +142,7 @@ async def test_the_first_fault_lasts_until_the_second_has_begun(monkeypatch: pyt
     """The outcome records whether both struck."""
     events: list[str] = []
     monkeypatch.setitem(FAULTS, "first", fault("first", "redis", events, lambda: None))
-    monkeypatch.setitem(FAULTS, "second", fault("second", "kafka", events, lambda: _known(struck)))
+    monkeypatch.setitem(FAULTS, "second", fault("second", "kafka", events, lambda: known(struck)))
     turn = Turn(0.0, (Strike("first", 0.0, 0.0, 1), Strike("second", 0.2, 0.0, 1)))
     outcome = await run._take(turn, PLACE, cast("Any", FakeWatch(events)), 1)
     assert events.index("second begins") < events.index("first ends")
