@@ -5,39 +5,18 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, FilePath, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from stormfold.errors import ActionRequired
+from stormfold.redis_url import validate_redis_url, without_credentials
 
 PREFIX = "STORMFOLD_"
 
 STAGES = ("intake", "fold", "close", "emit")
 """The stages of a worker, in the order of the pipeline."""
 
-_REDIS_URL = re.compile(
-    r"rediss?://([^@/?#\[\]\s]*@)?([^\s:/@?#\[\]]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?(/[0-9]{0,9})?"
-    r"(\?(?P<query>[^#\s]*))?"
-    r"|(?P<unix>unix)://([^@/?#\[\]\s]*@)?/[^@?#\s]+(\?(?P<unix_query>[^#\s]*))?"
-)
-_YES_OR_NO = r"(?i:true|false|yes|no|0|1)"
-_SECONDS = r"(?!0+(\.0*)?$)[0-9]{1,6}(\.[0-9]{1,6})?"
-_REDIS_OPTIONS = {
-    "client_name": r"[!-~]+",
-    "db": r"[0-9]{1,9}",
-    "health_check_interval": r"[0-9]{1,6}",
-    "max_connections": r"[1-9][0-9]{0,5}",
-    "password": r"(?s:.*)",
-    "protocol": r"[23]",
-    "socket_connect_timeout": _SECONDS,
-    "socket_timeout": _SECONDS,
-    "username": r"(?s:.*)",
-}
-"""Options allowed in the query of a Redis URL, with the pattern of their values. Other options of the client would
-change the replies that stormfold reads."""
-_REDIS_TCP_OPTIONS = {"socket_keepalive": _YES_OR_NO}
 _ADDRESS = re.compile(r"(?P<host>[^\s:/@\[\],]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
 # Kubernetes sets such variables in every pod for each Service: "stormfold-web" gives STORMFOLD_WEB_PORT.
 _SERVICE_LINK = re.compile(
@@ -58,36 +37,6 @@ def _address(value: str) -> str:
 
 def _addresses(value: str) -> str:
     return ",".join(_address(address.strip()) for address in value.split(","))
-
-
-def _redis_url(value: str) -> str:
-    found = _REDIS_URL.fullmatch(value)
-    # The client would replace port 0 by the default port.
-    if not found or not 0 < int(found["port"] or 6379) <= 65_535 or not _splits(value):
-        raise ValueError(
-            "expected redis://HOST:PORT/DB, rediss:// for TLS, or unix:///PATH; in a user name or password write / as"
-            " %2F, ? as %3F, # as %23, @ as %40"
-        )
-    options = dict(_REDIS_OPTIONS)
-    if not found["unix"]:
-        options |= _REDIS_TCP_OPTIONS
-    for name, option in parse_qsl(found["query"] or found["unix_query"] or "", keep_blank_values=True):
-        # An unknown name can be a part of a password, so it is not shown.
-        if name not in options:
-            known = ", ".join(sorted(options))
-            raise ValueError(f"expected only these options after ?: {known}; in a password write ? as %3F")
-        if not re.fullmatch(options[name], option):
-            raise ValueError(f"expected another value for the option {name}")
-    return value
-
-
-def _splits(url: str) -> bool:
-    """Whether the client can parse it: no malformed IPv6 address, no character that normalizes to a separator."""
-    try:
-        urlsplit(url)
-    except ValueError:
-        return False
-    return True
 
 
 def _sink(value: str) -> str:
@@ -140,7 +89,7 @@ class Settings(BaseSettings):
 
     kafka_bootstrap_servers: Annotated[str, AfterValidator(_addresses)] = "127.0.0.1:9092"
     """Bootstrap servers of Kafka as `host:port`, separated by commas. The default is a broker on this machine."""
-    redis_url: Annotated[str, AfterValidator(_redis_url)] = Field("redis://127.0.0.1:6379/0", repr=False)
+    redis_url: Annotated[str, AfterValidator(validate_redis_url)] = Field("redis://127.0.0.1:6379/0", repr=False)
     """URL of Redis: `redis://HOST:PORT/DB`, `rediss://` for TLS, `unix:///PATH` for a socket. The default is a Redis on
     this machine. Credentials in the URL must be percent-encoded; `STORMFOLD_REDIS_PASSWORD` avoids that."""
     sink: Annotated[str, AfterValidator(_sink)] = "none"
@@ -266,20 +215,17 @@ class Settings(BaseSettings):
     @property
     def redis_url_safe(self) -> str:
         """URL of Redis without credentials, for messages."""
-        url = urlsplit(self.redis_url)
-        return url._replace(netloc=url.netloc.rpartition("@")[2], query="", fragment="").geturl()
+        return without_credentials(self.redis_url)
 
     @property
     def http_bind(self) -> tuple[str, int]:
         """Host and port to listen on."""
-        host, _, port = self.http_address.rpartition(":")
-        return host.strip("[]"), int(port)
+        return _host_and_port(self.http_address)
 
     @property
     def receive_bind(self) -> tuple[str, int]:
         """Host and port that `stormfold receive` listens on."""
-        host, _, port = self.receive_address.rpartition(":")
-        return host.strip("[]"), int(port)
+        return _host_and_port(self.receive_address)
 
     @property
     def secrets(self) -> list[str]:
@@ -296,6 +242,11 @@ class Settings(BaseSettings):
 def variable(field: str) -> str:
     """Environment variable of a field of `Settings`."""
     return PREFIX + field.upper()
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def _settings_error(error: ValidationError) -> SettingsError:

@@ -71,20 +71,14 @@ class ServerProcess(ABC):
     def __init__(self, data_dir: Path, port: int | None = None) -> None:
         self.data_dir = data_dir.absolute()
         self.log_path = self.data_dir / f"{self.name}.log"
-        self._port = port
+        self.port = port or 0
+        """The port on 127.0.0.1, which stays the same from the first start on; 0 before if it was not given."""
         self._process: subprocess.Popen[bytes] | None = None
         self._lock: IO[bytes] | None = None
 
     @abstractmethod
     def prepare(self) -> Sequence[str]:
         """Writes the files that the server needs into its folder; returns its command line."""
-
-    @property
-    def port(self) -> int:
-        """The port on 127.0.0.1, which stays the same after the first start."""
-        if self._port is None:
-            raise RuntimeError(f"{self.name} has not been started")
-        return self._port
 
     @property
     def address(self) -> str:
@@ -94,8 +88,7 @@ class ServerProcess(ABC):
     @property
     def pid(self) -> int:
         """Process id of the running server."""
-        if self._process is None:
-            raise RuntimeError(f"{self.name} is not running")
+        assert self._process is not None, f"{self.name} is not running"
         return self._process.pid
 
     @property
@@ -164,14 +157,14 @@ class ServerProcess(ABC):
 
     def _choose_port(self) -> None:
         memory = self.data_dir / "port"
-        if self._port is None:
+        if not self.port:
             before = memory.read_text() if memory.exists() else ""
-            self._port = int(before) if before.isdigit() and port_is_free(int(before)) else free_port()
-        elif not port_is_free(self._port):
+            self.port = int(before) if before.isdigit() and port_is_free(int(before)) else free_port()
+        elif not port_is_free(self.port):
             raise ActionRequired(
-                f"port {self._port} for {self.name} is in use", "stop the program that listens, or choose another port"
+                f"port {self.port} for {self.name} is in use", "stop the program that listens, or choose another port"
             )
-        memory.write_text(str(self._port))
+        memory.write_text(str(self.port))
 
     def _wait_until_ready(self, begin: int) -> None:
         """Waits for `ready` in the log from byte `begin` on."""

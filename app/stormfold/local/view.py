@@ -33,6 +33,10 @@ _NARROW = 96
 """Columns below which the summary leaves some columns out."""
 _OTHER_LINES = 12
 """Lines of the picture above and below its groups and storms."""
+_NUMBERS = (
+    ("ALERTS", "alert_count"), ("DISTINCT", "distinct"), ("RESOLVED", "resolved"), ("RESOURCES", "resource_count"),
+)  # fmt: skip
+"""Columns of the summary, with the attribute of an aggregate that they show."""
 _STYLES = {"critical": "bold red", "error": "red", "warning": "yellow", "info": "blue"}
 
 
@@ -206,29 +210,19 @@ def summary(outcome: Outcome, console: Console) -> RenderableType:
     # The only column that may wrap is the one that shrinks; its cells do not wrap.
     table.add_column("STORM")
     table.add_column("SEVERITY", no_wrap=True, min_width=8)
-    names = ("ALERTS", "RESOURCES") if console.width < _NARROW else ("ALERTS", "DISTINCT", "RESOLVED", "RESOURCES")
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
+    columns = _NUMBERS[::3] if console.width < _NARROW else _NUMBERS
+    for heading, _ in columns:
+        table.add_column(heading, justify="right", no_wrap=True, min_width=len(heading))
     for storm in storms[:MAX_STORMS]:
-        counts = dict(
-            zip(
-                ("ALERTS", "DISTINCT", "RESOLVED", "RESOURCES"),
-                (storm.alert_count, storm.distinct, storm.resolved, storm.resource_count),
-                strict=True,
-            )
-        )
-        cell = Text(storm.pattern, no_wrap=True, overflow="ellipsis")
-        table.add_row(cell, _severity(storm), *(f"{counts[name]:,}" for name in names))
+        numbers = (f"{getattr(storm, attribute):,}" for _, attribute in columns)
+        table.add_row(Text(storm.pattern, no_wrap=True, overflow="ellipsis"), _severity(storm), *numbers)
     isolated, silenced = (
         [aggregate for aggregate in ordered if aggregate.aggregate_class == name] for name in ("Isolated", "Silenced")
     )
+    others = (("more storm", storms[MAX_STORMS:]), ("isolated group", isolated), ("silenced group", silenced))
     rest = [
         f"{pluralize(len(found), noun)} ({pluralize(sum(aggregate.alert_count for aggregate in found), 'alert')})"
-        for found, noun in (
-            (storms[MAX_STORMS:], "more storm"),
-            (isolated, "isolated group"),
-            (silenced, "silenced group"),
-        )
+        for noun, found in others
         if found
     ]
     return Group(table, Text(f"and {', '.join(rest)}", "dim"))

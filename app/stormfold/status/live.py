@@ -39,22 +39,18 @@ from stormfold.storm import Aggregate
 
 log = structlog.get_logger(__name__)
 
-FIRST_SECONDS, WAIT_SECONDS = 2.0, 0.5
-"""Longest wait of a look for the first answer of a server, and for later ones."""
+WAIT_SECONDS = 2.0
+"""Longest wait of a look for the answer of a server."""
 ANSWER_SECONDS = 5.0
 """After this a server that accepts connections but does not answer is reported."""
 CONNECTED_SECONDS = 60.0
 """Age at which connections to Kafka are opened again, so that new partitions are seen."""
 STOP_SECONDS = 3.0
 """Longest wait until connections are closed: clients of a Kafka that is away can wait forever."""
-MAX_GROUPS = 20
-"""Largest open groups to show."""
-MAX_STORMS = 20
-"""Newest storms to show."""
+SHOWN = 20
+"""Largest open groups, newest storms, and newest warnings and errors to show."""
 READ_STORMS = 100
 """Newest records of each partition of `storms` to read at once."""
-MAX_EVENTS = 20
-"""Newest warnings and errors to show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +123,7 @@ class RecentStorms:
                     if aggregate.aggregate_class == "Storm":
                         self._found[aggregate.name] = (record, aggregate)
             newest = sorted(self._found.items(), key=lambda item: item[1][0].timestamp, reverse=True)
-            self._found = dict(newest[:MAX_STORMS])
+            self._found = dict(newest[:SHOWN])
         self._ends = {partition: extent.end for partition, extent in extents.items()}
 
     def storms(self, written: Mapping[int, int] | None) -> list[tuple[Aggregate, bool | None]]:
@@ -153,8 +149,7 @@ class _Server:
         """Reads, and waits a little for the answer. A slower answer is used by a later call."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._answer())
-        known = self.source.at is not None or self.source.problem is not None
-        await asyncio.wait({self._task}, timeout=WAIT_SECONDS if known else FIRST_SECONDS)
+        await asyncio.wait({self._task}, timeout=WAIT_SECONDS)
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -191,9 +186,9 @@ class Live:
         self._settings = settings
         self._store = store
         self._writes = settings.sink != "none" and "Storm" in config.publish
-        self._open_groups = OpenGroups(store, MAX_GROUPS)
+        self._open_groups = OpenGroups(store, SHOWN)
         self._recent = RecentStorms(settings.storms_topic)
-        self._servers = (
+        self.servers = (
             _Server(settings.kafka_bootstrap_servers, self._read_kafka),
             _Server(settings.redis_url_safe, self._read_redis),
         )
@@ -206,13 +201,9 @@ class Live:
     async def look(self) -> View:
         """Reads both servers and waits a little for their answers. Raises nothing."""
         # Redis after Kafka: otherwise records that fold processed in between would appear as lag.
-        for server in self._servers:
+        for server in self.servers:
             await server.ask()
         return self._view()
-
-    async def stop(self) -> None:
-        """Closes the connections."""
-        await asyncio.gather(*(server.stop() for server in self._servers))
 
     async def _read_kafka(self) -> AsyncGenerator[None, None]:
         while True:
@@ -242,8 +233,8 @@ class Live:
         return View(
             at=_now(),
             worker=f"{socket.gethostname()}: {', '.join(self._settings.stage_names)}",
-            kafka=self._servers[0].source,
-            redis=self._servers[1].source,
+            kafka=self.servers[0].source,
+            redis=self.servers[1].source,
             version=version.number if version else None,
             horizon=redis.clock.horizon if redis and redis.clock else None,
             closed_until=closed_until(kafka) if kafka else None,
@@ -252,7 +243,7 @@ class Live:
             stages=self._stages(kafka) if kafka else {},
             memory=redis.memory if redis else None,
             oom_rejections=int(metrics.REGISTRY.get_sample_value("stormfold_redis_oom_rejections_total") or 0),
-            events=list(islice(reversed(logs.RECENT_EVENTS), MAX_EVENTS)),
+            events=list(islice(reversed(logs.RECENT_EVENTS), SHOWN)),
         )
 
     def _written(self) -> dict[int, int]:
@@ -276,7 +267,7 @@ async def open_live(settings: Settings, config: Config, store: Store) -> AsyncIt
     try:
         yield live
     finally:
-        await live.stop()
+        await asyncio.gather(*(server.stop() for server in live.servers))
 
 
 def _now() -> int:
