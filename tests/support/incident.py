@@ -16,25 +16,25 @@ from stormfold.storm import AggregateClass, classify
 
 
 class Group(NamedTuple):
-    """All alerts of one group: in the incident a group is one storm at most."""
+    """All alerts of one group, which becomes one aggregate."""
 
-    storm_class: AggregateClass
+    aggregate_class: AggregateClass
     alerts: int
     distinct: int
     resolved: int
     resources: int
     times: Sequence[float]
-    """Seconds after the beginning, ascending."""
+    """Seconds after the start, ascending."""
 
 
 def expected(records: Sequence[IncidentRecord]) -> dict[str, Group]:
     """Groups by pattern, under the demo's configuration."""
     reader = SeriesReader(loads(CONFIG, "demo"))
     found: defaultdict[bytes, list[tuple[float, Body, bool]]] = defaultdict(list)
-    for told in records:
-        for keyed, resolved in reader.parse(told.value, told.headers, 0) if told.alerts else []:
+    for record in records:
+        for keyed, resolved in reader.parse(record.value, record.headers, 0) if record.alerts else []:
             body = msgspec.msgpack.decode(keyed.body_at(0), type=Body)
-            found[body.meta].append((told.at, body, resolved))
+            found[body.meta].append((record.at, body, resolved))
     return {pattern(meta.labels): _group(meta, alerts) for meta, alerts in ((_meta(m), a) for m, a in found.items())}
 
 
@@ -42,7 +42,7 @@ def _group(meta: GroupMeta, alerts: Sequence[tuple[float, Body, bool]]) -> Group
     newest = {body.fingerprint: resolved for _, body, resolved in alerts}
     firing = [body for _, body, resolved in alerts if not resolved]
     return Group(
-        storm_class=classify(
+        aggregate_class=classify(
             meta, len({body.fingerprint for body in firing}), len({b.resource for b in firing} - {b""})
         ),
         alerts=len(alerts),

@@ -24,7 +24,7 @@ def test_the_picture_has_the_storms_of_the_incident() -> None:
     """Otherwise run `python -m tests.integration.local.picture` to take it again."""
     shown = lines(PICTURE.read_text(encoding="utf-8"))
     groups = expected(incident(1, 0))
-    storms = {name: group for name, group in groups.items() if group.storm_class == "Storm"}
+    storms = {name: group for name, group in groups.items() if group.aggregate_class == "Storm"}
     largest = sorted(storms, key=lambda name: -storms[name].alerts)[:MAX_STORMS]
     below = shown[shown.index("STORM SEVERITY ALERTS DISTINCT RESOLVED RESOURCES") + 2 :]
     assert [re.sub(r" (critical|error|warning|info|none)(?= \d)", "", line) for line in below[:MAX_STORMS]] == [

@@ -80,11 +80,11 @@ def test_each_group_becomes_exactly_one_aggregate(records: Sequence[IncidentReco
 def test_it_has_storms_isolated_groups_and_a_silenced_one(records: Sequence[IncidentRecord]) -> None:
     """The node and its pods are storms; alerts are resent and resolved."""
     groups = expected(records)
-    classes = Counter(group.storm_class for group in groups.values())
+    classes = Counter(group.aggregate_class for group in groups.values())
     assert classes["Storm"] >= 12 and classes["Isolated"] >= 10 and classes["Silenced"] == 1
-    assert groups['{node="worker-7"}'].storm_class == "Storm"
+    assert groups['{node="worker-7"}'].aggregate_class == "Storm"
     pods = groups['KubePodCrashLooping{cluster="eu1"}']
     assert pods.alerts > 3 * pods.distinct and pods.resolved == pods.distinct > 50
-    assert groups['KubePodNotReady{cluster="staging"}'].storm_class == "Silenced"
-    noise = sum(group.alerts for group in groups.values() if group.storm_class == "Isolated")
+    assert groups['KubePodNotReady{cluster="staging"}'].aggregate_class == "Silenced"
+    noise = sum(group.alerts for group in groups.values() if group.aggregate_class == "Isolated")
     assert 0 < noise < 100

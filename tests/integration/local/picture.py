@@ -15,13 +15,13 @@ from tests.integration.local.running import COLUMNS, on_terminal
 
 PICTURE = Path(__file__).parents[3] / "docs" / "demo.svg"
 _ELSEWHERE = re.compile(r"\s*(@font-face \{.*?\}|<!--.*?-->)", re.DOTALL)
-"""What rich writes into a picture of fonts to fetch, and of itself."""
+"""Fonts to fetch and comments that rich writes into a picture."""
 _ERASED = re.compile(r"(?:\r|\x1b\[(?:1A|2K|\?25[hl]))+")
-"""What takes the live picture away before the next one, and what hides and shows the cursor."""
+"""Control sequences that erase the live picture and hide or show the cursor."""
 
 
 def picture(shown: str) -> str:
-    """Of all that the demo wrote to a terminal: a moment when storms form beside some that have closed, and the end."""
+    """An SVG of the terminal output: a moment with forming and closed storms, and the end."""
     *moments, end = _ERASED.split(shown.replace("\r\n", "\n"))
     moment = max(moments, key=lambda moment: min(moment.count("○ forming"), moment.count("● closed")))
     console = Console(file=io.StringIO(), record=True, width=COLUMNS, force_terminal=True, color_system="truecolor")
@@ -32,7 +32,7 @@ def picture(shown: str) -> str:
 
 
 def lines(svg: str) -> Sequence[str]:
-    """What stands in such a picture, with one space between words."""
+    """The lines of text of such a picture, with one space between words."""
     found: defaultdict[float, list[str]] = defaultdict(list)
     for y, text in re.findall(r'<text [^>]*\by="([\d.]+)" textLength[^>]*>([^<]*)</text>', svg):
         found[float(y)] += html.unescape(text).split()

@@ -1,4 +1,4 @@
-"""The `stormfold` command as people run it: in a folder of its own, on a terminal or not, interrupted or not."""
+"""Runs the `stormfold` command in a folder of its own, with or without a terminal, and interrupts it."""
 
 import fcntl
 import os
@@ -21,11 +21,11 @@ START_SECONDS = 300.0
 """The first start on a machine downloads Kafka."""
 STOP_SECONDS = 20.0
 COLUMNS, ROWS = 100, 24
-"""Of the terminal that commands are run on."""
+"""Size of the terminal."""
 
 
 class Running:
-    """A command in the background; what it prints is read as it comes. Ended for good when the block ends."""
+    """A command in the background, killed at the end of the block. Its output is in `printed`."""
 
     def __init__(self, folder: Path, *words: str, terminal: int | None = None) -> None:
         self.folder = folder
@@ -58,7 +58,7 @@ class Running:
             time.sleep(0.05)
 
     def interrupt(self, number: signal.Signals = signal.SIGINT) -> None:
-        """What Ctrl-C does."""
+        """Sends the signal to the process group, as a terminal does."""
         os.killpg(self._process.pid, number)
 
     def wait(self, seconds: float = START_SECONDS) -> int:
@@ -80,7 +80,7 @@ class Running:
 
 
 def on_terminal(folder: Path, *words: str) -> str:
-    """All that a command writes to a terminal until it ends, control characters included; it has to end well."""
+    """The whole output of a command on a terminal, with control characters; the command must succeed."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     shown = bytearray()
@@ -90,7 +90,7 @@ def on_terminal(folder: Path, *words: str) -> str:
             while chunk := os.read(ours, 65_536):
                 shown.extend(chunk)
         except OSError:
-            # Linux' way of saying that the other end is closed.
+            # Linux reports the closed other end this way.
             return
 
     reader = threading.Thread(target=read, daemon=True)
@@ -104,13 +104,13 @@ def on_terminal(folder: Path, *words: str) -> str:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """The environment of a user whose data are below the folder, without what tells programs of another terminal."""
+    """An environment with the data below the folder, and without variables about the terminal of the tests."""
     others = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
     return others | {variable("data_dir"): str(folder / "data")}
 
 
 def servers(folder: Path) -> Sequence[int]:
-    """Process ids of servers that keep their data below the folder: they live in it."""
+    """Process ids of servers whose working directory is in the data folder."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:

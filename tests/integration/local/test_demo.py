@@ -34,7 +34,7 @@ def test_the_demo_writes_a_manifest_for_exactly_the_storms_of_its_incident(tmp_p
     for spec in specs:
         counted[spec["pattern"]] += spec["alertCount"]
     groups = expected(incident(3, 0))
-    assert counted == {name: group.alerts for name, group in groups.items() if group.storm_class == "Storm"}
+    assert counted == {name: group.alerts for name, group in groups.items() if group.aggregate_class == "Storm"}
     assert [path.name for path in (tmp_path / "data").iterdir()] == []
     assert servers(tmp_path) == []
 

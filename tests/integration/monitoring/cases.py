@@ -1,7 +1,7 @@
-"""For each alert of k8s/monitoring/rules.yaml: series that make it fire and resolve, and some that nearly do.
+"""Series for each alert of k8s/monitoring/rules.yaml: some make it fire and resolve, others almost do.
 
-Series are as `promtool test rules` takes them, a value a minute: `1x5` is six times 1, `0+10x5` rises by 10 five times,
-`_x5` is five times no value. Thresholds are passed closely, by several workers and partitions where a rule adds up.
+Series have the notation of `promtool test rules`, one value per minute: `1x5` is six times 1, `0+10x5` rises by 10 five
+times, `_x5` is five times no value. Thresholds are exceeded narrowly, by several workers and partitions if a rule sums.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,11 +23,11 @@ class Case(NamedTuple):
     fires: int
     """The first minute at which it fires."""
     resolved: int
-    """The first at which it doesn't any more; it never comes back."""
+    """The first minute at which it no longer fires; it does not fire again."""
     labels: str
-    """What it fires with, besides its name and severity."""
+    """Its labels, besides name and severity."""
     near: Sequence[Series] = ()
-    """With each of these it never fires."""
+    """It never fires with any of these."""
 
 
 def _of(metric: str, worker: str = WORKER, **labels: str) -> str:
@@ -42,7 +42,7 @@ def _in(metric: str, stage: str, partition: int, worker: str = WORKER) -> str:
 
 
 def _unread(partition: int, group: str = "stormfold-fold") -> str:
-    """What the Kafka exporter says; -1 where nothing was ever committed."""
+    """The lag of a partition from the Kafka exporter; -1 without any commit."""
     labels = f'consumergroup="{group}", topic="alerts-by-fingerprint", partition="{partition}"'
     return f"kafka_consumergroup_lag{{{labels}}}"
 
@@ -54,24 +54,24 @@ _HORIZON = _of("stormfold_horizon_delay_seconds")
 _STAGES = {_in("lag_records", stage, 0): "0x40" for stage in ("intake", "fold", "emit")}
 _LETTERS = _of("stormfold_dead_letters_total", topic="alerts-dlq")
 _ERRORS = _of("stormfold_sink_errors_total", outcome="action_required")
-_REFUSED = "stormfold_redis_oom_rejections_total"
+_REJECTED = "stormfold_redis_oom_rejections_total"
 _OVERFLOWED = "stormfold_alerts_overflowed_total"
-_EPOCH = "stormfold_state_version"
+_VERSION = "stormfold_state_version"
 
 
 def _redis(**figures: str) -> dict[str, str]:
-    """Of Redis, as each of two workers tells it; the Redis of a third is well."""
+    """Metrics of Redis from two workers; a third worker has a healthy Redis."""
     names = {"used": "used_bytes", "most": "max_bytes", "ratio": "fragmentation_ratio", "evicted": "evicted_keys"}
-    well = {"used": f"{110 * MB}x99", "most": f"{500 * MB}x99", "ratio": "1.1x99", "evicted": "0x99"}
+    healthy = {"used": f"{110 * MB}x99", "most": f"{500 * MB}x99", "ratio": "1.1x99", "evicted": "0x99"}
     return {
         _of(f"stormfold_redis_{names[name]}", worker): values
-        for worker, told in ((WORKER, figures), (OTHER, figures), (OTHER.replace("w2", "w3"), well))
-        for name, values in told.items()
+        for worker, values_of in ((WORKER, figures), (OTHER, figures), (OTHER.replace("w2", "w3"), healthy))
+        for name, values in values_of.items()
     }
 
 
 def _exported(**figures: str) -> dict[str, str]:
-    """Of Redis, as its exporter tells it; no worker does."""
+    """Metrics of Redis from its exporter, without workers."""
     names = {
         "used": "memory_used_bytes", "most": "memory_max_bytes", "ratio": "mem_fragmentation_ratio",
         "evicted": "evicted_keys_total",
@@ -80,7 +80,7 @@ def _exported(**figures: str) -> dict[str, str]:
 
 
 def _groups(opened: str, seen_by_other: str, most: str = "1000x99", others: str = "1000x99") -> dict[str, str]:
-    """Open groups, as each of two closers last saw them, and what two that fold take for the most."""
+    """Open groups from two workers that close, and max_groups from two workers that fold."""
     return {
         _of("stormfold_open_groups"): opened,
         _of("stormfold_open_groups", OTHER): seen_by_other,
@@ -90,7 +90,7 @@ def _groups(opened: str, seen_by_other: str, most: str = "1000x99", others: str 
 
 
 def _of_others(series: Series) -> Series:
-    """The same of a Redis that is none of stormfold's."""
+    """The same series for a Redis that stormfold does not use."""
     return {name.replace('job="stormfold-redis"', 'job="redis"'): values for name, values in series.items()}
 
 
@@ -259,8 +259,8 @@ CASES: dict[str, Sequence[Case]] = {
     ],
     "StormfoldRedisOutOfMemory": [
         Case(
-            {_of(_REFUSED): "0x5 0+1x5 5x20", _of(_REFUSED, OTHER): "3x40"}, fires=7, resolved=15, labels="",
-            near=[{_of(_REFUSED): "7x10 stale _x2 0x10"}],
+            {_of(_REJECTED): "0x5 0+1x5 5x20", _of(_REJECTED, OTHER): "3x40"}, fires=7, resolved=15, labels="",
+            near=[{_of(_REJECTED): "7x10 stale _x2 0x10"}],
         )
     ],
     "StormfoldRedisEvicts": [
@@ -306,12 +306,12 @@ CASES: dict[str, Sequence[Case]] = {
     ],
     "StormfoldRebuilding": [
         Case(
-            {_of(_EPOCH): "3x20 stale _x3 4x30", _of(_EPOCH, OTHER): "3x20 stale _x3 4x30"},
+            {_of(_VERSION): "3x20 stale _x3 4x30", _of(_VERSION, OTHER): "3x20 stale _x3 4x30"},
             fires=25, resolved=35, labels="",
-            near=[{_of(_EPOCH): "_x5 1x20 stale _x3 1x30"}],
+            near=[{_of(_VERSION): "_x5 1x20 stale _x3 1x30"}],
         ),
         # More than an hour ago there was another Redis.
-        Case({_of(_EPOCH): "9x10 3x74 4x20", _of(_EPOCH, OTHER): "3x99"}, fires=86, resolved=96, labels=""),
+        Case({_of(_VERSION): "9x10 3x74 4x20", _of(_VERSION, OTHER): "3x99"}, fires=86, resolved=96, labels=""),
     ],
     "StormfoldGroupsNearLimit": [
         Case(

@@ -1,4 +1,4 @@
-"""Each test has a Redis of its own, to freeze and to fill."""
+"""A Redis for each test, so that it can be frozen and filled."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ from stormfold.settings import Settings
 
 @pytest.fixture
 async def own_redis(tmp_path: Path) -> AsyncIterator[EmbeddedRedis]:
-    """One to freeze."""
+    """A Redis that no other test uses."""
     server = EmbeddedRedis(tmp_path / "redis")
     await asyncio.to_thread(server.start)
     yield server
@@ -21,5 +21,5 @@ async def own_redis(tmp_path: Path) -> AsyncIterator[EmbeddedRedis]:
 
 @pytest.fixture
 def settings(settings: Settings, own_redis: EmbeddedRedis) -> Settings:
-    """With that Redis."""
+    """Settings with that Redis."""
     return settings.model_copy(update={"redis_url": own_redis.url})

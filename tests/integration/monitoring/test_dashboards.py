@@ -1,4 +1,4 @@
-"""Dashboards show what they say: on a real Prometheus that scraped a real worker, nothing on them is empty."""
+"""The dashboards, on a real Prometheus that has scraped a real worker."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ from tests.support.servers import until
 from tests.support.workers import Workers
 
 ALL = {"$namespace": ".*", "$__rate_interval": "1m", "$__range": "1h"}
-"""What Grafana puts for its variables: All for the namespace, as the dashboards begin."""
+"""The values of the variables of Grafana; the default of the namespace is All."""
 CONFIG = """
 windows: {gap: 2s, grace: 1s, slice: 60s}
 silences: [{name: tests, match: alertname="Test"}]
@@ -49,9 +49,9 @@ class PendingWindows(NamedTuple):
 
     panel: str
     expression: str
-    """As Prometheus gets it."""
+    """The expression for Prometheus."""
     labels: frozenset[str]
-    """Labels that the legend names."""
+    """Labels in the legend."""
 
 
 def pages() -> dict[str, Any]:
@@ -60,12 +60,12 @@ def pages() -> dict[str, Any]:
 
 
 def panels(page: Any) -> Iterator[Any]:
-    """Those that show data."""
+    """Panels with data."""
     yield from (panel for panel in page["panels"] if panel["type"] not in ("row", "text"))
 
 
 def expanded(expression: str) -> str:
-    """With variables replaced; none is left."""
+    """The expression with all variables replaced."""
     for name, value in ALL.items():
         expression = expression.replace(name, value)
     assert "$" not in expression, expression
@@ -200,7 +200,7 @@ def test_an_unknown_key_of_the_provisioning_is_found() -> None:
 
 @pytest.fixture
 async def watched(topics: Settings, tmp_path: Path) -> AsyncIterator[Prometheus]:
-    """Prometheus that has scraped a worker before and after it was told a storm, late alerts and what is none."""
+    """A Prometheus that has scraped a worker before and after a storm, late alerts and invalid records."""
     topics = topics.model_copy(update={"group_prefix": f"stormfold-{topics.group_prefix}"})
     config = tmp_path / "stormfold.yaml"
     config.write_text(CONFIG)
@@ -235,9 +235,9 @@ async def test_every_query_has_numbers_for_every_label_of_its_legend(watched: Pr
     answers = {query: await watched.query(query.expression) for query in asked()}
     assert not [query.panel for query, samples in answers.items() if not samples]
     assert not [query.panel for query, samples in answers.items() if any(not _good(query, one) for one in samples)]
-    # Of two panels with one title the figure comes before the graph.
+    # If two panels have one title, the figure comes first.
     shown = {query.panel: samples[0].value for query, samples in reversed(answers.items())}
-    # An increase is more than was counted, as the interval is longer than what was seen of it.
+    # Prometheus extrapolates an increase to the whole interval.
     for panel, count in {
         "storms.json: Storms closed": 1,
         "storms.json: Storms written": 1,
@@ -288,7 +288,7 @@ def test_redis_panels_work_without_workers(tmp_path: Path) -> None:
     }  # fmt: skip
     said = {}
     for panel, values in shows.items():
-        # A figure and a graph of one title ask the same.
+        # A figure and a graph with one title have the same query.
         expressions = dict.fromkeys(query.expression for query in asked() if query.panel == f"redis.json: {panel}")
         for expression, value in zip(expressions, values, strict=True):
             said[f"round({expression}, 0.01)"] = {"{}": value}
@@ -314,7 +314,7 @@ def test_partitions_without_commits_do_not_reduce_the_lag(tmp_path: Path) -> Non
 
 
 def _would_say(series: Mapping[str, str], said: Mapping[str, Mapping[str, float]], folder: Path) -> None:
-    """After half an hour of these series, a value each 15 s, each expression has these samples and no others."""
+    """Asserts that after half an hour of these series (15 s) each expression has exactly these samples."""
     test = {
         "interval": "15s",
         "input_series": [{"series": name, "values": values} for name, values in series.items()],
@@ -334,7 +334,7 @@ def _would_say(series: Mapping[str, str], said: Mapping[str, Mapping[str, float]
 
 
 def _exporter(port: int) -> Gauge:
-    """Stands for the Kafka exporter, under its names."""
+    """A substitute for the Kafka exporter, with its metric names."""
     registry = CollectorRegistry()
     start_http_server(port, HOST, registry)
     return Gauge("kafka_consumergroup_lag", "Lag", ["consumergroup", "topic", "partition"], registry=registry)
@@ -356,7 +356,7 @@ async def _tell(settings: Settings) -> None:
 
 
 async def _seen_idle(prometheus: Prometheus) -> bool:
-    """Whether the estimates, which look at some moments only, know of every stage."""
+    """Whether the estimates, which sample a few moments, have data for every stage."""
     since = await prometheus.query(expanded(of_namespace(SINCE.format("stage"))))
     left = await prometheus.query(expanded(of_namespace(UNTIL.format("stage"))))
     return len(since) == len(left) == 3 and all(sample.value < 60 for sample in since)

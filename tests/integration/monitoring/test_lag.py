@@ -57,7 +57,7 @@ async def lags(worker: Worker) -> Lags:
     return {(stage, int(partition)): int(records) for (partition, stage), records in found.items()}
 
 
-async def kafka_says(settings: Settings) -> Lags:
+async def kafka_lag(settings: Settings) -> Lags:
     """End of each partition minus the committed offset of the stage, or minus its beginning without a commit."""
     topics = {"intake": settings.alerts_topic, "fold": settings.keyed_topic, "emit": settings.storms_topic}
     said: Lags = {}
@@ -75,7 +75,7 @@ async def agreed(worker: Worker, records: int, *stages: str) -> bool:
     """Whether the worker's lag is Kafka's in every partition, and has this sum over these stages, or over all."""
     ours = await lags(worker)
     waiting = sum(count for (stage, _), count in ours.items() if not stages or stage in stages)
-    return ours == await kafka_says(worker.settings) and waiting == records
+    return ours == await kafka_lag(worker.settings) and waiting == records
 
 
 async def write(settings: Settings, topic: str, counts: dict[int, int]) -> None:
@@ -125,20 +125,20 @@ async def test_the_lag_of_a_stuck_stage_is_that_of_kafka(
         assert await told(worker, "stormfold_redis_used_bytes")
         with frozen(own_redis):
             await write(topics, topics.keyed_topic, {0: 400, 2: 100})
-            await until(lambda: agreed(worker, 500), what="it tells of what came")
+            await until(lambda: agreed(worker, 500), what="the new records are lag")
             assert {partition: n for (_, partition), n in (await lags(worker)).items()} == {0: 400, 1: 0, 2: 100}
             await write(topics, topics.keyed_topic, {1: 250})
-            await until(lambda: agreed(worker, 750), what="it tells of more")
-            told_by_kafka = await asyncio.to_thread(consumer_groups.lag, kafka, topics.consumer_group("fold"))
-            assert told_by_kafka == {partition: n for (_, partition), n in (await lags(worker)).items()}
+            await until(lambda: agreed(worker, 750), what="more records are lag")
+            by_kafka = await asyncio.to_thread(consumer_groups.lag, kafka, topics.consumer_group("fold"))
+            assert by_kafka == {partition: n for (_, partition), n in (await lags(worker)).items()}
             assert sorted((await told(worker, "stormfold_position")).values()) == [0, 3, 40]
 
             async def unknown() -> bool:
                 return not await told(worker, "stormfold_redis_used_bytes")
 
-            await until(unknown, what="what Redis said is forgotten")
+            await until(unknown, what="Redis metrics are no longer exported")
         await until(lambda: agreed(worker, 0), what="all is done")
-        await until(lambda: told(worker, "stormfold_redis_used_bytes"), what="Redis says it again")
+        await until(lambda: told(worker, "stormfold_redis_used_bytes"), what="Redis metrics are exported again")
 
 
 async def test_a_worker_that_starts_during_an_outage_exports_the_lag(
@@ -153,8 +153,8 @@ async def test_a_worker_that_starts_during_an_outage_exports_the_lag(
     with ExitStack() as outage:
         outage.enter_context(frozen(own_redis))
         async with working(topics) as worker:
-            # The last marks of the worker before may wait for fold.
-            await until(lambda: agreed(worker, 200, "intake"), what="it tells of what came")
+            # The last marks of the previous worker can wait for fold.
+            await until(lambda: agreed(worker, 200, "intake"), what="the new records are lag")
             assert await told(worker, "stormfold_ready") == {(): 0.0}
             assert await told(worker, "stormfold_component_unhealthy")
             outage.close()
@@ -175,12 +175,12 @@ async def test_without_workers_the_lag_of_the_brokers_is_complete(topics: Settin
 
         await until(committed, what="every partition has a commit")
     before = await exporter_lag(topics)
-    assert before == await kafka_says(topics)
+    assert before == await kafka_lag(topics)
     await write(topics, topics.alerts_topic, {0: 5})
     await write(topics, topics.storms_topic, {2: 1})
     waiting = {("intake", 0): 5, ("emit", 2): 1}
     said = await exporter_lag(topics)
-    assert said == await kafka_says(topics) == {at: count + waiting.get(at, 0) for at, count in before.items()}
+    assert said == await kafka_lag(topics) == {at: count + waiting.get(at, 0) for at, count in before.items()}
 
 
 async def test_a_storm_that_was_never_written_is_lag_for_the_brokers(
@@ -195,13 +195,13 @@ async def test_a_storm_that_was_never_written_is_lag_for_the_brokers(
 
     monkeypatch.setattr(DirectorySink, "write", away)
 
-    async def told_from_outside() -> bool:
+    async def seen_by_brokers() -> bool:
         said = await exporter_lag(topics)
         return sorted(count for (stage, _), count in said.items() if stage == "emit") == [0, 0, 1]
 
     async with working(topics.model_copy(update={"stages": "emit", "sink": f"directory:{tmp_path}"})):
-        await until(told_from_outside, what="the storm waits")
-    assert await told_from_outside()
+        await until(seen_by_brokers, what="the storm waits")
+    assert await seen_by_brokers()
 
 
 async def test_event_time_lag_is_small_when_idle_and_grows_when_a_stage_is_stuck(
@@ -224,5 +224,5 @@ async def test_event_time_lag_is_small_when_idle_and_grows_when_a_stage_is_stuck
 
         await until(young, what="event time is as good as now")
         with frozen(own_redis):
-            await until(old, what="event time stands still")
+            await until(old, what="event time lag grows")
         await until(young, what="event time is as good as now again")

@@ -37,12 +37,12 @@ limits: {max_groups: 10}
 
 
 class ComposePrometheus(Prometheus):
-    """With the command of the compose file."""
+    """Prometheus with the command of the compose file."""
 
     options: Sequence[str] = ()
 
     def prepare(self) -> Sequence[str]:
-        """The same, but for folders and the port."""
+        """The command with other folders and another port."""
         here = {"/etc/prometheus": str(CONFIG.parent), "/prometheus": str(self.data_dir / "data")}
         options = [self._here(option, here) for option in self.options]
         return [str(programs().prometheus), *options, f"--web.listen-address={self.address}"]
@@ -59,7 +59,7 @@ class ComposePrometheus(Prometheus):
 
 @pytest.fixture(scope="module", autouse=True)
 def prometheus_built(request: pytest.FixtureRequest) -> None:
-    """Builds Prometheus where it is not cached."""
+    """Builds Prometheus unless it is cached."""
     gobuild.built(request.config, programs)
 
 
@@ -196,7 +196,7 @@ async def test_a_full_redis_and_a_dead_letter_fire_their_alerts(watched: Prometh
         async def told() -> bool:
             return await begun() == full | counted
 
-        await until(told, what="the alerts begin")
+        await until(told, what="the alerts fire")
         await redis.config_set("maxmemory", "512mb")
 
         async def over() -> bool:
@@ -216,10 +216,10 @@ async def test_too_many_groups_fire_their_alerts_and_every_alert_is_counted(topi
         now = time.time_ns() // 1_000_000
         await publish(topics, [Sent(now, record(alert(f"A{n}"))) for n in range(13)])
         both = ("StormfoldGroupsNearLimit", "StormfoldGroupsOverflow")
-        await until(lambda: begun(*both), what="the alerts begin")
+        await until(lambda: begun(*both), what="the alerts fire")
         assert await prometheus.value("stormfold_max_groups == 10")
         assert await prometheus.value("stormfold_alerts_overflowed_total == 3")
-        # With the group that has them.
+        # Including the overflow group.
         assert await prometheus.value("max_over_time(stormfold_open_groups[1m]) == 11")
         await until(lambda: begun("StormfoldGroupsOverflow"), what="the one that is over ends")
         assert_balanced(await drained(topics, config))

@@ -1,4 +1,4 @@
-"""Every alert fires when it has to, doesn't when it hasn't, ends when it is over, and is explained."""
+"""The alert rules: when they fire and resolve, and their runbook."""
 
 import re
 import shutil
@@ -27,15 +27,15 @@ FOREIGN = {
 }  # fmt: skip
 """Metrics of Prometheus itself and of the exporters of the compose file."""
 MINUTES = 100
-"""That cases are looked at."""
+"""Minutes of each case."""
 THRESHOLD = r"(?<=[<>=] )[1-9][\d.e]*|0\.\d+"
-"""In an expression: a number that something is compared with, but 0."""
+"""A threshold in an expression, except 0."""
 ALERTS = {rule["alert"]: rule for group in rules()["groups"] for rule in group["rules"]}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def prometheus_built(request: pytest.FixtureRequest) -> None:
-    """Builds promtool where it is not cached."""
+    """Builds promtool unless it is cached."""
     gobuild.built(request.config, programs)
 
 
@@ -112,12 +112,12 @@ def test_links_of_alerts_lead_to_the_configured_grafana(
         assert {name: one["runbook_url"] for name, one in found.items()} == {
             name: grafana + path for name, path in panels().items()
         }
-        # The line itself is nothing to apply.
+        # The line itself is not a manifest.
         assert [one["metadata"]["name"] for one in manifests if one["kind"] == "ConfigMap"] == ["stormfold-dashboards"]
 
 
 def _others(rule: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The rule with one thing changed."""
+    """Variants of the rule with one change each."""
     if "for" in rule:
         yield {key: value for key, value in rule.items() if key != "for"}
     changes: list[tuple[str, Callable[[re.Match[str]], str]]] = [
@@ -129,7 +129,7 @@ def _others(rule: dict[str, Any]) -> Iterator[dict[str, Any]]:
         (r"\bmax\b", lambda _: "min"),
         (r"\bmin\b", lambda _: "max"),
     ]
-    # Whether there is anything at all, both say alike.
+    # `absent` and `group` do not depend on values.
     if re.search("> [1-9]", rule["expr"]):
         changes.append((r"\bsum\b", lambda _: "max"))
     if not rule["expr"].rstrip().endswith("> 0"):
@@ -140,7 +140,7 @@ def _others(rule: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _tests(names: Sequence[str], alert: str, case: Case) -> Iterator[dict[str, Any]]:
-    """Tests in promtool's words, each for all these alerts: in which minutes they fire, and in no others."""
+    """Tests for promtool: in exactly which minutes each of these alerts fires."""
     severity = ALERTS[alert]["labels"]["severity"]
     labels = f'alertstate="firing", severity="{severity}"{case.labels and ", " + case.labels}'
     yield _test("comes and goes", case.series, [ask for name in names for ask in _firing(name, case, labels)])
@@ -149,7 +149,7 @@ def _tests(names: Sequence[str], alert: str, case: Case) -> Iterator[dict[str, A
 
 
 class _Ask(NamedTuple):
-    """What is asked, when, and the one sample that has to come; None if none has to."""
+    """An expression at a minute, and its one expected sample; None for no sample."""
 
     expression: str
     minute: int
@@ -164,7 +164,7 @@ def _firing(name: str, case: Case, labels: str) -> Iterator[_Ask]:
 
 
 def _every(name: str) -> str:
-    """For how many minutes an alert has fired."""
+    """The number of minutes for which an alert has fired."""
     return f'count_over_time(ALERTS{{alertname="{name}", alertstate="firing"}}[{MINUTES}m])'
 
 

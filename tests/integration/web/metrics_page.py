@@ -32,14 +32,14 @@ def declared() -> Iterator[tuple[Metric, tuple[str, ...]]]:
 
 
 def names() -> Iterator[str]:
-    """The names under which Prometheus knows them."""
+    """The names of their series in Prometheus."""
     endings = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
     for family, _ in declared():
         yield from (f"{family.name}{ending}" for ending in endings.get(family.type, ("",)))
 
 
 def page() -> str:
-    """The page as it has to be."""
+    """The content of the page."""
     return INTRODUCTION + "".join(_row(*metric) for metric in declared())
 
 

@@ -27,28 +27,33 @@ from tests.support.workers import Workers
 
 PICTURE = Path(__file__).parents[3] / "docs" / "status-page.png"
 PARTITIONS = 4
-STRETCH = 15
-"""The incident is told in seconds; this makes minutes of them."""
+SECONDS_PER_SECOND = 15
+"""The incident takes seconds; this factor makes minutes of them."""
 UNTIL = 2.1
-"""Seconds of it that are told: later on there is more than fits into a picture."""
+"""Seconds of the incident to publish: later there is more than fits into a picture."""
 EARLIER = 20 * 60
-"""How long ago another one began that is over (s)."""
+"""Seconds since the start of an earlier incident that is over."""
 WRITTEN = 2
 """Storms that are written in the picture; the others wait."""
 SIZE = ViewportSize(width=1420, height=1000)
 
 
-def told(seed: int, cluster: str, start: float) -> Iterator[Sent]:
-    """What the first part of an incident in that cluster, `start` seconds ago, brings to Kafka."""
+def published(seed: int, cluster: str, start: float) -> Iterator[Sent]:
+    """The records of the first part of an incident in that cluster, which began `start` seconds ago."""
     begin = time.time() - start
     for number, record in enumerate(incident(seed, round(begin * 1000))):
         if record.at < UNTIL:
             value = record.value.replace(f'"{SCRIPT.cluster}"'.encode(), f'"{cluster}"'.encode())
-            yield Sent(round((begin + record.at * STRETCH) * 1000), value, number % PARTITIONS, headers=record.headers)
+            yield Sent(
+                round((begin + record.at * SECONDS_PER_SECOND) * 1000),
+                value,
+                number % PARTITIONS,
+                headers=record.headers,
+            )
 
 
 async def take(folder: Path) -> None:
-    """Starts everything, tells two incidents, and takes the picture in the middle of the second."""
+    """Starts everything, publishes two incidents, and takes the picture in the middle of the second."""
     kafka, redis = EmbeddedKafka(folder / "kafka"), EmbeddedRedis(folder / "redis")
     kafka.start()
     redis.start()
@@ -59,13 +64,13 @@ async def take(folder: Path) -> None:
             http_address=f"127.0.0.1:{free_port()}",
             sink=f"directory:{folder / 'storms'}",
         )
-        # The demo's routes, with the windows that one has by default.
+        # The routes of the demo with the default windows.
         config = folder / "stormfold.yaml"
         config.write_text(re.sub(r"(?m)^#.*\nwindows:.*\n", "", CONFIG))
         async with open_admin(settings) as admin:
             await create(admin, topics(settings, PARTITIONS, producer_timestamps=True))
-        await publish(settings, told(1, "eu2", EARLIER))
-        await publish(settings, told(2, SCRIPT.cluster, UNTIL * STRETCH))
+        await publish(settings, published(1, "eu2", EARLIER))
+        await publish(settings, published(2, SCRIPT.cluster, UNTIL * SECONDS_PER_SECOND))
         with Workers(settings, folder, config) as workers:
             workers.start(stages="intake,fold,close")
             await until(lambda: _shows(settings, 0), 60, "storms are forming and closed")
@@ -85,7 +90,7 @@ async def take(folder: Path) -> None:
 
 
 async def _shows(settings: Settings, written: int) -> bool:
-    """Whether there are storms that form, wait, and so many at least that are written; one of them critical."""
+    """Whether storms are forming and waiting, at least `written` are written, and one is critical."""
     async with aiohttp.ClientSession() as session:
         try:
             async with session.get(f"http://{settings.http_address}/") as answer:

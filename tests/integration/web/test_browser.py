@@ -88,7 +88,7 @@ class Watched(NamedTuple):
         return self.page.locator(f"#{section} tbody tr").filter(has_text=name)
 
     async def alerts(self, section: str, name: str) -> int:
-        """What the rows of that name tell of their alerts."""
+        """The sum of the alerts in rows of that name."""
         cells = await self.row(section, name).locator("td[data-name=Alerts]").all_inner_texts()
         return sum(int(cell.strip().removeprefix("Alerts").replace(",", "")) for cell in cells)
 
@@ -251,7 +251,7 @@ async def test_the_page_reports_a_redis_outage_and_its_end(site: Site, browser: 
 
 
 async def test_the_page_reconnects_to_a_restarted_worker(site: Site, browser: Browser, tmp_path: Path) -> None:
-    """The worker stops in time although somebody looks."""
+    """The worker stops in time although a viewer is connected."""
     here = site.settings.model_copy(update={"http_address": f"127.0.0.1:{free_port()}"})
     with Workers(here, tmp_path, site.workers.config) as workers:
         process = workers.start(stages="close")

@@ -37,10 +37,10 @@ async def test_without_servers_the_worker_is_healthy_but_not_ready(settings: Set
         assert first.status == 503 and first.body["ready"] is False
         assert {"intake", "fold", "emit"} <= first.problems.keys()
 
-        async def told() -> bool:
+        async def reported() -> bool:
             return {"redis", "close"} <= (await get(worker, "/readyz")).problems.keys()
 
-        await until(told, what="Redis is found missing")
+        await until(reported, what="Redis is reported")
         problems = (await get(worker, "/readyz")).problems
         assert all("no Kafka broker answers at 127.0.0.1:9" in problems[part] for part in ("intake", "fold", "emit"))
         assert "127.0.0.1:10" in problems["redis"]
@@ -119,7 +119,7 @@ async def test_a_worker_without_partitions_is_ready(topics: Settings) -> None:
             shares = sorted([len(worker.members()[0].assigned()) for worker in (one, two, three, four)])
             return all(states) and shares == [0, 1, 1, 1]
 
-        await until(all_ready, what="three work and one stands by")
+        await until(all_ready, what="three have partitions, and one has none")
 
 
 async def test_a_redis_outage_is_reported_and_ends(topics: Settings, tmp_path: Path) -> None:
@@ -130,10 +130,10 @@ async def test_a_redis_outage_is_reported_and_ends(topics: Settings, tmp_path: P
             await until(lambda: ready(worker), what="it is ready")
             await asyncio.to_thread(server.kill)
 
-            async def told() -> bool:
+            async def reported() -> bool:
                 return "redis" in (await get(worker, "/readyz")).problems
 
-            await until(told, what="Redis is missed")
+            await until(reported, what="Redis is reported")
             (problem,) = [t for t in (await get(worker, "/readyz")).body["problems"] if t["component"] == "redis"]
             assert "Redis is not available" in problem["problem"] and problem["since"].endswith("+00:00")
             assert (await get(worker, "/healthz")).status == 200
@@ -155,10 +155,10 @@ async def test_a_redis_that_may_evict_keys_makes_the_worker_not_ready(topics: Se
             await redis.config_set("maxmemory", "100mb")
             await redis.config_set("maxmemory-policy", "allkeys-lru")
 
-            async def told() -> bool:
+            async def reported() -> bool:
                 return "redis" in (await get(worker, "/readyz")).problems
 
-            await until(told, what="the policy is found wrong")
+            await until(reported, what="the policy is reported")
             answer = await get(worker, "/readyz")
             (problem,) = answer.body["problems"]
             assert answer.status == 503 and "allkeys-lru" in problem["problem"]

@@ -1,4 +1,4 @@
-"""A worker in the test's own process, and what it answers over HTTP."""
+"""A worker in the process of the test, and its HTTP responses."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from stormfold.settings import Settings
 from stormfold.worker import Worker
 
 NOBODY = {"kafka_bootstrap_servers": "127.0.0.1:9", "redis_url": "redis://127.0.0.1:10/0"}
-"""Ports that nobody listens on: discard's, and its neighbour."""
+"""Addresses without any server."""
 
 
 class Answer(NamedTuple):
@@ -31,7 +31,7 @@ class Answer(NamedTuple):
 
 @asynccontextmanager
 async def working(settings: Settings) -> AsyncIterator[Worker]:
-    """A worker that is stopped in time."""
+    """Runs a worker, which must stop in time."""
     worker = Worker(settings, Config())
     await worker.start()
     try:

@@ -14,17 +14,17 @@ from tests.integration.monitoring.dashboards.storms import storms
 
 FOLDER = K8S / "monitoring" / "dashboards"
 _FOREIGN = ("auto", "auto_min", "auto_count", "footer")
-"""What the SDK writes for variables and tables, as a default, that Grafana 12 has no meaning for."""
+"""Defaults that the SDK writes for variables and tables, and that Grafana 12 does not know."""
 
 
 def files() -> dict[Path, str]:
-    """What each file has to say."""
+    """Path and content of each file."""
     pages = {"lag": lag(), "storms": storms(), "redis": redis()}
-    return {FOLDER / f"{name}.json": _written(page) for name, page in pages.items()}
+    return {FOLDER / f"{name}.json": _encode(page) for name, page in pages.items()}
 
 
 def panels() -> dict[str, str]:
-    """Where in Grafana it is said what each alert means."""
+    """Alert → path of its runbook panel in Grafana."""
     pages = [json.loads(text) for text in files().values()]
     return {
         panel["title"]: f"/d/{page['uid']}?viewPanel=panel-{panel['id']}"
@@ -34,10 +34,10 @@ def panels() -> dict[str, str]:
     }
 
 
-def _written(page: Dashboard) -> str:
-    plain = json.loads(json.dumps(page, cls=JSONEncoder), object_pairs_hook=_meant)
+def _encode(page: Dashboard) -> str:
+    plain = json.loads(json.dumps(page, cls=JSONEncoder), object_pairs_hook=_without_unknown)
     return json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
 
 
-def _meant(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_unknown(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return {name: value for name, value in pairs if name not in _FOREIGN}

@@ -1,4 +1,4 @@
-"""Writes the dashboards anew, the links of rules to them, and the operator's copy of the rules."""
+"""Writes the dashboards, the links from rules to them, and the operator's copy of the rules."""
 
 from tests.integration.monitoring.dashboards import files, panels
 from tests.integration.monitoring.rules import RESOURCE, RULES, linked, resource

@@ -1,6 +1,6 @@
-"""What the dashboards are made of: figures, graphs and tables of queries, put together under variables and a runbook.
+"""The parts of dashboards: figures, graphs and tables of queries, with variables and a runbook.
 
-A query says `stormfold_…` or `redis_…` plainly; the namespace that the reader has chosen is added here.
+Queries have plain metric names; the selected namespace is added here.
 """
 
 import re
@@ -19,28 +19,28 @@ from tests.integration.monitoring.rules import sections
 
 DATASOURCE = options.DataSourceRef(type_val="prometheus", uid="${datasource}")
 NEVER = 1e6
-"""Seconds from which on an estimate is none: eleven days."""
+"""An estimate of more seconds (eleven days) is shown as unknown."""
 RUNBOOK_ID, _ROW_ID = 1000, 2000
-"""Panels of the runbook, and rows, count from here on, so that one more panel before them changes no link."""
+"""First ids of runbook panels and rows, so that a new panel before them changes no link."""
 _HEIGHT = 8
-"""Of all but figures, which have half of it. A page is 24 wide."""
+"""Height of panels; figures have half of it. A page is 24 wide."""
 
 Steps = Sequence[tuple[float, str]]
-"""Colour from a value on."""
+"""Lower limit and colour."""
 BAD: Steps = ((1, "red"),)
 DELAY: Steps = ((60, "orange"), (600, "red"))
 Panel = stat.Panel | timeseries.Panel | table.Panel
 
 
 class Query(NamedTuple):
-    """What is asked, and what its series are called: `{{label}}` is the value of a label."""
+    """A query and the legend of its series, in which `{{label}}` is the value of a label."""
 
     expression: str
     legend: str = ""
 
 
 class Column(NamedTuple):
-    """Of a table: a query whose series have the labels of its rows."""
+    """A column of a table: a query whose series have the labels of the rows."""
 
     title: str
     expression: str
@@ -49,7 +49,7 @@ class Column(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A panel, and the alerts of which it shows why."""
+    """A panel, and the alerts whose cause it shows."""
 
     panel: Panel
     alerts: Sequence[str]
@@ -59,7 +59,7 @@ def figure(
     title: str, meaning: str, expression: str, unit: str = units.Short, *, steps: Steps = (), below: str = "green",
     empty: str = "–", whole_range: bool = False, alerts: Sequence[str] = (),
 ) -> Part:  # fmt: skip
-    """One number: of now, with its way there behind it, or of the whole time range; `empty` where there is none."""
+    """One number: the current one with its history behind it, or that of the whole time range; `empty` without data."""
     query = _query(Query(expression, title))
     panel = (
         stat.Panel()
@@ -78,7 +78,7 @@ def graph(
     title: str, meaning: str, unit: str, *queries: Query, steps: Steps = (), stacked: bool = False,
     alerts: Sequence[str] = (),
 ) -> Part:  # fmt: skip
-    """Series over time; steps are dashed lines across."""
+    """Series over time, with steps as dashed lines."""
     lines = options.GraphThresholdsStyleMode.DASHED if steps else options.GraphThresholdsStyleMode.OFF
     panel = (
         timeseries.Panel()
@@ -103,7 +103,7 @@ def graph(
 
 
 def rows(title: str, meaning: str, labels: Sequence[str], *columns: Column, alerts: Sequence[str] = ()) -> Part:
-    """A row for each combination of the labels; the one with most in the first column is on top."""
+    """A row for each combination of the labels, in descending order of the first column."""
     # Grafana's names for the values of queries in a table.
     names = {f"Value #{name}": column.title for name, column in zip("ABCDEFGH", columns, strict=False)}
     order = {name: n for n, name in enumerate([*labels, *names])}
@@ -134,7 +134,7 @@ def rows(title: str, meaning: str, labels: Sequence[str], *columns: Column, aler
 
 
 def dashboard(name: str, title: str, meaning: str, parts: Mapping[str, Sequence[Part]]) -> models.Dashboard:
-    """A dashboard, in rows. The first begins with how many of its alerts fire; one more says what each means."""
+    """A dashboard in rows. The first begins with the number of firing alerts; the last has the runbook."""
     uid = f"stormfold-{name}"
     alerts = list(dict.fromkeys(alert for row in parts.values() for part in row for alert in part.alerts))
     runbook = sections()
@@ -169,18 +169,24 @@ def dashboard(name: str, title: str, meaning: str, parts: Mapping[str, Sequence[
                 panel.span(12 if len(row) % 3 else 8).height(_HEIGHT)
             page.with_panel(panel.id(count).links([_link(uid, alert, ids[alert]) for alert in shown]))
     page.with_row(builders.Row("Runbook").id(_ROW_ID + len(parts)))
-    for alert, said in runbook.items():
+    for alert, content in runbook.items():
         if alert in alerts:
-            # Its links lead to other pages of the docs, which are not here.
-            said = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", said).strip()
+            # Links to other pages of the documentation would not work here.
+            content = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", content).strip()
             page.with_panel(
-                text.Panel().id(ids[alert]).title(alert).mode(TextMode.MARKDOWN).content(said).span(12).height(_HEIGHT)
+                text.Panel()
+                .id(ids[alert])
+                .title(alert)
+                .mode(TextMode.MARKDOWN)
+                .content(content)
+                .span(12)
+                .height(_HEIGHT)
             )
     return page.build()
 
 
 def of_namespace(expression: str) -> str:
-    """The same, of the namespace that is chosen: with All, also of series that have none. One Kafka serves many."""
+    """Limits the expression to the selected namespace; All includes series without one."""
     chosen = 'namespace=~"$namespace"'
     return re.sub(
         r"\b((?:stormfold|redis)_\w+)(\{?)",
@@ -190,7 +196,7 @@ def of_namespace(expression: str) -> str:
 
 
 def quantiles(metric: str, *shares: float) -> Iterator[Query]:
-    """Of a histogram, over all workers."""
+    """Quantiles of a histogram over all workers."""
     for share in shares:
         yield Query(
             f"histogram_quantile({share}, sum by (le) (rate({metric}_bucket[$__rate_interval])))", f"p{share * 100:g}"
@@ -225,7 +231,7 @@ def _never() -> models.RangeMap:
 
 
 def _link(uid: str, alert: str, panel: int) -> builders.DashboardLink:
-    """To what the runbook says of an alert."""
+    """A link to the runbook of an alert."""
     link = builders.DashboardLink(f"Runbook: {alert}").type(models.DashboardLinkType.LINK)
     return link.url(f"/d/{uid}?viewPanel=panel-{panel}")
 
