@@ -21,6 +21,8 @@ FRESH_SECONDS = 10.0
 PREFIX = "stormfold_"
 _READERS = ("intake", "fold", "emit")
 """Stages that read a topic."""
+_REASONS = ("first", "rebuild", "windows")
+_ERRORS = ("retry", "action_required")
 _CLASSES = ("Storm", "Isolated", "Silenced")
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -56,8 +58,8 @@ class AgeGauge(ExpiringGauge):
         return None if self._set_at == float("-inf") else time.time() - self._value / 1000
 
 
-def _counter(name: str, documentation: str, label: str = "", values: Collection[str] = ()) -> Counter:
-    counter = Counter(PREFIX + name, documentation, [label] if label else [], registry=REGISTRY)
+def _counter(name: str, documentation: str, *labels: str, values: Collection[str] = ()) -> Counter:
+    counter = Counter(PREFIX + name, documentation, labels, registry=REGISTRY)
     for value in values:
         counter.labels(value)
     return counter
@@ -90,29 +92,29 @@ ALERTS_DUPLICATE = _counter("alerts_duplicate", "Alerts that fold had already co
 ALERTS_SKIPPED = _counter("alerts_skipped", "Alerts that a rebuild read again from before its start and did not count")
 BATCHES_CLAMPED = _counter("batches_clamped", "Batches with alerts before the watermark, which count at the watermark")
 KEYED_RECORDS_INVALID = _counter("keyed_records_invalid", "Records of the keyed topic that are not stormfold's")
-ASSIGNMENTS = _counter("assignments", "Assignments of partitions to a stage, the first one included", "stage", _READERS)
-REWINDS = _counter("rewinds", "Returns of a stage to its stored positions", "stage", _READERS)
+ASSIGNMENTS = _counter(
+    "assignments", "Assignments of partitions to a stage, the first one included", "stage", values=_READERS
+)
+REWINDS = _counter("rewinds", "Returns of a stage to its stored positions", "stage", values=_READERS)
 STATE_VERSION = ExpiringGauge("state_version", "Number of the current state version in Redis")
 STATE_VERSIONS_OPENED = _counter(
     "state_versions_opened",
-    "State versions opened: the first one, a rebuild after Redis lost data, or one for changed windows",
+    "State versions opened: first, after data loss, for changed windows",
     "reason",
-    ("first", "rebuild", "windows"),
+    values=_REASONS,
 )
-STORMS_CLOSED = _counter("storms_closed", "Aggregates published, by class", "storm_class", _CLASSES)
-ALERTS_CLOSED = _counter("alerts_closed", "Alerts in published aggregates, by class", "storm_class", _CLASSES)
+STORMS_CLOSED = _counter("storms_closed", "Aggregates published, by class", "storm_class", values=_CLASSES)
+ALERTS_CLOSED = _counter("alerts_closed", "Alerts in published aggregates, by class", "storm_class", values=_CLASSES)
 STORMS_DEDUPLICATED = _counter("storms_deduplicated", "Aggregates of a rebuild that had been published before")
-COMPLETION_CONFLICTS = _counter(
-    "completion_conflicts", "Published groups that were not deleted because the lease was lost or the group had changed"
-)
+COMPLETION_CONFLICTS = _counter("completion_conflicts", "Published groups not deleted: lease lost or group changed")
 STORMS_WRITTEN = _counter(
-    "storms_written", "Storms handled by the sink, by outcome", "outcome", ("created", "exists", "dead_letter")
+    "storms_written", "Storms handled by the sink", "outcome", values=("created", "exists", "dead_letter")
 )
 SINK_ERRORS = _counter(
     "sink_errors",
-    "Failed writes to the sink; all are retried, action_required needs a person",
+    "Failed writes to the sink, all retried; action_required: a person must act",
     "outcome",
-    ("retry", "action_required"),
+    values=_ERRORS,
 )
 RESOURCES_DELETED = _counter("resources_deleted", "Resources deleted by retention")
 LAG_RECORDS = _gauge("lag_records", "Records that a stage has not processed yet", "stage", "partition")
@@ -120,14 +122,9 @@ POSITION = _gauge("position", "Next offset that a stage processes", "stage", "pa
 EVENT_TIME_LAG_SECONDS = _gauge(
     "event_time_lag_seconds", "Wall clock minus the event time that a stage has reached", "stage", "partition"
 )
-LOST_RECORDS = Counter(
-    f"{PREFIX}lost_records", "Records that Kafka deleted before a stage read them", ["stage", "partition"],
-    registry=REGISTRY,
-)  # fmt: skip
+LOST_RECORDS = _counter("lost_records", "Records that Kafka deleted before a stage read them", "stage", "partition")
 HORIZON_DELAY_SECONDS = AgeGauge("horizon_delay_seconds", "Wall clock minus the horizon")
-IDLE_PARTITION_PAIRS = ExpiringGauge(
-    "idle_partition_pairs", "Partition pairs that the horizon ignores because they made no progress"
-)
+IDLE_PARTITION_PAIRS = ExpiringGauge("idle_partition_pairs", "Partition pairs without progress, ignored by the horizon")
 OPEN_GROUPS = ExpiringGauge("open_groups", "Groups with alerts in no published aggregate yet")
 MAX_GROUPS = ExpiringGauge("max_groups", "Open groups above which new groups of a route share an overflow group")
 ALERTS_OVERFLOWED = _counter("alerts_overflowed", "Alerts folded into an overflow group")
@@ -155,7 +152,9 @@ REDIS_MAX_BYTES = ExpiringGauge("redis_max_bytes", "maxmemory of Redis; 0 withou
 REDIS_FRAGMENTATION_RATIO = ExpiringGauge("redis_fragmentation_ratio", "Resident memory over used memory of Redis")
 REDIS_EVICTED_KEYS = ExpiringGauge("redis_evicted_keys", "Keys that Redis evicted; must be 0")
 REDIS_OOM_REJECTIONS = _counter("redis_oom_rejections", "Fold calls that Redis rejected because its memory is full")
-RECEIVE_REQUESTS = _counter("receive_requests", "HTTP requests with alerts, by status of the answer", "code", ("200",))
+RECEIVE_REQUESTS = _counter(
+    "receive_requests", "HTTP requests with alerts, by status of the answer", "code", values=["200"]
+)
 RECEIVE_RECORDS = _counter("receive_records", "Records that `stormfold receive` wrote to Kafka")
 RECEIVE_SECONDS = _histogram(
     "receive_seconds",

@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from stormfold.config import loads
 from stormfold.errors import StormfoldError
-from stormfold.local.demo import CONFIG, Demo, Outcome, View
+from stormfold.local.demo import CONFIG, Demo, Outcome
 from stormfold.local.incident import IncidentRecord, incident
 from stormfold.local.stack import Stack, interruptible, lock_directory, log_to, run
 from stormfold.local.view import Lines, Picture, plain, summary, terminal
@@ -112,13 +112,13 @@ def _print(console: Console, *lines: str) -> None:
         console.print(line, highlight=False, soft_wrap=not console.is_terminal)
 
 
-def _play(view: View, folder: Path, data: Path, records: Sequence[IncidentRecord], keep: bool) -> Outcome:
+def _play(view: Lines | Picture, folder: Path, data: Path, records: Sequence[IncidentRecord], keep: bool) -> Outcome:
     stack = Stack(data, view.step)
     with view, stack.running(graceful=keep):
         view.step("Starting a worker")
         settings = stack.settings(http_address="127.0.0.1:0", sink=f"directory:{folder / MANIFESTS}")
         log_to(folder / LOG_NAME, settings.log_level)
-        return run(Demo(settings, loads(CONFIG, CONFIG_NAME), records, view).run())
+        return run(Demo(settings, loads(CONFIG, CONFIG_NAME), records, view.step, view.show).run())
 
 
 def _print_outcome(console: Console, folder: Path, outcome: Outcome) -> bool:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple
 
 from prometheus_client import Counter
 
@@ -40,20 +40,6 @@ DRAIN_SECONDS = 120.0
 """Longest wait for the pipeline on a machine under load."""
 MAX_GROUPS = 40
 """Largest open groups in a snapshot: more than a terminal shows."""
-
-
-class View(Protocol):
-    """Shows the demo while it runs."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def step(self, text: str) -> None:
-        """Shows what is done next."""
-
-    def show(self, snapshot: "Snapshot") -> None:
-        """Shows the state of the pipeline; called every `INTERVAL` seconds."""
 
 
 class StageStats(NamedTuple):
@@ -99,7 +85,10 @@ class Demo:
     settings: Settings
     config: Config
     records: Sequence[IncidentRecord]
-    view: View
+    step: Callable[[str], None]
+    """Shows what is done next."""
+    show: Callable[[Snapshot], None]
+    """Shows the state of the pipeline, every `INTERVAL` seconds."""
     _began: float | None = None
     _published: int = 0
     _groups: TopGroups = field(default_factory=lambda: TopGroups(0, 0, ()))
@@ -115,10 +104,10 @@ class Demo:
             await self._until(lambda: _ready(worker), READY_SECONDS, worker, "the worker to start")
             self._began = time.monotonic()
             await publish_incident(self.settings, self.records, self._count)
-            self.view.step("All alerts are published; the last storms close soon")
+            self.step("All alerts are published; the last storms close soon")
             await self._until(lambda: self._drained(worker), DRAIN_SECONDS, worker, "the storms to close")
-            self.view.show(self._snapshot(worker))
-            self.view.step("Verifying that every alert was counted exactly once")
+            self.show(self._snapshot(worker))
+            self.step("Verifying that every alert was counted exactly once")
             report = await audit(self.settings, self.config, worker.store)
             await self._until(
                 lambda: len(self._aggregates) >= report.aggregates, READY_SECONDS, worker, "the storms topic"
@@ -160,7 +149,7 @@ class Demo:
             with suppress(StaleStateVersion):
                 if (version := await worker.store.version()) is not None:
                     self._groups = await open_groups.look(version)
-            self.view.show(self._snapshot(worker))
+            self.show(self._snapshot(worker))
             await asyncio.sleep(INTERVAL)
 
     def _snapshot(self, worker: Worker) -> Snapshot:
