@@ -6,36 +6,24 @@ from dataclasses import dataclass
 from typing import Protocol
 
 
-class Feed(Protocol):
-    """The consumer of a stage's topic, as health and metrics see it. Mappings have partitions as keys."""
+class Member(Protocol):
+    """A stage's member of its consumer group, as health and metrics see it: see `kafka.member.GroupMember`."""
 
     name: str
-    """The stage, which is also the component's name."""
+    """The stage, which is also the name of the component."""
     generation: int
-    """Assignments and rewinds so far; at most 1 before the first assignment."""
     unmanaged: set[int]
-    """Unmanaged partitions: not part of the state version."""
+    quarantined: dict[int, str]
     polled: set[int]
-    """Partitions that were polled."""
-
-    @property
-    def quarantined(self) -> Mapping[int, str]:
-        """Quarantined partitions, with the reason."""
-
-    @property
-    def positions(self) -> Mapping[int, int]:
-        """The next offset to process."""
-
-    @property
-    def event_times(self) -> Mapping[int, int]:
-        """Event time (ms) that the stage has reached."""
+    positions: dict[int, int]
+    event_times: dict[int, int]
 
     @property
     def lag(self) -> Mapping[int, int]:
-        """Records that the stage has not processed yet."""
+        """Records that the stage has not processed, by partition."""
 
     def assigned(self) -> set[int]:
-        """Partitions assigned to this consumer."""
+        """Partitions assigned to this member."""
 
 
 QUARANTINED_HINT = "if their topic was recreated, run `stormfold topics --reset-positions`"
@@ -56,11 +44,11 @@ class Problem:
 class Health:
     """Components report heartbeats and problems. A component without a heartbeat for `timeout` seconds is stale.
 
-    `feeds` returns the consumers of the running stages; each of them is a component from the start.
+    `members` returns the consumers of the running stages; each of them is a component from the start.
     """
 
-    def __init__(self, feeds: Callable[[], Sequence[Feed]] = list, timeout: float = 60.0) -> None:
-        self.feeds = feeds
+    def __init__(self, members: Callable[[], Sequence[Member]] = list, timeout: float = 60.0) -> None:
+        self.members = members
         self.timeout = timeout
         self.heartbeats: dict[str, float] = {}
         """Component → monotonic time (s) of its last heartbeat."""
@@ -91,12 +79,12 @@ class Health:
 
     def stale(self) -> list[str]:
         """Components without a heartbeat for longer than `timeout`, sorted."""
-        names = {*self.heartbeats, *(feed.name for feed in self.feeds())}
+        names = {*self.heartbeats, *(member.name for member in self.members())}
         return sorted(name for name in names if self._silence(name) > self.timeout)
 
     def problems(self) -> list[Problem]:
         """Everything that keeps the worker from its work, one problem for each component; empty if it is ready."""
-        waiting = {feed.name: problem for feed in self.feeds() if (problem := self._waiting(feed))}
+        waiting = {member.name: problem for member in self.members() if (problem := self._waiting(member))}
         found = waiting | self.reported
         for name in self.stale():
             silence = self._silence(name)
@@ -106,18 +94,18 @@ class Health:
     def _silence(self, name: str) -> float:
         return time.monotonic() - self.heartbeats.get(name, self._started)
 
-    def _waiting(self, feed: Feed) -> Problem | None:
+    def _waiting(self, member: Member) -> Problem | None:
         """What a stage that reports no problem still waits for."""
-        assigned = feed.assigned()
-        readable = assigned - feed.unmanaged - feed.quarantined.keys()
+        assigned = member.assigned()
+        readable = assigned - member.unmanaged - member.quarantined.keys()
         hint = None
-        if feed.name not in self.heartbeats or (not assigned and feed.generation <= 1):
+        if member.name not in self.heartbeats or (not assigned and member.generation <= 1):
             problem = "it is joining its consumer group"
-        elif readable and not readable & feed.polled:
+        elif readable and not readable & member.polled:
             problem = "it has not read any of its partitions yet"
-        elif feed.quarantined:
-            reasons = ", ".join(f"{partition}: {reason}" for partition, reason in sorted(feed.quarantined.items()))
+        elif member.quarantined:
+            reasons = ", ".join(f"{partition}: {reason}" for partition, reason in sorted(member.quarantined.items()))
             problem, hint = f"partitions are not read: {reasons}", QUARANTINED_HINT
         else:
             return None
-        return Problem(feed.name, problem, self._started_at, hint)
+        return Problem(member.name, problem, self._started_at, hint)

@@ -86,11 +86,11 @@ class Web:
         for gauge in (*by_partition, metrics.COMPONENT_UNHEALTHY):
             gauge.clear()
         now = time.time()
-        for feed in self._health.feeds():
-            ages = {partition: now - reached / 1000 for partition, reached in feed.event_times.items()}
-            for gauge, values in zip(by_partition, (feed.lag, feed.positions, ages), strict=True):
-                for partition in values.keys() & feed.assigned():
-                    gauge.labels(feed.name, partition).set(values[partition])
+        for member in self._health.members():
+            ages = {partition: now - reached / 1000 for partition, reached in member.event_times.items()}
+            for gauge, values in zip(by_partition, (member.lag, member.positions, ages), strict=True):
+                for partition in values.keys() & member.assigned():
+                    gauge.labels(member.name, partition).set(values[partition])
         problems = self._health.problems()
         metrics.READY.set(not problems)
         for problem in problems:
