@@ -1,4 +1,4 @@
-"""The life of one alert in docs/architecture.md agrees with the code, byte by byte."""
+"""docs/architecture.md agrees with the code: the life of one alert byte by byte, and the layers."""
 
 import re
 
@@ -35,3 +35,14 @@ def test_the_record_of_the_page_becomes_its_keyed_record() -> None:
     assert f"key     {keyed.key.decode()}\n" in shown and f'"{body.group}"' in shown
     meta = msgspec.msgpack.decode(body.meta, type=GroupMeta)
     assert f"key    {aggregate_name(meta, BUCKET, GAP)}\n" in block("text", 2)
+
+
+def test_the_table_of_layers_is_that_of_the_import_linter() -> None:
+    (listed,) = re.findall(r"^layers =\n((?: +.+\n)+)", (ROOT / ".importlinter").read_text(), re.MULTILINE)
+    *layers, core = [set(re.findall(r"\w+", line)) - {"__main__"} for line in listed.splitlines()]
+    rows = [line.split(" | ")[1] for line in PAGE.split("## Layers")[1].splitlines() if line.startswith("| ")][2:]
+    *named, pure = [re.findall(r"`(\w+)`", row) for row in rows]
+    rank = {name: number for number, layer in enumerate(layers) for name in layer}
+    order = [name for row in named for name in row]
+    assert set(order) == rank.keys() and set(pure) <= core
+    assert [rank[name] for name in order] == sorted(rank[name] for name in order)
