@@ -58,6 +58,17 @@ def free_port() -> int:
     return port
 
 
+def lock_file(path: Path) -> IO[bytes] | None:
+    """Opens the file and locks it until it is closed; None if it is locked already. Raises `OSError`."""
+    lock = path.open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock
+
+
 class ServerProcess(ABC):
     """A server with all its data in one folder, which it locks.
 
@@ -104,7 +115,11 @@ class ServerProcess(ABC):
         if self.running:
             return
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        self._lock_folder()
+        self._lock = lock_file(self.data_dir / "lock")
+        if self._lock is None:
+            raise ActionRequired(
+                f"{self.data_dir} is in use by another {self.name}", "stop the other one, or choose another data folder"
+            )
         try:
             self._choose_port()
             command = self.prepare()
@@ -143,17 +158,6 @@ class ServerProcess(ABC):
         if self._lock is not None:
             self._lock.close()
             self._lock = None
-
-    def _lock_folder(self) -> None:
-        lock = (self.data_dir / "lock").open("ab")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
-            raise ActionRequired(
-                f"{self.data_dir} is in use by another {self.name}", "stop the other one, or choose another data folder"
-            ) from None
-        self._lock = lock
 
     def _choose_port(self) -> None:
         memory = self.data_dir / "port"

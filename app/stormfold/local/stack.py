@@ -2,7 +2,6 @@
 stopped, also after Ctrl-C."""
 
 import asyncio
-import fcntl
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
@@ -19,7 +18,7 @@ from stormfold.kafka.client import open_admin
 from stormfold.kafka.reader import open_reader
 from stormfold.kafka.topics import create, topics
 from stormfold.local.kafka import EmbeddedKafka
-from stormfold.local.process import ServerProcess, port_is_free
+from stormfold.local.process import ServerProcess, lock_file, port_is_free
 from stormfold.local.redis import EmbeddedRedis
 from stormfold.manifest import decode_manifest
 from stormfold.settings import Settings
@@ -86,14 +85,12 @@ def lock_directory(folder: Path, hint: str) -> Iterator[None]:
         if not marker.exists() and folder.exists() and any(folder.iterdir()):
             raise ActionRequired(f"{folder} has content that is not stormfold's", hint)
         folder.mkdir(parents=True, exist_ok=True)
-        lock = marker.open("ab")
+        lock = lock_file(marker)
     except OSError as error:
         raise ActionRequired(f"{folder}: {error.strerror}", hint) from error
+    if lock is None:
+        raise ActionRequired(f"{folder} is in use by another stormfold", f"stop that one, or {hint}")
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ActionRequired(f"{folder} is in use by another stormfold", f"stop that one, or {hint}") from None
         yield
 
 
