@@ -44,7 +44,7 @@ silences: [{name: tests, match: alertname="Test"}]
 """
 
 
-class PendingWindows(NamedTuple):
+class PanelQuery(NamedTuple):
     """A query of a panel."""
 
     panel: str
@@ -72,10 +72,10 @@ def expanded(expression: str) -> str:
     return expression
 
 
-def asked() -> list[PendingWindows]:
+def panel_queries() -> list[PanelQuery]:
     """Every query of every dashboard."""
     return [
-        PendingWindows(
+        PanelQuery(
             f"{name}: {panel['title']}",
             expanded(target["expr"]),
             frozenset(re.findall(r"\{\{(\w+)\}\}", target.get("legendFormat", ""))),
@@ -88,7 +88,7 @@ def asked() -> list[PendingWindows]:
 
 def of_panel(title: str) -> str:
     """The one query of a panel."""
-    (found,) = (query.expression for query in asked() if query.panel == title)
+    (found,) = (query.expression for query in panel_queries() if query.panel == title)
     return found
 
 
@@ -110,16 +110,16 @@ def test_grafana_accepts_every_option_of_the_dashboards(pytestconfig: pytest.Con
     found = {Path(name).stem: page for name, page in pages().items()}
     figure = next(panels(found["lag"]))
     wrong = found["lag"] | {"panels": [figure | {"options": figure["options"] | {"graphMood": "none"}}]}
-    said = gobuild.built(pytestconfig, lambda: mistakes(version[1], found | {"wrong": wrong}, tmp_path))
-    assert [line.partition("(")[0] for line in said.splitlines()] == ["wrong.ts"], said
-    assert "graphMood" in said
+    errors = gobuild.built(pytestconfig, lambda: mistakes(version[1], found | {"wrong": wrong}, tmp_path))
+    assert [line.partition("(")[0] for line in errors.splitlines()] == ["wrong.ts"], errors
+    assert "graphMood" in errors
 
 
 def test_every_exported_metric_is_on_a_dashboard_and_every_query_asks_for_one() -> None:
     own = {re.sub(r"_(bucket|count|sum)$", "", name) for name in names()}
     found = {
         re.sub(r"_(bucket|count|sum)$", "", name)
-        for query in asked()
+        for query in panel_queries()
         for name in re.findall(r"\b(?:stormfold_\w+|kafka_\w+|redis_\w+|up)\b(?!\s*\()", query.expression)
     }
     assert found <= own | FOREIGN
@@ -232,7 +232,7 @@ async def watched(topics: Settings, tmp_path: Path) -> AsyncIterator[Prometheus]
 async def test_every_query_has_numbers_for_every_label_of_its_legend(watched: Prometheus) -> None:
     """The numbers are those of the alerts that were published."""
     await until(partial(_seen_idle, watched), what="it was idle at the moments that are looked at")
-    answers = {query: await watched.query(query.expression) for query in asked()}
+    answers = {query: await watched.query(query.expression) for query in panel_queries()}
     assert not [query.panel for query, samples in answers.items() if not samples]
     assert not [query.panel for query, samples in answers.items() if any(not _good(query, one) for one in samples)]
     # If two panels have one title, the figure comes first.
@@ -260,13 +260,13 @@ def test_the_time_behind_and_the_time_to_catch_up_are_estimated(tmp_path: Path) 
     }
     series = {f'stormfold_lag_records{{stage="{stage}", partition="0"}}': values for stage, values in lag.items()}
     since, until_ = {"idle": 0, "stuck": 1170, "late": 1170}, {"idle": 0, "stuck": 5e8, "late": 2400}
-    said = {
+    expected = {
         expanded(of_namespace(f"round({expression.format('stage')}, 10)")): {
             f'{{stage="{stage}"}}': value for stage, value in values.items()
         }
         for expression, values in ((SINCE, since), (UNTIL, until_))
     }
-    _would_say(series, said, tmp_path)
+    _expect(series, expected, tmp_path)
     assert until_["stuck"] > NEVER > until_["late"]
 
 
@@ -286,13 +286,15 @@ def test_redis_panels_work_without_workers(tmp_path: Path) -> None:
     shows: dict[str, list[float]] = {
         "Used": [0.36], "Full in": [3200], "Evicted": [3], "Fragmentation": [1.4], "Memory": [180e6, 500e6],
     }  # fmt: skip
-    said = {}
+    expected = {}
     for panel, values in shows.items():
         # A figure and a graph with one title have the same query.
-        expressions = dict.fromkeys(query.expression for query in asked() if query.panel == f"redis.json: {panel}")
+        expressions = dict.fromkeys(
+            query.expression for query in panel_queries() if query.panel == f"redis.json: {panel}"
+        )
         for expression, value in zip(expressions, values, strict=True):
-            said[f"round({expression}, 0.01)"] = {"{}": value}
-    _would_say(series, said, tmp_path)
+            expected[f"round({expression}, 0.01)"] = {"{}": value}
+    _expect(series, expected, tmp_path)
 
 
 def test_partitions_without_commits_do_not_reduce_the_lag(tmp_path: Path) -> None:
@@ -303,17 +305,17 @@ def test_partitions_without_commits_do_not_reduce_the_lag(tmp_path: Path) -> Non
         f'kafka_consumergroup_lag{{{group}, topic="storms", partition="{partition}"}}': values
         for partition, values in lag.items()
     }
-    said = {
+    expected = {
         of_panel("lag.json: Not yet committed"): {f'{{{group}, topic="storms"}}': 4},
         of_panel("lag.json: Not yet committed, by partition"): {
             f'{{{group}, partition="{partition}"}}': max(0, int(values.split("x")[0]))
             for partition, values in lag.items()
         },
     }
-    _would_say(series, said, tmp_path)
+    _expect(series, expected, tmp_path)
 
 
-def _would_say(series: Mapping[str, str], said: Mapping[str, Mapping[str, float]], folder: Path) -> None:
+def _expect(series: Mapping[str, str], expected: Mapping[str, Mapping[str, float]], folder: Path) -> None:
     """Asserts that after half an hour of these series (15 s) each expression has exactly these samples."""
     test = {
         "interval": "15s",
@@ -324,7 +326,7 @@ def _would_say(series: Mapping[str, str], said: Mapping[str, Mapping[str, float]
                 "eval_time": "30m",
                 "exp_samples": [{"labels": labels, "value": value} for labels, value in samples.items()],
             }
-            for expression, samples in said.items()
+            for expression, samples in expected.items()
         ],
     }
     file = folder / "test.yaml"
@@ -362,5 +364,5 @@ async def _seen_idle(prometheus: Prometheus) -> bool:
     return len(since) == len(left) == 3 and all(sample.value < 60 for sample in since)
 
 
-def _good(query: PendingWindows, sample: Sample) -> bool:
+def _good(query: PanelQuery, sample: Sample) -> bool:
     return math.isfinite(sample.value) and query.labels <= sample.labels.keys()

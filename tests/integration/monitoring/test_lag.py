@@ -44,7 +44,7 @@ def frozen(server: EmbeddedRedis) -> Iterator[None]:
         os.kill(server.pid, signal.SIGCONT)
 
 
-async def told(worker: Worker, name: str) -> dict[tuple[str, ...], float]:
+async def exported(worker: Worker, name: str) -> dict[tuple[str, ...], float]:
     """The series of a metric by their label values, in the order of the label names."""
     families = text_string_to_metric_families((await get(worker, "/metrics")).text)
     samples = [sample for family in families for sample in family.samples if sample.name == name]
@@ -53,22 +53,22 @@ async def told(worker: Worker, name: str) -> dict[tuple[str, ...], float]:
 
 async def lags(worker: Worker) -> Lags:
     """The exported lag."""
-    found = await told(worker, "stormfold_lag_records")
+    found = await exported(worker, "stormfold_lag_records")
     return {(stage, int(partition)): int(records) for (partition, stage), records in found.items()}
 
 
 async def kafka_lag(settings: Settings) -> Lags:
     """End of each partition minus the committed offset of the stage, or minus its beginning without a commit."""
     topics = {"intake": settings.alerts_topic, "fold": settings.keyed_topic, "emit": settings.storms_topic}
-    said: Lags = {}
+    lag: Lags = {}
     async with open_reader(settings) as tail:
         for stage in topics.keys() & set(settings.stage_names):
             committed = await read_committed(settings, settings.consumer_group(stage), topics[stage])
             begins, ends = await tail.begins(topics[stage]), await tail.ends(topics[stage])
             for partition, end in ends.items():
                 at = committed[partition][0] if partition in committed else begins[partition]
-                said[stage, partition] = end - at
-    return said
+                lag[stage, partition] = end - at
+    return lag
 
 
 async def agreed(worker: Worker, records: int, *stages: str) -> bool:
@@ -122,7 +122,7 @@ async def test_the_lag_of_a_stuck_stage_is_that_of_kafka(
         await until(lambda: ready(worker), what="it is ready")
         await write(topics, topics.keyed_topic, {0: 40, 1: 3})
         await until(lambda: agreed(worker, 0), what="nothing is behind")
-        assert await told(worker, "stormfold_redis_used_bytes")
+        assert await exported(worker, "stormfold_redis_used_bytes")
         with frozen(own_redis):
             await write(topics, topics.keyed_topic, {0: 400, 2: 100})
             await until(lambda: agreed(worker, 500), what="the new records are lag")
@@ -131,14 +131,14 @@ async def test_the_lag_of_a_stuck_stage_is_that_of_kafka(
             await until(lambda: agreed(worker, 750), what="more records are lag")
             by_kafka = await asyncio.to_thread(consumer_groups.lag, kafka, topics.consumer_group("fold"))
             assert by_kafka == {partition: n for (_, partition), n in (await lags(worker)).items()}
-            assert sorted((await told(worker, "stormfold_position")).values()) == [0, 3, 40]
+            assert sorted((await exported(worker, "stormfold_position")).values()) == [0, 3, 40]
 
             async def unknown() -> bool:
-                return not await told(worker, "stormfold_redis_used_bytes")
+                return not await exported(worker, "stormfold_redis_used_bytes")
 
             await until(unknown, what="Redis metrics are no longer exported")
         await until(lambda: agreed(worker, 0), what="all is done")
-        await until(lambda: told(worker, "stormfold_redis_used_bytes"), what="Redis metrics are exported again")
+        await until(lambda: exported(worker, "stormfold_redis_used_bytes"), what="Redis metrics are exported again")
 
 
 async def test_a_worker_that_starts_during_an_outage_exports_the_lag(
@@ -155,13 +155,13 @@ async def test_a_worker_that_starts_during_an_outage_exports_the_lag(
         async with working(topics) as worker:
             # The last marks of the previous worker can wait for fold.
             await until(lambda: agreed(worker, 200, "intake"), what="the new records are lag")
-            assert await told(worker, "stormfold_ready") == {(): 0.0}
-            assert await told(worker, "stormfold_component_unhealthy")
+            assert await exported(worker, "stormfold_ready") == {(): 0.0}
+            assert await exported(worker, "stormfold_component_unhealthy")
             outage.close()
             await until(lambda: agreed(worker, 0), what="all is done")
             await until(lambda: ready(worker), what="it is ready")
-            assert await told(worker, "stormfold_ready") == {(): 1.0}
-            assert not await told(worker, "stormfold_component_unhealthy")
+            assert await exported(worker, "stormfold_ready") == {(): 1.0}
+            assert not await exported(worker, "stormfold_component_unhealthy")
 
 
 async def test_without_workers_the_lag_of_the_brokers_is_complete(topics: Settings) -> None:
@@ -170,8 +170,8 @@ async def test_without_workers_the_lag_of_the_brokers_is_complete(topics: Settin
         await until(lambda: ready(worker), what="it is ready")
 
         async def committed() -> bool:
-            said = await exporter_lag(topics)
-            return len(said) == 9 and min(said.values()) >= 0
+            lag = await exporter_lag(topics)
+            return len(lag) == 9 and min(lag.values()) >= 0
 
         await until(committed, what="every partition has a commit")
     before = await exporter_lag(topics)
@@ -179,8 +179,8 @@ async def test_without_workers_the_lag_of_the_brokers_is_complete(topics: Settin
     await write(topics, topics.alerts_topic, {0: 5})
     await write(topics, topics.storms_topic, {2: 1})
     waiting = {("intake", 0): 5, ("emit", 2): 1}
-    said = await exporter_lag(topics)
-    assert said == await kafka_lag(topics) == {at: count + waiting.get(at, 0) for at, count in before.items()}
+    lag = await exporter_lag(topics)
+    assert lag == await kafka_lag(topics) == {at: count + waiting.get(at, 0) for at, count in before.items()}
 
 
 async def test_a_storm_that_was_never_written_is_lag_for_the_brokers(
@@ -196,8 +196,8 @@ async def test_a_storm_that_was_never_written_is_lag_for_the_brokers(
     monkeypatch.setattr(DirectorySink, "write", away)
 
     async def seen_by_brokers() -> bool:
-        said = await exporter_lag(topics)
-        return sorted(count for (stage, _), count in said.items() if stage == "emit") == [0, 0, 1]
+        lag = await exporter_lag(topics)
+        return sorted(count for (stage, _), count in lag.items() if stage == "emit") == [0, 0, 1]
 
     async with working(topics.model_copy(update={"stages": "emit", "sink": f"directory:{tmp_path}"})):
         await until(seen_by_brokers, what="the storm waits")
@@ -209,9 +209,9 @@ async def test_event_time_lag_is_small_when_idle_and_grows_when_a_stage_is_stuck
 ) -> None:
 
     async def ages(worker: Worker) -> list[float]:
-        by_partition = await told(worker, "stormfold_event_time_lag_seconds")
+        by_partition = await exported(worker, "stormfold_event_time_lag_seconds")
         folded = [age for (_, stage), age in by_partition.items() if stage == "fold"]
-        return [*folded, *(await told(worker, "stormfold_horizon_delay_seconds")).values()]
+        return [*folded, *(await exported(worker, "stormfold_horizon_delay_seconds")).values()]
 
     async with working(topics) as worker:
 

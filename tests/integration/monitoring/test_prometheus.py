@@ -68,8 +68,8 @@ async def test_prometheus_accepts_the_command_and_files_of_the_compose_file(
 ) -> None:
     service = services["prometheus"]
     assert service["image"] == f"prom/prometheus:v{VERSION}"
-    said = promtool("check", "config", "--lint=all", "--lint-fatal", CONFIG)
-    assert said.returncode == 0, said.stdout
+    check = promtool("check", "config", "--lint=all", "--lint-fatal", CONFIG)
+    assert check.returncode == 0, check.stdout
     prometheus = ComposePrometheus(tmp_path, {})
     prometheus.options = service["command"]
     await asyncio.to_thread(prometheus.start)
@@ -138,8 +138,8 @@ async def test_a_healthy_worker_exports_every_metric_and_fires_no_alert(watched:
 
 async def _everything_arrives(watched: Prometheus) -> None:
     async def silent() -> bool:
-        told = {sample.labels["__name__"] for sample in await watched.query(f'{{job="{JOB}"}}')}
-        return set(names()) - told == {"stormfold_component_unhealthy", "stormfold_lost_records_total"}
+        exported = {sample.labels["__name__"] for sample in await watched.query(f'{{job="{JOB}"}}')}
+        return set(names()) - exported == {"stormfold_component_unhealthy", "stormfold_lost_records_total"}
 
     await until(silent, what="every metric arrives")
     own = {"match[]": f'{{job="{JOB}", __name__=~"stormfold_.*"}}'}
@@ -193,10 +193,10 @@ async def test_a_full_redis_and_a_dead_letter_fire_their_alerts(watched: Prometh
         full = {"StormfoldRedisMemoryHigh", "StormfoldRedisMemoryCritical", "StormfoldNotReady"}
         counted = {"StormfoldRedisOutOfMemory", "StormfoldDeadLetters"}
 
-        async def told() -> bool:
+        async def fired() -> bool:
             return await begun() == full | counted
 
-        await until(told, what="the alerts fire")
+        await until(fired, what="the alerts fire")
         await redis.config_set("maxmemory", "512mb")
 
         async def over() -> bool:

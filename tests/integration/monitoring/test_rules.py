@@ -40,8 +40,8 @@ def prometheus_built(request: pytest.FixtureRequest) -> None:
 
 
 def test_promtool_accepts_the_rules() -> None:
-    said = promtool("check", "rules", "--lint=all", "--lint-fatal", RULES)
-    assert said.returncode == 0, said.stdout
+    output = promtool("check", "rules", "--lint=all", "--lint-fatal", RULES)
+    assert output.returncode == 0, output.stdout
 
 
 def test_the_prometheus_rule_has_the_same_rules() -> None:
@@ -63,36 +63,36 @@ def test_an_alert_fires_and_resolves_in_time_and_only_when_it_must(alert: str, t
     file.write_text(yaml.safe_dump({"groups": [{"name": "them", "rules": rules}]}))
     tests = [test for case in CASES[alert] for test in _tests([alert, *others], alert, case)]
     cases.write_text(yaml.safe_dump({"rule_files": [str(file)], "evaluation_interval": "1m", "tests": tests}))
-    said = promtool("test", "rules", cases).stdout
-    failed = set(re.findall(r'alertname=\\?"(\w+)', said))
-    assert alert not in failed and "FAILED" in said, said
+    output = promtool("test", "rules", cases).stdout
+    failed = set(re.findall(r'alertname=\\?"(\w+)', output))
+    assert alert not in failed and "FAILED" in output, output
     assert not {name: other for name, other in others.items() if name not in failed}
 
 
 def test_every_metric_in_a_rule_is_exported() -> None:
-    told = set(names()) | FOREIGN
+    exported = set(names()) | FOREIGN
     for name, rule in ALERTS.items():
-        asked = set(re.findall(r"\b(?:stormfold_\w+|kafka_\w+|redis_\w+|up)\b(?!\s*\()", rule["expr"]))
-        assert asked and asked <= told, (name, asked - told)
+        used = set(re.findall(r"\b(?:stormfold_\w+|kafka_\w+|redis_\w+|up)\b(?!\s*\()", rule["expr"]))
+        assert used and used <= exported, (name, used - exported)
 
 
 def test_rules_use_only_the_jobs_of_workers_and_their_redis() -> None:
-    asked = {job for rule in ALERTS.values() for job in re.findall(r'\bjob="([^"]*)"', rule["expr"])}
-    assert asked == {JOB, REDIS_JOB}
+    used = {job for rule in ALERTS.values() for job in re.findall(r'\bjob="([^"]*)"', rule["expr"])}
+    assert used == {JOB, REDIS_JOB}
     config = yaml.safe_load((RULES.with_name("prometheus.yml")).read_text())
-    assert asked <= {job["job_name"] for job in config["scrape_configs"]}
+    assert used <= {job["job_name"] for job in config["scrape_configs"]}
 
 
 def test_every_alert_has_a_runbook_section_and_every_section_an_alert() -> None:
-    said = sections()
-    assert list(said) == list(ALERTS)
+    runbook = sections()
+    assert list(runbook) == list(ALERTS)
     for name, rule in ALERTS.items():
         assert rule["annotations"]["runbook_url"] == GRAFANA + panels()[name]
         assert rule["labels"]["severity"] in ("info", "warning", "critical")
         named = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["description"]))
         assert named <= set(re.findall(r"(\w+)=", CASES[name][0].labels)), name
         for part in ("Means", "Look", "Do"):
-            assert re.search(rf"^\*\*{part}\.\*\* ", said[name], re.MULTILINE), (name, part)
+            assert re.search(rf"^\*\*{part}\.\*\* ", runbook[name], re.MULTILINE), (name, part)
 
 
 def test_links_of_alerts_lead_to_the_configured_grafana(
@@ -145,10 +145,10 @@ def _tests(names: Sequence[str], alert: str, case: Case) -> Iterator[dict[str, A
     labels = f'alertstate="firing", severity="{severity}"{case.labels and ", " + case.labels}'
     yield _test("comes and goes", case.series, [ask for name in names for ask in _firing(name, case, labels)])
     for n, series in enumerate(case.near):
-        yield _test(f"nearly, {n}", series, [_Ask(_every(name), MINUTES) for name in names])
+        yield _test(f"nearly, {n}", series, [_Expectation(_every(name), MINUTES) for name in names])
 
 
-class _Ask(NamedTuple):
+class _Expectation(NamedTuple):
     """An expression at a minute, and its one expected sample; None for no sample."""
 
     expression: str
@@ -156,11 +156,11 @@ class _Ask(NamedTuple):
     sample: dict[str, Any] | None = None
 
 
-def _firing(name: str, case: Case, labels: str) -> Iterator[_Ask]:
+def _firing(name: str, case: Case, labels: str) -> Iterator[_Expectation]:
     labels = f'alertname="{name}", {labels}'
     for minute in (case.fires, case.resolved - 1):
-        yield _Ask(f'ALERTS{{alertname="{name}"}}', minute, {"labels": f"ALERTS{{{labels}}}", "value": 1})
-    yield _Ask(_every(name), MINUTES, {"labels": f"{{{labels}}}", "value": case.resolved - case.fires})
+        yield _Expectation(f'ALERTS{{alertname="{name}"}}', minute, {"labels": f"ALERTS{{{labels}}}", "value": 1})
+    yield _Expectation(_every(name), MINUTES, {"labels": f"{{{labels}}}", "value": case.resolved - case.fires})
 
 
 def _every(name: str) -> str:
@@ -168,7 +168,7 @@ def _every(name: str) -> str:
     return f'count_over_time(ALERTS{{alertname="{name}", alertstate="firing"}}[{MINUTES}m])'
 
 
-def _test(name: str, series: Series, asked: Iterable[_Ask]) -> dict[str, Any]:
+def _test(name: str, series: Series, expectations: Iterable[_Expectation]) -> dict[str, Any]:
     return {
         "name": name,
         "interval": "1m",
@@ -179,6 +179,6 @@ def _test(name: str, series: Series, asked: Iterable[_Ask]) -> dict[str, Any]:
                 "eval_time": f"{ask.minute}m",
                 "exp_samples": [ask.sample] if ask.sample else [],
             }
-            for ask in asked
+            for ask in expectations
         ],
     }

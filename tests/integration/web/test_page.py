@@ -202,7 +202,7 @@ async def test_the_page_may_load_and_run_nothing_else(site: Site) -> None:
 async def test_the_page_works_while_kafka_and_redis_are_away() -> None:
     async with working(Settings(**NOBODY, http_address="127.0.0.1:0")) as worker:
         await until(
-            lambda: says(worker, "Not ready", "no Kafka broker answers at 127.0.0.1:9", "Redis is not available"),
+            lambda: page_has(worker, "Not ready", "no Kafka broker answers at 127.0.0.1:9", "Redis is not available"),
             what="both are reported",
         )
 
@@ -220,12 +220,12 @@ async def test_the_page_does_not_wait_for_silent_servers() -> None:
             Settings(kafka_bootstrap_servers=silent, redis_url=f"redis://{silent}/0", http_address="127.0.0.1:0")
         ) as worker:
             # Each server in two sections.
-            await until(lambda: says(worker, *["no answer within 5 s"] * 4), what="both are reported")
+            await until(lambda: page_has(worker, *["no answer within 5 s"] * 4), what="both are reported")
         for writer in held:
             writer.close()
 
 
-async def says(worker: Worker, *texts: str) -> bool:
+async def page_has(worker: Worker, *texts: str) -> bool:
     """Whether the page responds in time and has each text at least as often as it is given."""
     async with asyncio.timeout(6):
         answer = await get(worker, "/")
