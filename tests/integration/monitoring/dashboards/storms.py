@@ -20,6 +20,7 @@ def storms() -> models.Dashboard:
             "From alerts to storms": _flow(),
             "Latency": _delays(),
             "Problems": _wrong(),
+            "Alerts over HTTP (stormfold receive)": _receive(),
         },
     )
 
@@ -158,5 +159,22 @@ def _wrong() -> list[Part]:
             Query("sum(rate(stormfold_keyed_records_invalid_total[$__rate_interval])) * 60", "invalid records"),
             Query("sum(rate(stormfold_completion_conflicts_total[$__rate_interval])) * 60", "completion conflicts"),
             Query("sum(rate(stormfold_storms_deduplicated_total[$__rate_interval])) * 60", "storms deduplicated"),
+        ),
+    ]  # fmt: skip
+
+
+def _receive() -> list[Part]:
+    return [
+        graph(
+            "Requests", "Requests with alerts per second, by status code of the response.", units.Short,
+            Query("sum by (code) (rate(stormfold_receive_requests_total[$__rate_interval]))", "{{code}}"),
+        ),
+        graph(
+            "Records received", "Records per second that `stormfold receive` wrote to Kafka.", units.Short,
+            Query("sum(rate(stormfold_receive_records_total[$__rate_interval]))", "records"),
+        ),
+        graph(
+            "Response time", "From a request with alerts to its response.", units.Seconds,
+            *quantiles("stormfold_receive_seconds", 0.5, 0.99),
         ),
     ]  # fmt: skip
