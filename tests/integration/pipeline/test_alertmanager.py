@@ -2,10 +2,9 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
@@ -13,27 +12,21 @@ import pytest
 from stormfold.alert import Alert
 from stormfold.decoding import decode_labels
 from stormfold.formats import parse
-from stormfold.local.process import HOST, ServerProcess, cache_dir
+from stormfold.local.process import HOST, ServerProcess
 from stormfold.settings import Settings
 from tests.integration.deploy.test_docs import blocks
-from tests.support.gobuild import build, built
+from tests.support.alertmanager import Alertmanager, program
+from tests.support.gobuild import built
 from tests.support.pipeline import read_topic
 from tests.support.servers import until
 
 PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "alertmanager.md"
-VERSION = "v0.31.1"
 SECONDS = 60
 LABELS = [
     {"alertname": "NodeDown", "cluster": "eu-1", "node": "worker-7", "severity": "critical"},
     {"alertname": "PodCrashLooping", "cluster": "eu-1", "namespace": "payments", "pod": "api-7d9f6"},
     {"alertname": "Größe", "path": '/mnt/"a", b'},
 ]
-
-
-def program() -> Path:
-    """Returns the cached Alertmanager, which is built first where it is missing. Raises `CannotBuild`."""
-    path = cache_dir() / "alertmanager" / VERSION / "alertmanager"
-    return build(path, f"github.com/prometheus/alertmanager/cmd/alertmanager@{VERSION}")
 
 
 class Bridge(ServerProcess):
@@ -64,40 +57,6 @@ class Bridge(ServerProcess):
             return answer.status, await answer.text()
 
 
-class Alertmanager(ServerProcess):
-    """An Alertmanager with the configuration of the page and the address of the bridge."""
-
-    name = "alertmanager"
-    ready = b"Listening on"
-
-    def __init__(self, data_dir: Path, bridge: str) -> None:
-        super().__init__(data_dir)
-        (config,) = blocks(PAGE, "yaml")
-        assert "http://127.0.0.1:9095/alerts" in config
-        self._config = config.replace("http://127.0.0.1:9095/alerts", bridge)
-
-    def prepare(self) -> Sequence[str]:
-        """Builds the program first where it is missing."""
-        path = self.data_dir / "alertmanager.yml"
-        path.write_text(self._config)
-        return [
-            str(program()),
-            f"--config.file={path}",
-            f"--storage.path={self.data_dir / 'data'}",
-            f"--web.listen-address={self.address}",
-            "--cluster.listen-address=",
-        ]
-
-    async def alerts(self, put: Sequence[Mapping[str, Any]] = ()) -> Any:
-        """Posts alerts, if any; returns all alerts that Alertmanager has then."""
-        url = f"http://{self.address}/api/v2/alerts"
-        async with aiohttp.ClientSession() as session:
-            async with session.post(url, json=list(put)) as answer:
-                assert answer.status == 200, await answer.text()
-            async with session.get(url) as answer:
-                return await answer.json()
-
-
 @pytest.fixture
 async def bridge(topics: Settings, tmp_path: Path) -> AsyncIterator[Bridge]:
     """A bridge that writes to `alerts`."""
@@ -111,7 +70,9 @@ async def bridge(topics: Settings, tmp_path: Path) -> AsyncIterator[Bridge]:
 async def alertmanager(request: pytest.FixtureRequest, bridge: Bridge, tmp_path: Path) -> AsyncIterator[Alertmanager]:
     """An Alertmanager that notifies the bridge."""
     await asyncio.to_thread(built, request.config, program)
-    server = Alertmanager(tmp_path / "alertmanager", bridge.url)
+    config = blocks(PAGE, "yaml")[0]
+    assert "http://127.0.0.1:9095/alerts" in config
+    server = Alertmanager(tmp_path / "alertmanager", config.replace("http://127.0.0.1:9095/alerts", bridge.url))
     await asyncio.to_thread(server.start)
     yield server
     await asyncio.to_thread(server.stop)
