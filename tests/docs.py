@@ -17,7 +17,9 @@ from pydantic.fields import FieldInfo
 
 from stormfold.cli import COMMANDS, command
 from stormfold.config import Config, document
-from stormfold.config.schema import ConfigFile, Section
+from stormfold.config.fields import Section
+from stormfold.config.schema import ConfigFile
+from stormfold.formats import expression
 from stormfold.group import GroupMeta
 from stormfold.kafka.topics import topics
 from stormfold.keyed_record import Body, Marks
@@ -48,6 +50,30 @@ def configuration_tables() -> str:
 def example() -> str:
     """A configuration file that is also test data."""
     return f"```yaml\n{EXAMPLE.read_text()}```\n"
+
+
+def mappings_table() -> str:
+    """The mappings of the package."""
+    documents = yaml.safe_load((ROOT / "app" / "stormfold" / "formats" / "mappings.yaml").read_text())
+    rows = []
+    for one in documents:
+        status = one.get("status", {})
+        words = [", ".join(status.get(key, ())) for key in ("firing", "resolved")] if status else ["always", ""]
+        labels = ", ".join(f"`{name}`" for name in one.get("labels", {})) or "of the record inside"
+        rows.append((f"`{one['name']}`", one["producer"], labels, *(words if "labels" in one else ("", ""))))
+    return table(("mapping", "producer", "labels", "fires", "is resolved"), rows)
+
+
+def mapping_functions() -> str:
+    """The functions of expressions beyond JMESPath's own."""
+    return table(
+        ("function", "result"),
+        [
+            (f"`{name.removeprefix('_func_')}`", inspect.cleandoc(member.__doc__))
+            for name, member in vars(expression.Functions).items()
+            if name.startswith("_func_") and member.__doc__
+        ],
+    )
 
 
 def redis_keys() -> str:
@@ -141,6 +167,8 @@ BLOCKS = {
     "settings": settings_table,
     "configuration": configuration_tables,
     "example": example,
+    "mappings": mappings_table,
+    "mapping_functions": mapping_functions,
 }
 
 

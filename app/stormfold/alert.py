@@ -22,3 +22,5 @@ class Alert(msgspec.Struct, frozen=True, gc=False):
     """When it began (ms since the Unix epoch); None if the alert does not have a usable time."""
     about: Resource | None = None
     """The object that it is certainly about, if the format names one; otherwise the labels decide."""
+    mapping: str | None = None
+    """The mapping that read it; None if a built-in format did."""

@@ -13,6 +13,7 @@ from stormfold.config import Config
 from stormfold.decoding import Poison, decode_annotations, decode_labels
 from stormfold.fingerprint import fingerprint
 from stormfold.formats import parse
+from stormfold.formats.mappings import Mappings
 from stormfold.group import Group, GroupMeta
 from stormfold.keyed_record import Body
 from stormfold.resource import Resource, find_resource
@@ -72,6 +73,7 @@ class SeriesReader:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._mappings = Mappings(config.mappings)
         self._severities = Severities(config.severities, config.severity_aliases)
         self._keyed: dict[bytes, Keyed] = {}
         self._groups: dict[tuple[object, ...], Group] = {}
@@ -86,7 +88,7 @@ class SeriesReader:
 
         Raises `Poison` for the whole record if any part of it is not understood.
         """
-        alerts = parse(value, headers, timestamp)
+        alerts = parse(value, headers, timestamp, self._mappings)
         if len(alerts) == 1:
             alert = alerts[0]
             return [(self.keyed(alert), alert.resolved)]

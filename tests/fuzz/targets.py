@@ -113,7 +113,9 @@ def record(data: bytes) -> None:
     assert len(values) == len(alerts)
     fit(storms(Config(), values))
     for alert in alerts:
-        assert parse(plain(alert), (), NOW) == [alert]
+        (again,) = parse(plain(alert), (), NOW)
+        # A plain alert does not name its object, nor the mapping that read it.
+        assert again == msgspec.structs.replace(alert, starts_at=again.starts_at, about=None, mapping=None)
 
 
 def plain(alert: Alert) -> bytes:
@@ -127,6 +129,8 @@ def plain(alert: Alert) -> bytes:
 
 def record_seeds() -> Iterator[bytes]:
     yield from RECORDS
+    for path in sorted((TESTDATA / "mappings").iterdir()):
+        yield from (msgspec.json.encode(sample["record"]) for sample in yaml.safe_load(path.read_text()))
     yield ALERT
     yield b"ce_specversion:1.0\nce_id:1\0" + ALERT
     yield from (b"content-type:application/cloudevents+json\0" + value for value in RECORDS if b"specversion" in value)

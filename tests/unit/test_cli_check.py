@@ -109,6 +109,7 @@ def test_alerts_are_explained(config: str, form: Callable[[object], str]) -> Non
         {key: alert[key] for key in alert if key != "fingerprint"} for alert in json.loads(result.stdout)["alerts"]
     ] == [
         {
+            "mapping": None,
             "status": "firing",
             "route": "payments",
             "namespace": "storms",
@@ -118,6 +119,7 @@ def test_alerts_are_explained(config: str, form: Callable[[object], str]) -> Non
             "silencedBy": None,
         },
         {
+            "mapping": None,
             "status": "resolved",
             "route": "nodes",
             "namespace": "infra",
@@ -127,6 +129,7 @@ def test_alerts_are_explained(config: str, form: Callable[[object], str]) -> Non
             "silencedBy": "lab",
         },
         {
+            "mapping": None,
             "status": "firing",
             "route": "default",
             "namespace": "storms",
@@ -260,3 +263,31 @@ def test_output_holds_the_data_and_cannot_act_on_a_terminal(rows: list[dict[str,
             assert result.stdout.count("\n") == len(rows) + 1
         else:
             assert (json.loads(result.stdout) if form == "json" else yaml.safe_load(result.stdout)) == rows
+
+
+def test_the_mapping_of_an_alert_is_named(tmp_path: Path) -> None:
+    """As a column of its own, if there is one at all; a record that is skipped shows nothing."""
+    path = tmp_path / "stormfold.yaml"
+    path.write_text("mappings: [{name: mine, when: check && !passed, labels: {alertname: check}}]\n")
+    record = {"check": "disk"}
+    result = run("check", str(path), "--alert", "-", stdin=json.dumps(record))
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[0].split()[0] == "MAPPING"
+    assert result.stdout.splitlines()[1].split()[0] == "mine"
+    result = run("check", str(path), "--alert", "-", stdin=json.dumps({**record, "passed": True}))
+    assert result.exit_code == 1 and "no known format has these keys: check, passed" in result.stderr
+
+
+def test_an_expression_that_is_wrong_is_shown_with_its_place(tmp_path: Path) -> None:
+    """Line, column and key, as for every other value."""
+    path = tmp_path / "stormfold.yaml"
+    path.write_text(
+        "mappings:\n  - name: mine\n    when: check &&\n    labels: {alertname: '!a.b'}\n  - {name: b, when: c}\n"
+    )
+    result = run("check", str(path))
+    assert result.stderr.splitlines() == [
+        f"{path}:3:11: mappings[0].when: expected a JMESPath expression: Invalid jmespath expression: "
+        "Incomplete expression:",
+        f"{path}:4:25: mappings[0].labels.alertname: `!` binds tighter than `.`: expected !(a.b), found !a.b",
+        f"{path}:5:5: mappings[1]: expected one of labels and unwrap",
+    ]

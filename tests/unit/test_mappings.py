@@ -10,10 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stormfold.alert import Alert
+from stormfold.config import dump, loads
 from stormfold.decoding import Poison, decode_annotations, decode_labels
 from stormfold.formats import mappings, parse
-from stormfold.formats.expression import EVALUATION_ERRORS, Expression
-from stormfold.formats.mappings import Mapping, decode_record, find, from_document, presets, to_start, to_text
+from stormfold.formats.expression import EVALUATION_ERRORS, Expression, is_true, to_start, to_text
+from stormfold.formats.mappings import AlertMapping, Mappings, from_document, presets, to_document
+from stormfold.series import SeriesReader
+from stormfold.times import format_timestamp
+from tests.docs import ROOT
 from tests.unit.test_formats import SAMPLES as BUILT_IN
 
 SAMPLES = Path(__file__).parent / "testdata" / "mappings"
@@ -30,9 +34,8 @@ EXACT = settings(deadline=None, max_examples=300, print_blob=True)
 
 
 def parse_record(value: bytes) -> list[Alert]:
-    """Parses a record by the presets, and by the built-in formats what an envelope contains."""
-    mapping = find(record := decode_record(value), presets())
-    return mapping.parse(record, parse_record) if mapping else parse(value, [], NOW)
+    """Parses a record without headers."""
+    return parse(value, [], NOW)
 
 
 def alerts_of(value: bytes) -> list[dict[str, Any]]:
@@ -43,23 +46,25 @@ def alerts_of(value: bytes) -> list[dict[str, Any]]:
             "annotations": decode_annotations(alert.annotations),
             "resolved": alert.resolved,
             "fingerprint": alert.fingerprint,
+            "startsAt": None if alert.starts_at is None else format_timestamp(alert.starts_at),
+            "mapping": alert.mapping,
         }
         for alert in parse_record(value)
     ]
 
 
-def mapping(**keys: Any) -> Mapping:
+def mapping(**keys: Any) -> AlertMapping:
     """A mapping of every object with a name."""
     return from_document({"name": "mine", "when": "name", "labels": {"alertname": "name"}, **keys})
 
 
-def only(mapping: Mapping, record: Any) -> dict[str, str]:
+def only(mapping: AlertMapping, record: Any) -> dict[str, str]:
     """The labels of the only alert."""
     (alert,) = mapping.parse(record, parse_record)
     return decode_labels(alert.labels)
 
 
-def refusal(mapping: Mapping, record: Any) -> str:
+def refusal(mapping: AlertMapping, record: Any) -> str:
     """The reason why a mapping refuses a record."""
     with pytest.raises(Poison) as caught:
         mapping.parse(record, parse_record)
@@ -69,9 +74,9 @@ def refusal(mapping: Mapping, record: Any) -> str:
 @pytest.mark.parametrize(("preset", "case"), CASES, ids=[f"{preset}: {case['sample']}" for preset, case in CASES])
 def test_a_sample_becomes_exactly_its_alerts(preset: str, case: dict[str, Any]) -> None:
     """Nothing more, nothing less, by the mapping that the sample is of."""
-    found = find(case["record"], presets())
-    assert found and found.name == preset
-    assert alerts_of(json.dumps(case["record"]).encode()) == case["alerts"]
+    alerts = alerts_of(json.dumps(case["record"]).encode())
+    assert alerts == case["alerts"]
+    assert all(alert["mapping"].split(", ")[0] == preset for alert in alerts)
 
 
 def test_every_preset_has_two_samples_with_alerts_that_differ() -> None:
@@ -113,7 +118,7 @@ def test_no_preset_matches_a_built_in_format(path: Path) -> None:
     """The built-in formats come first, but should not have to."""
     record = json.loads(path.read_bytes())
     for item in record if isinstance(record, list) else [record]:
-        assert find(item, presets()) is None
+        assert Mappings().find(item) is None
 
 
 @EXACT
@@ -125,7 +130,7 @@ def test_fields_that_a_condition_requires_are_really_required(sample: tuple[str,
         record.pop(key, None)
     for preset in presets():
         try:
-            holds = mappings._is_true(preset.when(record))
+            holds = is_true(preset.when(record))
         except EVALUATION_ERRORS:
             holds = False
         assert holds == preset.matches(record)
@@ -232,6 +237,79 @@ def test_a_mapping_with_the_same_texts_is_the_same() -> None:
     assert repr(Expression("a")) == "Expression('a')"
 
 
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_a_mapping_is_written_and_read_again(name: str) -> None:
+    """As in a configuration that is dumped."""
+    assert from_document(to_document(PRESETS[name])) == PRESETS[name]
+
+
+def test_envelopes_may_be_three_deep() -> None:
+    """More could be a record that contains itself."""
+    record: Any = {"labels": {"alertname": "A"}, "status": "firing"}
+    for depth in range(5):
+        value = json.dumps(record).encode()
+        if depth <= 3:
+            assert [alert.mapping for alert in parse_record(value)] == [", ".join(["kube-eventer"] * depth) or None]
+        else:
+            with pytest.raises(Poison, match="in more than 3 envelopes"):
+                parse_record(value)
+        record = {"EventTags": {"a": "b"}, "EventValue": record}
+
+
+def test_a_list_or_a_cloud_event_may_contain_mapped_records() -> None:
+    """Like those of built-in formats."""
+    record = next(record for name, record in RECORDS if name == "wazuh")
+    event = {"specversion": "1.0", "id": "1", "source": "s", "type": "t", "data": record}
+    plain = {"labels": {"alertname": "A"}}
+    assert [alert.mapping for alert in parse_record(json.dumps([record, plain, event]).encode())] == [
+        "wazuh",
+        None,
+        "wazuh",
+    ]
+
+
+def test_a_configuration_has_its_own_mappings_first() -> None:
+    """They are tried in order, before those of the package, and only where no built-in format takes the record."""
+    own = [
+        {"name": name, "when": when, "labels": {"alertname": "'mine'"}}
+        for name, when in (("first", "rule && never"), ("second", "rule"), ("third", "rule"))
+    ]
+    config = loads(yaml.safe_dump({"mappings": own}), "c")
+    assert loads(dump(config), "c") == config
+    value = json.dumps(next(record for name, record in RECORDS if name == "wazuh")).encode()
+    assert [alert.mapping for alert in parse(value, [], NOW, Mappings(config.mappings))] == ["second"]
+    assert [alert.mapping for alert in parse(value, [], NOW)] == ["wazuh"]
+    ((keyed, _),) = SeriesReader(config).parse(value, [], NOW)
+    assert b"mine" in keyed.body
+    built_in = b'{"labels": {"alertname": "A"}, "rule": 1}'
+    assert [alert.mapping for alert in parse(built_in, [], NOW, Mappings(config.mappings))] == [None]
+
+
+def test_the_presets_are_valid_in_a_configuration() -> None:
+    """So a user can copy one and change it."""
+    text = Path(mappings.__file__).with_suffix(".yaml").read_text()
+    assert loads("mappings:\n" + text, "c").mappings == presets()
+
+
+def test_the_example_of_the_page_works() -> None:
+    """Its ten lines read its record."""
+    page = (ROOT / "docs" / "reference" / "mappings.md").read_text()
+    record, text = (page.split(f"```{kind}\n")[1].split("```")[0] for kind in ("json", "yaml"))
+    config = loads(text, "c")
+    assert len(text.splitlines()) <= 12
+    (alert,) = parse(record.encode(), [], NOW, Mappings(config.mappings))
+    assert decode_labels(alert.labels) == {
+        "alertname": "disk-full", "cluster": "eu1", "severity": "critical", "instance": "db-1"
+    }  # fmt: skip
+    assert (decode_annotations(alert.annotations), alert.resolved, alert.mapping) == (
+        {"summary": "3 % free"},
+        False,
+        "disk-checks",
+    )
+    (resolved,) = parse(record.replace('"level": 2', '"level": 0').encode(), [], NOW, Mappings(config.mappings))
+    assert resolved.resolved and resolved.fingerprint == alert.fingerprint
+
+
 def test_an_error_in_a_condition_leaves_the_record_to_other_mappings() -> None:
     """A condition is tried on the records of all producers."""
     assert not mapping(when="contains(name, 'x')").matches({"name": 1})
@@ -240,6 +318,7 @@ def test_an_error_in_a_condition_leaves_the_record_to_other_mappings() -> None:
 
 
 def test_a_record_that_is_too_large_is_not_tried() -> None:
-    """Whatever it contains."""
-    with pytest.raises(Poison, match="for a mapping too large"):
-        decode_record(b'{"name":"' + b"x" * mappings.MAX_RECORD_BYTES + b'"}')
+    """Even if a mapping matches it; the reason says so."""
+    record = dict(RECORDS[0][1], more="x" * mappings.MAX_RECORD_BYTES)
+    with pytest.raises(Poison, match="too large for a mapping"):
+        parse_record(json.dumps(record).encode())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stormfold.alert import Alert
 from stormfold.decoding import Poison, decode_annotations, decode_labels
-from stormfold.formats.mappings import find, presets
+from stormfold.formats.mappings import Mappings, presets
 from tests.unit.test_mappings import PRESETS, RECORDS, parse_record
 
 EXACT = settings(deadline=None, max_examples=150, print_blob=True)
@@ -111,5 +111,5 @@ def test_a_large_record_takes_bounded_time(name: str) -> None:
     for place, large in larger(record):
         began = time.process_time()
         check(lambda large=large: PRESETS[name].parse(large, parse_record))  # type: ignore[misc]
-        find(large, presets())
+        Mappings().find(large)
         assert time.process_time() - began < 2, place

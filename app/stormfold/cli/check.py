@@ -14,6 +14,7 @@ from stormfold.config import ALL_LABELS, Config, ConfigError, document, load
 from stormfold.decoding import Poison
 from stormfold.errors import DeadLetter
 from stormfold.formats import parse
+from stormfold.formats.mappings import Mappings
 from stormfold.group import GroupMeta, pattern
 from stormfold.resource import Resource
 from stormfold.routing import Route, Silence
@@ -53,7 +54,7 @@ def command(ctx: click.Context, file: Path, alert: str | None, output: Output) -
             emit_document({"valid": False, "problems": error.problems}, output)
         ctx.exit(1)
     now = time.time_ns() // 1_000_000
-    rows = _explain(alert, SeriesReader(config), now) if alert else None
+    rows = _explain(alert, config, now) if alert else None
     if output != "table":
         seen = {} if rows is None else {"alerts": rows}
         emit_document({"valid": True, "config": document(config), **seen}, output)
@@ -61,7 +62,8 @@ def command(ctx: click.Context, file: Path, alert: str | None, output: Output) -
         _show(config, now)
     else:
         texts = [row | {"group": pattern(row["groupLabels"])} for row in rows]
-        emit_table(texts, ["route", "group", "resource", "severity", "fingerprint", "silencedBy"])
+        mapped = ["mapping"] if any(row["mapping"] for row in rows) else []
+        emit_table(texts, [*mapped, "route", "group", "resource", "severity", "fingerprint", "silencedBy"])
 
 
 def _show(config: Config, now: int) -> None:
@@ -93,14 +95,15 @@ def _silence(silence: Silence, now: int) -> dict[str, Any]:
     }
 
 
-def _explain(path: str, reader: SeriesReader, now: int) -> list[dict[str, Any]]:
+def _explain(path: str, config: Config, now: int) -> list[dict[str, Any]]:
     """The alerts of a file as intake sees them; raises `DeadLetter` with the line of what it would not understand."""
     name = "standard input" if path == "-" else path
+    reader, mappings = SeriesReader(config), Mappings(config.mappings)
     rows: list[dict[str, Any]] = []
     with click.open_file(path, "rb") as file:
         for record in read(cast(BinaryIO, file), name):
             try:
-                rows += [_seen(incoming, reader, now) for incoming in parse(record.value, (), now)]
+                rows += [_seen(incoming, reader, now) for incoming in parse(record.value, (), now, mappings)]
             except Poison as error:
                 raise DeadLetter(f"{name}:{record.line}: not understood: {error}") from None
     return rows
@@ -111,6 +114,7 @@ def _seen(incoming: Alert, reader: SeriesReader, now: int) -> dict[str, Any]:
     meta = msgspec.msgpack.decode(series.group.meta, type=GroupMeta)
     resource = msgspec.msgpack.decode(series.resource, type=Resource) if series.resource else None
     return {
+        "mapping": incoming.mapping,
         "status": "resolved" if incoming.resolved else "firing",
         "route": meta.route,
         "namespace": meta.namespace,

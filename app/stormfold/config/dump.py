@@ -6,6 +6,7 @@ import yaml
 
 from stormfold.config.model import Config
 from stormfold.config.schema import ALL_LABELS
+from stormfold.formats.mappings import to_document
 from stormfold.routing import Route, Silence
 from stormfold.times import format_duration, format_timestamp
 
@@ -34,6 +35,7 @@ def document(config: Config) -> dict[str, Any]:
         "default_labels": dict(config.default_labels),
         "resource_labels": dict(config.resource_labels),
         "exporters": list(config.exporters),
+        "mappings": [to_document(mapping) for mapping in config.mappings],
         "limits": {
             "max_resources": config.max_resources,
             "max_fingerprints": config.max_fingerprints,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from stormfold import severity
+from stormfold.formats.mappings import AlertMapping
 from stormfold.resource import EXPORTERS, RESOURCE_LABELS
 from stormfold.routing import DEFAULT_ROUTE, Route, Silence
 from stormfold.storm import AggregateClass
@@ -32,6 +33,8 @@ class Config:
     """Label and kind of the resource that it names; the first label that is present counts."""
     exporters: tuple[str, ...] = EXPORTERS
     """Scrape jobs, as globs, whose targets report about other things than themselves."""
+    mappings: tuple[AlertMapping, ...] = ()
+    """Tried before those of the package."""
     max_resources: int = 1_000
     max_fingerprints: int = 10_000
     max_groups: int = 100_000

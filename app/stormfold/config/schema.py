@@ -1,26 +1,31 @@
 """The configuration file as pydantic models: every key, its type, its default and its meaning."""
 
-import re
-from collections.abc import Iterable
 from itertools import pairwise
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+
+from stormfold.config.fields import (
+    Count,
+    Duration,
+    DurationOrZero,
+    Kind,
+    Matchers,
+    Namespace,
+    RouteName,
+    Section,
+    Text,
+    Texts,
+    Time,
+    distinct,
+    refuse,
+    unique,
 )
-from pydantic_core import PydanticCustomError
-
+from stormfold.config.mapping_section import MappingSection
 from stormfold.config.model import Config
-from stormfold.routing import DEFAULT_ROUTE, Matcher, MatcherError, Route, Silence, parse_matchers
+from stormfold.routing import DEFAULT_ROUTE, Matcher, Route, Silence
 from stormfold.storm import AggregateClass
-from stormfold.times import YEAR, format_duration, format_timestamp, parse_duration, parse_timestamp
+from stormfold.times import format_duration, format_timestamp
 from stormfold.window import Windows
 
 ALL_LABELS = "..."
@@ -29,100 +34,10 @@ ALL_LABELS = "..."
 _DEFAULT = Config()
 
 
-def _refuse(problem: str, *at: str | int) -> NoReturn:
-    """Fails a validation; `at` is the path from the validated value to the wrong part of it."""
-    raise PydanticCustomError("stormfold", "{problem}", {"problem": problem, "at": at})
-
-
-def _duration(value: object) -> object:
-    if isinstance(value, int):
-        return value
-    duration = parse_duration(value) if isinstance(value, str) else None
-    if duration is None:
-        _refuse(f"expected a duration such as 60s or 1m30s, found {value!r}")
-    return duration if duration <= YEAR else _refuse(f"expected at most a year, found {value!r}")
-
-
-def _time(value: object) -> object:
-    try:
-        return parse_timestamp(str(value).upper())
-    except (ValueError, OverflowError):
-        _refuse(f"expected a time such as 2026-01-31T12:00:00Z, found {value!r}")
-
-
-def _matchers(value: object) -> object:
-    parts = value if isinstance(value, list) else [value]
-    result: list[Matcher] = []
-    for index, part in enumerate(parts):
-        at = (index,) if parts is value else ()
-        if not isinstance(part, str):
-            _refuse("""expected matchers such as 'severity="critical"' (quoted: braces would begin a mapping)""", *at)
-        try:
-            result += parse_matchers(part)
-        except MatcherError as error:
-            _refuse(str(error), *at)
-    return tuple(result)
-
-
-def _unique(values: Iterable[str], *key: str) -> None:
-    seen: set[str] = set()
-    for index, value in enumerate(values):
-        if value in seen:
-            _refuse(f"{value!r} is there twice", index, *key)
-        seen.add(value)
-
-
-def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
-    _unique(values)
-    return values
-
-
-def _matching(pattern: str, expected: str) -> AfterValidator:
-    def check(value: str) -> str:
-        if not re.fullmatch(pattern, value):
-            _refuse(f"expected {expected}, found {value!r}")
-        return value
-
-    return AfterValidator(check)
-
-
-Duration = Annotated[int, BeforeValidator(_duration), Field(gt=0)]
-Time = Annotated[int, BeforeValidator(_time)]
-Matchers = Annotated[tuple[Matcher, ...], BeforeValidator(_matchers)]
-Text = Annotated[str, Field(min_length=1)]
-Texts = Annotated[tuple[Text, ...], AfterValidator(_distinct)]
-Count = Annotated[int, Field(ge=1, le=1_000_000)]
-Kind = Annotated[str, _matching(r"[A-Z][A-Za-z0-9]{0,62}", "a kind such as Pod")]
-RouteName = Annotated[
-    # It becomes the value of a label.
-    str,
-    _matching(
-        r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", "at most 63 letters, digits, -, _ or ., no sign first or last"
-    ),
-]
-Namespace = Annotated[
-    str,
-    _matching(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", "a namespace: at most 63 of a-z, 0-9 and -, no - first or last"),
-]
-
-
-class Section(BaseModel):
-    """A mapping in the file. A key without a value counts as absent."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        return {key: value for key, value in data.items() if value is not None or key not in cls.model_fields}
-
-
 class WindowsSection(Section):
     gap: Duration = _DEFAULT.windows.gap
     """Longest silence inside a storm: a storm ends when no alert has come for this long."""
-    grace: Annotated[int, BeforeValidator(_duration), Field(ge=0)] = _DEFAULT.windows.grace
+    grace: DurationOrZero = _DEFAULT.windows.grace
     """How far the clocks of producers and workers may disagree; storms close this much later. At most `slice`."""
     slice: Annotated[Duration, Field(validate_default=True)] = _DEFAULT.windows.slice_length
     """A longer storm is cut on the clock at multiples of this, so that its first part is published before it ends. A
@@ -134,9 +49,9 @@ class WindowsSection(Section):
         gap, grace = info.data.get("gap"), info.data.get("grace")
         if gap and (value % gap or value < 2 * gap):
             expected = f"a multiple of gap ({format_duration(gap)}), at least twice it"
-            _refuse(f"expected {expected}, found {format_duration(value)}")
+            refuse(f"expected {expected}, found {format_duration(value)}")
         if grace and grace > value:
-            _refuse(f"expected at least grace ({format_duration(grace)}), found {format_duration(value)}")
+            refuse(f"expected at least grace ({format_duration(grace)}), found {format_duration(value)}")
         return value
 
 
@@ -163,7 +78,7 @@ class RouteSection(Section):
     @classmethod
     def _all_or_some(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if ALL_LABELS in value and len(value) > 1:
-            _refuse(f"expected {ALL_LABELS!r} alone", value.index(ALL_LABELS))
+            refuse(f"expected {ALL_LABELS!r} alone", value.index(ALL_LABELS))
         return value
 
     def route(self) -> Route:
@@ -190,14 +105,14 @@ class SilenceSection(Section):
     @field_validator("match")
     @classmethod
     def _at_least_one(cls, value: tuple[Matcher, ...]) -> tuple[Matcher, ...]:
-        return value or _refuse("expected at least one matcher: this one would silence every alert")
+        return value or refuse("expected at least one matcher: this one would silence every alert")
 
     @field_validator("ends")
     @classmethod
     def _after_start(cls, value: int | None, info: ValidationInfo) -> int | None:
         starts = info.data.get("starts")
         if value is not None and starts is not None and value <= starts:
-            _refuse(f"expected a time after starts ({format_timestamp(starts)})")
+            refuse(f"expected a time after starts ({format_timestamp(starts)})")
         return value
 
     def silence(self) -> Silence:
@@ -210,7 +125,7 @@ class SeveritySection(Section):
     order: Annotated[Texts, Field(min_length=1, max_length=256)] = _DEFAULT.severities
     """Values of that label, highest first, compared without case. An unknown value, and an absent label, ranks as
     `warning`, or as the last one of an order that does not have it."""
-    aliases: dict[Text, Text] = {}
+    aliases: dict[Text, Text] = Field(default={})
     """Other words, and the severity of the order that each means. They come before the usual ones: `page`, `fatal`,
     `p1`, … for critical, `high`, `p2`, … for error, `warn`, `p3`, … for warning, `notice`, `low`, … for info."""
 
@@ -220,7 +135,7 @@ class SeveritySection(Section):
         order = [name.lower() for name in info.data.get("order", ())]
         for word, name in value.items():
             if order and name.lower() not in order:
-                _refuse(f"expected one of {', '.join(order)}, found {name!r}", word)
+                refuse(f"expected one of {', '.join(order)}, found {name!r}", word)
         return value
 
 
@@ -246,17 +161,20 @@ class ConfigFile(Section):
     """Alerts that are counted but make no storm: their class is `Silenced`."""
     severity: SeveritySection = SeveritySection()
     """How severe an alert is; a storm has the highest severity of its alerts."""
-    default_labels: dict[Text, Text] = {}
+    default_labels: dict[Text, Text] = Field(default={})
     """Labels of alerts that do not have them, such as `cluster: prod`."""
-    resource_labels: dict[Text, Kind] = dict(_DEFAULT.resource_labels)
+    resource_labels: dict[Text, Kind] = Field(default=dict(_DEFAULT.resource_labels))
     """Label and the kind of resource that it names; the first label that an alert has counts. Replaces the default as
     a whole."""
     exporters: Texts = _DEFAULT.exporters
     """Scrape jobs, as globs (the last segment of the label `job` counts), whose targets report about other things than
     themselves. Their own `pod`, `container` and `service` do not name the resource of an alert."""
+    mappings: tuple[MappingSection, ...] = ()
+    """Producers that no built-in format takes, [in JMESPath](mappings.md). In order: the first that matches a record
+    reads it. The mappings of the package follow them."""
     limits: LimitsSection = LimitsSection()
     """Limits on memory."""
-    publish: Annotated[tuple[AggregateClass, ...], AfterValidator(_distinct)] = _DEFAULT.publish
+    publish: Annotated[tuple[AggregateClass, ...], AfterValidator(distinct)] = _DEFAULT.publish
     """Classes that become resources: `Storm`, `Isolated`, `Silenced`. The storms topic has all."""
     retention: Duration = _DEFAULT.retention
     """Age at which a storm's resource is deleted, unless it is annotated `stormfold.dev/keep`."""
@@ -266,21 +184,27 @@ class ConfigFile(Section):
     @field_validator("routes")
     @classmethod
     def _all_reachable(cls, value: tuple[RouteSection, ...]) -> tuple[RouteSection, ...]:
-        _unique((route.name for route in value), "name")
+        unique((route.name for route in value), "name")
         for index, (route, following) in enumerate(pairwise(value), 1):
             if not route.match:
-                _refuse(f"{following.name!r} is never reached: {route.name!r} before it matches every alert", index)
+                refuse(f"{following.name!r} is never reached: {route.name!r} before it matches every alert", index)
         if value and value[-1].match:
             for index, route in enumerate(value):
                 if route.name == DEFAULT_ROUTE.name:
                     problem = "expected another name: this one is the last route's, which matches every alert"
-                    _refuse(problem, index, "name")
+                    refuse(problem, index, "name")
         return value
 
     @field_validator("silences")
     @classmethod
     def _unique_names(cls, value: tuple[SilenceSection, ...]) -> tuple[SilenceSection, ...]:
-        _unique((silence.name for silence in value), "name")
+        unique((silence.name for silence in value), "name")
+        return value
+
+    @field_validator("mappings")
+    @classmethod
+    def _unique_mappings(cls, value: tuple[MappingSection, ...]) -> tuple[MappingSection, ...]:
+        unique((mapping.name for mapping in value), "name")
         return value
 
     def config(self) -> Config:
@@ -296,6 +220,7 @@ class ConfigFile(Section):
             default_labels=self.default_labels,
             resource_labels=tuple(self.resource_labels.items()),
             exporters=self.exporters,
+            mappings=tuple(section.mapping() for section in self.mappings),
             max_resources=self.limits.max_resources,
             max_fingerprints=self.limits.max_fingerprints,
             max_groups=self.limits.max_groups,

@@ -11,6 +11,7 @@ from stormfold.alert import Alert
 from stormfold.decoding import DECODE_ERRORS, Poison, decode_json, parse_each, to_poison
 from stormfold.formats import alertmanager, cloudevents, event_recorder, kubernetes_event
 from stormfold.formats.cloudevents import Wrapping
+from stormfold.formats.mappings import Mappings, decode_record
 from stormfold.formats.plain import AlertFields, add_labels, to_alert
 from stormfold.formats.refusal import refuse
 from stormfold.text import escape_surrogates
@@ -32,12 +33,17 @@ _items = msgspec.json.Decoder(list[Raw])
 _members = msgspec.json.Decoder(dict[str, Raw])
 _MAY, _MUST = Wrapping.MAY, Wrapping.MUST
 """Looked up once: to look up a member of the class costs as much as to decode a tenth of an alert."""
+_PRESETS = Mappings()
 _ALERT_KEYS = {"annotations", "status", "state", "startsAt", "endsAt", "generatorURL", "fingerprint"}
 """Fields of an alert, any of which makes an object with labels an alert."""
 
 
-def parse(value: bytes | None, headers: Sequence[tuple[str, bytes | None]], now: int) -> list[Alert]:
+def parse(
+    value: bytes | None, headers: Sequence[tuple[str, bytes | None]], now: int, mappings: Mappings = _PRESETS
+) -> list[Alert]:
     """The alerts of a record; `now` is its timestamp (ms). Header names are decoded by `surrogateescape`.
+
+    A record of no built-in format is read by the first of `mappings` that matches it.
 
     The list is empty if the record is understood but reports no alert, such as the deletion of an Event. Raises
     `Poison` for the whole record, with the place and the reason, if any part of it is not understood. The contents of
@@ -49,10 +55,10 @@ def parse(value: bytes | None, headers: Sequence[tuple[str, bytes | None]], now:
     if not value:
         raise Poison("no value")
     wrapping = cloudevents.wrapping(headers) if headers else _MAY
-    return [] if wrapping is Wrapping.DELETED else _parse(value, now, wrapping)
+    return [] if wrapping is Wrapping.DELETED else _parse(value, now, wrapping, mappings)
 
 
-def _parse(value: bytes, now: int, wrapping: Wrapping) -> list[Alert]:
+def _parse(value: bytes, now: int, wrapping: Wrapping, mappings: Mappings) -> list[Alert]:
     if not value.isascii():
         try:
             value.decode()  # The decoder does not look at the bytes of fields that it skips or leaves raw.
@@ -61,11 +67,11 @@ def _parse(value: bytes, now: int, wrapping: Wrapping) -> list[Alert]:
     try:
         record = _decode_record(value)
     except DECODE_ERRORS as error:
-        return _parse_mistyped(value, now, wrapping, to_poison(error, value))
+        return _parse_mistyped(value, now, wrapping, mappings, to_poison(error, value))
     if isinstance(record, list):
-        return _parse_list(value, record, now, wrapping)
+        return _parse_list(value, record, now, wrapping, mappings)
     if record.specversion is not UNSET:
-        return _unwrap(value, now, wrapping)
+        return _unwrap(value, now, wrapping, mappings)
     if wrapping is _MUST:
         raise Poison("missing", "specversion")
     if record.alerts is not UNSET:
@@ -74,7 +80,10 @@ def _parse(value: bytes, now: int, wrapping: Wrapping) -> list[Alert]:
         except Poison as error:
             raise error.prefixed("alerts") from error
     if record.labels is not UNSET:
-        alert = to_alert(record, now)
+        try:
+            alert = to_alert(record, now)
+        except Poison as error:
+            return _parse_mapped(value, now, mappings, error)
         if b'"alertname"' in alert.labels or _is_alert(value):
             return [alert if record.severity is UNSET else _with_severity(alert, record.severity)]
     kind = b"" if record.kind is UNSET else bytes(record.kind)
@@ -82,7 +91,7 @@ def _parse(value: bytes, now: int, wrapping: Wrapping) -> list[Alert]:
         return kubernetes_event.parse_list(value)
     if kind == b'"Event"' or record.involved_object is not UNSET or record.regarding is not UNSET:
         return kubernetes_event.parse_event(value)
-    return _parse_envelope(value, now)
+    return _parse_envelope(value, now, mappings)
 
 
 def _with_severity(alert: Alert, severity: Raw) -> Alert:
@@ -102,8 +111,8 @@ def _is_alert(value: bytes) -> bool:
     return "name" not in keys and not keys.isdisjoint(_ALERT_KEYS)
 
 
-def _parse_envelope(value: bytes, now: int) -> list[Alert]:
-    """The alerts of an object that contains another format; raises `Poison` if it is none that is known."""
+def _parse_envelope(value: bytes, now: int, mappings: Mappings) -> list[Alert]:
+    """The alerts of an object that contains another format or is mapped; raises `Poison` if nothing reads it."""
     members = {name: bytes(raw) for name, raw in decode_json(_members, value).items()}
     for inner, change in (("object", "type"), ("event", "verb")):
         word = members.get(change, b"").strip(b'"').decode(errors="replace")
@@ -118,7 +127,16 @@ def _parse_envelope(value: bytes, now: int) -> list[Alert]:
             return _prefixed("data", partial(alertmanager.parse_rule_alerts, now=now), members)
         if "@timestamp" in members and members.keys() <= event_recorder.KEYS and len(keys) == 1:
             return _prefixed("data", event_recorder.parse_data, members)
-    raise refuse(members)
+    return _parse_mapped(value, now, mappings, refuse(members))
+
+
+def _parse_mapped(value: bytes, now: int, mappings: Mappings, refusal: Poison) -> list[Alert]:
+    """The alerts of an object by the first mapping that matches; raises `refusal` if none does."""
+    record = decode_record(value, refusal)
+    mapping = mappings.find(record)
+    if mapping is None:
+        raise refusal
+    return mapping.parse(record, lambda inner: _parse(inner, now, _MAY, mappings.inside()))
 
 
 def _prefixed(place: str, parse: Callable[[bytes], list[Alert]], members: dict[str, bytes]) -> list[Alert]:
@@ -128,7 +146,7 @@ def _prefixed(place: str, parse: Callable[[bytes], list[Alert]], members: dict[s
         raise error.prefixed(place) from error
 
 
-def _parse_mistyped(value: bytes, now: int, wrapping: Wrapping, error: Poison) -> list[Alert]:
+def _parse_mistyped(value: bytes, now: int, wrapping: Wrapping, mappings: Mappings, error: Poison) -> list[Alert]:
     """The alerts of a value in which a field of `_Record` has another type: another format may use its name."""
     is_list = value.lstrip().startswith(b"[")
     try:
@@ -137,16 +155,16 @@ def _parse_mistyped(value: bytes, now: int, wrapping: Wrapping, error: Poison) -
     except Poison:
         raise error from None
     if is_list:
-        return _parse_items(items, now, wrapping)
+        return _parse_items(items, now, wrapping, mappings)
     labels = bytes(members.get("labels", b""))
     if "alerts" in members or "specversion" in members or b'"alertname"' in labels or wrapping is _MUST:
         raise error
     if not members.keys().isdisjoint(("involvedObject", "regarding")):
         return kubernetes_event.parse_event(value)
-    return _parse_envelope(value, now)
+    return _parse_envelope(value, now, mappings)
 
 
-def _parse_list(value: bytes, records: list[_Record], now: int, wrapping: Wrapping) -> list[Alert]:
+def _parse_list(value: bytes, records: list[_Record], now: int, wrapping: Wrapping, mappings: Mappings) -> list[Alert]:
     if wrapping is not _MUST and all(
         record.labels is not UNSET
         and record.alerts is UNSET
@@ -157,25 +175,25 @@ def _parse_list(value: bytes, records: list[_Record], now: int, wrapping: Wrappi
     ):
         return alertmanager.parse_alerts(records, now)
     items = decode_json(_items, value)
-    return _parse_items(items, now, wrapping)
+    return _parse_items(items, now, wrapping, mappings)
 
 
-def _parse_items(items: Sequence[Raw], now: int, wrapping: Wrapping) -> list[Alert]:
+def _parse_items(items: Sequence[Raw], now: int, wrapping: Wrapping, mappings: Mappings) -> list[Alert]:
     def parse_item(item: Raw) -> list[Alert]:
         if not bytes(item).startswith(b"{"):
             decode_json(_members, item)
-        return _parse(bytes(item), now, wrapping)
+        return _parse(bytes(item), now, wrapping, mappings)
 
     return list(chain.from_iterable(parse_each(parse_item, items)))
 
 
-def _unwrap(value: bytes, now: int, wrapping: Wrapping) -> list[Alert]:
+def _unwrap(value: bytes, now: int, wrapping: Wrapping, mappings: Mappings) -> list[Alert]:
     if wrapping is Wrapping.NOT:
         raise Poison("a CloudEvent in a CloudEvent")
     content = cloudevents.unwrap(value)
     if content.deleted:
         return []
     try:
-        return _parse(content.data, now, Wrapping.NOT)
+        return _parse(content.data, now, Wrapping.NOT, mappings)
     except Poison as error:
         raise error.prefixed(content.place) from error

@@ -7,13 +7,17 @@ so only what copies its input (a multi-select, a literal) multiplies; `Expressio
 import json
 import math
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, TypeAlias
 
 import jmespath
 import msgspec
+from jmespath import functions
 from jmespath.exceptions import JMESPathError
-from jmespath.functions import Functions, signature
+from jmespath.functions import signature
 from jmespath.visitor import Options, TreeInterpreter
+
+from stormfold.times import to_milliseconds
 
 Json: TypeAlias = Any
 """A decoded JSON value."""
@@ -28,6 +32,10 @@ _LITERAL_PER_COPY = 8
 """A literal of this many characters counts as one more copy, because a projection repeats it for every element."""
 _MAX_SEPARATORS = 64 * 1024
 """Characters of separators in the result of `join`: separator and list may both come from the record."""
+
+_MAX_EXACT = 2.0**53
+_MAX_TIME = 1e14
+"""In milliseconds: the year 5138."""
 
 EVALUATION_ERRORS: tuple[type[Exception], ...] = (
     JMESPathError,
@@ -45,7 +53,7 @@ class ExpressionError(ValueError):
     """This expression cannot be used."""
 
 
-class _Functions(Functions):
+class Functions(functions.Functions):
     """JMESPath's own functions and more, which return null for what they are not made for."""
 
     @signature({"types": []})
@@ -94,8 +102,8 @@ class _Functions(Functions):
         return separator.join(texts)
 
 
-_FUNCTIONS: dict[str, Json] = _Functions.FUNCTION_TABLE
-_evaluate: Callable[[Json, Json], Json] = TreeInterpreter(Options(custom_functions=_Functions())).visit
+_FUNCTIONS: dict[str, Json] = Functions.FUNCTION_TABLE
+_evaluate: Callable[[Json, Json], Json] = TreeInterpreter(Options(custom_functions=Functions())).visit
 """The interpreter keeps nothing between evaluations."""
 
 
@@ -141,7 +149,7 @@ _RAISE_FOR_NULL = frozenset({"contains", "ends_with", "length", "starts_with"})
 
 
 def _copies(node: Json, depth: int) -> float:
-    """How many times larger than its input the result of an expression is at most; its time is bounded likewise."""
+    """How many times larger than its input the result of an expression is at most; its time has the same bound."""
     kind, children = node["type"], node["children"]
     if depth > MAX_DEPTH:
         raise ExpressionError(f"expected at most {MAX_DEPTH} levels of nesting")
@@ -203,3 +211,42 @@ def _required(node: Json) -> frozenset[str]:
 def _is_path(node: Json) -> bool:
     """Whether it gives null for null."""
     return node["type"] in _LEAVES or (node["type"] in _PATHS and all(map(_is_path, node["children"])))
+
+
+def to_text(value: Json) -> str:
+    """A value as a label has it: a whole number without a fraction, objects and lists as JSON; empty: absent."""
+    if isinstance(value, str):
+        return value
+    if value is None or value in ([], {}):
+        return ""
+    if isinstance(value, float) and value.is_integer() and abs(value) < _MAX_EXACT:
+        value = int(value)
+    return msgspec.json.encode(value).decode()
+
+
+def to_start(value: Json) -> int | None:
+    """The time that `starts_at` gives, in milliseconds since the Unix epoch.
+
+    It is RFC 3339, or a number: seconds, or smaller units where it is too large. None if it is absent, not positive,
+    without a zone or unreadable.
+    """
+    try:
+        number = float(value)
+    except (OverflowError, TypeError, ValueError):
+        return _from_rfc3339(value)
+    for factor in (1e3, 1.0, 1e-3, 1e-6):
+        if 0 < number * factor < _MAX_TIME:
+            return int(number * factor)
+    return None
+
+
+def _from_rfc3339(text: Json) -> int | None:
+    try:
+        return max(to_milliseconds(datetime.fromisoformat(text)), 0) or None
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def is_true(value: Json) -> bool:
+    """As in JMESPath: 0 is true."""
+    return not (value is None or value is False or value in ("", [], {}))

@@ -6,19 +6,18 @@ A mapping is about one producer. `mappings.yaml` has those of the package; the c
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from importlib.resources import files
 from itertools import chain, islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import yaml
+from msgspec import structs
 
 from stormfold.alert import Alert
 from stormfold.decoding import Poison, decode_json
 from stormfold.fingerprint import fingerprint
-from stormfold.formats.expression import EVALUATION_ERRORS, Expression, Json
-from stormfold.times import to_milliseconds
+from stormfold.formats.expression import EVALUATION_ERRORS, Expression, Json, is_true, to_start, to_text
 
 ALL = "..."
 """As the name of a label: every entry of an object."""
@@ -26,18 +25,19 @@ MAX_RECORD_BYTES = 1024 * 1024
 """Largest record that mappings are tried on: Kafka's default limit for a message."""
 MAX_ITEMS = 2_000
 """Most items that `each` may find in a record."""
+MAX_ENVELOPES = 3
+"""Envelopes that may be around a record."""
 _MAX_INHERITED, _MAX_INHERITED_TEXT = 64, 1_024
 """Most fields that an item of `each` has from the objects around it, and characters of each."""
 _HEX = "0123456789abcdef"
 _MAX_REASON = 256
 """Characters of an error's text."""
-_MAX_EXACT = 2.0**53
-_MAX_TIME = 1e14
-"""In milliseconds: the year 5138."""
 
 ParseRecord = Callable[[bytes], list[Alert]]
 """Parses the record that an envelope contains."""
 
+_OPTIONAL = ("skip", "starts_at", "fingerprint", "unwrap")
+"""Keys whose value is one expression."""
 _any = msgspec.json.Decoder(Any)
 
 
@@ -62,7 +62,7 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
-class Mapping:
+class AlertMapping:
     """How the records of one producer become alerts."""
 
     name: str
@@ -87,7 +87,7 @@ class Mapping:
         if not (isinstance(record, dict) and record.keys() >= self.when.required):
             return False
         try:
-            return _is_true(self.when(record))
+            return is_true(self.when(record))
         except EVALUATION_ERRORS:
             return False
 
@@ -125,10 +125,13 @@ class Mapping:
         return [item for item, _ in items]
 
     def _parse_item(self, item: Json, parse_record: ParseRecord) -> list[Alert]:
-        if self.skip and _result("skip", self.skip, item, _is_true):
+        if self.skip and _result("skip", self.skip, item, is_true):
             return []
         if self.unwrap:
-            return parse_record(_result("unwrap", self.unwrap, item, _to_record))
+            return [
+                structs.replace(alert, mapping=f"{self.name}, {alert.mapping}" if alert.mapping else self.name)
+                for alert in parse_record(_result("unwrap", self.unwrap, item, _to_record))
+            ]
         labels = _strings("labels", self.labels, item)
         if not labels:
             raise Poison("no labels")
@@ -143,52 +146,28 @@ class Mapping:
                 ),
                 resolved=self.status.is_resolved(item) if self.status else False,
                 fingerprint=identity or None,
+                starts_at=_result("starts_at", self.starts_at, item, to_start) if self.starts_at else None,
+                mapping=self.name,
             )
         ]
 
 
-def find(record: Json, mappings: Iterable[Mapping]) -> Mapping | None:
-    """The first mapping that matches a decoded record."""
-    return next((mapping for mapping in mappings if mapping.matches(record)), None)
+class Mappings(NamedTuple):
+    """Mappings in the order in which they are tried: a configuration's own, then those of the package."""
 
+    own: tuple[AlertMapping, ...] = ()
+    depth: int = 0
+    """Envelopes around the record."""
 
-def to_text(value: Json) -> str:
-    """A value as a label has it: a whole number without a fraction, objects and lists as JSON; empty: absent."""
-    if isinstance(value, str):
-        return value
-    if value is None or value in ([], {}):
-        return ""
-    if isinstance(value, float) and value.is_integer() and abs(value) < _MAX_EXACT:
-        value = int(value)
-    return msgspec.json.encode(value).decode()
+    def find(self, record: Json) -> AlertMapping | None:
+        """The first mapping that matches a decoded record."""
+        return next((mapping for mapping in chain(self.own, presets()) if mapping.matches(record)), None)
 
-
-def to_start(value: Json) -> int | None:
-    """The time that `starts_at` gives, in milliseconds since the Unix epoch.
-
-    It is RFC 3339, or a number: seconds, or smaller units where it is too large. None if it is absent, not positive,
-    without a zone or unreadable.
-    """
-    try:
-        number = float(value)
-    except (OverflowError, TypeError, ValueError):
-        return _from_rfc3339(value)
-    for factor in (1e3, 1.0, 1e-3, 1e-6):
-        if 0 < number * factor < _MAX_TIME:
-            return int(number * factor)
-    return None
-
-
-def _from_rfc3339(text: Json) -> int | None:
-    try:
-        return max(to_milliseconds(datetime.fromisoformat(text)), 0) or None
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-def _is_true(value: Json) -> bool:
-    """As in JMESPath: 0 is true."""
-    return not (value is None or value is False or value in ("", [], {}))
+    def inside(self) -> "Mappings":
+        """The mappings for the record in an envelope; raises `Poison` if it is in too many."""
+        if self.depth == MAX_ENVELOPES:
+            raise Poison(f"in more than {MAX_ENVELOPES} envelopes")
+        return self._replace(depth=self.depth + 1)
 
 
 def _result(
@@ -238,42 +217,50 @@ def _to_record(value: Json) -> bytes:
     raise ValueError("expected an object, a list or a text of JSON")
 
 
-def from_document(document: dict[str, Json]) -> Mapping:
+def from_document(document: dict[str, Json]) -> AlertMapping:
     """A mapping as it is written in YAML, of the right types; raises `ExpressionError`."""
 
     def named(key: str) -> tuple[tuple[str, Expression], ...]:
         return tuple((name, Expression(text)) for name, text in (document.get(key) or {}).items())
 
-    def optional(key: str) -> Expression | None:
-        return Expression(document[key]) if document.get(key) else None
-
     status, each = document.get("status"), document.get("each") or []
-    return Mapping(
+    return AlertMapping(
         name=document["name"],
         when=Expression(document["when"]),
         labels=named("labels"),
         annotations=named("annotations"),
         status=status
         and Status(Expression(status["value"]), tuple(status["firing"]), tuple(status.get("resolved", ()))),
-        starts_at=optional("starts_at"),
-        fingerprint=optional("fingerprint"),
         each=tuple(map(Expression, [each] if isinstance(each, str) else each)),
-        skip=optional("skip"),
-        unwrap=optional("unwrap"),
+        **{key: Expression(document[key]) for key in _OPTIONAL if document.get(key)},
     )
 
 
+def to_document(mapping: AlertMapping) -> dict[str, Json]:
+    """The mapping as it is written in YAML; `from_document` makes an equal one of it."""
+    status = mapping.status
+    document = {
+        "name": mapping.name,
+        "when": mapping.when.text,
+        "each": [expression.text for expression in mapping.each],
+        "labels": {name: expression.text for name, expression in mapping.labels},
+        "annotations": {name: expression.text for name, expression in mapping.annotations},
+        "status": status
+        and {"value": status.value.text, "firing": list(status.firing), "resolved": list(status.resolved)},
+        **{key: found and found.text for key in _OPTIONAL if (found := getattr(mapping, key))},
+    }
+    return {key: value for key, value in document.items() if value}
+
+
 @functools.cache
-def presets() -> tuple[Mapping, ...]:
+def presets() -> tuple[AlertMapping, ...]:
     """The mappings of the package. Read when the first record needs them: compiling takes tens of milliseconds."""
     text = files("stormfold.formats").joinpath("mappings.yaml").read_text()
     return tuple(map(from_document, yaml.safe_load(text)))
 
 
-def decode_record(value: bytes) -> Json:
+def decode_record(value: bytes, refusal: Poison) -> Json:
     """The record as expressions see it; raises `Poison` if it is larger than mappings take."""
     if len(value) > MAX_RECORD_BYTES:
-        raise Poison(
-            f"no built-in format, and for a mapping too large: {len(value):,} bytes, at most {MAX_RECORD_BYTES:,}"
-        )
+        raise Poison(f"too large for a mapping ({MAX_RECORD_BYTES:,} bytes); {refusal.reason}", refusal.place)
     return decode_json(_any, value)

@@ -27,6 +27,8 @@ _RESOLVED = {
     "active": False,
     "suppressed": False,
     "unprocessed": False,
+    # Keep.
+    "acknowledged": False,
     # Prometheus' and Grafana's rules.
     "alerting": False,
     "inactive": True,
