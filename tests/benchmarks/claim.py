@@ -232,11 +232,11 @@ class Fold:
         await self._folding.open_storms(storm, first, count, BEGIN + window * WINDOWS.gap)
 
     async def close(self, count: int) -> None:
-        store, epoch = self._folding.store, self._folding.version
+        store, version = self._folding.store, self._folding.version
         # After the newest window and before the next one.
         horizon = BEGIN + self._window * WINDOWS.gap + WINDOWS.grace + 10
-        _, claimed = await store.claim(epoch, horizon, min_marks=0, limit=count, token="t", lease=60_000)
-        await store.complete(epoch, "t", [Completion(group.group, group.buckets, 0, 0) for group in claimed])
+        _, claimed = await store.claim(version, horizon, min_marks=0, limit=count, token="t", lease=60_000)
+        await store.complete(version, "t", [Completion(group.group, group.buckets, 0, 0) for group in claimed])
 
     async def opened(self) -> int:
         return (await self._folding.store.clock(self._folding.version)).open_groups

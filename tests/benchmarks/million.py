@@ -30,13 +30,13 @@ async def measure(bench: Bench) -> Million:
         memory = await store.memory()
         allocator = (await redis.info("memory"))["allocator_frag_ratio"]
         refused = (await redis.info("errorstats")).get("errorstat_OOM", {}).get("count", 0)
-        epoch = await store.version()
-        assert epoch is not None
-        opened = await store.open_buckets(epoch)
+        version = await store.version()
+        assert version is not None
+        opened = await store.open_buckets(version)
         wanted = [(group.group, bucket) for group in opened for bucket in group.buckets]
         listed = 0
         for begin in range(0, len(wanted), MAX_BUCKETS_PER_CHUNK):
-            details = await store.details(epoch, wanted[begin : begin + MAX_BUCKETS_PER_CHUNK])
+            details = await store.details(version, wanted[begin : begin + MAX_BUCKETS_PER_CHUNK])
             listed += sum(len(detail.members) for detail in details)
         await redis.aclose()
     finally:

@@ -109,8 +109,8 @@ async def _all_final(running: Workers, storms: int) -> None:
     store = Store(redis, settings.redis_prefix)
 
     async def final() -> bool:
-        epoch = await store.version()
-        marked = (await store.marks(epoch)).marks if epoch else {}
+        version = await store.version()
+        marked = (await store.marks(version)).marks if version else {}
         return bool(marked) and min(marked.values()) > load[-1].time + FINAL_MS
 
     async with aiohttp.ClientSession() as session:
