@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.chaos.compare import Wrong
 from tests.chaos.faults import FAULTS
-from tests.chaos.truth import Verdict, Wrong
+from tests.chaos.truth import Verdict
 from tests.chaos.watch import MORE_OPEN, SETTLED_MINUTES, TOLERANCE, Life
 from tests.docs import ROOT, table
 

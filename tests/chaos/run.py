@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stormfold.config import loads
+from tests.chaos.compare import now
 from tests.chaos.faults import CLUSTER, DISK, FAULTS, FORGETFUL, PIPELINE
 from tests.chaos.load import load
 from tests.chaos.page import Outcome, Report, repeat, write
-from tests.chaos.truth import now, validate
+from tests.chaos.truth import validate
 from tests.chaos.watch import SETTLED_MINUTES, Watch, growth
 from tests.chaos.world import PARTITIONS, ROOT, WINDOWS, World, world
 from tests.support.apiserver import binaries

@@ -3,9 +3,10 @@
 import pytest
 
 from stormfold.audit import AuditReport
+from tests.chaos.compare import Excused, Wrong
 from tests.chaos.faults import FAULTS
 from tests.chaos.page import HEADING, Outcome, Report, block_of, repeat
-from tests.chaos.truth import Excused, Verdict, Wrong
+from tests.chaos.truth import Verdict
 from tests.chaos.watch import MORE_OPEN, TOLERANCE, Life, Resources, growth, life
 
 SOUND = AuditReport(

@@ -11,8 +11,9 @@ from stormfold.keyed_record import Body
 from stormfold.manifest import to_manifest
 from stormfold.series import SeriesReader
 from stormfold.storm import Aggregate
+from tests.chaos.compare import Early, Excused, Wrong, compare_log, compare_sink
 from tests.chaos.expected import Counted, expected_aggregates
-from tests.chaos.truth import Early, Excused, Wrong, checksum, compare_log, compare_sink
+from tests.chaos.truth import checksum
 from tests.chaos.world import WINDOWS
 from tests.support.alerts import alert, record
 

@@ -1,12 +1,10 @@
 """Verifies the results of a run: every alert is counted once, and every aggregate is the expected one."""
 
-import time
 from array import array
 from bisect import bisect_left
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,48 +12,28 @@ import msgspec
 import yaml
 
 from stormfold.audit import AuditReport
-from stormfold.config import Config
 from stormfold.decoding import Poison
-from stormfold.group import GroupMeta, pattern
 from stormfold.kafka.reader import open_reader
 from stormfold.keyed_record import Body
 from stormfold.manifest import from_manifest
 from stormfold.series import SeriesReader
 from stormfold.storm import Aggregate
-from tests.chaos.expected import Counted, expected_aggregates
+from tests.chaos.compare import (
+    Early,
+    Excused,
+    Wrong,
+    about,
+    compare_log,
+    compare_sink,
+    differences,
+    now,
+    pattern_of,
+    touches,
+)
+from tests.chaos.expected import Counted
 from tests.chaos.world import World
 from tests.support.model import keyed_alerts
 from tests.support.pipeline import books, read_topic
-
-Spans = Sequence[tuple[int, int]]
-"""Spans of event time (ms): first and last."""
-Versions = Mapping[str, Sequence[Aggregate]]
-"""The different aggregates that were published under each name, the newest last."""
-
-
-class Wrong(NamedTuple):
-    """An error."""
-
-    what: str
-    begin: int
-    """Time (ms) of the first affected alert; `end` is that of the last."""
-    end: int
-    lost: int = 0
-    """Alerts that are missing; `double` is the number of alerts counted twice."""
-    double: int = 0
-
-
-@dataclass
-class Excused:
-    """How much was not compared, because faults decide it."""
-
-    alerts: int = 0
-    """Alerts with another event time than their timestamp: they arrived late, or behind one from the future."""
-    early: int = 0
-    """Alerts of groups of which only the number of alerts was compared, around the time that a partition was added."""
-    truncated: int = 0
-    """Aggregates with less detail than expected, from a time when Redis was full."""
-
 
 MAX_EXCUSED = 0.5
 """Largest share of alerts and of aggregates that may be excused. Early ones are not limited: a short run with a new
@@ -114,17 +92,6 @@ async def validate(world: World) -> Verdict:
     return Verdict(balance, alerts, late, len(published), written, excused, wrong)
 
 
-def compare_sink(sink: str, wanted: Versions, found: Mapping[str, dict[str, Any]]) -> Iterator[Wrong]:
-    """Yields an error for each storm that is missing, different, or not published."""
-    for name in wanted.keys() | found.keys():
-        if name not in wanted:
-            yield now(f"{name} is in {sink}, but was not published")
-        elif name not in found:
-            yield _about(wanted[name][-1], f"is not in {sink}", lost=wanted[name][-1].alert_count)
-        elif (there := from_manifest(found[name])) not in wanted[name]:
-            yield _about(wanted[name][-1], f"differs in {sink}: {_differences(there, wanted[name][-1])}")
-
-
 def _manifests(folder: Path) -> Iterator[dict[str, Any]]:
     for path in folder.glob("*.yaml"):
         yield yaml.load(path.read_bytes(), yaml.CSafeLoader)
@@ -156,31 +123,6 @@ def checksum(alerts: Iterable[tuple[int, Body, bool]]) -> int:
     """Returns a checksum of a record's alerts (index, body, resolved) in any order. It differs between processes."""
     # Hashes of bytes, because sums of hashes of tuples are often equal if two elements are swapped.
     return sum(hash(msgspec.msgpack.encode(alert)) for alert in alerts) % 2**63
-
-
-class Early:
-    """The times at which alerts of each pattern were sent to a partition that was not read yet.
-
-    The horizon did not wait for them, so their aggregate is not determined: only their number is compared.
-    """
-
-    def __init__(self, margin: int) -> None:
-        self._margin = margin
-        self._spans: defaultdict[str, dict[int, int]] = defaultdict(dict)
-
-    def add(self, name: str, sent: int, known: int) -> None:
-        """Adds one alert, and the time from which on its partition was read."""
-        self._spans[name][known] = min(sent, self._spans[name].get(known, sent))
-
-    def touches(self, name: str, first: int, last: int) -> bool:
-        """Returns whether an aggregate of these times may differ from the one that the log decides."""
-        return any(
-            sent - self._margin <= last and first <= known + self._margin
-            for known, sent in self._spans.get(name, {}).items()
-        )
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._spans
 
 
 async def _keyed(
@@ -217,7 +159,7 @@ async def _keyed(
                 )
         counted.append(Counted(*found.stamped, found.late))
         if sent < known.get(partition, 0):
-            early.add(_pattern(counted[-1]), sent, known[partition])
+            early.add(pattern_of(counted[-1]), sent, known[partition])
     for partition, part in read.items():
         for offset, (time_sent, wanted, got) in enumerate(zip(part.times, part.alerts, seen[partition], strict=True)):
             if wanted != got:
@@ -227,48 +169,6 @@ async def _keyed(
                 what = f"alerts of {partition}-{offset} are different in the keyed topic"
                 wrong.append(Wrong(what, time_sent, time_sent, lost=got, double=got))
     return counted, early, late
-
-
-@cache
-def _named(meta: bytes) -> str:
-    return pattern(msgspec.msgpack.decode(meta, type=GroupMeta).labels)
-
-
-def _pattern(one: Counted) -> str:
-    return _named(one.body.meta)
-
-
-def compare_log(
-    config: Config, counted: Iterable[Counted], published: Versions, early: Early, full: Spans, excused: Excused
-) -> Iterator[Wrong]:
-    """Yields an error for each published aggregate that differs from the expected one; in `full` spans less detail is
-    allowed.
-
-    Adds to `excused`.
-    """
-    by_pattern: defaultdict[str, list[Counted]] = defaultdict(list)
-    for one in counted:
-        by_pattern[name if (name := _pattern(one)) in early else ""].append(one)
-    expected, wanted, found = {}, Counter[str](), Counter[str]()
-    for name, some in by_pattern.items():
-        for aggregate_name, aggregate in expected_aggregates(config, some).items():
-            if early.touches(name, aggregate.first_seen, aggregate.last_seen):
-                wanted[name] += aggregate.alert_count
-            else:
-                expected[aggregate_name] = aggregate
-    firm = {}
-    for aggregate_name, versions in published.items():
-        newest = versions[-1]
-        if early.touches(newest.pattern, newest.first_seen, newest.last_seen):
-            found[newest.pattern] += newest.alert_count
-        else:
-            firm[aggregate_name] = versions
-    excused.early += wanted.total()
-    for aggregate_name in expected.keys() | firm.keys():
-        yield from _compare(aggregate_name, expected.get(aggregate_name), firm.get(aggregate_name, ()), full, excused)
-    for name in wanted.keys() | found.keys():
-        if missing := wanted[name] - found[name]:
-            yield now(f"{name} has {found[name]} of {wanted[name]} alerts", max(0, missing), max(0, -missing))
 
 
 class _Shadow(NamedTuple):
@@ -300,77 +200,8 @@ async def _published(world: World, wrong: list[Wrong]) -> dict[str, list[Aggrega
         versions = result[aggregate.name]
         if aggregate in versions:
             continue
-        if versions and not _touches(world.truncated, aggregate):
-            differences = _differences(aggregate, versions[-1])
-            wrong.append(_about(aggregate, f"was published again with differences: {differences}"))
+        if versions and not touches(world.truncated, aggregate):
+            changes = differences(aggregate, versions[-1])
+            wrong.append(about(aggregate, f"was published again with differences: {changes}"))
         versions.append(aggregate)
     return result
-
-
-def _compare(
-    name: str, expected: Aggregate | None, versions: Sequence[Aggregate], full: Spans, excused: Excused
-) -> Iterator[Wrong]:
-    if not versions:
-        assert expected is not None
-        yield Wrong(f"{name} is missing", expected.first_seen, expected.last_seen, lost=expected.alert_count)
-    elif expected is None:
-        yield _about(versions[-1], "should not exist", double=versions[-1].alert_count)
-    else:
-        for found in versions:
-            if found.alert_count != expected.alert_count:
-                missing = expected.alert_count - found.alert_count
-                what = f"should have {expected.alert_count} alerts"
-                yield _about(found, what, max(0, missing), max(0, -missing))
-            elif found != expected:
-                if _touches(full, expected) and _cut_short(found, expected):
-                    excused.truncated += 1
-                else:
-                    yield _about(found, f"differs: {_differences(found, expected)}")
-
-
-def _touches(spans: Spans, aggregate: Aggregate) -> bool:
-    return any(aggregate.first_seen <= end and begin <= aggregate.last_seen for begin, end in spans)
-
-
-def _cut_short(found: Aggregate, expected: Aggregate) -> bool:
-    """Returns whether it is the expected aggregate without the detail of some fingerprints.
-
-    Lists and distinct counts are lower bounds then, and fingerprints that are not listed count as firing.
-    """
-    alerts = {entry.resource: entry.alerts for entry in expected.resources}
-    # A resource that is not listed has no more alerts than the last one that is.
-    unlisted = expected.resources[-1].alerts if expected.truncated and expected.resources else 0
-    same = msgspec.structs.replace(
-        found, distinct=expected.distinct, resolved=expected.resolved, resource_count=expected.resource_count,
-        resources=expected.resources, aggregate_class=expected.aggregate_class, truncated=expected.truncated,
-    )  # fmt: skip
-    return (
-        found.truncated
-        and same == expected
-        and found.aggregate_class in (expected.aggregate_class, "Storm")
-        and found.distinct <= expected.distinct
-        and found.resource_count <= expected.resource_count
-        and all(entry.alerts <= alerts.get(entry.resource, unlisted) for entry in found.resources)
-    )
-
-
-def _differences(actual: Aggregate, expected: Aggregate) -> str:
-    found = []
-    for name in Aggregate.__struct_fields__:
-        one, other = getattr(actual, name), getattr(expected, name)
-        if name == "resources":
-            one, other = ([e for e in mine if e not in others][:5] for mine, others in ((one, other), (other, one)))
-        if one != other:
-            found.append(f"{name} is {one}, should be {other}")
-    return "; ".join(found) or "the order of its resources"
-
-
-def _about(aggregate: Aggregate, what: str, lost: int = 0, double: int = 0) -> Wrong:
-    text = f"{aggregate.name} ({aggregate.alert_count} alerts) {what}"
-    return Wrong(text, aggregate.first_seen, aggregate.last_seen, lost, double)
-
-
-def now(what: str, lost: int = 0, double: int = 0) -> Wrong:
-    """Returns an error of the present time."""
-    moment = time.time_ns() // 1_000_000
-    return Wrong(what, moment, moment, lost, double)
