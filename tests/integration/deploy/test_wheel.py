@@ -67,7 +67,7 @@ def test_the_wheel_holds_only_the_package_and_all_of_it(wheel: Path) -> None:
         names = {name for name in opened.namelist() if ".dist-info/" not in name}
     tracked = run("git", "ls-files", "--cached", "app/stormfold").split()
     assert names == {name.removeprefix("app/") for name in tracked if (ROOT / name).exists()}
-    assert {Path(name).suffix for name in names} >= {".py", ".lua", ".html", ".css", ".js"}
+    assert {Path(name).suffix for name in names} >= {".py", ".lua", ".yaml", ".html", ".css", ".js"}
 
 
 def test_the_wheel_carries_the_metadata_of_the_project(wheel: Path) -> None:
