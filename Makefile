@@ -19,12 +19,13 @@ unit: $(BIN)/.project  ## run the tests that need no server, under 30 s (ARGS="-
 test: $(BIN)/.project  ## run all tests; they start the servers they need (ARGS=tests/integration/redis)
 	@$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
-lint: $(BIN)/.project  ## check style, types, import layers, spelling
+lint: $(BIN)/.project  ## check style, types, import layers, spelling, wording
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/codespell
+	@$(BIN)/python -m tests.language
 
 bench: $(BIN)/.project  ## measure speed and size for docs/performance.md (PARTS="claim growth" ROUNDS=3)
 	@$(BIN)/python -m tests.benchmarks $(PARTS) $(if $(ROUNDS),--rounds $(ROUNDS))

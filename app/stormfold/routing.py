@@ -64,7 +64,7 @@ class Route:
     name: str
     match: tuple[Matcher, ...] = ()
     group_by: tuple[str, ...] | None = ("alertname", "cluster")
-    """Labels whose values tell groups apart; None for all labels."""
+    """Labels whose values distinguish groups; None for all labels."""
     storm_alerts: int = 10
     """Distinct firing alerts that make a storm."""
     storm_resources: int = 5

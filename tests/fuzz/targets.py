@@ -90,8 +90,8 @@ def fit(found: Iterable[Aggregate]) -> None:
         assert validate_identity(to_manifest(storm), storm.name) == (storm.namespace, storm.name)
 
 
-def said(error: Exception) -> None:
-    """A reason can be shown, sent and stored."""
+def assert_printable(error: Exception) -> None:
+    """Asserts that a reason can be shown, sent and stored."""
     assert str(error)
     str(error).encode()
 
@@ -107,7 +107,7 @@ def record(data: bytes) -> None:
         alerts = parse(value, headers, NOW)
         values = keyed_values(Config(), value, headers)
     except Poison as reason:
-        said(reason)
+        assert_printable(reason)
         assert str(reason).isprintable() and len(str(reason)) < 600
         return
     assert len(values) == len(alerts)
@@ -217,7 +217,7 @@ def labels(data: bytes) -> None:
         understood = decode_labels(alert.labels)
         decode_annotations(alert.annotations)
     except Poison as reason:
-        said(reason)
+        assert_printable(reason)
         return
     assert understood == {name: text for name, text in found.items() if text}
     fit(storms(Config(), keyed_values(Config(), value)))
@@ -264,7 +264,7 @@ def document(data: bytes) -> None:
         try:
             parse(part.value, (), NOW)
         except Poison as reason:
-            said(reason)
+            assert_printable(reason)
 
 
 def document_seeds() -> Iterator[bytes]:

@@ -25,7 +25,7 @@ def test_there_and_back() -> None:
 
 
 def test_without_windows() -> None:
-    """Notes of versions that did not tell the windows are read, and those of others too."""
+    """Commit metadata with and without windows is read."""
     assert CommitMetadata.decode('{"c":1,"h":2,"n":3,"k":4,"t":6}') == CommitMetadata(
         closed_before=1, horizon=2, state_version=3, keyed_partitions=4, timestamp=6
     )
@@ -34,14 +34,14 @@ def test_without_windows() -> None:
 
 
 def test_newest() -> None:
-    """The newest epoch's note counts, of several the one that tells its windows; C is the latest of all."""
+    """Metadata of the newest state version counts, of several the one with windows; C is the latest of all."""
     old, new = (
         CommitMetadata(closed_before=9, state_version=2, windows=Windows()),
         CommitMetadata(closed_before=7, state_version=3, keyed_partitions=4),
     )
     assert newest_metadata({}) == CommitMetadata()
     assert newest_metadata({0: (5, old), 1: (5, new)}) == new
-    told = CommitMetadata(closed_before=8, state_version=3, keyed_partitions=4, windows=WINDOWS)
-    for committed in ({0: (5, new), 1: (5, told)}, {0: (5, told), 1: (5, new)}):
-        assert newest_metadata(committed) == told
-    assert newest_closed_before({0: (5, old), 1: (5, told)}) == 9
+    with_windows = CommitMetadata(closed_before=8, state_version=3, keyed_partitions=4, windows=WINDOWS)
+    for committed in ({0: (5, new), 1: (5, with_windows)}, {0: (5, with_windows), 1: (5, new)}):
+        assert newest_metadata(committed) == with_windows
+    assert newest_closed_before({0: (5, old), 1: (5, with_windows)}) == 9

@@ -9,7 +9,7 @@ from tests.docs import BLOCKS, ROOT, made, pages
 
 @pytest.mark.parametrize("path", pages(), ids=lambda path: path.name)
 def test_pages_agree_with_the_code(path: Path) -> None:
-    """Every setting and key is in its page, with its default; if not: `python -m tests.docs` writes the page anew."""
+    """Every setting and key is in its page, with its default; if not: `python -m tests.docs` writes the page again."""
     assert path.read_text() == made(path.read_text())
 
 

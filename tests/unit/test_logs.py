@@ -167,7 +167,7 @@ def test_the_latest_warnings_and_errors_are_kept() -> None:
     configured()
     log = structlog.get_logger("stormfold.x")
     for number in range(100):
-        log.info("told", number=number)
+        log.info("event", number=number)
         log.warning("odd", number=number)
     logging.getLogger("aiokafka").error("gone")
     kept = [(event["level"], event["event"], event.get("number")) for event in logs.RECENT_EVENTS]

@@ -67,7 +67,7 @@ class Delivery:
     async def _started(self) -> AIOKafkaProducer:
         async with self._lock:
             if self._client is None:
-                # Asked first: a broker that creates topics by itself would create this one with other settings.
+                # Check first: a broker with automatic topic creation would create the topic with other settings.
                 await self.check()
                 client = AIOKafkaProducer(
                     **client_options(self._settings),

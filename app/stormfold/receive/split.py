@@ -1,6 +1,6 @@
 """Cuts a request body into records, in order and in the same envelope.
 
-An envelope is everything around the list of alerts: the fields of a webhook beside `alerts`, or nothing for a bare
+An envelope is everything around the list of alerts: the other fields of a webhook, or nothing for a bare
 list. intake processes a record as a whole, so alerts that it would not understand become records of their own: the
 alerts around them are not lost with them, and the dead letter holds what is wrong and nothing else.
 """

@@ -15,14 +15,14 @@ from stormfold.settings import Settings
 from stormfold.tls import ReloadingSSLContext
 
 TIMEOUT = 5.0
-"""Seconds for a reply or a connection; a script that was resent after it is told from a new one by its positions."""
+"""Seconds for a reply or a connection; afterwards a script may be resent, which its positions reveal."""
 
 
 class _Interruptible(AbstractConnection):
-    """A connection that is given up when who waits for it is cancelled.
+    """A connection that ends when the task that waits for it is cancelled.
 
-    redis-py sends by way of `asyncio.wait_for`, which before Python 3.12 keeps a cancellation to itself that comes
-    together with the end of what it waits for: whoever was to end went on for ever.
+    redis-py sends with `asyncio.wait_for`, which before Python 3.12 loses a cancellation that arrives together with
+    the end of the awaited operation, so that the cancelled task would run for ever.
     """
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:

@@ -143,8 +143,8 @@ def test_errors_of_users_are_two_lines_without_secrets(
     """One line states what is wrong, the second what to do."""
     with process(tmp_path, NOWHERE | values, *words) as worker:
         assert worker.popen.wait(20) == code
-        told = [line for line in worker.err.splitlines() if not line.startswith("{")]
-        assert says in told[0] and len(told) <= 2
+        printed = [line for line in worker.err.splitlines() if not line.startswith("{")]
+        assert says in printed[0] and len(printed) <= 2
         assert "Traceback" not in worker.err and "hunter2" not in worker.err and worker.out == ""
 
 

@@ -36,15 +36,15 @@ def controller(storms: ApiServer, tmp_path: Path) -> Path:
 @contextmanager
 def running(program: Path, server: ApiServer) -> Iterator[Path]:
     """Runs the controller; yields the file with its output."""
-    told = program.with_suffix(".log")
-    with told.open("ab") as log:
+    log_file = program.with_suffix(".log")
+    with log_file.open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, program], env=os.environ | {"KUBECONFIG": str(server.kubeconfig(STRANGER))},
             stdout=log, stderr=log,
         )  # fmt: skip
     try:
-        yield told
-        assert process.poll() is None, told.read_text()
+        yield log_file
+        assert process.poll() is None, log_file.read_text()
     finally:
         process.kill()
         process.wait()
@@ -68,13 +68,13 @@ def acknowledged(server: ApiServer, *names: str) -> bool:
 def test_the_example_controller_acts_once_on_each_storm(storms: ApiServer, controller: Path) -> None:
     """That holds for existing and new storms, and if it is killed and restarted."""
     storms.apply(manifest("first", alertCount=1))
-    with running(controller, storms) as told:
-        assert acknowledged(storms, "first"), told.read_text()
+    with running(controller, storms) as log_file:
+        assert acknowledged(storms, "first"), log_file.read_text()
         storms.apply(manifest("second", alertCount=2))
-        assert acknowledged(storms, "first", "second"), told.read_text()
+        assert acknowledged(storms, "first", "second"), log_file.read_text()
     storms.apply(manifest("third", alertCount=3))
-    with running(controller, storms) as told:
-        assert acknowledged(storms, "third"), told.read_text()
-    counts = [line.split(", ")[1] for line in told.read_text().splitlines()]
+    with running(controller, storms) as log_file:
+        assert acknowledged(storms, "third"), log_file.read_text()
+    counts = [line.split(", ")[1] for line in log_file.read_text().splitlines()]
     assert counts == ["1 alerts", "2 alerts", "3 alerts"]
     assert all(found["spec"]["alertCount"] for found in storms.storms().values())

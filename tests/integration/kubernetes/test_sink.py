@@ -79,9 +79,9 @@ class TestKubernetes(SinkSuite):
         """It reports after each page and each deletion."""
         monkeypatch.setattr(sinks, "PAGE_SIZE", 3)
         await self._write(place, **{f"s{age}": NOW // 1000 - age for age in range(8)})
-        told: list[int] = []
-        await place.sink.delete_expired(NOW, HOUR, 7, told.append)
-        assert told == [0, 0, 0, 1]
+        reported: list[int] = []
+        await place.sink.delete_expired(NOW, HOUR, 7, reported.append)
+        assert reported == [0, 0, 0, 1]
         assert await delete_expired(place.sink, NOW, 2000, 100) == 4
         assert set(place.stored()) == {"s0", "s1", "s2"}
 

@@ -127,7 +127,7 @@ async def test_a_missing_namespace_does_not_delay_storms_of_others(team: Cluster
     before = await team.assert_written()
     worker.send_signal(signal.SIGSTOP)
     team.workers.start(stages="intake,fold,close", http_address=f"127.0.0.1:{free_port()}")
-    await team.publish("Meanwhile")
+    await team.publish("During")
     await drained(team.settings, team.config)
     await until(lambda: team.group_is("Empty"), what="the frozen worker is removed from its group")
     delete_namespace(team.server, "team")
@@ -218,7 +218,7 @@ async def test_no_storm_is_lost_while_the_api_server_fails(
 ) -> None:
     """Storms close during the outage."""
     before = await stack.write_old("Before")
-    await stack.publish("Meanwhile")
+    await stack.publish("During")
     with broken(stack.server):
         await stack.assert_waiting(problem, hint)
         assert await stack.written("created") == len(before)

@@ -122,10 +122,10 @@ async def test_a_refused_connection_states_reason_and_fix(
     broker: GuardedKafka, authority: Authority, stranger: Authority, inside: Settings, case: str
 ) -> None:
     """One line has the reason, another one the fix."""
-    way, said = REFUSED[case]
+    way, message = REFUSED[case]
     listener, more = way(authority, stranger)
     settings = entered(inside, broker, listener, **{"kafka_ssl_cafile": authority.file} | more)
-    with pytest.raises(ActionRequired, match=said) as raised:
+    with pytest.raises(ActionRequired, match=message) as raised:
         async with open_admin(settings):
             pass
     assert_one_line(raised.value)

@@ -197,26 +197,26 @@ def restored(guarded: GuardedRedis, authority: Authority) -> Iterator[GuardedRed
 async def test_refused(
     settings: Settings, restored: GuardedRedis, authority: Authority, stranger: Authority, case: str
 ) -> None:
-    """One line says what it is, another what to do."""
-    make, said = REFUSED[case]
+    """The error is one line, and has a hint."""
+    make, message = REFUSED[case]
     redis = connect(changed(settings, **make(restored, authority, stranger)))
 
     async def let_in() -> bool:
-        # A connection may be reset before its refusal was read, on a busy machine most are; one of the next tells.
+        # A connection may be reset before its refusal is read, especially on a busy machine: try again.
         with suppress(Retry):
             await Store(redis, settings.redis_prefix).load()
             return True
         return False
 
-    with pytest.raises(ActionRequired, match=said) as raised:
-        await until(let_in, what="it says what it is")
+    with pytest.raises(ActionRequired, match=message) as raised:
+        await until(let_in, what="Redis refuses the connection")
     await redis.aclose()
     assert_one_line(raised.value)
     assert raised.value.hint
 
 
 async def test_locked_out(topics: Settings, guarded: GuardedRedis, config: Path, tmp_path: Path) -> None:
-    """A worker whose user is switched off waits, says so, and goes on where it was once it is let in again."""
+    """A worker whose user is disabled reports that, and continues from its positions when it is enabled again."""
     await incident(topics, 0)
     with Workers(topics, tmp_path, config) as workers:
         workers.start()
@@ -232,8 +232,8 @@ async def test_locked_out(topics: Settings, guarded: GuardedRedis, config: Path,
 async def test_renewed(
     topics: Settings, restored: GuardedRedis, authority: Authority, stranger: Authority, config: Path, tmp_path: Path
 ) -> None:
-    """A running worker's certificate expires, then Redis goes over to another authority: each time the worker is not
-    ready and says why; once its files are renewed it goes on where it was, without a restart."""
+    """A running worker's certificate expires, then Redis changes to another authority: each time the worker is not
+    ready and reports the reason. After its files are renewed it continues from its positions, without a restart."""
     mine = Files(authority, "stormfold")
     settings = changed(topics, **mine.settings("redis"))
     restored.want_certificates(True)
