@@ -113,7 +113,7 @@ async def _newest(settings: Settings, limit: int) -> list[dict[str, Any]]:
     redriven: set[str] = set()
 
     def name(record: ConsumerRecord) -> str | None:
-        # A mark comes after its letter, so a reader of the newest letters has read their marks.
+        # A mark follows its letter, so the newest letters are read together with their marks.
         if dlq.is_redrive_mark(record):
             redriven.add(dlq.redriven_origin(record))
             return None

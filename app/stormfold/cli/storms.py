@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import aclosing
 from typing import Any, get_args
 
 import click
@@ -10,7 +11,7 @@ from aiokafka import ConsumerRecord
 
 from stormfold.cli.output import Output, emit, emit_document, limit_option, output_option
 from stormfold.decoding import Malformed, decode_untrusted
-from stormfold.kafka.reader import open_reader
+from stormfold.kafka.reader import TopicReader, open_reader
 from stormfold.manifest import from_manifest
 from stormfold.settings import Settings
 from stormfold.storm import Aggregate, AggregateClass
@@ -22,8 +23,6 @@ COLUMNS = {
     "close reason": 12, "pattern": 0,
 }  # fmt: skip
 """Columns of the table, and their widths if `--watch` prints line by line."""
-OVERLAP = 100
-"""`--watch` begins this many records before the end, so that no storm is missed that was published after the list."""
 
 
 @click.command(
@@ -52,7 +51,8 @@ def command(wanted: str, limit: int, watch: bool, output: Output) -> None:
 
 
 async def _list(settings: Settings, wanted: str, limit: int, output: Output) -> None:
-    manifests = await _recent(settings, wanted, limit)
+    async with open_reader(settings) as reader:
+        manifests = await _recent(reader, settings.storms_topic, wanted, limit)
     if output != "table":
         emit_document({"apiVersion": "v1", "kind": "List", "items": manifests}, output)
         return
@@ -63,31 +63,32 @@ async def _list(settings: Settings, wanted: str, limit: int, output: Output) -> 
 
 
 async def _watch(settings: Settings, wanted: str, limit: int, output: Output) -> None:
-    async with open_reader(settings) as reader:
-        ends = await reader.ends(settings.storms_topic)
-    manifests = (await _recent(settings, wanted, limit))[::-1]
+    topic = settings.storms_topic
     if output == "table":
         click.echo(_line({column: column.upper() for column in COLUMNS}))
-    for manifest in manifests:
-        _print(manifest, output)
-    shown = {manifest["metadata"]["name"] for manifest in manifests}
     async with open_reader(settings) as reader:
-        async for record in reader.read(settings.storms_topic, OVERLAP, follow=True):
-            late = _manifest(record, wanted) if record.offset >= ends.get(record.partition, 0) else None
-            if late is not None and late["metadata"]["name"] not in shown:
-                shown.add(late["metadata"]["name"])
-                _print(late, output)
+        # The ends are read first, so that no storm is missed that is published after the list.
+        ends = await reader.ends(topic)
+        manifests = await _recent(reader, topic, wanted, limit)
+        shown = {manifest["metadata"]["name"] for manifest in manifests}
+        for manifest in reversed(manifests):
+            _print(manifest, output)
+        async with aclosing(reader.polls(topic, ends, None)) as polls:
+            async for records in polls:
+                for record in records:
+                    found = _manifest(record, wanted)
+                    if found is not None and found["metadata"]["name"] not in shown:
+                        shown.add(found["metadata"]["name"])
+                        _print(found, output)
 
 
-async def _recent(settings: Settings, wanted: str, limit: int) -> list[dict[str, Any]]:
+async def _recent(reader: TopicReader, topic: str, wanted: str, limit: int) -> list[dict[str, Any]]:
     def name(record: ConsumerRecord) -> str | None:
         manifest = _manifest(record, wanted)
         return None if manifest is None else str(manifest["metadata"]["name"])
 
-    async with open_reader(settings) as reader:
-        records = await reader.newest(settings.storms_topic, limit, name)
     # After an outage many are published at once, in no particular order.
-    manifests = [msgspec.json.decode(record.value) for record in records]
+    manifests = [msgspec.json.decode(record.value) for record in await reader.newest(topic, limit, name)]
     return sorted(manifests, key=lambda manifest: str(manifest["spec"]["lastSeen"]), reverse=True)[:limit]
 
 

@@ -50,30 +50,6 @@ class _Status(msgspec.Struct):
     details: _Details | None = None
 
 
-class _Metadata(msgspec.Struct, rename="camel"):
-    name: str
-    namespace: str
-    uid: str
-    resource_version: str
-    labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
-    deletion_timestamp: str | None = None
-
-
-class _Item(msgspec.Struct):
-    metadata: _Metadata
-
-
-class _ListMetadata(msgspec.Struct):
-    next: str = msgspec.field(name="continue", default="")
-
-
-class _Page(msgspec.Struct):
-    items: list[_Item] | None
-    """The API server answers null if the list is empty."""
-    metadata: _ListMetadata
-
-
 class _Stored(NamedTuple):
     namespace: str
     name: str
@@ -169,17 +145,13 @@ class KubernetesSink:
                 _headers={"Accept": _METADATA_ONLY},
             )
             try:
-                page = msgspec.json.decode(response.body, type=_Page)
-            except msgspec.DecodeError as error:
-                raise Retry(f"{self._configuration.host}: the response is not a list: {error}") from error
-            yield [
-                _Stored(namespace, metadata.name, int(seen), metadata.uid, metadata.resource_version)
-                for metadata in (item.metadata for item in page.items or ())
-                if (seen := metadata.labels.get(LAST_SEEN_LABEL, "")).isdecimal()
-                and KEEP_ANNOTATION not in metadata.annotations
-                and not metadata.deletion_timestamp
-            ]
-            next_page = page.metadata.next
+                page = msgspec.json.decode(response.body)
+                next_page = page["metadata"].get("continue", "")
+                # The API server answers null if the list is empty.
+                found = [stored for item in page["items"] or () if (stored := _stored(namespace, item["metadata"]))]
+            except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
+                raise Retry(f"{self._configuration.host}: the response is not a list: {error!r}") from error
+            yield found
 
     async def _delete(self, resource: _Stored) -> bool:
         """Returns whether it was deleted; not if it was changed or deleted since it was listed."""
@@ -239,6 +211,14 @@ class KubernetesSink:
         if not _any_exists(files):
             raise ActionRequired(f"there is no kubeconfig at {files}", _ACCESS)
         await config.load_kube_config(files, self._context, self._configuration, persist_config=False)
+
+
+def _stored(namespace: str, metadata: dict[str, Any]) -> _Stored | None:
+    """A resource that retention may delete; None if it is kept, being deleted, or not from stormfold."""
+    seen = metadata.get("labels", {}).get(LAST_SEEN_LABEL, "")
+    if not seen.isdecimal() or KEEP_ANNOTATION in metadata.get("annotations", {}) or metadata.get("deletionTimestamp"):
+        return None
+    return _Stored(namespace, metadata["name"], int(seen), metadata["uid"], metadata["resourceVersion"])
 
 
 def _any_exists(files: str) -> bool:

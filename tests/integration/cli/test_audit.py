@@ -24,10 +24,10 @@ async def test_audit_fails_until_every_alert_is_counted(topics: Settings, tmp_pa
         workers.start()
         assert_balanced(await drained(topics))
     proven = await stormfold(topics, "audit", "-o", "json")
-    books = json.loads(proven.stdout)[0]
-    assert proven.returncode == 0 and books["balanced"]
-    assert (books["alerts"], books["aggregated"], books["dead_letters"]) == (61, 60, 1)
-    assert books["foreign"] == 1
+    report = json.loads(proven.stdout)[0]
+    assert proven.returncode == 0 and report["balanced"]
+    assert (report["alerts"], report["aggregated"], report["dead_letters"]) == (61, 60, 1)
+    assert report["foreign"] == 1
 
 
 async def test_dead_letters_with_an_invalid_origin_are_foreign(topics: Settings, tmp_path: Path) -> None:
@@ -46,9 +46,9 @@ async def test_dead_letters_with_an_invalid_origin_are_foreign(topics: Settings,
     marked = Sent(NOW, None, key=b"mark", headers=(("stormfold-redriven", f"{alerts}-1-20".encode()),))
     await publish(dead, [*letters, Sent(NOW, b"?", headers=(("stormfold-origin", None),)), Sent(NOW, b"?"), marked])
     proven = await stormfold(topics, "audit", "-o", "json")
-    books = json.loads(proven.stdout)[0]
+    report = json.loads(proven.stdout)[0]
     assert (proven.returncode, proven.stderr) == (0, "")
-    assert (books["balanced"], books["dead_letters"], books["foreign"]) == (True, 1, len(invalid) + 2)
+    assert (report["balanced"], report["dead_letters"], report["foreign"]) == (True, 1, len(invalid) + 2)
     printed = (await stormfold(topics, "audit")).stdout
     assert (
         "61 alerts = 60 in 1 storm + 1 dead letter. 12 records in storms or dead letters were not written by stormfold."

@@ -53,14 +53,14 @@ async def test_redriven_records_are_counted_once_more(topics: Settings, tmp_path
     await send_letters(topics, [(ProducerRecord(None, record(alert("Fixed"))), [("stormfold-origin", first.encode())])])
     with Workers(topics, tmp_path, config) as workers:
         workers.start()
-        books = await drained(topics, config)
-        assert_balanced(books, alerts=2, dead_letters=2)
+        report = await drained(topics, config)
+        assert_balanced(report, alerts=2, dead_letters=2)
         asked = await stormfold(topics, "dlq", "redrive", "--all", stdin="n\n")
         assert asked.returncode == 1 and "Aborted" in asked.stderr
         done = await stormfold(topics, "dlq", "redrive", "--all", "--yes")
         assert done.stdout == "Published 2 records again.\n"
-        books = await drained(topics, config)
-        assert_balanced(books, alerts=4)
+        report = await drained(topics, config)
+        assert_balanced(report, alerts=4)
         (third,) = [found for found in await published(topics) if dict(found.headers).get("stormfold-redriven-from")
                     == second.encode()]  # fmt: skip
     listed = json.loads((await stormfold(topics, "dlq", "-o", "json")).stdout)
