@@ -72,7 +72,7 @@ def test_labels_refused(raw: bytes, reason: str) -> None:
 
 
 def test_bounds() -> None:
-    """As many and as large labels as allowed, and one more; annotations likewise."""
+    """As many and as large labels as allowed, and one more; and the same for annotations."""
 
     def many(count: int) -> bytes:
         return json.dumps({f"l{i}": "x" for i in range(count)}).encode()

@@ -46,7 +46,7 @@ def test_progress(read: list[tuple[str, int]], grace: int, steps: list[int]) -> 
 @EXACT
 @given(st.lists(st.integers(0, 1_000), min_size=1, max_size=40), st.data())
 def test_restart_from_a_commit_keeps_the_promise(times: list[int], data: st.DataObject) -> None:
-    """Whoever goes on from a committed progress stamps nothing before the mark that was written after that commit."""
+    """A worker that continues from a committed progress stamps nothing before the mark written after that commit."""
     grace = 10
     first = Progress()
     for time in times:
@@ -94,7 +94,7 @@ def test_nothing_known() -> None:
 
 
 def test_a_missing_mark_holds() -> None:
-    """A partition that nobody has read holds the horizon, until the limit has passed while others go on."""
+    """A partition that nobody has read holds the horizon, until the timeout has passed while others continue."""
     horizon = Horizon(LIMIT, AHEAD)
     for now in range(0, LIMIT + 1, MARK):
         assert horizon.observe({(0, 0): now}, 1, 2, now=now) is None
@@ -105,7 +105,7 @@ def test_a_missing_mark_holds() -> None:
 
 
 def test_one_that_stands_still_is_left_out() -> None:
-    """After the limit, while others go on; when it moves again it counts again."""
+    """A partition becomes idle after the timeout while others continue; when it moves again, it counts again."""
     horizon = Horizon(LIMIT, AHEAD)
     for now in range(0, LIMIT + 1, MARK):
         assert horizon.observe({(0, 0): now, (0, 1): 5}, 1, 2, now=now) == min(now, 5)

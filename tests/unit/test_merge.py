@@ -48,7 +48,7 @@ def histories(draw: st.DrawFn) -> list[Sent]:
 
 
 def contents(rows: Iterable[Row]) -> dict[tuple[str, int], Content]:
-    """Rows as the plain model tells them."""
+    """Returns the rows that the plain model expects."""
     return {
         (row.group, row.start): Content(
             row.meta, row.alerts, row.first, row.last, row.late, row.rank, row.severity, row.example,
@@ -144,7 +144,7 @@ def test_duplicates_within_a_poll() -> None:
 
 
 def test_origins_of_other_partitions_do_not_count() -> None:
-    """What is known of a cell says nothing about another one; cells in which nothing moved are not told."""
+    """Each partition pair is independent, and pairs in which nothing moved are left out."""
     alert = Alert(bytes(8), GROUP, 5)
     known = {(0, 0): (9, 0), (1, 1): (9, 0), (0, 1): (3, 3)}
     merged = merge([Sent(alert, (0, 0), (9, 0)), Sent(alert, (0, 1), (3, 4)), Sent(alert, (1, 0), (0, 0))], known)

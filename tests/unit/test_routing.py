@@ -102,7 +102,7 @@ def test_regexes_are_anchored(matcher: str, value: str, matches: bool) -> None:
 
 @given(st.sampled_from(["=", "!=", "=~", "!~"]), st.sampled_from(["", "x", "x|", ".+", ".*"]), LABELS)
 def test_an_absent_label_is_an_empty_one(operator: str, value: str, labels: dict[str, str]) -> None:
-    """A condition can't tell a label that is absent from one that is empty."""
+    """A condition treats an absent label and an empty one alike."""
     matcher = Matcher("a", operator, value)
     assert matcher.matches(labels) is matcher.matches({"a": "", **labels})
 

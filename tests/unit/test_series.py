@@ -101,7 +101,7 @@ def test_the_memo_changes_nothing(alerts: list[tuple[dict[str, str], dict[str, s
 
 
 def test_the_memo_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond its size, whatever the alerts' own, the memo starts anew, and what it forgot is read again."""
+    """Beyond its size the memo starts again from empty, and forgotten labels are read again."""
     reader = SeriesReader(CONFIG)
     first = reader.keyed(incoming({"x": "0"}))
     monkeypatch.setattr("stormfold.series.MEMO_BYTES", 3 * reader._held)
@@ -124,7 +124,7 @@ def test_order_of_labels() -> None:
 
 
 def test_a_given_fingerprint_is_part_of_the_series() -> None:
-    """The same labels with and without a given fingerprint are told apart, in either order."""
+    """The same labels with and without a given fingerprint are distinguished, in either order."""
     labels, given_ = {"x": "1"}, "0123456789abcdef"
     for first, second in ((None, given_), (given_, None)):
         reader = SeriesReader(CONFIG)

@@ -300,7 +300,7 @@ class TestBounded:
         st.integers(0, 20),
     )
     def test_most_affected_first(self, entries: list[AffectedResource], most: int) -> None:
-        """At most so many, those with the most alerts, in an order that does not depend on how they came."""
+        """The list has a limited number of entries, those with the most alerts, in an order independent of arrival."""
         shown = storm.limit_resources(entries, most)
         assert len(shown) == min(most, len(entries))
         assert [entry.alerts for entry in shown] == sorted((entry.alerts for entry in entries), reverse=True)[:most]
@@ -353,7 +353,7 @@ class TestFold:
         assert storm.classify(meta, firing, resources) == expected
 
     def test_only_firing_alerts_make_a_storm(self) -> None:
-        """A wave of resolutions is no storm, but its resources and alerts are told."""
+        """A wave of resolutions is not a storm, but its resources and alerts are listed."""
         meta = GroupMeta("default", {"alertname": "A"}, "storms", False, 2, 2)
         wave = [
             plain.Alert(bytes(7) + bytes([n]), meta, 1_000 + n, resolved=True, resource=Resource("Pod", "a", str(n)))
@@ -365,7 +365,7 @@ class TestFold:
         assert (one.aggregate_class, one.distinct, one.resolved, one.alert_count) == ("Storm", 50, 50, 52)
 
     def test_truncated(self) -> None:
-        """A bounded list is told so, and the count beside it stays exact."""
+        """A bounded list is marked as truncated, and the count next to it stays exact."""
         meta = GroupMeta("default", {"alertname": "A"}, "storms", False, 2, 2)
         alerts = [
             plain.Alert(bytes(7) + bytes([n]), meta, 1_000, resource=Resource("Pod", "a", str(n))) for n in range(5)

@@ -51,7 +51,7 @@ def buckets_of(times: list[int], windows: Windows) -> list[Bucket]:
 
 
 def seen(segment: Segment, times: list[int], windows: Windows) -> Part[int]:
-    """A segment as the model would tell it."""
+    """A segment as the plain model expects it."""
     starts = {bucket.start for bucket in segment.buckets}
     held = tuple(sorted(time for time in times if windows.bucket(time) in starts))
     assert sum(bucket.alerts for bucket in segment.buckets) == len(held)
