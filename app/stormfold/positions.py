@@ -42,8 +42,7 @@ def check_position(position: Position, begin: int, end: int, before: RecordTime 
         return Verdict.RECREATED
     if position.offset < begin:
         return Verdict.EXPIRED
-    expected = offset_to_verify(position, begin)
-    if before is not None and before.offset == expected and before.timestamp != position.timestamp:
+    if before is not None and offset_to_verify(position, begin) is not None and contradicts(before, position):
         return Verdict.RECREATED
     return Verdict.VALID
 
@@ -51,6 +50,11 @@ def check_position(position: Position, begin: int, end: int, before: RecordTime 
 def offset_to_verify(position: Position, begin: int) -> int | None:
     """Offset of the record whose timestamp the position carries; None if there is nothing to compare."""
     return position.offset - 1 if position.timestamp >= 0 and position.offset > begin else None
+
+
+def contradicts(record: RecordTime, position: Position) -> bool:
+    """Whether `record` is before the position, but not the record that was there when the position was stored."""
+    return record.offset == position.offset - 1 and record.timestamp != position.timestamp
 
 
 def expired_positions(positions: Mapping[int, Position], begins: Mapping[int, int]) -> dict[int, int]:

@@ -12,6 +12,15 @@ from stormfold.errors import ActionRequired
 from stormfold.kafka._patches import Record
 from stormfold.kafka.batch import StartPosition
 from stormfold.kafka.member import GroupMember
+from stormfold.positions import (
+    Position,
+    RecordTime,
+    Verdict,
+    check_position,
+    contradicts,
+    lost_records,
+    offset_to_verify,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -28,8 +37,8 @@ class PositionAssigner:
 
     def __init__(self, member: GroupMember) -> None:
         self._member = member
-        self._unverified: dict[int, tuple[int, int]] = {}
-        """Offset and timestamp of the record that must be the first one read of a partition."""
+        self._unverified: dict[int, Position] = {}
+        """Positions to compare with the record before them, which is read first."""
 
     async def assign_positions(self, find_start_positions: FindStartPositions) -> None:
         """Moves the client to the positions of all assigned partitions. Raises what `find_start_positions` raises."""
@@ -66,35 +75,33 @@ class PositionAssigner:
     def verify_positions(self, records: Mapping[int, list[Record]]) -> None:
         """Compares the first records of partitions with those that were read before, and removes them."""
         for partition in self._unverified.keys() & records.keys():
-            offset, timestamp = self._unverified.pop(partition)
+            position = self._unverified.pop(partition)
             first = records[partition][0]
-            if first.offset > offset:
+            if first.offset >= position.offset:
                 continue
-            if first.timestamp != timestamp:
-                self._quarantine(partition, f"the record at {offset} is not the one that was read")
+            if contradicts(RecordTime(first.offset, first.timestamp), position):
+                self._quarantine(partition, f"the record at {first.offset} is not the one that was read")
                 self._member.pause_unread()
             del records[partition][0]
 
     def _seek(self, tp: TopicPartition, start: StartPosition, begin: int, end: int, lost: int) -> int:
         """Moves the client; returns the position."""
         member = self._member
-        offset = begin if start.offset is None else max(start.offset, begin)
-        if offset > end:
-            self._quarantine(tp.partition, f"it ends at {end}, before the position {offset}")
-            return offset
+        position = Position(begin if start.offset is None else max(start.offset, begin), start.timestamp)
+        if check_position(position, begin, end) is Verdict.RECREATED:
+            self._quarantine(tp.partition, f"it ends at {end}, before the position {position.offset}")
+            return position.offset
         if lost:
             metrics.LOST_RECORDS.labels(member.name, tp.partition).inc(lost)
             log.error(
                 "retention deleted records before they were read", stage=member.name, topic=member.topic,
                 partition=tp.partition, lost=lost, beginning=begin,
             )  # fmt: skip
-        if start.timestamp >= 0 and offset > begin:
-            # Read the record before the position too: if it is another one, so is the topic.
-            self._unverified[tp.partition] = (offset - 1, start.timestamp)
-            member.client.seek(tp, offset - 1)
-        else:
-            member.client.seek(tp, offset)
-        return offset
+        first = offset_to_verify(position, begin)
+        if first is not None:
+            self._unverified[tp.partition] = position
+        member.client.seek(tp, position.offset if first is None else first)
+        return position.offset
 
     async def _count_lost(self, tp: TopicPartition, start: StartPosition, begin: int) -> int:
         """Records before the log's beginning that were neither processed nor counted as lost yet."""
@@ -104,7 +111,7 @@ class PositionAssigner:
         known = [await self._member.client.committed(tp), self._member.start_offsets.get(tp.partition)]
         if start.offset is not None and start.offset < begin:
             known.append(start.offset)
-        return begin - min(begin, max((offset for offset in known if offset is not None), default=begin))
+        return lost_records(begin, (offset for offset in known if offset is not None))
 
     def _quarantine(self, partition: int, reason: str) -> None:
         self._member.quarantined[partition] = reason
