@@ -1,4 +1,4 @@
-"""Redis goes back to what it held before, or loses all, between any two calls of a stage: nobody sees an error."""
+"""Redis fails over to an older snapshot, or loses everything, between any two calls of a stage, without an error."""
 
 from collections.abc import Awaitable, Callable
 from random import Random
@@ -21,10 +21,10 @@ BLOCKS, HISTORIES = 4, 15
 
 
 class Failover(World):
-    """A world whose Redis is another one from one call to the next."""
+    """A world whose Redis may be another one at each call."""
 
     fate: Random | None = None
-    """Of the calls of this step; none fails over without it."""
+    """Decides which calls of this step fail over; None: no call does."""
 
     def _store(self) -> LosesReplies:
         store = super()._store()
@@ -41,13 +41,13 @@ class Failover(World):
         return called
 
     async def step(self, kind: str, seed: int) -> None:
-        """Somebody has a turn, in which Redis may fail over."""
+        """One actor takes a turn, in which Redis may fail over."""
         self.fate = Random(seed + 1) if kind in ("intake", "fold", "close") else None
         await getattr(self, kind)(Random(seed))
         self.fate = None
 
     def check(self) -> None:
-        """As ever, and what was published once under a name never comes again as something else."""
+        """Checks also that a name is never published with another content."""
         super().check()
         first: dict[str, Any] = {}
         for storm in self.storm_records():
@@ -55,8 +55,8 @@ class Failover(World):
 
 
 @pytest.mark.parametrize("block", range(BLOCKS))
-async def test_between_any_two_calls(redis: Redis, block: int) -> None:
-    """Random histories: the storms are those that the keyed log decides, each published as one thing only."""
+async def test_a_failover_between_any_two_calls_does_not_change_the_aggregates(redis: Redis, block: int) -> None:
+    """Each name is published with one content only."""
     for seed in range(block * HISTORIES, (block + 1) * HISTORIES):
         random = Random(seed)
         kinds = USUAL * random.randint(1, 3) + random.sample(RARE, random.randint(0, len(RARE))) + ["save", "save"]
@@ -66,7 +66,7 @@ async def test_between_any_two_calls(redis: Redis, block: int) -> None:
             world = Failover(redis, patch, random.choice(WINDOWS), *partitions, Random(seed))
             for kind, step in history:
                 await world.step(kind, step)
-            # Fold learns what Redis forgot, and tells closers.
+            # Fold finds out what Redis lost, and opens a state version for the closers.
             for at in range(2):
                 await world.fold(Random(at))
             await world.drain()
@@ -76,7 +76,7 @@ async def test_between_any_two_calls(redis: Redis, block: int) -> None:
 
 
 async def turn(world: World, milliseconds: int) -> None:
-    """Time passes, then everybody has a turn, closers last."""
+    """Time passes, then all actors take a turn, closers last."""
     world.clock.now += milliseconds
     for member in (*world.intakes, *world.folds):
         await member.poll(500)
@@ -85,8 +85,10 @@ async def turn(world: World, milliseconds: int) -> None:
 
 
 @pytest.mark.parametrize("call", ["claim", "details"])
-async def test_in_a_closers_round(redis: Redis, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    """Between a closer's calls half of a storm is gone again: the half is neither closed nor told of."""
+async def test_a_failover_during_a_claim_publishes_no_partial_segment(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Between a closer's calls a part of the segment disappears."""
     world = Failover(redis, monkeypatch, Windows(), 1, 1, Random(1))
     world.clock.now -= world.clock.now % world.windows.slice_length
     for step in range(6):

@@ -1,4 +1,4 @@
-"""What the page of guarantees does not promise, happening: how far it goes, and what shows it."""
+"""The cases under "Not promised" in the guarantees: how far each goes, and what shows it."""
 
 from dataclasses import replace
 from random import Random
@@ -10,26 +10,20 @@ from redis.asyncio import Redis
 from stormfold.errors import ActionRequired
 from stormfold.group import OVERFLOW_LABEL
 from stormfold.window import Windows
-from tests.integration.model.test_scenarios import DEFAULT, STALL, turn
-from tests.integration.model.world import World
+from tests.integration.model.test_scenarios import turn
+from tests.integration.model.world import DEFAULT, World
 
 SMALL = Windows(gap=2_000, grace=1_000, slice_length=6_000)
 
 
-@pytest.fixture
-async def world(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> World:
-    """Two partitions each, default windows, and a stall limit as usual."""
-    return World(redis, monkeypatch, DEFAULT, 2, 2, Random(1), idle_timeout=STALL)
-
-
 def missing(world: World) -> int:
-    """Alerts that no storm has; negative: counted too often."""
+    """Alerts that are in no aggregate; negative if some were counted twice."""
     return world.sent - sum({storm.name: storm.alert_count for storm in world.storm_records()}.values())
 
 
 @pytest.mark.parametrize("lost", [False, True])
-async def test_redis_lost_right_after_a_stall(world: World, lost: bool) -> None:
-    """What came back is counted, late, at a time that only Redis knows; if that is lost at once, it is dropped."""
+async def test_alerts_of_a_partition_that_was_idle_are_lost_if_redis_is_lost_at_once(world: World, lost: bool) -> None:
+    """They are counted as late, at a time that only Redis has."""
     world.intakes[1].unreadable = {1}
     for step in range(150):
         world.put(0, world.clock.now, {"labels": {"alertname": "Other", "pod": f"p{step}"}})
@@ -48,8 +42,10 @@ async def test_redis_lost_right_after_a_stall(world: World, lost: bool) -> None:
 
 
 @pytest.mark.parametrize("lost", [False, True])
-async def test_redis_lost_while_groups_overflow(redis: Redis, monkeypatch: pytest.MonkeyPatch, lost: bool) -> None:
-    """Which groups were open first is known to Redis alone: if it is lost, others may be. The books show it."""
+async def test_alerts_may_be_missing_if_redis_is_lost_while_groups_overflow(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    """Only Redis has the order in which groups were opened. The audit shows it."""
     world = World(redis, monkeypatch, SMALL, 1, 2, Random(1))
     world.config = replace(world.config, max_groups=2)
     world.configured(SMALL)
@@ -75,15 +71,15 @@ async def test_redis_lost_while_groups_overflow(redis: Redis, monkeypatch: pytes
 
 
 def one(name: str) -> dict[str, Any]:
-    """The alert of a group; keyed partitions are told by the fingerprint."""
+    """The alert of a group; its fingerprint decides its keyed partition."""
     return {"labels": {"alertname": name}, "fingerprint": f"{ord(name) - ord('A'):016x}"}
 
 
 @pytest.mark.parametrize(("windows", "late"), [(SMALL, 3), (DEFAULT, 0)])
-async def test_the_first_seconds_of_a_partition(
+async def test_the_first_alerts_of_a_new_partition_may_be_late(
     redis: Redis, monkeypatch: pytest.MonkeyPatch, windows: Windows, late: int
 ) -> None:
-    """Until workers know of it the horizon does not wait for it; what it gets is late only where the grace is short."""
+    """Until workers know of it the horizon does not wait for it; that matters only if the grace is short."""
     world = World(redis, monkeypatch, windows, 1, 1, Random(1))
     await turn(world, milliseconds=1_000)
     for second in range(8):
@@ -98,20 +94,21 @@ async def test_the_first_seconds_of_a_partition(
     assert {storm.group_labels["alertname"]: storm.late for storm in world.storm_records()} == {"A": 0, "B": late}
 
 
-async def test_more_detail_the_second_time(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If Redis is lost before it is committed that a truncated storm was published, it can come again with more detail:
-    the same name, the same count."""
+async def test_a_truncated_aggregate_may_come_again_with_more_detail(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If Redis is lost before a commit has that it was published: same name, same count."""
     world = World(redis, monkeypatch, SMALL, 1, 1, Random(1))
-    crowded = [fold.stage._monitor for fold in world.folds]
-    for watch in crowded:
-        watch.limits = replace(watch.limits, track_new=False)
+    monitors = [fold.stage._monitor for fold in world.folds]
+    for monitor in monitors:
+        monitor.limits = replace(monitor.limits, track_new=False)
     for pod in range(5):
         world.put(0, world.clock.now, {"labels": {"alertname": "A", "pod": f"p{pod}"}})
     while not world.storm_records():
         await turn(world, milliseconds=500)
     await world.wipe(Random(0))
-    for watch in crowded:
-        watch.limits = replace(watch.limits, track_new=True)
+    for monitor in monitors:
+        monitor.limits = replace(monitor.limits, track_new=True)
     await world.drain()
     world.check_books()
     less, more = world.storm_records()
@@ -121,9 +118,10 @@ async def test_more_detail_the_second_time(redis: Redis, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("thrown", [":b:", ":g:"])
-async def test_keys_thrown_away(redis: Redis, monkeypatch: pytest.MonkeyPatch, thrown: str) -> None:
-    """Where Redis throws away a part of what is open nothing of it is told, and closing says why; once Redis is emptied
-    all of it is counted."""
+async def test_evicted_keys_stop_closing_until_redis_is_emptied(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, thrown: str
+) -> None:
+    """Nothing of what is left is published, and the error says why; then all of it is counted."""
     world = World(redis, monkeypatch, SMALL, 1, 1, Random(1))
     for name in "AB":
         world.put(0, world.clock.now, one(name), one(name))

@@ -1,4 +1,4 @@
-"""Single days of the protocol that random histories don't reach: stalls, other windows, hand-overs in mid-batch."""
+"""Scenarios that random histories do not reach: idle partitions, other windows, rebalances during a batch."""
 
 from random import Random
 
@@ -10,20 +10,11 @@ from stormfold.kafka.committed import CommitMetadata
 from stormfold.redis.versions import StateVersion
 from stormfold.window import Windows
 from tests.integration.model.broker import Leaving
-from tests.integration.model.world import World
-
-DEFAULT = Windows()
-STALL = 900_000
-
-
-@pytest.fixture
-async def world(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> World:
-    """Two partitions each, default windows, and a stall limit as usual."""
-    return World(redis, monkeypatch, DEFAULT, 2, 2, Random(1), idle_timeout=STALL)
+from tests.integration.model.world import DEFAULT, World
 
 
 async def turn(world: World, members: tuple[int, ...] = (0, 1), milliseconds: int = 10_000) -> None:
-    """Time passes, then these intakes and everybody else have their turn."""
+    """Time passes, then these intakes, all folds and all closers take a turn."""
     world.clock.now += milliseconds
     for at in members:
         await world.intakes[at].poll(500)
@@ -33,8 +24,8 @@ async def turn(world: World, members: tuple[int, ...] = (0, 1), milliseconds: in
         await world._round(at)
 
 
-async def stalled(world: World) -> None:
-    """Partition 1 of `alerts` is written to but not read for longer than the limit, while partition 0 is."""
+async def partition_was_idle(world: World) -> None:
+    """Partition 1 of `alerts` is written but not read for longer than the idle timeout, while partition 0 is read."""
     for _ in range(10):
         for partition in range(2):
             world._write(Random(partition), partition, world.clock.now)
@@ -48,31 +39,29 @@ async def stalled(world: World) -> None:
 
 
 async def version(world: World) -> StateVersion:
-    """The epoch that stands."""
+    """The current state version."""
     found = await world._store().version()
     assert found is not None
     return found
 
 
 async def horizon(world: World) -> int:
-    """Where the horizon stands."""
+    """The current horizon (ms)."""
     found = (await world._store().clock(await version(world))).horizon
     assert found is not None
     return found
 
 
-async def test_a_stall(world: World) -> None:
-    """A partition that was left out and comes back has its alerts counted, as late."""
-    await stalled(world)
+async def test_alerts_of_a_partition_that_was_idle_are_counted_as_late(world: World) -> None:
+    await partition_was_idle(world)
     await world.drain()
     world.check_books()
     assert sum(storm.late for storm in world.storm_records()) > 100
 
 
 @pytest.mark.parametrize("turns", [0, 1, 3, 10])
-async def test_a_wipe_after_a_stall(world: World, turns: int) -> None:
-    """What came back from a stall is counted once, also if Redis loses everything some turns later."""
-    await stalled(world)
+async def test_alerts_of_an_idle_partition_are_counted_once_if_redis_is_lost(world: World, turns: int) -> None:
+    await partition_was_idle(world)
     for _ in range(turns):
         await turn(world)
     await world.wipe(Random(0))
@@ -80,9 +69,9 @@ async def test_a_wipe_after_a_stall(world: World, turns: int) -> None:
     world.check_books()
 
 
-async def test_a_wipe_before_it_comes_back(world: World) -> None:
-    """What comes after a stall and a wipe joins no storm that was published, though such a one went on after C."""
-    await stalled(world)
+async def test_alerts_after_an_idle_time_and_a_lost_redis_join_no_published_segment(world: World) -> None:
+    """Though a published session continues after C."""
+    await partition_was_idle(world)
     begin = (world.clock.now // DEFAULT.slice_length + 1) * DEFAULT.slice_length
     world.put(1, world.clock.now, {"labels": {"alertname": "Published"}})
     for now in range(world.clock.now + 10_000, begin + 200_000, 10_000):
@@ -96,8 +85,8 @@ async def test_a_wipe_before_it_comes_back(world: World) -> None:
     world.check_books()
 
 
-async def test_a_partition_that_nobody_can_read(world: World) -> None:
-    """Its intake lives and is asked every turn: after the limit the others go on at full speed without it."""
+async def test_a_partition_that_cannot_be_read_holds_up_the_others_only_until_the_timeout(world: World) -> None:
+    """Its intake is alive and polled every turn."""
     for _ in range(10):
         for partition in range(2):
             world._write(Random(partition), partition, world.clock.now)
@@ -113,8 +102,8 @@ async def test_a_partition_that_nobody_can_read(world: World) -> None:
     world.check_books()
 
 
-async def test_silence_of_everything(world: World) -> None:
-    """After an outage of everything that lasts longer than the limit, nobody is left out: the storms are exact."""
+async def test_an_outage_of_everything_makes_no_partition_idle(world: World) -> None:
+    """The aggregates are exact after an outage longer than the timeout."""
     for _ in range(5):
         for partition in range(2):
             world._write(Random(partition), partition, world.clock.now)
@@ -130,8 +119,10 @@ async def test_silence_of_everything(world: World) -> None:
 
 
 @pytest.mark.parametrize("wider", [True, False])
-async def test_other_windows(redis: Redis, monkeypatch: pytest.MonkeyPatch, wider: bool) -> None:
-    """Under other windows, once drained, new storms have names of their own and every alert is counted."""
+async def test_aggregates_have_names_of_their_own_under_other_windows(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, wider: bool
+) -> None:
+    """Every alert is counted."""
     small, large = (
         Windows(gap=2_000, grace=1_000, slice_length=6_000),
         Windows(gap=60_000, grace=1_000, slice_length=120_000),
@@ -157,8 +148,8 @@ async def test_other_windows(redis: Redis, monkeypatch: pytest.MonkeyPatch, wide
     world.check_books()
 
 
-async def test_a_restart_keeps_c(world: World) -> None:
-    """A fold worker that starts and has nothing to fold yet doesn't commit that nothing was ever closed."""
+async def test_a_restarted_fold_does_not_commit_an_earlier_c(world: World) -> None:
+    """Though it has nothing to fold yet."""
     world._write(Random(0), 0, world.clock.now)
     await world.drain()
     commits = world.broker.commits[world.settings.consumer_group("fold")]
@@ -171,8 +162,9 @@ async def test_a_restart_keeps_c(world: World) -> None:
     assert all(after[partition] >= closed for partition, closed in before.items())
 
 
-async def test_handed_over_while_it_delivers(world: World) -> None:
-    """An intake that loses a partition while a delivery takes long marks nothing that its successor does not keep."""
+async def test_an_intake_that_loses_a_partition_during_a_delivery_marks_only_what_its_successor_keeps(
+    world: World,
+) -> None:
     for partition in range(2):
         world._write(Random(partition), partition, world.clock.now)
     await turn(world)
@@ -195,8 +187,9 @@ async def test_handed_over_while_it_delivers(world: World) -> None:
 
 
 @pytest.mark.parametrize("leaving", ["in time", "too late", "with a batch in hand"])
-async def test_away_and_back(world: World, leaving: Leaving) -> None:
-    """An intake that gets a partition back and loses it again before it was placed commits nothing old for it."""
+async def test_an_intake_that_loses_a_partition_before_it_has_positions_commits_nothing_for_it(
+    world: World, leaving: Leaving
+) -> None:
     first, second = world.intakes
     for partition in range(2):
         world._write(Random(partition), partition, world.clock.now)

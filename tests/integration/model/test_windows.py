@@ -1,4 +1,4 @@
-"""Other windows while something else goes wrong: every alert is counted once, and configurations do not take turns."""
+"""Windows change while something else fails: every alert is counted once, and configurations do not alternate."""
 
 from random import Random
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from stormfold.window import Windows
-from tests.integration.model.test_protocol import BY_CHANCE, USUAL, WINDOWS, Steps, histories
+from tests.integration.model.test_protocol import BY_CHANCE, USUAL, WINDOWS, Steps, histories, played
 from tests.integration.model.test_scenarios import turn, version
 from tests.integration.model.world import OTHERS, World
 
@@ -25,18 +25,18 @@ async def world(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 def alert(world: World, name: str, pod: int = 0) -> None:
-    """One alert of a group, now."""
+    """Publishes one alert of a group, now."""
     world.put(0, world.clock.now, {"labels": {"alertname": name, "pod": f"p{pod}"}})
 
 
 async def turns(world: World, count: int, milliseconds: int = 1_000) -> None:
-    """Everybody has some turns."""
+    """All members take some turns."""
     for _ in range(count):
         await turn(world, milliseconds=milliseconds)
 
 
 async def short(world: World) -> None:
-    """A storm of four alerts is published, and nothing is open."""
+    """Publishes a storm of four alerts; then nothing is open."""
     for pod in range(4):
         alert(world, "Short", pod)
         await turn(world, milliseconds=500)
@@ -44,13 +44,13 @@ async def short(world: World) -> None:
 
 
 async def counted(world: World) -> None:
-    """The books balance once all is closed."""
+    """Closes everything, then verifies that every alert was counted once."""
     await world.drain()
     world.check_books()
 
 
-async def test_redis_lost_at_the_same_restart(world: World) -> None:
-    """What was published before C and after it was cut under the old windows, so it is rebuilt under them."""
+async def test_redis_lost_at_the_restart_that_changes_windows(world: World) -> None:
+    """Aggregates before and after C were cut under the old windows, so they are rebuilt under them."""
     for step in range(40):
         alert(world, "Long", step)
         if step in (2, 3, 4):
@@ -62,8 +62,8 @@ async def test_redis_lost_at_the_same_restart(world: World) -> None:
     assert (await version(world)).windows == LARGE
 
 
-async def test_redis_lost_soon_after(world: World) -> None:
-    """The first bucket of the new windows has what was published under the old ones: that is not counted again."""
+async def test_redis_lost_soon_after_windows_changed(world: World) -> None:
+    """The first bucket of the new windows has alerts published under the old ones: they are not counted again."""
     await short(world)
     world.configured(LARGE)
     await turns(world, 5)
@@ -72,8 +72,8 @@ async def test_redis_lost_soon_after(world: World) -> None:
     await counted(world)
 
 
-async def test_redis_lost_soon_before(world: World) -> None:
-    """C of a rebuild lies inside a bucket of the new windows: what is new in that is counted all the same."""
+async def test_redis_lost_soon_before_windows_change(world: World) -> None:
+    """C of the rebuild is inside a bucket of the new windows: new alerts in it are counted."""
     await short(world)
     await turns(world, 1)
     await world.wipe(Random(0))
@@ -86,8 +86,8 @@ async def test_redis_lost_soon_before(world: World) -> None:
     await counted(world)
 
 
-async def test_redis_back_before_what_was_published(world: World) -> None:
-    """Redis comes back as it was while nothing was open: what was published since is read again under its windows."""
+async def test_redis_goes_back_before_published_aggregates_when_windows_change(world: World) -> None:
+    """What was published since is read again under its windows."""
     await turns(world, 3)
     await world.save(Random(0))
     await short(world)
@@ -97,8 +97,8 @@ async def test_redis_back_before_what_was_published(world: World) -> None:
     assert (await version(world)).windows == LARGE
 
 
-async def test_redis_back_before_the_change(world: World) -> None:
-    """Redis comes back with the old windows, after storms of the new ones: it is known by the commits."""
+async def test_redis_goes_back_before_a_change_of_windows(world: World) -> None:
+    """The commits have the windows that followed."""
     await turns(world, 3)
     await world.save(Random(0))
     world.configured(LARGE)
@@ -108,8 +108,8 @@ async def test_redis_back_before_the_change(world: World) -> None:
     await counted(world)
 
 
-async def test_redis_lost_before_anything_is_committed(world: World) -> None:
-    """What was caught up with at once, and published, was committed before as being of the new windows."""
+async def test_redis_lost_before_positions_under_new_windows_are_committed(world: World) -> None:
+    """The windows themselves are committed before anything is published under them."""
     await short(world)
     world.configured(LARGE)
     await turns(world, 1)
@@ -119,7 +119,7 @@ async def test_redis_lost_before_anything_is_committed(world: World) -> None:
         world.put(0, world.clock.now + minute * 90_000, {"labels": {"alertname": f"A{minute}"}})
     world.clock.now += 600_000
     for fold in world.folds:
-        fold.stage._committed = world.clock.time()
+        fold.stage._committed_at = world.clock.time()
     await turns(world, 2, 0)
     await world.wipe(Random(0))
     await counted(world)
@@ -127,10 +127,9 @@ async def test_redis_lost_before_anything_is_committed(world: World) -> None:
 
 @pytest.mark.parametrize("wiped", [None, 0, 1, 3, 10])
 @pytest.mark.parametrize(("before", "after"), [(1_000, 30_000), (30_000, 1_000)])
-async def test_another_grace(
+async def test_alerts_during_a_change_of_grace_join_nothing_that_was_published(
     redis: Redis, monkeypatch: pytest.MonkeyPatch, before: int, after: int, wiped: int | None
 ) -> None:
-    """Alerts that are on their way when the grace changes, or come late, join nothing that was published."""
     world = World(redis, monkeypatch, Windows(gap=2_000, grace=before, slice_length=6_000), 1, 1, Random(1))
     await short(world)
     world.configured(Windows(gap=2_000, grace=after, slice_length=6_000))
@@ -151,8 +150,8 @@ async def test_another_grace(
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_rolling_change(world: World, seed: int) -> None:
-    """Workers are replaced one at a time: the windows of the one that was started last hold, and change once."""
+async def test_windows_of_the_worker_started_last_apply_and_change_once(world: World, seed: int) -> None:
+    """Workers are replaced one at a time."""
     random = Random(seed)
     await turns(world, 2)
     before = (await version(world)).number
@@ -173,8 +172,7 @@ async def test_rolling_change(world: World, seed: int) -> None:
     assert ((await version(world)).number, (await version(world)).windows) == (before + 1, LARGE)
 
 
-async def test_put_back(world: World) -> None:
-    """The old configuration can be put back, once or more."""
+async def test_an_old_configuration_can_be_restored(world: World) -> None:
     for windows in (LARGE, SMALL, LARGE):
         world.clock.now += 1
         world.configured(windows)
@@ -190,13 +188,8 @@ async def test_put_back(world: World) -> None:
     partitions=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     seed=st.integers(0, 2**16),
 )
-async def test_histories(
+async def test_every_alert_is_counted_once_whatever_fails_while_windows_change(
     redis: Redis, history: Steps, windows: Windows, partitions: tuple[int, int], seed: int
 ) -> None:
-    """Workers are started with other windows whatever else goes wrong: every alert is counted once."""
-    with pytest.MonkeyPatch.context() as patch:
-        world = World(redis, patch, windows, *partitions, Random(seed))
-        for kind, step in history:
-            await getattr(world, kind)(Random(step))
+    async with played(redis, history, windows, partitions, seed) as world:
         await counted(world)
-        await redis.flushall()

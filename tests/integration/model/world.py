@@ -1,7 +1,7 @@
 """The whole protocol on one clock: producers, intake, fold and closers as they are, Redis as it is, a Kafka in memory.
 
-Each step is one actor's turn; it may fail half way, come twice, or be overtaken by others. In the end everything is
-drained and the published storms are compared with the plain model of what the keyed log says.
+Each step is the turn of one actor; it may fail half way, be repeated, or be overtaken by others. In the end everything
+is drained and the published aggregates are compared with the plain model of the keyed topic.
 """
 
 from collections import Counter
@@ -52,6 +52,8 @@ from tests.integration.model.broker import Broker, Clock, Crash, Fault, GroupMem
 
 START = 1_767_225_600_000
 NEVER = 10**12
+DEFAULT = Windows()
+IDLE_TIMEOUT = 900_000
 OTHERS = (Windows(gap=2_000, grace=1_000, slice_length=6_000), Windows(gap=60_000, grace=1_000, slice_length=120_000))
 """Windows that a worker may be started with instead."""
 PREFIX = "model"
@@ -59,7 +61,7 @@ _prefixes = count()
 
 
 class LosesReplies(Store):
-    """A store whose next fold may be done without the worker hearing of it."""
+    """A store that may lose the reply of its next fold call."""
 
     lose: BaseException | None = None
 
@@ -72,7 +74,7 @@ class LosesReplies(Store):
 
 
 class World:
-    """Everything, and what may happen to it. Every step draws what it needs from a `Random`."""
+    """All actors and servers, and the steps they can take. Every step draws what it needs from a `Random`."""
 
     def __init__(
         self, redis: Redis, patch: pytest.MonkeyPatch, windows: Windows, alerts: int, keyed: int, random: Random,
@@ -113,7 +115,7 @@ class World:
             for partition in range(partitions):
                 members[partition % 2].partitions.add(partition)
 
-    # Who there is
+    # Actors
 
     def _store(self) -> LosesReplies:
         return LosesReplies(self.redis, self.settings.redis_prefix)
@@ -160,12 +162,12 @@ class World:
                     assert kept is not None, "marked without a commit"
                     assert kept >= reached, "a restart would go on from an earlier time than was marked"
 
-    # What may happen
+    # Steps
 
     async def publish(self, random: Random) -> None:
         """Producers write a few records to a partition that may lag: on time, late, or in the future.
 
-        Not further in the future than a slice: such an alert, delivered but not committed, is stamped anew when it is
+        Not further in the future than a slice: such an alert, delivered but not committed, is stamped again when it is
         delivered again; with more than two slices between, the two could lie on both sides of a rebuild's beginning.
         """
         partition = random.randrange(self.broker.partitions[self.settings.alerts_topic])
@@ -226,7 +228,7 @@ class World:
         worker.stage._store.lose = None
 
     async def close(self, random: Random) -> None:
-        """A closer has its round; it may die around its delivery, or be overtaken while it is under way."""
+        """A closer runs once; it may die during its delivery, or be overtaken by another."""
         at = random.randrange(2)
         self.broker.fault = self._fault(random)
         if random.random() < 0.2:
@@ -251,13 +253,13 @@ class World:
             await self.closers[at].run_once()
 
     async def expire(self, _random: Random) -> None:
-        """The leases' time is over."""
+        """All leases expire."""
         keys = [key async for key in self.redis.scan_iter(match=f"{self.settings.redis_prefix}:*:l:*", count=1000)]
         if keys:
             await self.redis.delete(*keys)
 
     async def rebalance(self, random: Random) -> None:
-        """Partitions change hands; a fold worker may not hear of it and go on."""
+        """Partitions change owners; a fold worker may not notice and continue as a zombie."""
         members, topic = random.choice(
             ((self.intakes, self.settings.alerts_topic), (self.folds, self.settings.keyed_topic))
         )
@@ -272,7 +274,7 @@ class World:
             await member.assign(partitions, random.choice(("in time", "too late")))
 
     async def die(self, random: Random) -> None:
-        """A worker ends without a word."""
+        """A worker is killed."""
         at = random.randrange(2)
         match random.randrange(3):
             case 0:
@@ -283,14 +285,14 @@ class World:
                 self.closers[at] = self._closer()
 
     async def reconfigure(self, random: Random) -> None:
-        """A worker is replaced by one with other windows: of a rolling change, or of one that stops half way."""
+        """A worker is replaced by one with other windows, as in a rolling change that may stop half way."""
         windows = random.choice(
             [structs.replace(w, grace=g) for w in (self.windows, *OTHERS) for g in (w.grace, 3 * w.grace, w.grace // 3)]
         )
         self.configured(windows, random.choice(((0,), (1,), (0, 1))))
 
     def configured(self, windows: Windows, workers: tuple[int, ...] = (0, 1)) -> None:
-        """These workers are stopped, and started with other windows."""
+        """Stops these workers and starts them with other windows."""
         self.config = replace(self.config, windows=windows)
         for at in workers:
             self.intakes[at] = self._reborn(self.intakes[at], self._intake())
@@ -308,12 +310,12 @@ class World:
             await self.redis.delete(*keys)
 
     async def save(self, _random: Random) -> None:
-        """What Redis holds now goes to its disk."""
+        """Redis writes a snapshot."""
         keys = [key async for key in self.redis.scan_iter(match=f"{self.settings.redis_prefix}:*", count=1000)]
         self.snapshot = {key: await self.redis.dump(key) for key in keys if b":l:" not in key}
 
     async def restore(self, random: Random) -> None:
-        """Redis comes back with what its disk holds."""
+        """Redis goes back to its snapshot."""
         if self.snapshot is None:
             return
         await self.wipe(random)
@@ -327,10 +329,10 @@ class World:
         error = random.choice((Crash(), Retry("not delivered")))
         return Fault(random.randrange(2), random, error, acknowledged=random.random() < 0.3)
 
-    # How it ends
+    # The end
 
     async def drain(self) -> None:
-        """Nobody fails any more: everything is read, folded and closed, in bounded time."""
+        """Without further faults everything is read, folded and closed, in bounded time."""
         for _ in range(200):
             self.clock.now += max(1_000, self.windows.gap // 2)
             while sum([await member.poll(500) for member in self.intakes]):
@@ -342,7 +344,7 @@ class World:
             await self.expire(Random(0))
             if await self._drained():
                 return
-        raise AssertionError("it does not drain")
+        raise AssertionError("not everything was closed after 200 rounds")
 
     async def _drained(self) -> bool:
         version = await self._store().version()
@@ -357,12 +359,12 @@ class World:
         return caught_up and clock.open_groups == 0
 
     def storm_records(self) -> list[Aggregate]:
-        """All that was published."""
+        """All published aggregates, in order."""
         records = self.broker.all(self.settings.storms_topic)
         return [from_manifest(msgspec.json.decode(record.value or b"")) for record in records]
 
     def keyed_alerts(self) -> list[plain.Alert]:
-        """What the keyed log says: of each origin the first arrival."""
+        """Alerts in the keyed topic: of each source position the first record."""
         found: dict[tuple[int, int, int], plain.Alert] = {}
         for record in self.broker.all(self.settings.keyed_topic):
             value = record.value or b""
@@ -372,7 +374,7 @@ class World:
         return list(found.values())
 
     def check(self) -> None:
-        """The storms are those of the plain model, the books balance, and no C was ever promised too early."""
+        """Compares the aggregates with the plain model, counts all alerts, and checks every committed C."""
         expected = plain.storms(self.keyed_alerts(), self.windows)
         records = self.storm_records()
         published = {record.name: record for record in records}
@@ -387,7 +389,7 @@ class World:
                     assert by_name[name][0] < until, (closed, storm)
 
     def check_books(self) -> None:
-        """Every alert is in exactly one storm or a dead letter."""
+        """Checks that every alert is in exactly one aggregate or dead letter."""
         published = {record.name: record for record in self.storm_records()}
         assert sum(record.alert_count for record in published.values()) == self.sent
         dead = {dict(record.headers)["stormfold-origin"] for record in self.broker.all(self.settings.alerts_dlq_topic)}

@@ -6,8 +6,8 @@ from stormfold.redis.client import connect
 from stormfold.settings import Settings
 
 
-async def test_cancelled_at_any_moment(topics: Settings) -> None:
-    """A task that asks Redis again and again ends when it is cancelled, in whichever turn of the event loop that is."""
+async def test_a_task_that_is_cancelled_during_a_command_ends(topics: Settings) -> None:
+    """Whichever turn of the event loop the cancellation comes in."""
     async with connect(topics) as redis:
 
         async def ask() -> None:

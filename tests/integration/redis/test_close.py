@@ -49,16 +49,15 @@ def delete(claimed: OpenBuckets, buckets: Sequence[Bucket] | None = None, stay: 
 class TestClaim:
     """Horizon and leases."""
 
-    async def test_nothing_known(self, store: Store, redis: Redis) -> None:
-        """Without a horizon nothing is leased."""
+    async def test_without_a_horizon_nothing_is_claimed(self, store: Store, redis: Redis) -> None:
         await start(store)
         await Folder(store)([alert(1, 3)])
         before = await everything(redis)
         assert await claim(store) == (Clock(None, 1, NOW), [])
         assert await everything(redis) == before
 
-    async def test_horizon_never_goes_back(self, store: Store) -> None:
-        """The latest that any closer saw stands, and is told to fold and to whoever asks."""
+    async def test_the_horizon_never_goes_back(self, store: Store) -> None:
+        """All calls return the latest horizon that any closer derived."""
         await start(store)
         for seen, stands in ((NOW, NOW), (NOW + 9, NOW + 9), (NOW + 5, NOW + 9), (None, NOW + 9)):
             clock, _ = await claim(store, seen)
@@ -66,8 +65,8 @@ class TestClaim:
         assert await Folder(store)([]) == Clock(NOW + 9, 0, None)
         assert await store.clock(VERSION) == Clock(NOW + 9, 0, None)
 
-    async def test_marks_that_are_gone(self, store: Store) -> None:
-        """A horizon that the marks in Redis no longer bear out is not taken over: Redis went back since it was seen."""
+    async def test_a_horizon_is_ignored_if_its_marks_are_gone(self, store: Store) -> None:
+        """Redis went back since the horizon was derived."""
         await start(store)
         marks = {"0:0": NOW + 50, "1:0": NOW + 70, "h": NOW + 10, "n": NOW + 99, "b": NOW + 99}
         await store.redis.hset(store.keys.of(1).marks, mapping=marks)
@@ -75,8 +74,8 @@ class TestClaim:
             clock, _ = await claim(store, NOW + seen, min_marks=min_marks)
             assert clock.horizon == NOW + stands
 
-    async def test_due_at_the_watermark(self, store: Store) -> None:
-        """A group is leased from the moment at which the watermark, not the horizon, reaches its due."""
+    async def test_a_group_is_claimed_when_the_watermark_reaches_its_due_time(self, store: Store) -> None:
+        """The watermark, not the horizon."""
         await start(store)
         await Folder(store)([alert(1, 3)])
         due = NOW + 3 + WINDOWS.gap + 1
@@ -84,8 +83,7 @@ class TestClaim:
         _, (only,) = await claim(store, due + WINDOWS.grace)
         assert only == OpenBuckets(alert(1, 3).group, GROUP, (Bucket(NOW, 1, NOW + 3, NOW + 3),))
 
-    async def test_what_is_told(self, store: Store) -> None:
-        """Meta and buckets in order of time, details by group and start."""
+    async def test_claimed_buckets_are_in_order_of_time(self, store: Store) -> None:
         await start(store)
         alerts = [alert(1, 25), alert(1, 3, resource="a", late=True), alert(2, 14, rank=0, resolved=True)]
         await Folder(store)(alerts)
@@ -93,8 +91,8 @@ class TestClaim:
         assert [bucket.start - NOW for bucket in only.buckets] == [0, 10, 20]
         assert await contents(store) == plain.buckets(alerts, WINDOWS)
 
-    async def test_leases(self, store: Store) -> None:
-        """A group is leased to one closer, the next gets the others; what one could not settle it may take up again."""
+    async def test_a_group_is_leased_to_one_closer(self, store: Store) -> None:
+        """A closer may claim again what it has not completed."""
         await start(store)
         await Folder(store)([alert(1, 3), alert(1, 4, meta=OTHER)])
         _, mine = await claim(store, END, "one", limit=1)
@@ -104,8 +102,8 @@ class TestClaim:
         assert (await claim(store, END, "three"))[1] == []
         assert (await claim(store, END, "one"))[1] == mine
 
-    async def test_expiry(self, store: Store, redis: Redis) -> None:
-        """A lease ends by itself; only then the group is leased again, and the late closer settles nothing."""
+    async def test_a_closer_whose_lease_ended_completes_nothing(self, store: Store, redis: Redis) -> None:
+        """Only then another closer gets the group."""
         await start(store)
         await Folder(store)([alert(1, 3)])
         asked = time.monotonic()
@@ -124,8 +122,8 @@ class TestClaim:
         assert await everything(redis) == before
         assert await store.complete(VERSION, "two", [delete(mine)]) == [True]
 
-    async def test_many_groups(self, store: Store) -> None:
-        """More due groups than a page: every one is leased once, however few are taken at a time."""
+    async def test_every_due_group_is_claimed_once(self, store: Store) -> None:
+        """With more groups than a page, and small claims."""
         await start(store)
         metas = [GroupMeta("default", {"n": str(n)}, "storms", False, 1, 1) for n in range(700)]
         await Folder(store)([alert(1, n % 9, meta=meta) for n, meta in enumerate(metas)])
@@ -136,8 +134,8 @@ class TestClaim:
             taken += [one.group for one in claimed]
         assert len(taken) == len(set(taken)) == 700
 
-    async def test_stale(self, store: Store, redis: Redis) -> None:
-        """Under another number, or in an empty Redis, nothing is leased, moved or deleted."""
+    async def test_claim_and_complete_refuse_another_state_version(self, store: Store, redis: Redis) -> None:
+        """Also in an empty Redis."""
         await start(store)
         await Folder(store)([alert(1, 3)])
         before = await everything(redis)
@@ -154,8 +152,8 @@ class TestClaim:
             await store.complete(VERSION, "t", [])
         assert await everything(redis) == {}
 
-    async def test_details_of_what_is_gone(self, store: Store) -> None:
-        """A closer that slept past its lease finds the buckets settled by another: it tries anew, it doesn't die."""
+    async def test_details_of_a_completed_bucket_raise_retry(self, store: Store) -> None:
+        """A closer that slept past its lease must try again."""
         await start(store)
         await Folder(store)([alert(1, 3)])
         _, (mine,) = await claim(store, END)
@@ -163,8 +161,8 @@ class TestClaim:
         with pytest.raises(Retry):
             await store.details(VERSION, [(mine.group, bucket) for bucket in mine.buckets])
 
-    async def test_details_of_something_else(self, store: Store) -> None:
-        """A bucket of which Redis lost some alerts since it was claimed is not told: there would be half a storm."""
+    async def test_details_of_a_changed_bucket_raise_retry(self, store: Store) -> None:
+        """Redis lost alerts since the claim: half a segment must not be published."""
         await start(store)
         await Folder(store)([alert(1, 3), alert(2, 4)])
         _, (mine,) = await claim(store, END)
@@ -178,8 +176,7 @@ class TestClaim:
 class TestSettle:
     """What was published goes, nothing else."""
 
-    async def test_all_of_a_group(self, store: Store, redis: Redis) -> None:
-        """Of a group that is published whole nothing is left, nor of its lease."""
+    async def test_nothing_is_left_of_a_completed_group(self, store: Store, redis: Redis) -> None:
         await start(store)
         fold = Folder(store)
         await fold([])
@@ -195,8 +192,7 @@ class TestSettle:
         assert after.pop(origins)
         assert after == before
 
-    async def test_twice(self, store: Store, redis: Redis) -> None:
-        """A settlement sent again says that it did nothing, and does nothing."""
+    async def test_a_completion_sent_again_does_nothing(self, store: Store, redis: Redis) -> None:
         await start(store)
         fold = Folder(store)
         await fold([alert(1, 3)])
@@ -207,8 +203,8 @@ class TestSettle:
         assert await store.complete(VERSION, "me", [delete(mine)]) == [False]
         assert await everything(redis) == before
 
-    async def test_part_of_a_group(self, store: Store) -> None:
-        """What stays is due when it is said to be, and the group's first bucket is the next one."""
+    async def test_buckets_that_stay_are_due_as_requested(self, store: Store) -> None:
+        """The group's first bucket is then the first that stays."""
         await start(store)
         await Folder(store)([alert(1, 3), alert(1, 60), alert(2, 69), alert(1, 90, meta=OTHER)])
         _, (mine,) = await claim(store, NOW + 60)
@@ -219,8 +215,7 @@ class TestSettle:
         _, (rest,) = await claim(store, due + WINDOWS.grace)
         assert rest.buckets == mine.buckets[1:]
 
-    async def test_put_off(self, store: Store) -> None:
-        """A group in which nothing was final after all stays whole, is due later, and its lease is given back."""
+    async def test_a_group_without_final_segments_is_due_later(self, store: Store) -> None:
         await start(store)
         await Folder(store)([alert(1, 3), alert(1, 12)])
         _, (mine,) = await claim(store, NOW + 3 + WINDOWS.gap + 1 + WINDOWS.grace)
@@ -229,8 +224,7 @@ class TestSettle:
         _, (again,) = await claim(store, NOW + 23 + WINDOWS.grace)
         assert again == mine
 
-    async def test_a_bucket_that_came_meanwhile(self, store: Store) -> None:
-        """A new bucket makes the promised due worthless: the group is looked at again at once."""
+    async def test_a_bucket_added_since_the_claim_makes_its_group_due_at_once(self, store: Store) -> None:
         await start(store)
         fold = Folder(store)
         await fold([alert(1, 3), alert(1, 90)])
@@ -241,8 +235,8 @@ class TestSettle:
         assert clock.first_open == NOW + 40
         assert [bucket.start for bucket in again.buckets] == [NOW + 40, NOW + 90]
 
-    async def test_due_is_a_lower_bound_whatever_comes(self, store: Store) -> None:
-        """More alerts in the buckets that stay, and an earlier bucket: the group is never due too late."""
+    async def test_a_group_is_never_due_too_late(self, store: Store) -> None:
+        """More alerts, or an earlier bucket, do not put it off."""
         await start(store)
         fold = Folder(store)
         await fold([alert(1, 50), alert(1, 95)])
@@ -252,8 +246,10 @@ class TestSettle:
         assert first_due(NOW + 20, NOW + 23, WINDOWS) == NOW + 34
 
     @pytest.mark.parametrize("counts", [(2, 1), (1, 2), (0, 1)], ids=str)
-    async def test_another_count(self, store: Store, redis: Redis, counts: tuple[int, int]) -> None:
-        """If one bucket holds another count than was published, nothing is deleted; the lease is given back."""
+    async def test_a_bucket_with_another_count_is_not_deleted(
+        self, store: Store, redis: Redis, counts: tuple[int, int]
+    ) -> None:
+        """Nothing of its group is; the lease is released."""
         await start(store)
         await Folder(store)([alert(1, 3), alert(1, 12)])
         _, (mine,) = await claim(store, END)
@@ -264,8 +260,7 @@ class TestSettle:
         assert await everything(redis) == before
         assert (await claim(store))[1] == [mine]
 
-    async def test_a_bucket_that_is_gone(self, store: Store) -> None:
-        """A bucket that isn't there any more was not published as it is."""
+    async def test_a_group_that_lost_a_bucket_is_not_deleted(self, store: Store) -> None:
         await start(store)
         await Folder(store)([alert(1, 3), alert(1, 12)])
         _, (mine,) = await claim(store, END)
@@ -273,8 +268,7 @@ class TestSettle:
         assert await store.complete(VERSION, "me", [delete(mine, [*mine.buckets, gone])]) == [False]
         assert len(await contents(store)) == 2
 
-    async def test_each_group_by_itself(self, store: Store) -> None:
-        """Answers come in order, one group's refusal doesn't touch another's settlement."""
+    async def test_completions_are_independent_and_answered_in_order(self, store: Store) -> None:
         await start(store)
         metas = [GroupMeta("default", {"n": str(n)}, "storms", False, 1, 1) for n in range(3)]
         await Folder(store)([alert(1, 3, meta=meta) for meta in metas])
@@ -283,16 +277,14 @@ class TestSettle:
         assert await store.complete(VERSION, "me", [delete(mine[0]), wrong, delete(mine[2])]) == [True, False, True]
         assert [one.group for one in await store.open_buckets(VERSION)] == [mine[1].group]
 
-    async def test_large_group(self, store: Store, redis: Redis) -> None:
-        """Thousands of buckets and members go in one call."""
+    async def test_thousands_of_buckets_and_members_are_deleted_by_one_call(self, store: Store, redis: Redis) -> None:
         await start(store)
         await Folder(store)([alert(n, n * 10) for n in range(2_000)] + [alert(n, 0) for n in range(9_000)])
         _, (mine,) = await claim(store, END)
         assert await store.complete(VERSION, "me", [delete(mine)]) == [True]
         assert not [key async for key in redis.scan_iter(match=f"{store.keys.of(1).base}[bg]:*")]
 
-    async def test_two_closers_at_once(self, store: Store) -> None:
-        """Closers that claim and settle side by side never hold the same group, and everything is settled once."""
+    async def test_concurrent_closers_complete_every_group_once(self, store: Store) -> None:
         await start(store)
         metas = [GroupMeta("default", {"n": str(n)}, "storms", False, 1, 1) for n in range(100)]
         await Folder(store)([alert(1, n % 9, meta=meta) for n, meta in enumerate(metas)])
@@ -308,8 +300,7 @@ class TestSettle:
         assert (await store.clock(VERSION)).open_groups == 0
 
 
-async def test_bytes_in_redis(store: Store, redis: Redis) -> None:
-    """Every key and field, byte by byte, as documented."""
+async def test_keys_and_fields_have_the_documented_bytes(store: Store, redis: Redis) -> None:
     await start(store)
     one = alert(0x0102030405060708, 13, resource="api", late=True, rank=0, example=b'{"labels":{"a":"b"}}')
     batch_meta = msgspec.msgpack.encode(GROUP)
@@ -338,8 +329,8 @@ async def test_bytes_in_redis(store: Store, redis: Redis) -> None:
     }  # fmt: skip
 
 
-async def test_small_buckets_are_compact(store: Store, redis: Redis) -> None:
-    """A bucket of an ordinary group is one listpack, not a hash table, however long its example, with long names."""
+async def test_an_ordinary_bucket_is_a_listpack(store: Store, redis: Redis) -> None:
+    """Also with long names and a long example."""
     await start(store)
     name, example = "payments-api-gateway-7d9f6c5b4-x2x8q-{:03}", b'{"labels":{"alertname":"%s"}}' % (b"x" * 900)
     await Folder(store)([alert(n, 3, resource=name.format(n), example=example) for n in range(200)])

@@ -42,8 +42,7 @@ IN_REDIS = settings(
 )
 
 
-async def test_one_batch(store: Store) -> None:
-    """What was folded is there, and the clock tells of it."""
+async def test_a_batch_is_in_redis_after_it_was_folded(store: Store) -> None:
     await start(store)
     alerts = [alert(1, 3, resource="a"), alert(1, 5, resolved=True), alert(2, 14), alert(2, 4, meta=OTHER, rank=0)]
     clock = await Folder(store)(alerts)
@@ -59,8 +58,7 @@ async def test_one_batch(store: Store) -> None:
 class TestCompareAndSet:
     """The positions decide whether a call does anything."""
 
-    async def test_resent(self, store: Store, redis: Redis) -> None:
-        """The same call once more is success and changes nothing."""
+    async def test_a_call_sent_again_succeeds_and_changes_nothing(self, store: Store, redis: Redis) -> None:
         await start(store)
         batch = merged([alert(1, 3)])
         first = await store.fold(VERSION, [Move(0, 0, 5, NOW)], batch, LIMITS)
@@ -69,8 +67,8 @@ class TestCompareAndSet:
         assert await store.fold(VERSION, [Move(0, 0, 5, NOW)], batch, LIMITS) == first
         assert await everything(redis) == before
 
-    async def test_the_first_call_after_a_hole(self, store: Store) -> None:
-        """The start is where the last call ended, whatever the first record's offset is."""
+    async def test_a_call_starts_where_the_last_one_ended(self, store: Store) -> None:
+        """Not at the offset of its first record: logs have holes."""
         await start(store)
         await store.fold(VERSION, [Move(0, 0, 5, NOW)], merged([alert(1, 3)]), LIMITS)
         await store.fold(VERSION, [Move(0, 5, 9, NOW + 7)], merged([]), LIMITS)
@@ -92,8 +90,8 @@ class TestCompareAndSet:
         ],
         ids=str,
     )
-    async def test_moved(self, store: Store, redis: Redis, moves: list[Move]) -> None:
-        """Any position of the call that is neither all starts nor all ends: nothing happens."""
+    async def test_a_call_with_other_positions_is_refused(self, store: Store, redis: Redis, moves: list[Move]) -> None:
+        """Positions must be all starts or all ends."""
         await start(store)
         await store.fold(VERSION, [Move(0, 0, 4, NOW)], merged([alert(1, 3)]), LIMITS)
         before = await everything(redis)
@@ -101,8 +99,8 @@ class TestCompareAndSet:
             await store.fold(VERSION, moves, merged([alert(2, 3)]), LIMITS)
         assert await everything(redis) == before
 
-    async def test_a_vector_resent(self, store: Store, redis: Redis) -> None:
-        """A call over several partitions is one step: resent it is success, also after another partition went on."""
+    async def test_a_call_over_several_partitions_is_one_step(self, store: Store, redis: Redis) -> None:
+        """Sent again it succeeds, until one of its partitions has moved on."""
         await start(store)
         moves = [Move(0, 0, 4, NOW), Move(1, 0, 2, NOW)]
         await store.fold(VERSION, moves, merged([alert(1, 3)]), LIMITS)
@@ -114,22 +112,20 @@ class TestCompareAndSet:
             await store.fold(VERSION, moves, merged([alert(1, 3)]), LIMITS)
 
     @pytest.mark.parametrize("number", [0, 2, 10, 11])
-    async def test_stale(self, store: Store, redis: Redis, number: int) -> None:
-        """Under another epoch's number nothing happens, also under one that only begins alike."""
+    async def test_a_call_for_another_state_version_is_refused(self, store: Store, redis: Redis, number: int) -> None:
+        """Also if its number only begins with the same digits."""
         await start(store)
         before = await everything(redis)
         with pytest.raises(StaleStateVersion):
             await store.fold(replace(VERSION, number=number), [Move(0, 0, 1, NOW)], merged([alert(1, 3)]), LIMITS)
         assert await everything(redis) == before
 
-    async def test_no_epoch(self, store: Store, redis: Redis) -> None:
-        """A Redis that lost everything takes nothing."""
+    async def test_an_empty_redis_refuses_fold(self, store: Store, redis: Redis) -> None:
         with pytest.raises(StaleStateVersion):
             await store.fold(VERSION, [Move(0, 0, 1, NOW)], merged([alert(1, 3)]), LIMITS)
         assert await everything(redis) == {}
 
-    async def test_behind(self, store: Store, redis: Redis) -> None:
-        """A row that begins before horizon - grace is refused with the horizon; one that begins there isn't."""
+    async def test_a_row_before_the_watermark_is_refused_with_the_horizon(self, store: Store, redis: Redis) -> None:
         await start(store)
         await store.claim(VERSION, NOW + 20, min_marks=0, limit=1, token="t", lease=1000)
         before = await everything(redis)
@@ -140,8 +136,7 @@ class TestCompareAndSet:
         assert await everything(redis) == before
         await store.fold(VERSION, [Move(0, 0, 1, NOW)], merged([alert(1, 16), alert(2, 15)]), LIMITS)
 
-    async def test_behind_then_clamped(self, store: Store) -> None:
-        """Counted at the horizon, as late."""
+    async def test_alerts_before_the_watermark_are_counted_at_the_horizon_as_late(self, store: Store) -> None:
         await start(store)
         await store.claim(VERSION, NOW + 20, min_marks=0, limit=1, token="t", lease=1000)
         sent = log([Sent(alert(1, 3), (0, 0), (0, 0)), Sent(alert(1, 17), (0, 0), (1, 0))])
@@ -150,8 +145,7 @@ class TestCompareAndSet:
         wanted = [alert(1, 20, late=True), alert(1, 17)]
         assert await contents(store) == plain.buckets(wanted, WINDOWS)
 
-    async def test_two_at_once(self, store: Store) -> None:
-        """Of two workers with the same start and other ends one wins, and only its alerts count."""
+    async def test_of_two_workers_at_the_same_position_one_folds(self, store: Store) -> None:
         await start(store)
         folded = 0
         for end, batch in ((1, [alert(1, 3)]), (2, [alert(1, 3), alert(2, 3)])):
@@ -167,8 +161,7 @@ KEYS = ["positions", "source_positions", "marks", "due", "open", "epoch", "group
 
 
 @pytest.mark.parametrize("which", KEYS)
-async def test_wrong_types_are_seen_before_anything_is_written(store: Store, redis: Redis, which: str) -> None:
-    """Whatever key somebody else took, the call fails and has changed nothing."""
+async def test_a_key_of_a_wrong_type_fails_the_call_before_it_writes(store: Store, redis: Redis, which: str) -> None:
     await start(store)
     fold = Folder(store)
     await fold([alert(1, 3)])
@@ -191,8 +184,8 @@ async def test_wrong_types_are_seen_before_anything_is_written(store: Store, red
 
 @IN_REDIS
 @given(data=st.data())
-async def test_any_order_and_split(store: Store, redis: Redis, data: st.DataObject) -> None:
-    """The same alerts, shuffled and cut into batches anyhow, give the same buckets: those of the plain model."""
+async def test_the_result_does_not_depend_on_order_or_batches(store: Store, redis: Redis, data: st.DataObject) -> None:
+    """The buckets are those of the plain model."""
     alerts = data.draw(st.lists(strategies.alerts(st.integers(NOW, NOW + 60)), max_size=40))
     random: Random = data.draw(st.randoms(use_true_random=False))
     await redis.flushall()
@@ -223,8 +216,10 @@ async def _open_groups_are_told(store: Store, alerts: Sequence[Alert]) -> None:
 @pytest.mark.parametrize(
     "texts", [(b"{}", b"{} "), (b"{ }", b"{}"), (b'{"a":"b"}', b'{"a":"\xc3\xa9"}'), (b"{}", b"{}")]
 )
-async def test_ties_are_decided_by_bytes(store: Store, redis: Redis, texts: tuple[bytes, bytes]) -> None:
-    """Of two first alerts at the same time the lower example counts, by bytes, in Redis as in Python."""
+async def test_of_two_first_alerts_the_lower_example_counts(
+    store: Store, redis: Redis, texts: tuple[bytes, bytes]
+) -> None:
+    """Compared by bytes, in Redis as in Python."""
     for order in (texts, texts[::-1]):
         await redis.flushall()
         await start(store)
@@ -236,8 +231,7 @@ async def test_ties_are_decided_by_bytes(store: Store, redis: Redis, texts: tupl
         assert [row.example for row in merged([alert(1, 3, example=text) for text in order]).rows] == [min(texts)]
 
 
-async def test_long_rows(store: Store) -> None:
-    """More members in one row than Lua can unpack at once, folded new and again."""
+async def test_a_row_may_have_more_members_than_lua_can_unpack_at_once(store: Store) -> None:
     await start(store)
     fold = Folder(store)
     alerts = [alert(n, 3, resource=f"pod-{n % 50}") for n in range(9_000)]
@@ -247,8 +241,7 @@ async def test_long_rows(store: Store) -> None:
     assert await contents(store) == plain.buckets([*alerts, *again], WINDOWS)
 
 
-async def test_many_partitions(store: Store) -> None:
-    """A call over hundreds of partitions moves them all."""
+async def test_a_call_moves_hundreds_of_partitions(store: Store) -> None:
     version = StateVersion(1, WINDOWS, 600, None)
     await start(store, version)
     await store.fold(version, [Move(p, 0, p + 1, NOW) for p in range(600)], merged([alert(1, 3)]), LIMITS)
@@ -260,8 +253,8 @@ async def test_many_partitions(store: Store) -> None:
 class TestMarks:
     """Marks of progress."""
 
-    async def test_newest_wins(self, store: Store) -> None:
-        """Per cell the highest, and the largest number of partitions; the horizon is not theirs to move."""
+    async def test_the_highest_mark_of_each_partition_pair_counts(self, store: Store) -> None:
+        """Folding marks does not move the horizon."""
         await start(store)
         for at, (partitions, marks) in enumerate([(2, {(0, 0): 5, (0, 1): 9}), (3, {(0, 0): 4, (0, 2): 1}), (1, {})]):
             batch = merged([])
@@ -270,16 +263,14 @@ class TestMarks:
         assert await store.marks(VERSION) == MarksSnapshot({(0, 0): 5, (0, 1): 9, (0, 2): 1}, 3, 2)
         assert (await store.clock(VERSION)).horizon is None
 
-    async def test_real_times(self, store: Store) -> None:
-        """Milliseconds of today and of the year 9999 come back as they were."""
+    async def test_marks_up_to_the_year_9999_are_exact(self, store: Store) -> None:
         await start(store)
         batch = merged([])
         batch.marks = {(0, 0): NOW + 1, (1, 11): 253_402_300_799_999}
         await store.fold(VERSION, [Move(0, 0, 1, NOW)], batch, LIMITS)
         assert (await store.marks(VERSION)).marks == batch.marks
 
-    async def test_before_any(self, store: Store) -> None:
-        """Nothing marked, nothing known."""
+    async def test_without_marks_nothing_is_known(self, store: Store) -> None:
         await start(store)
         assert await store.marks(VERSION) == MarksSnapshot({}, 0, 0)
 
@@ -287,8 +278,8 @@ class TestMarks:
 class TestLimits:
     """Detail is given up, counts are not."""
 
-    async def test_fingerprints(self, store: Store) -> None:
-        """Beyond the limit new ones are counted, not listed, known ones go on; the bucket says that it is truncated."""
+    async def test_more_fingerprints_than_the_limit_are_counted_but_not_members(self, store: Store) -> None:
+        """The bucket is truncated; its members are still updated."""
         await start(store)
         fold, limits = Folder(store), Limits(max_fingerprints=3, max_groups=10)
         await fold([alert(n, 3) for n in range(3)], limits)
@@ -304,15 +295,14 @@ class TestLimits:
         (detail,) = await held(store)
         assert detail.truncated
 
-    async def test_fingerprints_in_one_row(self, store: Store) -> None:
-        """The limit holds within a row too, across the chunks in which it is written."""
+    async def test_the_limit_of_fingerprints_holds_within_a_row(self, store: Store) -> None:
+        """Also across the chunks in which it is written."""
         await start(store)
         await Folder(store)([alert(n, 3) for n in range(1_200)], Limits(1_000, 10))
         (detail,) = await held(store)
         assert (len(detail.members), detail.truncated) == (1_000, True)
 
-    async def test_exactly_the_limit(self, store: Store) -> None:
-        """As many fingerprints as allowed are no reason to be truncated."""
+    async def test_a_bucket_with_as_many_fingerprints_as_allowed_is_not_truncated(self, store: Store) -> None:
         await start(store)
         fold, limits = Folder(store), Limits(3, 10)
         await fold([alert(n, 3) for n in range(3)], limits)
@@ -320,8 +310,7 @@ class TestLimits:
         (detail,) = await held(store)
         assert (len(detail.members), detail.truncated) == (3, False)
 
-    async def test_crowded(self, store: Store) -> None:
-        """While Redis is crowded new fingerprints are counted only; afterwards they are listed again."""
+    async def test_without_track_new_fingerprints_are_counted_but_not_members(self, store: Store) -> None:
         await start(store)
         fold = Folder(store)
         await fold([alert(1, 3)])
@@ -330,9 +319,8 @@ class TestLimits:
         counts = {start: (c.alerts, len(c.members)) for (_, start), c in (await contents(store)).items()}
         assert counts == {NOW: (4, 2), NOW + 10: (1, 0)}
 
-    async def test_groups(self, store: Store) -> None:
-        """Beyond the limit new groups fold into one of their route and class, known ones go on; no alert is lost, and
-        it is told how many alerts went there."""
+    async def test_more_groups_than_the_limit_fold_into_overflow_groups(self, store: Store) -> None:
+        """One for each route and class; open groups still take their own alerts, and no alert is lost."""
         await start(store)
         fold, limits = Folder(store), Limits(10, 2)
         metas = [replace_labels(meta, n) for n in range(4) for meta in (GROUP, OTHER)]
@@ -350,8 +338,7 @@ class TestLimits:
         claimed = {one.group: one.meta for one in await store.open_buckets(VERSION)}
         assert {group: claimed[group] for group in spill} == {g: overflow_meta(m) for g, m in spill.items()}
 
-    async def test_groups_of_one_batch(self, store: Store) -> None:
-        """Two buckets of one new group take one place, also within a batch."""
+    async def test_two_buckets_of_a_new_group_count_as_one_group(self, store: Store) -> None:
         await start(store)
         fold, metas = Folder(store), [replace_labels(GROUP, n) for n in range(2)]
         await fold([alert(1, time, meta=meta) for meta in metas for time in (3, 14, 25)], Limits(10, 2))
@@ -359,8 +346,8 @@ class TestLimits:
         assert len(await store.open_buckets(VERSION)) == 2
         assert not {g for g, _ in await contents(store)} & {group_id("default", overflow_meta(GROUP).labels, False)}
 
-    async def test_groups_of_a_resent_call(self, store: Store) -> None:
-        """What went into an overflow group is told once; alerts are counted, not rows."""
+    async def test_overflowed_alerts_are_reported_once(self, store: Store) -> None:
+        """Alerts are counted, not rows."""
         await start(store)
         moves, limits = [Move(0, 0, 1, NOW)], Limits(10, 1)
         batch = merged([alert(1, 3), *(alert(n, 3, meta=OTHER) for n in range(3))])
@@ -377,8 +364,7 @@ def replace_labels(meta: GroupMeta, number: int) -> GroupMeta:
     )
 
 
-async def test_scripts_are_forgotten(store: Store, redis: Redis) -> None:
-    """A Redis that lost its script cache between any two calls is told the scripts again."""
+async def test_redis_may_lose_its_script_cache_between_any_two_calls(store: Store, redis: Redis) -> None:
     await redis.script_flush()
     await start(store)
     fold = Folder(store)

@@ -35,8 +35,8 @@ from tests.integration.redis.actions import (
 from tests.support.servers import until
 
 
-async def test_fold_is_refused_whole(store: Store, redis: Redis) -> None:
-    """A refused call has written nothing: once there is room the same call folds everything."""
+async def test_a_full_redis_refuses_fold_and_writes_nothing(store: Store, redis: Redis) -> None:
+    """Once there is free memory, the same call folds everything."""
     await start(store)
     fold = Folder(store)
     await fold([alert(1, 3)])
@@ -53,8 +53,7 @@ async def test_fold_is_refused_whole(store: Store, redis: Redis) -> None:
     assert await contents(store) == plain.buckets([alert(1, 3), alert(2, 3), alert(1, 14)], WINDOWS)
 
 
-async def test_full_in_the_middle(store: Store, redis: Redis) -> None:
-    """A batch that itself fills Redis up is folded whole, the next one is refused whole."""
+async def test_a_batch_that_fills_redis_is_folded_and_the_next_is_refused(store: Store, redis: Redis) -> None:
     await start(store)
     fold = Folder(store)
     metas = [GroupMeta("default", {"n": str(n)}, "storms", False, 1, 1) for n in range(10_000)]
@@ -71,8 +70,8 @@ async def test_full_in_the_middle(store: Store, redis: Redis) -> None:
     assert sorted(list(detail.members) for detail in await held(store)) == [[one.fingerprint] for one in alerts]
 
 
-async def test_closing_empties_a_full_redis(store: Store, redis: Redis) -> None:
-    """Claim moves the horizon and leases, settle deletes, with Redis full and the scripts forgotten."""
+async def test_a_full_redis_refuses_fold_but_not_close(store: Store, redis: Redis) -> None:
+    """Also if it has to be sent the scripts again."""
     await start(store)
     await Folder(store)([alert(1, 3), alert(2, 60)])
     async with full(redis):
@@ -99,16 +98,15 @@ READS: dict[str, Callable[[Store], Awaitable[object]]] = {
 
 
 @pytest.mark.parametrize("read", READS)
-async def test_reading_a_full_redis(store: Store, redis: Redis, read: str) -> None:
-    """Whoever starts or looks while Redis is full can: a worker finds its positions, intake and status the clock."""
+async def test_a_full_redis_can_be_read(store: Store, redis: Redis, read: str) -> None:
+    """Workers find their positions, intake and status the clock."""
     await start(store)
     await Folder(store)([alert(1, 3)])
     async with full(redis):
         await READS[read](store)
 
 
-async def test_an_epoch_in_a_full_redis(store: Store, redis: Redis) -> None:
-    """A new epoch can be opened, and the old one swept away."""
+async def test_a_full_redis_can_get_a_new_state_version(store: Store, redis: Redis) -> None:
     await start(store)
     await Folder(store)([alert(1, 3)])
     async with full(redis):
@@ -117,8 +115,7 @@ async def test_an_epoch_in_a_full_redis(store: Store, redis: Redis) -> None:
         assert await store.sweep(2) == 6
 
 
-async def test_memory(store: Store, redis: Redis) -> None:
-    """What Redis says of itself."""
+async def test_memory_is_what_redis_reports(store: Store, redis: Redis) -> None:
     unlimited = await store.memory()
     assert (unlimited.maximum, unlimited.share, unlimited.policy, unlimited.evicted) == (0, 0.0, "noeviction", 0)
     await redis.config_set("maxmemory", 1_000_000_000)
@@ -126,8 +123,8 @@ async def test_memory(store: Store, redis: Redis) -> None:
     assert limited.share == limited.used / 1_000_000_000 > 0
 
 
-async def test_a_replica_that_hangs_crowds_nobody(tmp_path: Path) -> None:
-    """What waits for a replica, as what waits for a slow disk, isn't measured against maxmemory, by Redis or here."""
+async def test_the_buffer_of_a_replica_that_hangs_is_not_counted_as_used_memory(tmp_path: Path) -> None:
+    """Redis does not compare it with maxmemory either; the same holds for the buffer of a slow disk."""
     primary, replica = EmbeddedRedis(tmp_path / "primary"), EmbeddedRedis(tmp_path / "replica")
     await asyncio.gather(asyncio.to_thread(primary.start), asyncio.to_thread(replica.start))
     try:

@@ -24,14 +24,12 @@ def sizes(found: Sequence[OpenGroup]) -> dict[str, int]:
     return {one.meta.labels["alertname"]: one.alerts for one in found}
 
 
-async def test_nothing_open(store: Store) -> None:
-    """Without groups there are none."""
+async def test_without_open_groups_there_are_no_largest(store: Store) -> None:
     await start(store)
     assert await OpenGroups(store, 5).look(VERSION) == TopGroups(0, 0, ())
 
 
-async def test_one_group(store: Store, redis: Redis) -> None:
-    """Its counts are over all of its buckets; nothing is written."""
+async def test_counts_are_over_all_buckets_of_a_group(store: Store, redis: Redis) -> None:
     await start(store)
     alerts = [
         alert(1, 3, resource="a", rank=3), alert(1, 14, resource="a", rank=1), alert(2, 15, resource="b", rank=2),
@@ -45,8 +43,7 @@ async def test_one_group(store: Store, redis: Redis) -> None:
     assert await everything(redis) == before
 
 
-async def test_largest_first(store: Store) -> None:
-    """Of more groups than asked for, the largest, in order."""
+async def test_the_largest_groups_come_first(store: Store) -> None:
     await start(store)
     await Folder(store)([alert(n, n, meta=group(number)) for number in range(9) for n in range(number + 1)])
     found = await OpenGroups(store, 3).look(VERSION)
@@ -54,9 +51,8 @@ async def test_largest_first(store: Store) -> None:
     assert list(sizes(found.groups).items()) == [("A008", 9), ("A007", 8), ("A006", 7)]
 
 
-async def test_all_are_seen_in_the_end(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With more groups than one look goes through, each look goes on, and says how far it is; what was found stays in
-    view while it grows, and is gone when it is closed."""
+async def test_several_looks_see_all_open_groups_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large groups stay in view while they are open."""
     monkeypatch.setattr("stormfold.redis.open_groups.GROUPS_PER_CALL", 3)
     monkeypatch.setattr("stormfold.redis.open_groups.CALLS_PER_LOOK", 2)
     await start(store)
@@ -82,8 +78,9 @@ async def test_all_are_seen_in_the_end(store: Store, monkeypatch: pytest.MonkeyP
     assert sizes(found.groups) == {"A019": 20, "A018": 19} and found.open == 19
 
 
-async def test_bounded_members(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there are too many fingerprints to read, counts are lower bounds, and say so."""
+async def test_counts_are_lower_bounds_where_members_are_too_many_to_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("stormfold.redis.open_groups.MAX_MEMBERS", 60)
     await start(store)
     large = [alert(n, n % 10, resource=f"r{n}") for n in range(100)]
@@ -94,16 +91,14 @@ async def test_bounded_members(store: Store, monkeypatch: pytest.MonkeyPatch) ->
     assert (second.alerts, second.distinct, second.resources, second.exact) == (5, 5, 2, True)
 
 
-async def test_truncated(store: Store) -> None:
-    """So where fingerprints were no longer listed."""
+async def test_counts_are_lower_bounds_where_fingerprints_are_not_members(store: Store) -> None:
     await start(store)
     await Folder(store)([alert(n, 3) for n in range(9)], replace(LIMITS, max_fingerprints=4))
     (only,) = (await OpenGroups(store, 5).look(VERSION)).groups
     assert (only.alerts, only.distinct, only.exact) == (9, 4, False)
 
 
-async def test_cost(store: Store, redis: Redis) -> None:
-    """Ten times the groups cost Redis no more commands than the stretches that a look goes through."""
+async def test_a_look_costs_the_same_with_ten_times_the_groups(store: Store, redis: Redis) -> None:
     await start(store)
     fold = Folder(store)
     open_groups = 0
@@ -121,8 +116,8 @@ async def test_cost(store: Store, redis: Redis) -> None:
     assert costs[1] <= costs[0] * 1.05
 
 
-async def test_another_epoch(store: Store) -> None:
-    """Another epoch's groups are not taken for this one's; the search begins anew with an epoch."""
+async def test_looks_begin_again_with_a_new_state_version(store: Store) -> None:
+    """Groups of another state version are never returned."""
     await start(store)
     await Folder(store)([alert(1, 3)])
     looks = OpenGroups(store, 5)
@@ -134,8 +129,7 @@ async def test_another_epoch(store: Store) -> None:
     assert await looks.look(following) == TopGroups(0, 0, ())
 
 
-async def test_while_redis_is_full(store: Store, redis: Redis) -> None:
-    """What is forming can be seen when it matters most."""
+async def test_a_full_redis_shows_its_largest_groups(store: Store, redis: Redis) -> None:
     await start(store)
     await Folder(store)([alert(1, 3)])
     async with full(redis):

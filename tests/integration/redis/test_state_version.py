@@ -30,16 +30,16 @@ from tests.integration.redis.actions import (
 )
 
 
-async def test_nothing_there(store: Store) -> None:
-    """An empty Redis holds no epoch."""
+async def test_an_empty_redis_has_no_state_version(store: Store) -> None:
     assert await store.load() is None
     assert await store.version() is None
 
 
 @pytest.mark.parametrize("rebuild", [None, Rebuild(NOW - 90, NOW), Rebuild(-90, 0)], ids=str)
 @pytest.mark.parametrize("since", [None, NOW])
-async def test_opened(store: Store, rebuild: Rebuild | None, since: int | None) -> None:
-    """All of it comes back as it was opened."""
+async def test_a_state_version_is_read_as_it_was_opened(
+    store: Store, rebuild: Rebuild | None, since: int | None
+) -> None:
     version = StateVersion(7, Windows(gap=60_000, grace=10_000, slice_length=300_000), 3, rebuild, since, NOW)
     starts = {0: Position(12, NOW), 1: Position(0, -1), 2: Position(2**40, NOW + 1)}
     assert await store.open_state_version(None, version, starts)
@@ -49,8 +49,8 @@ async def test_opened(store: Store, rebuild: Rebuild | None, since: int | None) 
     assert await store.version() == version
 
 
-async def test_first_wins(store: Store, redis: Redis) -> None:
-    """Of many that see the same need one opens the epoch; the others change nothing."""
+async def test_of_many_workers_one_opens_the_state_version(store: Store, redis: Redis) -> None:
+    """The others change nothing."""
     versions = [StateVersion(1, structs.replace(WINDOWS, grace=n), 1, None) for n in range(20)]
     opened = await asyncio.gather(
         *(store.open_state_version(None, version, {0: Position(n, -1)}) for n, version in enumerate(versions))
@@ -66,8 +66,8 @@ async def test_first_wins(store: Store, redis: Redis) -> None:
     assert await everything(redis) == before
 
 
-async def test_the_next_begins_empty(store: Store) -> None:
-    """Positions, origins, marks and buckets of the epoch before are not the new one's, and its workers are refused."""
+async def test_a_new_state_version_begins_empty(store: Store) -> None:
+    """Workers of the old one are refused."""
     await start(store)
     fold = Folder(store)
     await fold([alert(1, 3)])
@@ -84,8 +84,7 @@ async def test_the_next_begins_empty(store: Store) -> None:
         await store.claim(VERSION, NOW, min_marks=0, limit=1, token="t", lease=1)
 
 
-async def test_a_number_used_before(store: Store) -> None:
-    """Positions that a lost epoch of the same number left behind are not mixed with the new ones."""
+async def test_positions_left_by_a_lost_version_of_the_same_number_are_deleted(store: Store) -> None:
     await start(store)
     await Folder(store)([alert(1, 3)])
     await store.redis.delete(store.keys.state_version)
@@ -114,8 +113,8 @@ class TestOtherWindows:
         assert await store.pending_windows(VERSION) == PendingWindows(windows, NOW, self.ENDS)
 
     @pytest.mark.parametrize("grace", [0, 5, 50])
-    async def test_drained(self, store: Store, grace: int) -> None:
-        """Positions, origins and marks go on; the watermark stays where it is, and is the floor."""
+    async def test_positions_and_marks_are_kept_when_windows_change(self, store: Store, grace: int) -> None:
+        """The watermark stays, and no alert before it is counted."""
         windows = structs.replace(self.WINDOWS, grace=grace)
         await self.asked(store, windows)
         assert await store.change_windows(VERSION)
@@ -131,8 +130,7 @@ class TestOtherWindows:
         assert await store.pending_windows(new) is None
         await store.fold(new, [Move(0, 4, 5, NOW)], merged([alert(1, NOW)], windows), LIMITS)
 
-    async def test_before_anything_was_folded(self, store: Store) -> None:
-        """There may be no origins, marks or floor yet."""
+    async def test_windows_change_before_anything_was_folded(self, store: Store) -> None:
         await start(store)
         await store.request_windows(VERSION, PendingWindows(self.WINDOWS, NOW, {0: 0, 1: 0}))
         assert await store.change_windows(VERSION)
@@ -142,8 +140,7 @@ class TestOtherWindows:
         assert (await store.clock(self.NEW)).horizon is None
 
     @pytest.mark.parametrize("since", [None, NOW + 7])
-    async def test_a_rebuild_before_its_marks(self, store: Store, since: int | None) -> None:
-        """The floor is not before C, nor before the floor that was."""
+    async def test_windows_since_is_never_before_c_or_an_earlier_s(self, store: Store, since: int | None) -> None:
         version = replace(VERSION, rebuild=Rebuild.of(NOW, WINDOWS), windows_since=since)
         assert version.rebuild is not None
         await start(store, version)
@@ -151,8 +148,9 @@ class TestOtherWindows:
         assert await store.change_windows(version)
         assert await store.version() == replace(self.NEW, windows_since=max(since or 0, version.rebuild.closed_before))
 
-    async def test_not_yet(self, store: Store, redis: Redis) -> None:
-        """While something is open, or was not read again, nothing happens; nor unasked, nor in another epoch."""
+    async def test_windows_do_not_change_while_a_group_is_open_or_records_are_not_folded(
+        self, store: Store, redis: Redis
+    ) -> None:
         await self.asked(store)
         await store.request_windows(VERSION, PendingWindows(self.WINDOWS, NOW, {0: 5, 1: 2}))
         before = await everything(redis)
@@ -164,8 +162,7 @@ class TestOtherWindows:
         assert not await store.change_windows(replace(VERSION, number=4))
         assert await everything(redis) == before
 
-    async def test_unasked(self, store: Store) -> None:
-        """Nobody asked."""
+    async def test_windows_do_not_change_without_a_request(self, store: Store) -> None:
         await start(store)
         assert not await store.change_windows(VERSION)
         assert await store.version() == VERSION
@@ -174,8 +171,8 @@ class TestOtherWindows:
 class TestSweep:
     """What other epochs left behind."""
 
-    async def test_older_ones(self, store: Store, redis: Redis) -> None:
-        """All keys of older epochs go, however many; the epoch that stands, other prefixes and strangers stay."""
+    async def test_all_keys_of_older_versions_are_deleted(self, store: Store, redis: Redis) -> None:
+        """The current version, other prefixes and foreign keys stay."""
         other = Store(redis, "stormfold2")
         await start(other)
         await redis.set("somebody else's", 1)
@@ -191,8 +188,8 @@ class TestSweep:
         await redis.delete(*[key async for key in redis.scan_iter(match="stormfold2:*")])
 
     @pytest.mark.parametrize(("swept", "newer"), [(2, 3), (9, 10), (1, 12)])
-    async def test_never_newer_ones(self, store: Store, redis: Redis, swept: int, newer: int) -> None:
-        """A worker that slept since it opened its epoch must not sweep the one that others opened after it."""
+    async def test_keys_of_newer_versions_stay(self, store: Store, redis: Redis, swept: int, newer: int) -> None:
+        """A worker that slept since it opened its version must not delete the one that followed."""
         await start(store, replace(VERSION, number=newer))
         alerts = [alert(1, 3)]
         await Folder(store, replace(VERSION, number=newer))(alerts)
@@ -202,8 +199,7 @@ class TestSweep:
         assert await contents(store, replace(VERSION, number=newer)) == plain.buckets(alerts, WINDOWS)
 
 
-async def test_positions_reset(store: Store) -> None:
-    """Partitions of a topic that was created anew begin at 0; the others stay."""
+async def test_reset_partitions_begin_at_offset_0(store: Store) -> None:
     await start(store)
     await store.fold(VERSION, [Move(0, 0, 4, NOW), Move(1, 0, 3, NOW)], merged([alert(1, 3)]), LIMITS)
     await store.reset_positions(VERSION, [1])

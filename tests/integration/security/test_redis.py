@@ -123,8 +123,9 @@ def settings(settings: Settings, guarded: GuardedRedis, authority: Authority) ->
     )  # fmt: skip
 
 
-async def test_least_privilege(topics: Settings, guarded: GuardedRedis, config: Path, tmp_path: Path) -> None:
-    """A worker and every command that asks Redis do with the page's ACL; nothing else is tried."""
+async def test_the_documented_acl_is_enough(
+    topics: Settings, guarded: GuardedRedis, config: Path, tmp_path: Path
+) -> None:
     guarded.denied()
     await incident(topics, 0)
     with Workers(topics, tmp_path, config) as workers:
@@ -194,10 +195,9 @@ def restored(guarded: GuardedRedis, authority: Authority) -> Iterator[GuardedRed
 
 
 @pytest.mark.parametrize("case", REFUSED)
-async def test_refused(
+async def test_refused_connections_are_reported_in_one_line_with_a_hint(
     settings: Settings, restored: GuardedRedis, authority: Authority, stranger: Authority, case: str
 ) -> None:
-    """The error is one line, and has a hint."""
     make, message = REFUSED[case]
     redis = connect(changed(settings, **make(restored, authority, stranger)))
 
@@ -215,8 +215,10 @@ async def test_refused(
     assert raised.value.hint
 
 
-async def test_locked_out(topics: Settings, guarded: GuardedRedis, config: Path, tmp_path: Path) -> None:
-    """A worker whose user is disabled reports that, and continues from its positions when it is enabled again."""
+async def test_a_worker_waits_while_its_user_is_disabled(
+    topics: Settings, guarded: GuardedRedis, config: Path, tmp_path: Path
+) -> None:
+    """It reports that, and continues where it was."""
     await incident(topics, 0)
     with Workers(topics, tmp_path, config) as workers:
         workers.start()
@@ -229,11 +231,10 @@ async def test_locked_out(topics: Settings, guarded: GuardedRedis, config: Path,
     assert_balanced(books, aggregated=2 * ALERTS)
 
 
-async def test_renewed(
+async def test_a_worker_continues_with_renewed_certificates(
     topics: Settings, restored: GuardedRedis, authority: Authority, stranger: Authority, config: Path, tmp_path: Path
 ) -> None:
-    """A running worker's certificate expires, then Redis changes to another authority: each time the worker is not
-    ready and reports the reason. After its files are renewed it continues from its positions, without a restart."""
+    """Its own certificate expires, then Redis changes to another authority; without a restart."""
     mine = Files(authority, "stormfold")
     settings = changed(topics, **mine.settings("redis"))
     restored.want_certificates(True)
@@ -261,22 +262,19 @@ async def test_renewed(
     assert_balanced(books, aggregated=3 * ALERTS)
 
 
-def test_own_credentials_win(settings: Settings) -> None:
-    """Over those in the URL."""
+def test_credentials_of_settings_override_those_of_the_url(settings: Settings) -> None:
     url = settings.redis_url.replace("://", "://nobody:nothing@")
     options = connect(changed(settings, redis_url=url)).connection_pool.connection_kwargs
     assert (options["username"], options["password"]) == ("stormfold", PASSWORD)
 
 
-def test_files_that_do_not_fit(settings: Settings, authority: Authority) -> None:
-    """A certificate with another one's key is wait_until_unready at once."""
+def test_a_certificate_with_another_key_is_refused_at_once(settings: Settings, authority: Authority) -> None:
     cert, key = authority.issue("stormfold").cert, authority.issue("stormfold").key
     with pytest.raises(ActionRequired, match=r"cannot use the TLS files for Redis: .*mismatch") as raised:
         connect(changed(settings, redis_ssl_certfile=cert, redis_ssl_keyfile=key))
     assert_one_line(raised.value)
 
 
-def test_tls_in_the_url(settings: Settings) -> None:
-    """Nothing that weakens or contradicts the files is passed over in silence."""
+def test_options_of_the_url_that_contradict_the_tls_files_are_refused(settings: Settings) -> None:
     with pytest.raises(SettingsError, match="STORMFOLD_REDIS_URL: expected only these options"):
         connect(changed(settings, redis_url=f"{settings.redis_url}?ssl_cert_reqs=none"))

@@ -1,4 +1,4 @@
-"""Claims are finished some groups at a time."""
+"""A closer publishes and completes its claim in chunks of groups."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,8 +10,7 @@ from tests.integration.model.strategies import GROUPS
 
 
 @given(st.lists(st.lists(st.integers(1, MAX_ALERTS_PER_CHUNK + 1), min_size=1, max_size=3), max_size=30))
-def test_some(alerts: list[list[int]]) -> None:
-    """Every group once, in order; each part ends with the group that fills it."""
+def test_chunks_have_every_group_once_and_end_with_the_group_that_fills_them(alerts: list[list[int]]) -> None:
     groups = [
         OpenBuckets(str(number), GROUPS[0], tuple(Bucket(60_000 * at, count, 0, 0) for at, count in enumerate(counts)))
         for number, counts in enumerate(alerts)
