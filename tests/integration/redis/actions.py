@@ -1,4 +1,4 @@
-"""What the tests of this folder do with a store: fold alerts, look at everything, fill Redis up."""
+"""Actions on a store that several tests need: fold alerts, read everything, fill Redis."""
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -35,13 +35,13 @@ def alert(number: int, time: int, *, resource: str | None = None, **fields: Any)
 
 
 def merged(alerts: Iterable[Alert], windows: Windows = WINDOWS) -> Merged:
-    """A batch of these, from cell (0, 0), origins from 0 on."""
+    """A batch of these, from partition pair (0, 0), with source positions from 0."""
     sent = [Sent(one, (0, 0), (n, 0)) for n, one in enumerate(alerts)]
     return Merger(windows).merge(log(sent), {}, LatePolicy())
 
 
 async def start(store: Store, version: StateVersion = VERSION, before: int | None = None) -> None:
-    """Opens the epoch with all positions at 0."""
+    """Opens the state version with all positions at 0."""
     assert await store.open_state_version(before, version, {p: Position(0, -1) for p in range(version.partitions)})
 
 
@@ -65,7 +65,7 @@ class Folder:
 
 
 async def contents(store: Store, version: StateVersion = VERSION) -> dict[tuple[str, int], plain.Content]:
-    """Every open bucket, as the plain model tells it."""
+    """Every open bucket, in the form of the plain model."""
     found = [(claimed, bucket) for claimed in await store.open_buckets(version) for bucket in claimed.buckets]
     details = await store.details(version, [(claimed.group, bucket) for claimed, bucket in found])
     return {
@@ -81,7 +81,7 @@ async def held(store: Store) -> list[BucketDetail]:
 
 
 def content(bucket: Bucket, detail: BucketDetail) -> plain.Content:
-    """A bucket, as the plain model tells it."""
+    """A bucket in the form of the plain model."""
     return plain.Content(
         detail.meta, bucket.alerts, bucket.first, bucket.last, detail.late, detail.rank, detail.severity,
         detail.example, dict(detail.members),

@@ -1,4 +1,4 @@
-"""Every Redis found on this machine, each started once; each test has an empty one without limits."""
+"""Starts every Redis server found on this machine once; each test has an empty one without limits."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -21,7 +21,7 @@ def redis_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture
 async def store(redis: Redis) -> AsyncIterator[Store]:
-    """A store in an empty Redis; after the test, nothing but leases may have a time to live."""
+    """A store in an empty Redis. Fails a test that leaves a key with a time to live that is not a lease."""
     await redis.config_set("maxmemory", 0)
     store = Store(redis, "stormfold")
     yield store

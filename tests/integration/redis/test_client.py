@@ -1,4 +1,4 @@
-"""The client of Redis: whoever is to end while it asks does end."""
+"""The client of Redis."""
 
 import asyncio
 

@@ -47,7 +47,7 @@ def delete(claimed: OpenBuckets, buckets: Sequence[Bucket] | None = None, stay: 
 
 
 class TestClaim:
-    """Horizon and leases."""
+    """claim.lua moves the horizon and leases groups."""
 
     async def test_without_a_horizon_nothing_is_claimed(self, store: Store, redis: Redis) -> None:
         await start(store)
@@ -173,8 +173,8 @@ class TestClaim:
         assert len(await store.details(VERSION, [(mine.group, bucket)])) == 1
 
 
-class TestSettle:
-    """What was published goes, nothing else."""
+class TestComplete:
+    """complete.lua deletes what was published, and nothing else."""
 
     async def test_nothing_is_left_of_a_completed_group(self, store: Store, redis: Redis) -> None:
         await start(store)
@@ -288,15 +288,15 @@ class TestSettle:
         await start(store)
         metas = [GroupMeta("default", {"n": str(n)}, "storms", False, 1, 1) for n in range(100)]
         await Folder(store)([alert(1, n % 9, meta=meta) for n, meta in enumerate(metas)])
-        settled: list[str] = []
+        completed: list[str] = []
 
         async def close(token: str) -> None:
             while found := (await claim(store, END, token, limit=7))[1]:
                 done = await store.complete(VERSION, token, [delete(one) for one in found])
-                settled.extend(one.group for one, ok in zip(found, done, strict=True) if ok)
+                completed.extend(one.group for one, ok in zip(found, done, strict=True) if ok)
 
         await asyncio.gather(*(close(str(n)) for n in range(4)))
-        assert len(settled) == len(set(settled)) == 100
+        assert len(completed) == len(set(completed)) == 100
         assert (await store.clock(VERSION)).open_groups == 0
 
 

@@ -1,4 +1,4 @@
-"""fold.lua: compare and set, all or nothing, and the same result in whatever order."""
+"""fold.lua: compare and set, all or nothing, and the same result in any order."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -56,7 +56,7 @@ async def test_a_batch_is_in_redis_after_it_was_folded(store: Store) -> None:
 
 
 class TestCompareAndSet:
-    """The positions decide whether a call does anything."""
+    """Positions decide whether a call does anything."""
 
     async def test_a_call_sent_again_succeeds_and_changes_nothing(self, store: Store, redis: Redis) -> None:
         await start(store)
@@ -198,10 +198,10 @@ async def test_the_result_does_not_depend_on_order_or_batches(store: Store, redi
         await fold(left[:size])
         left = left[size:]
     assert await contents(store) == plain.buckets(alerts, WINDOWS)
-    await _open_groups_are_told(store, alerts)
+    await _assert_indexes(store, alerts)
 
 
-async def _open_groups_are_told(store: Store, alerts: Sequence[Alert]) -> None:
+async def _assert_indexes(store: Store, alerts: Sequence[Alert]) -> None:
     names = store.keys.of(1)
     opened = dict(await store.redis.zrange(names.open, 0, -1, withscores=True))
     due = dict(await store.redis.zrange(names.due, 0, -1, withscores=True))
@@ -251,7 +251,7 @@ async def test_a_call_moves_hundreds_of_partitions(store: Store) -> None:
 
 
 class TestMarks:
-    """Marks of progress."""
+    """Marks of the progress of event time."""
 
     async def test_the_highest_mark_of_each_partition_pair_counts(self, store: Store) -> None:
         """Folding marks does not move the horizon."""
@@ -276,7 +276,7 @@ class TestMarks:
 
 
 class TestLimits:
-    """Detail is given up, counts are not."""
+    """Limits reduce detail, never counts."""
 
     async def test_more_fingerprints_than_the_limit_are_counted_but_not_members(self, store: Store) -> None:
         """The bucket is truncated; its members are still updated."""

@@ -1,4 +1,4 @@
-"""A full Redis: folding is refused whole, everything that empties it works."""
+"""A full Redis refuses to fold and writes nothing; everything that frees its memory works."""
 
 import asyncio
 import os
@@ -58,7 +58,7 @@ async def test_a_batch_that_fills_redis_is_folded_and_the_next_is_refused(store:
     fold = Folder(store)
     metas = [GroupMeta("default", {"n": str(n)}, "storms", False, 1, 1) for n in range(10_000)]
     alerts = [alert(n, 3, meta=meta) for n, meta in enumerate(metas)]
-    # Enough for the call's own arguments, by far not for the groups that it opens.
+    # Enough for the arguments of the call, but not for the groups that it opens.
     await redis.config_set("maxmemory", (await store.memory()).used + 5_000_000)
     clock = await fold(alerts)
     memory = await store.memory()

@@ -1,4 +1,4 @@
-"""What is forming: the largest open groups, whatever else is open, at a bounded cost."""
+"""The largest open groups are found at a bounded cost, however many are open."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ async def test_several_looks_see_all_open_groups_once(store: Store, monkeypatch:
     monkeypatch.setattr("stormfold.redis.open_groups.CALLS_PER_LOOK", 2)
     await start(store)
     fold = Folder(store)
-    # The oldest ones are the smallest: the largest come into view last.
+    # The oldest groups are the smallest, so the largest are found last.
     await fold([alert(n, number * 10 + n % 10, meta=group(number)) for number in range(20) for n in range(number + 1)])
     looks = OpenGroups(store, 2)
     seen = []

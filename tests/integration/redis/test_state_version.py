@@ -1,4 +1,4 @@
-"""open_state.lua and change_windows.lua: the first wins; and what other epochs left behind is swept away."""
+"""open_state.lua and change_windows.lua: the first caller wins; keys of older state versions are deleted."""
 
 import asyncio
 from dataclasses import replace
@@ -95,14 +95,14 @@ async def test_positions_left_by_a_lost_version_of_the_same_number_are_deleted(s
 
 
 class TestOtherWindows:
-    """change_windows.lua: once nothing is open, and all is folded that was there when they were asked for."""
+    """Windows change once nothing is open and everything is folded that was there at the request."""
 
     WINDOWS = Windows(gap=20, grace=5, slice_length=60)
     ENDS: ClassVar = {0: 4, 1: 2}
     NEW = replace(VERSION, number=2, windows=WINDOWS, requested_at=NOW)
 
-    async def asked(self, store: Store, windows: Windows = WINDOWS) -> None:
-        """They are asked for in an epoch that has been read to the ends."""
+    async def request(self, store: Store, windows: Windows = WINDOWS) -> None:
+        """Requests windows in a state version that has been read to the ends."""
         await start(store)
         await store.fold(VERSION, [Move(0, 0, 4, NOW)], merged([]), LIMITS)
         batch = merged([])
@@ -116,7 +116,7 @@ class TestOtherWindows:
     async def test_positions_and_marks_are_kept_when_windows_change(self, store: Store, grace: int) -> None:
         """The watermark stays, and no alert before it is counted."""
         windows = structs.replace(self.WINDOWS, grace=grace)
-        await self.asked(store, windows)
+        await self.request(store, windows)
         assert await store.change_windows(VERSION)
         state = await store.load()
         assert state is not None
@@ -124,7 +124,7 @@ class TestOtherWindows:
         new = replace(self.NEW, windows=windows, windows_since=watermark)
         assert (state.version, state.positions) == (new, {0: Position(4, NOW), 1: Position(2, NOW)})
         assert state.source_positions == {(0, 1): (3, 2)}
-        # What was sent under the larger grace may lie so far before its mark.
+        # An alert sent under the larger grace may be that much before its mark.
         assert await store.marks(new) == MarksSnapshot({(0, 0): min(NOW, watermark + grace)}, 2, 1)
         assert (await store.clock(new)).horizon == watermark + grace
         assert await store.pending_windows(new) is None
@@ -151,7 +151,7 @@ class TestOtherWindows:
     async def test_windows_do_not_change_while_a_group_is_open_or_records_are_not_folded(
         self, store: Store, redis: Redis
     ) -> None:
-        await self.asked(store)
+        await self.request(store)
         await store.request_windows(VERSION, PendingWindows(self.WINDOWS, NOW, {0: 5, 1: 2}))
         before = await everything(redis)
         assert not await store.change_windows(VERSION)
@@ -169,7 +169,7 @@ class TestOtherWindows:
 
 
 class TestSweep:
-    """What other epochs left behind."""
+    """Keys of other state versions."""
 
     async def test_all_keys_of_older_versions_are_deleted(self, store: Store, redis: Redis) -> None:
         """The current version, other prefixes and foreign keys stay."""

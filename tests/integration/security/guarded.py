@@ -30,7 +30,7 @@ async def problems(settings: Settings) -> Sequence[str] | None:
                 assert answer.status == (503 if found else 200)
         except aiohttp.ClientError:
             return None
-    return [f"{problem['part']}: {problem['problem']}; {problem['hint']}" for problem in found]
+    return [f"{problem['component']}: {problem['problem']}; {problem['hint']}" for problem in found]
 
 
 async def incident(settings: Settings, number: int) -> None:
