@@ -109,7 +109,7 @@ async def test_a_record_is_redriven_again_only_if_asked_for(topics: Settings) ->
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "says"),
+    ("words", "code", "message"),
     [
         ((), 2, "--origin, or all with --all"),
         (("--all", "--origin", "alerts-0-1"), 2, "--origin, or all with --all"),
@@ -119,14 +119,14 @@ async def test_a_record_is_redriven_again_only_if_asked_for(topics: Settings) ->
     ],
 )
 async def test_nothing_is_redriven_without_a_choice_and_confirmation(
-    topics: Settings, words: tuple[str, ...], code: int, says: str
+    topics: Settings, words: tuple[str, ...], code: int, message: str
 ) -> None:
     cut: Headers = [*origin("alerts", 2), ("stormfold-cut", b"too large")]
     await send_letters(
         topics, [(ProducerRecord(None, b"a"), origin("alerts", 1)), (ProducerRecord(b"alerts-0-2", None), cut)]
     )
     answer = await stormfold(topics, "dlq", "redrive", *words, stdin="")
-    assert answer.returncode == code and says in answer.stderr
+    assert answer.returncode == code and message in answer.stderr
     assert await published(topics) == []
 
 

@@ -120,7 +120,7 @@ def test_a_worker_changes_neither_standard_output_nor_the_root_logger() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "words", "code", "says"),
+    ("values", "words", "code", "message"),
     [
         ({}, ("--stages", "fold,foled"), 2, "STORMFOLD_STAGES: expected some of intake,fold,close,emit"),
         ({}, ("--sink", "nirvana"), 2, "STORMFOLD_SINK: expected kubernetes, directory:PATH or none"),
@@ -138,13 +138,13 @@ def test_a_worker_changes_neither_standard_output_nor_the_root_logger() -> None:
     ],
 )
 def test_errors_of_users_are_two_lines_without_secrets(
-    tmp_path: Path, values: dict[str, str], words: tuple[str, ...], code: int, says: str
+    tmp_path: Path, values: dict[str, str], words: tuple[str, ...], code: int, message: str
 ) -> None:
     """One line states what is wrong, the second what to do."""
     with process(tmp_path, NOWHERE | values, *words) as worker:
         assert worker.popen.wait(20) == code
         printed = [line for line in worker.err.splitlines() if not line.startswith("{")]
-        assert says in printed[0] and len(printed) <= 2
+        assert message in printed[0] and len(printed) <= 2
         assert "Traceback" not in worker.err and "hunter2" not in worker.err and worker.out == ""
 
 
