@@ -22,6 +22,7 @@ from stormfold.text import pluralize
 CONFIG_NAME = "stormfold.yaml"
 LOG_NAME = "worker.log"
 MANIFESTS = "storms"
+FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 @click.command(
@@ -35,14 +36,10 @@ Exits with 1 if an alert was not counted exactly once, or if a storm has no mani
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="Each seed gives a different incident.")
 @click.option(
-    "--output",
-    "folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("stormfold-demo"),
-    show_default=True,
+    "--output", "folder", type=FOLDER, default="stormfold-demo", show_default=True,
     help="Folder for manifests, configuration and log. The next demo replaces them.",
-)
-@click.option("--plain", "lines", is_flag=True, help="Print lines instead of a live picture; default without terminal.")
+)  # fmt: skip
+@click.option("--plain", "lines", is_flag=True, help="Print lines, not a live picture. Default without a terminal.")
 @click.option("--keep", is_flag=True, help="Keep the data of Kafka and Redis, and print how to serve them again.")
 @click.pass_context
 def command(ctx: click.Context, seed: int, folder: Path, lines: bool, keep: bool) -> None:
@@ -114,7 +111,7 @@ def _print(console: Console, *lines: str) -> None:
 
 def _play(view: Lines | Picture, folder: Path, data: Path, records: Sequence[IncidentRecord], keep: bool) -> Outcome:
     stack = Stack(data, view.step)
-    with view, stack.running(graceful=keep):
+    with view.live, stack.running(graceful=keep):
         view.step("Starting a worker")
         settings = stack.settings(http_address="127.0.0.1:0", sink=f"directory:{folder / MANIFESTS}")
         log_to(folder / LOG_NAME, settings.log_level)

@@ -31,7 +31,8 @@ from stormfold.worker import Worker
 INTERVAL = 1.0
 """Seconds between two checks of the worker's health."""
 EXAMPLE = '{"labels": {"alertname": "DiskFull", "cluster": "prod", "node": "worker-\'$n\'"}}'
-Port = click.IntRange(1, 65_535)
+PORT = click.IntRange(1, 65_535)
+FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 @click.command(
@@ -43,32 +44,21 @@ Examples:
 )
 @config_option
 @click.option(
-    "--data",
-    "folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of all data, kept between runs; default: `up` in STORMFOLD_DATA_DIR.",
+    "--data", "folder", type=FOLDER, help="Folder of all data, kept between runs; default: `up` in STORMFOLD_DATA_DIR."
 )
-@click.option(
-    "--output",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for manifests; default: `storms` in the data folder.",
-)
-@click.option("--kafka-port", type=Port, metavar="PORT", help="Port of Kafka; default: 9092 if free, else any.")
-@click.option("--redis-port", type=Port, metavar="PORT", help="Port of Redis; default: 6379 if free, else any.")
+@click.option("--output", type=FOLDER, help="Folder for manifests; default: `storms` in the data folder.")
+@click.option("--kafka-port", type=PORT, metavar="PORT", help="Port of Kafka; default: 9092 if free, else any.")
+@click.option("--redis-port", type=PORT, metavar="PORT", help="Port of Redis; default: 6379 if free, else any.")
 @click.option(
     "--http-port",
-    type=Port,
+    type=PORT,
     metavar="PORT",
     help="Port of health, metrics and status page; default: STORMFOLD_HTTP_ADDRESS, or 8080 if free, else any.",
 )
 def command(
-    config: Path | None,
-    folder: Path | None,
-    output: Path | None,
-    kafka_port: int | None,
-    redis_port: int | None,
+    config: Path | None, folder: Path | None, output: Path | None, kafka_port: int | None, redis_port: int | None,
     http_port: int | None,
-) -> None:
+) -> None:  # fmt: skip
     """Run Kafka, Redis and a worker on this machine until Ctrl-C; print each storm that closes."""
     environment = Settings()
     loaded = load(config or environment.config)

@@ -3,7 +3,7 @@
 import sys
 from collections import Counter, deque
 from collections.abc import Sequence
-from typing import Self
+from contextlib import nullcontext
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -56,15 +56,10 @@ class Lines:
     """Prints a line every second, and one for each chapter and each storm."""
 
     def __init__(self) -> None:
+        self.live = nullcontext()
         self._next = 0.0
         self._chapters = 0
         self._closed = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
     def step(self, text: str) -> None:
         _print(f"{text} ...")
@@ -105,14 +100,8 @@ class Picture:
         self._text = ""
         self._chapter = -1
         self._snapshots: deque[Snapshot] = deque(maxlen=RATE_SNAPSHOTS + 1)
-        self._live = Live(console=console, transient=True, get_renderable=self._render, refresh_per_second=8)
-
-    def __enter__(self) -> Self:
-        self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
+        self.live = Live(console=console, transient=True, get_renderable=self._render, refresh_per_second=8)
+        """Shows the picture while it is entered."""
 
     def step(self, text: str) -> None:
         self._text = text
