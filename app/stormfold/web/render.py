@@ -81,9 +81,14 @@ def partitions_behind(stages: Mapping[str, Mapping[int, Any]]) -> list[int]:
 def _details(event: Mapping[str, Any]) -> str:
     """The fields of a logged event, and of a traceback its last line."""
     named = ("timestamp", "level", "logger", "event", "exception")
-    fields = [f"{name}={value}" for name, value in event.items() if name not in named and value is not None]
+    fields = [f"{name}={_plain(value)}" for name, value in event.items() if name not in named and value is not None]
     failure = str(event.get("exception", "")).strip().rpartition("\n")[2]
     return ", ".join(filter(None, [*fields, failure]))
+
+
+def _plain(value: Any) -> str:
+    items = [f"{key}: {inner}" for key, inner in value.items()] if isinstance(value, Mapping) else []
+    return f"({', '.join(items)})" if items else str(value)
 
 
 def _file(name: str) -> Markup:
