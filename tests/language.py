@@ -12,15 +12,25 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SUFFIXES = {".css", ".html", ".js", ".lua", ".md", ".py", ".toml", ".yaml", ".yml"}
 OTHER_FILES = {".ci/run", ".importlinter", "Dockerfile", "Makefile"}
-SKIPPED = ("tests/language.py", "tests/unit/testdata/")
+SKIPPED = ("tests/language.py", "tests/unit/testdata/", "tests/integration/model/", "tests/integration/redis/")
 
 FORBIDDEN = {
+    r"all the same": "still",
+    r"anew": "again",
+    r"beside": "next to",
+    r"by (?:itself|themselves)": "on its own",
     r"(?:comes?|came) to": "reaches",
     r"cured|farewell|patience": "recovered, a clean stop, a timeout",
+    r"(?:goes|go|going|went) on": "continues",
     r"hardly": "barely, few",
     r"knows? better": "has newer data",
+    r"likewise": "also",
+    r"meanwhile": "until then, at the same time",
+    r"so (?:long|many)(?! that\b)": "this long, this many",
     r"surely": "always, or nothing",
+    r"telling|tells?|told": "logs, reports, prints, returns",
     r"text that is none": "is not valid text",
+    r"whoever": "the person or the program that is meant",
 }
 """Pattern → better words."""
 
