@@ -27,9 +27,9 @@ class GroupMeta(msgspec.Struct, frozen=True, array_like=True):
     silenced: bool
     """Silenced alerts are groups of their own."""
     storm_alerts: int
-    """Distinct firing fingerprints that make a storm."""
+    """Distinct fingerprints of qualifying alerts that make a storm."""
     storm_resources: int
-    """Distinct resources of firing alerts that make a storm."""
+    """Distinct resources of qualifying alerts that make a storm."""
 
 
 class Group(NamedTuple):

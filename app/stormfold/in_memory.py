@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from stormfold.eventtime import PartitionPair
-from stormfold.merge import LatePolicy, Merger, Record, Row, Rows, SourcePosition, as_member
+from stormfold.merge import QUALIFIED, LatePolicy, Merger, Record, Row, Rows, SourcePosition, as_member
 from stormfold.storm import Aggregate, BucketDetail, fold_segment
 from stormfold.window import Bucket, Rebuild, Segment, Windows, first_due, segments
 
@@ -83,4 +83,5 @@ def _detail(row: Row, limit: int) -> BucketDetail:
         truncated=len(row.members) > limit,
         example=row.example,
         members={fp: as_member(row.start, member) for fp, member in islice(row.members.items(), limit)},
+        unlisted=sum(alerts for alerts, _, flags, _ in islice(row.members.values(), limit, None) if flags & QUALIFIED),
     )

@@ -16,6 +16,9 @@ ALERT = 1
 MARKS = 2
 RESOLVED = 1
 LATE = 2
+NO_NEWS = 4
+"""The alert does not qualify: it began too long before its event time, or is not severe enough. A firing alert without
+this flag qualifies, so that records of writers that do not know it keep their meaning."""
 
 HEAD = struct.Struct(">BBQIQI")
 """kind, flags, event time (ms), alerts partition, offset, index in the record."""
@@ -54,9 +57,19 @@ class Marks(msgspec.Struct, frozen=True, array_like=True):
     """The grace under which later alerts are stamped (ms); 0 if the writer did not report it."""
 
 
-def encode_alert(body: bytes, time: int, resolved: bool, late: bool, partition: int, offset: int, index: int) -> bytes:
+def encode_alert(
+    body: bytes,
+    time: int,
+    resolved: bool,
+    late: bool,
+    partition: int,
+    offset: int,
+    index: int,
+    no_news: bool = False,
+) -> bytes:
     """The value of an alert's keyed record; `body` is an encoded `Body`."""
-    return HEAD.pack(ALERT, RESOLVED * resolved | LATE * late, time, partition, offset, index) + body
+    flags = RESOLVED * resolved | LATE * late | NO_NEWS * no_news
+    return HEAD.pack(ALERT, flags, time, partition, offset, index) + body
 
 
 _marks_encoder = msgspec.msgpack.Encoder()

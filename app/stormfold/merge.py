@@ -19,6 +19,7 @@ from stormfold.keyed_record import (
     HEAD,
     LATE,
     MARKS,
+    NO_NEWS,
     RESOLVED,
     Body,
     decode_marks,
@@ -27,8 +28,11 @@ from stormfold.resource import Resource
 from stormfold.storm import Example, Member
 from stormfold.window import Windows, first_due
 
-FIRED = 2
-"""Flag of a member: some alert of it was firing (`RESOLVED` is the other: its newest is resolved)."""
+QUALIFIED = 2
+"""Flag of a member: some alert of it qualified (`RESOLVED` is the other: its newest alert is resolved)."""
+STATUS = RESOLVED | NO_NEWS
+MEMBER_FLAGS = tuple(flags & RESOLVED | (0 if flags & STATUS else QUALIFIED) for flags in range(STATUS + 1))
+"""Flags of a member with one alert, by that alert's `RESOLVED` and `NO_NEWS`."""
 MEMO_BYTES = 64 * 1024 * 1024
 """Bytes of decoded bodies that are kept, some 40,000 usual ones; above it, all of them are dropped."""
 KNOWN_BYTES = 500
@@ -230,9 +234,9 @@ class Merger:
                     row.late += 1
                 member = row.members.get(fingerprint)
                 if member is None:
-                    row.members[fingerprint] = [1, past, flags & RESOLVED or FIRED, resource]
+                    row.members[fingerprint] = [1, past, MEMBER_FLAGS[flags & STATUS], resource]
                 else:
-                    _add_alert(member, past, flags & RESOLVED, resource)
+                    _add_alert(member, past, MEMBER_FLAGS[flags & STATUS], resource)
             merged.source_positions |= {
                 (keyed, alerts): at for alerts, at in newest.items() if before.get(alerts) != at
             }
@@ -300,17 +304,17 @@ class Merger:
         return self._overflow_index[group]
 
 
-def _add_alert(member: list[Any], last: int, resolved: int, resource: bytes) -> None:
-    """Adds an alert to a member; `last` is relative to the bucket's start."""
+def _add_alert(member: list[Any], last: int, flags: int, resource: bytes) -> None:
+    """Adds an alert to a member; `last` is relative to the bucket's start, `flags` are the member's if it is alone."""
     member[0] += 1
-    fired = (member[2] & FIRED) | (0 if resolved else FIRED)
+    qualified, resolved = (member[2] | flags) & QUALIFIED, flags & RESOLVED
     if last > member[1]:
         member[1] = last
     elif last < member[1]:
         resolved = member[2] & RESOLVED
     else:
         resolved |= member[2] & RESOLVED
-    member[2] = fired | resolved
+    member[2] = qualified | resolved
     if resource < member[3]:
         member[3] = resource
 
@@ -322,6 +326,6 @@ def as_member(start: int, kept: Sequence[Any]) -> Member:
         alerts=alerts,
         last=start + last,
         resolved=bool(flags & RESOLVED),
-        fired=bool(flags & FIRED),
+        qualified=bool(flags & QUALIFIED),
         resource=_resource.decode(resource) if resource else None,
     )

@@ -85,6 +85,14 @@ READY = _gauge("ready", "1 if the worker can do its work, else 0")
 COMPONENT_UNHEALTHY = _gauge("component_unhealthy", "1 for each component that cannot do its work", "component")
 
 ALERTS_READ = _counter("alerts_read", "Alerts that intake read and parsed")
+RECORDS_SKIPPED = _counter("records_skipped", "Records of alerts that hold no alert, such as deletions of Events.")
+ALERTS_OLD = _counter("alerts_old", "Alerts that began too long before their event time to make a storm.")
+ALERTS_START_UNKNOWN = _counter(
+    "alerts_start_unknown", "Alerts without a usable beginning, or with one in the future: they count as new."
+)
+ALERTS_SEVERITY_UNKNOWN = _counter(
+    "alerts_severity_unknown", "Alerts with a severity that neither the order nor an alias has: they rank as warning."
+)
 ALERTS_LATE = _counter("alerts_late", "Alerts whose event time was more than the grace behind")
 DEAD_LETTERS = _counter("dead_letters", "Records sent to a dead-letter topic", "topic")
 ALERTS_FOLDED = _counter("alerts_folded", "Alerts folded into Redis")

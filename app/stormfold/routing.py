@@ -66,9 +66,13 @@ class Route:
     group_by: tuple[str, ...] | None = ("alertname", "cluster")
     """Labels whose values distinguish groups; None for all labels."""
     storm_alerts: int = 10
-    """Distinct firing alerts that make a storm."""
+    """Distinct qualifying alerts that make a storm."""
     storm_resources: int = 5
-    """Distinct resources of firing alerts that make a storm."""
+    """Distinct resources of qualifying alerts that make a storm."""
+    storm_severity: str = "warning"
+    """An alert qualifies if it fires, is at least this severe, …"""
+    new_for: int | None = 900_000
+    """… and began at most this long (ms) before its event time; None: whenever it began."""
     namespace: str = "storms"
     """Namespace of the storms' resources."""
 

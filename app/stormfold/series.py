@@ -26,6 +26,9 @@ MEMO_BYTES = 64 * 1024 * 1024
 SERIES_BYTES = 600
 """Size of a series apart from its labels, annotations and body: objects, and entries of two tables."""
 
+FOREVER = 2**63
+"""Milliseconds longer than any time."""
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -59,6 +62,14 @@ class Keyed(NamedTuple):
     about: Resource | None
     """The object that the alert named."""
     series: Series
+    severe: bool
+    """Whether it is at least as severe as its route requires of a qualifying alert."""
+    new_for: int
+    """An alert that began more than this long (ms) before its event time does not qualify."""
+
+    def is_news(self, starts_at: int | None, time: int) -> bool:
+        """Whether an alert that began then qualifies if it fires, at event time `time` (ms)."""
+        return self.severe and (starts_at is None or time - starts_at <= self.new_for)
 
     def body_at(self, time: int) -> bytes:
         """The body for an alert at event time `time` (ms): silenced or not."""
@@ -83,19 +94,19 @@ class SeriesReader:
 
     def parse(
         self, value: bytes | None, headers: Sequence[tuple[str, bytes]], timestamp: int
-    ) -> list[tuple[Keyed, bool]]:
-        """The keyed alerts of a record (its timestamp in ms), and whether each is resolved.
+    ) -> list[tuple[Keyed, Alert]]:
+        """The alerts of a record (its timestamp in ms), keyed and as they came.
 
         Raises `Poison` for the whole record if any part of it is not understood.
         """
         alerts = parse(value, headers, timestamp, self._mappings)
         if len(alerts) == 1:
             alert = alerts[0]
-            return [(self.keyed(alert), alert.resolved)]
+            return [(self.keyed(alert), alert)]
         result = []
         for index, alert in enumerate(alerts):
             try:
-                result.append((self.keyed(alert), alert.resolved))
+                result.append((self.keyed(alert), alert))
             except Poison as reason:
                 raise reason.prefixed(f"[{index}]") from None
         return result
@@ -143,6 +154,8 @@ class SeriesReader:
             given=alert.fingerprint,
             about=alert.about,
             series=series,
+            severe=series.severity.rank <= self._severities[series.route.storm_severity].rank,
+            new_for=FOREVER if series.route.new_for is None else series.route.new_for,
         )
 
     def _annotations_of(self, alert: Alert) -> tuple[bytes, Mapping[str, str]]:

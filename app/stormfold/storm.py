@@ -55,8 +55,8 @@ class Member(NamedTuple):
     """Event time of its newest alert."""
     resolved: bool
     """Status of its newest alert."""
-    fired: bool
-    """Whether any of its alerts was firing."""
+    qualified: bool
+    """Whether any of its alerts qualified: it fired, was severe enough, and was news."""
     resource: Resource | None
 
 
@@ -73,6 +73,8 @@ class BucketDetail(NamedTuple):
     example: bytes
     members: Mapping[bytes, Member]
     """By fingerprint."""
+    unlisted: int = 0
+    """Qualifying alerts that are counted without a member."""
 
 
 class Aggregate(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,12 +117,11 @@ def fold_segment(segment: Segment, details: Iterable[BucketDetail], gap: int, ma
     for member in members.values():
         if member.resource is not None:
             affected[member.resource] += member.alerts
-    firing = [member for member in members.values() if member.fired]
-    firing_resources = {member.resource for member in firing if member.resource is not None}
-    alert_count = sum(bucket.alerts for bucket in segment.buckets)
-    # Nothing but their number is known of alerts that are counted without being listed: each may be another one,
-    # firing, and about another resource. A storm too many is better than a storm that is missed.
-    unlisted = alert_count - sum(member.alerts for member in members.values())
+    qualified = [member for member in members.values() if member.qualified]
+    qualified_resources = {member.resource for member in qualified if member.resource is not None}
+    # Nothing but their number is known of qualifying alerts that are not listed: each may be another one, about another
+    # resource. A storm too many is better than a storm that is missed.
+    unlisted = sum(detail.unlisted for detail in ordered)
     resources = limit_resources(
         (AffectedResource(resource, alerts) for resource, alerts in affected.items()), max_resources
     )
@@ -128,12 +129,12 @@ def fold_segment(segment: Segment, details: Iterable[BucketDetail], gap: int, ma
     return Aggregate(
         name=aggregate_name(meta, segment.start, gap),
         namespace=meta.namespace,
-        aggregate_class=classify(meta, len(firing) + unlisted, len(firing_resources) + unlisted),
+        aggregate_class=classify(meta, len(qualified) + unlisted, len(qualified_resources) + unlisted),
         route=meta.route,
         group_labels=_truncate_labels(meta.labels),
         pattern=truncate(pattern(meta.labels), MAX_PATTERN_BYTES),
         severity=worst.severity,
-        alert_count=alert_count,
+        alert_count=sum(bucket.alerts for bucket in segment.buckets),
         distinct=len(members),
         resolved=sum(member.resolved for member in members.values()),
         resource_count=len(affected),
@@ -154,16 +155,17 @@ def _merge_members(details: Iterable[BucketDetail]) -> dict[bytes, Member]:
         for fingerprint, member in detail.members.items():
             before = members.get(fingerprint)
             if before is not None:
-                member = member._replace(alerts=before.alerts + member.alerts, fired=before.fired or member.fired)
+                qualified = before.qualified or member.qualified
+                member = member._replace(alerts=before.alerts + member.alerts, qualified=qualified)
             members[fingerprint] = member
     return members
 
 
-def classify(meta: GroupMeta, firing: int, firing_resources: int) -> AggregateClass:
-    """Class of an aggregate, by its distinct firing fingerprints and distinct resources of firing alerts."""
+def classify(meta: GroupMeta, alerts: int, resources: int) -> AggregateClass:
+    """Class of an aggregate, by the distinct fingerprints and distinct resources of its qualifying alerts."""
     if meta.silenced:
         return "Silenced"
-    if firing >= meta.storm_alerts or firing_resources >= meta.storm_resources:
+    if alerts >= meta.storm_alerts or resources >= meta.storm_resources:
         return "Storm"
     return "Isolated"
 

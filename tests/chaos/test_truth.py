@@ -28,8 +28,8 @@ def counted(config: Config) -> Iterator[Counted]:
     plain = [alert("FanOut", pod=f"pod-{number}", resolved=number == PODS - 1) for number in range(PODS)]
     for number, one in enumerate([*plain, alert("Alone", pod="pod-0")]):
         time = BEGIN + number
-        ((keyed, resolved),) = reader.parse(record(one), (), time)
-        yield Counted(time, msgspec.msgpack.decode(keyed.body_at(time), type=Body), resolved, False)
+        ((keyed, parsed),) = reader.parse(record(one), (), time)
+        yield Counted(time, msgspec.msgpack.decode(keyed.body_at(time), type=Body), parsed.resolved, False)
 
 
 LOG = list(counted(CONFIG))

@@ -111,7 +111,7 @@ async def _read(world: World) -> dict[int, Read]:
             part.times.append(found.timestamp)
             part.alerts.append(len(alerts))
             # There are no silences, so the event time does not change the content.
-            content = ((index, _body.decode(one.body), resolved) for index, (one, resolved) in enumerate(alerts))
+            content = ((index, _body.decode(one.body), alert.resolved) for index, (one, alert) in enumerate(alerts))
             part.content.append(checksum(content))
     return result
 

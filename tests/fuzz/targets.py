@@ -63,8 +63,10 @@ def keyed_values(config: Config, value: bytes, headers: Headers = ()) -> list[by
     """What intake sends on for a record; raises `Poison`."""
     found = SeriesReader(config).parse(value, headers, NOW)
     return [
-        encode_alert(keyed.body_at(NOW), NOW, resolved, False, 0, 0, index)
-        for index, (keyed, resolved) in enumerate(found)
+        encode_alert(
+            keyed.body_at(NOW), NOW, alert.resolved, False, 0, 0, index, not keyed.is_news(alert.starts_at, NOW)
+        )
+        for index, (keyed, alert) in enumerate(found)
     ]
 
 

@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 import msgspec
 
+from stormfold.alert import Alert
 from stormfold.config import loads
 from stormfold.group import GroupMeta, pattern
 from stormfold.keyed_record import Body
 from stormfold.local.demo import CONFIG
 from stormfold.local.incident import IncidentRecord
-from stormfold.series import SeriesReader
+from stormfold.series import Keyed, SeriesReader
 from stormfold.storm import AggregateClass, classify
 
 
@@ -30,17 +31,18 @@ class Group(NamedTuple):
 def expected(records: Sequence[IncidentRecord]) -> dict[str, Group]:
     """Groups by pattern, under the demo's configuration."""
     reader = SeriesReader(loads(CONFIG, "demo"))
-    found: defaultdict[bytes, list[tuple[float, Body, bool]]] = defaultdict(list)
+    found: defaultdict[bytes, list[tuple[float, Body, Keyed, Alert]]] = defaultdict(list)
     for record in records:
-        for keyed, resolved in reader.parse(record.value, record.headers, 0) if record.alerts else []:
+        for keyed, alert in reader.parse(record.value, record.headers, 0) if record.alerts else []:
             body = msgspec.msgpack.decode(keyed.body_at(0), type=Body)
-            found[body.meta].append((record.at, body, resolved))
+            found[body.meta].append((record.at, body, keyed, alert))
     return {pattern(meta.labels): _group(meta, alerts) for meta, alerts in ((_meta(m), a) for m, a in found.items())}
 
 
-def _group(meta: GroupMeta, alerts: Sequence[tuple[float, Body, bool]]) -> Group:
-    newest = {body.fingerprint: resolved for _, body, resolved in alerts}
-    firing = [body for _, body, resolved in alerts if not resolved]
+def _group(meta: GroupMeta, alerts: Sequence[tuple[float, Body, Keyed, Alert]]) -> Group:
+    newest = {body.fingerprint: alert.resolved for _, body, _, alert in alerts}
+    # No alert of the incident repeats for so long that it is not new.
+    firing = [body for _, body, keyed, alert in alerts if keyed.severe and not alert.resolved]
     return Group(
         aggregate_class=classify(
             meta, len({body.fingerprint for body in firing}), len({b.resource for b in firing} - {b""})
@@ -48,8 +50,8 @@ def _group(meta: GroupMeta, alerts: Sequence[tuple[float, Body, bool]]) -> Group
         alerts=len(alerts),
         distinct=len(newest),
         resolved=sum(newest.values()),
-        resources=len({body.resource for _, body, _ in alerts} - {b""}),
-        times=[at for at, _, _ in alerts],
+        resources=len({body.resource for _, body, _, _ in alerts} - {b""}),
+        times=[at for at, *_ in alerts],
     )
 
 

@@ -44,8 +44,8 @@ def batch_model(config: Config, alerts: Iterable[tuple[int, dict[str, Any]]]) ->
     reader = SeriesReader(config)
     stamped = []
     for time, plain in alerts:
-        ((keyed, resolved),) = reader.parse(record(plain), (), time)
-        stamped.append((time, msgspec.msgpack.decode(keyed.body_at(time), type=Body), resolved))
+        ((keyed, parsed),) = reader.parse(record(plain), (), time)
+        stamped.append((time, msgspec.msgpack.decode(keyed.body_at(time), type=Body), parsed.resolved))
     return model(config, stamped)
 
 

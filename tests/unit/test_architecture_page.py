@@ -23,8 +23,8 @@ def block(kind: str, number: int = 0) -> str:
 
 def test_the_record_of_the_page_becomes_its_keyed_record() -> None:
     record = block("json").replace("\n ", " ").strip().encode()
-    ((keyed, resolved),) = SeriesReader(Config()).parse(record, (), TIME)
-    value = encode_alert(keyed.body_at(TIME), TIME, resolved, False, 3, 0, 0)
+    ((keyed, alert),) = SeriesReader(Config()).parse(record, (), TIME)
+    value = encode_alert(keyed.body_at(TIME), TIME, alert.resolved, False, 3, 0, 0)
     assert (len(record), len(value)) == (172, 277)
 
     shown = block("text")

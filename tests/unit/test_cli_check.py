@@ -116,7 +116,11 @@ def test_alerts_are_explained(config: str, form: Callable[[object], str]) -> Non
             "groupLabels": ALERTS[0]["labels"],
             "resource": "Pod/payments/api-1",
             "severity": "warning",
+            "severityLabel": "warning",
+            "severityKnown": True,
             "silencedBy": None,
+            "qualifies": True,
+            "whyNot": None,
         },
         {
             "mapping": None,
@@ -126,7 +130,11 @@ def test_alerts_are_explained(config: str, form: Callable[[object], str]) -> Non
             "groupLabels": {"alertname": "NodeDown"},
             "resource": "Node/n1",
             "severity": "critical",
+            "severityLabel": "page",
+            "severityKnown": True,
             "silencedBy": "lab",
+            "qualifies": False,
+            "whyNot": "resolved",
         },
         {
             "mapping": None,
@@ -136,9 +144,45 @@ def test_alerts_are_explained(config: str, form: Callable[[object], str]) -> Non
             "groupLabels": {"alertname": "Slow", "cluster": "prod"},
             "resource": None,
             "severity": "warning",
+            "severityLabel": None,
+            "severityKnown": True,
             "silencedBy": None,
+            "qualifies": True,
+            "whyNot": None,
         },
     ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "severity", "qualifies"),
+    [
+        ({}, "critical", "yes"),
+        ({"status": "resolved"}, "critical", "no: resolved"),
+        ({"severity": "info"}, "info", "no: info is below warning"),
+        ({"severity": "bananas"}, "warning (unknown: bananas)", "yes"),
+        ({"startsAt": "2020-01-01T00:00:00Z"}, "critical", "no: began 2020-01-01T00:00:00.000Z, more than 15m ago"),
+        ({"startsAt": "2999-01-01T00:00:00Z"}, "critical", "yes"),
+        ({"startsAt": "soon"}, "critical", "yes"),
+    ],
+)
+def test_each_alert_shows_whether_it_counts_towards_a_storm(
+    config: str, fields: dict[str, str], severity: str, qualifies: str
+) -> None:
+    labels = {"alertname": "A", "severity": fields.get("severity", "critical")}
+    alert = {"status": "firing", **fields, "labels": labels}
+    (line,) = run("check", config, "--alert", "-", stdin=json.dumps(alert)).stdout.splitlines()[1:]
+    assert severity in line and line.rstrip().endswith(qualifies)
+
+
+def test_a_record_without_alerts_is_reported_as_skipped(config: str) -> None:
+    deletion = {"type": "DELETED", "object": {"kind": "Event"}}
+    assert "No alerts" in run("check", config, "--alert", "-", stdin=json.dumps(deletion)).stdout
+
+
+def test_a_bad_alert_of_a_webhook_is_named_by_its_index(config: str) -> None:
+    webhook = {"alerts": [ALERTS[0], {"labels": {"alertname": "A", "pod": 3}}]}
+    found = run("check", config, "--alert", "-", stdin=json.dumps(webhook))
+    assert ":1: not understood: [1].labels.pod: expected str" in found.stderr
 
 
 def test_the_fingerprint_is_alertmanagers(config: str) -> None:

@@ -36,6 +36,7 @@ def unique(values: st.SearchStrategy[str], least: int = 0) -> st.SearchStrategy[
 def configs(draw: st.DrawFn) -> Config:
     gap = draw(st.integers(1, 100_000))
     slice_ = gap * draw(st.integers(2, 10))
+    severities = draw(unique(TEXTS, 1))
     routes = [
         Route(
             name=name,
@@ -43,6 +44,8 @@ def configs(draw: st.DrawFn) -> Config:
             group_by=draw(st.none() | unique(TEXTS)),
             storm_alerts=draw(COUNTS),
             storm_resources=draw(COUNTS),
+            storm_severity=draw(st.sampled_from(["warning", *severities])),
+            new_for=draw(st.none() | DURATIONS),
             namespace=draw(NAMES),
         )
         for name in draw(unique(NAMES))
@@ -58,7 +61,7 @@ def configs(draw: st.DrawFn) -> Config:
         routes=(*routes, DEFAULT_ROUTE),
         silences=tuple(silences),
         severity_label=draw(TEXTS),
-        severities=(severities := draw(unique(TEXTS, 1))),
+        severities=severities,
         severity_aliases=draw(st.dictionaries(TEXTS, st.sampled_from(severities), max_size=2)),
         default_labels=draw(st.dictionaries(TEXTS, TEXTS, max_size=2)),
         exporters=draw(unique(TEXTS)),
@@ -105,6 +108,8 @@ def test_all_keys_are_read() -> None:
                 ("alertname", "cluster", "namespace"),
                 storm_alerts=3,
                 storm_resources=2,
+                storm_severity="P1",
+                new_for=None,
                 namespace="payments-storms",
             ),
             Route("watchdog", parse_matchers('alertname="Watchdog","a name with spaces"!=""'), None),

@@ -19,7 +19,7 @@ from stormfold.keyed_record import (
     Marks,
     encode_marks,
 )
-from stormfold.merge import FIRED, KNOWN_BYTES, LatePolicy, Merged, Merger, Row, SourcePosition
+from stormfold.merge import KNOWN_BYTES, QUALIFIED, LatePolicy, Merged, Merger, Row, SourcePosition
 from stormfold.resource import Resource
 from stormfold.storm import Member
 from stormfold.window import Windows, first_due
@@ -57,7 +57,7 @@ def contents(rows: Iterable[Row]) -> dict[tuple[str, int], Content]:
                     alerts=alerts,
                     last=row.start + last,
                     resolved=bool(flags & RESOLVED),
-                    fired=bool(flags & FIRED),
+                    qualified=bool(flags & QUALIFIED),
                     resource=msgspec.msgpack.decode(resource, type=Resource) if resource else None,
                 )
                 for fingerprint, (alerts, last, flags, resource) in row.members.items()
@@ -152,14 +152,18 @@ def test_origins_of_other_partitions_do_not_count() -> None:
     assert merged.source_positions == {(0, 1): (3, 4), (1, 0): (0, 0)}
 
 
-F, R = False, True
+F, R, OLD = (False, False), (True, False), (False, True)
+"""A firing alert, a resolved one, and an old one that fires."""
 
 
 @pytest.mark.parametrize(
-    ("alerts", "fired", "resolved"),
+    ("alerts", "qualified", "resolved"),
     [
         ([(1, F)], True, False),
         ([(1, R)], False, True),
+        ([(1, OLD)], False, False),
+        ([(1, OLD), (2, F), (3, OLD)], True, False),
+        ([(1, OLD), (2, R)], False, True),
         ([(1, F), (2, R)], True, True),
         ([(2, R), (1, F)], True, True),
         ([(1, R), (2, F)], True, False),
@@ -170,13 +174,18 @@ F, R = False, True
         ([(1, R), (2, F), (2, R), (1, F)], True, True),
     ],
 )
-def test_flags(alerts: list[tuple[int, bool]], fired: bool, resolved: bool) -> None:
-    """The newest status counts, a resolution among equally new ones; that it ever fired is kept."""
-    sent = [Sent(Alert(bytes(8), GROUP, time, resolved), (0, 0), (n, 0)) for n, (time, resolved) in enumerate(alerts)]
+def test_a_member_keeps_its_newest_status_and_that_it_ever_qualified(
+    alerts: list[tuple[int, tuple[bool, bool]]], qualified: bool, resolved: bool
+) -> None:
+    """A resolution counts among equally new alerts."""
+    sent = [
+        Sent(Alert(bytes(8), GROUP, time, is_resolved, no_news=is_old), (0, 0), (n, 0))
+        for n, (time, (is_resolved, is_old)) in enumerate(alerts)
+    ]
     (row,) = merge(sent).rows
     count, last, flags, _ = row.members[bytes(8)]
     assert (count, last) == (len(alerts), max(time for time, _ in alerts))
-    assert bool(flags & FIRED) == fired
+    assert bool(flags & QUALIFIED) == qualified
     assert bool(flags & RESOLVED) == resolved
 
 

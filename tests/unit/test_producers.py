@@ -30,11 +30,11 @@ def outcomes(record: Any, config: Config | None = None) -> list[Outcome]:
     """The decisions about the alerts of a record, given as JSON or as a value for it."""
     value = record if isinstance(record, bytes) else json.dumps(record).encode()
     found = []
-    for keyed, resolved in SeriesReader(config or Config()).parse(value, [], NOW):
+    for keyed, alert in SeriesReader(config or Config()).parse(value, [], NOW):
         body = msgspec.msgpack.decode(keyed.body, type=Body)
         meta = msgspec.msgpack.decode(body.meta, type=GroupMeta)
         resource = str(msgspec.msgpack.decode(body.resource, type=Resource)) if body.resource else ""
-        found.append(Outcome(resource, body.severity, resolved, meta.labels))
+        found.append(Outcome(resource, body.severity, alert.resolved, meta.labels))
     return found
 
 

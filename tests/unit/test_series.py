@@ -166,7 +166,7 @@ class TestRecords:
             {"labels": {"alertname": str(n)}, "status": status} for n, status in enumerate(("firing", "resolved"))
         ]
         found = SeriesReader(CONFIG).parse(json.dumps([*alerts, alerts[0]]).encode(), [], 0)
-        assert [resolved for _, resolved in found] == [False, True, False]
+        assert [alert.resolved for _, alert in found] == [False, True, False]
         assert [keyed.key.decode() for keyed, _ in found] == [fingerprint({"alertname": n}) for n in ("0", "1", "0")]
 
     @pytest.mark.parametrize(
@@ -187,3 +187,25 @@ class TestRecords:
         record = json.dumps([{"labels": {"alertname": "1"}}, {"labels": {"alertname": 7}}]).encode()
         with pytest.raises(Poison, match=r"^\[1\]\.labels"):
             SeriesReader(CONFIG).parse(record, [], 0)
+
+
+@pytest.mark.parametrize(
+    ("route", "severity", "starts_at", "news"),
+    [
+        (Route("default"), "critical", None, True),
+        (Route("default"), "WARN", 100_000, True),
+        (Route("default"), "info", None, False),
+        (Route("default"), "bananas", None, True),
+        (Route("default"), "", None, True),
+        (Route("default"), "critical", 99_999, False),
+        (Route("default"), "critical", 2_000_000, True),
+        (Route("default", new_for=None), "critical", 0, True),
+        (Route("default", storm_severity="critical"), "error", None, False),
+        (Route("default", storm_severity="none"), "info", None, True),
+    ],
+)
+def test_only_severe_and_new_alerts_count_towards_a_storm(
+    route: Route, severity: str, starts_at: int | None, news: bool
+) -> None:
+    keyed = SeriesReader(Config(routes=(route,))).keyed(incoming({"alertname": "A", "severity": severity}))
+    assert keyed.is_news(starts_at, 1_000_000) is news

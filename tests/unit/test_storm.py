@@ -1,6 +1,7 @@
 """Storms: identity, compact metadata and the resource, with conversions both ways."""
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -387,7 +388,7 @@ class TestFold:
         meta = GroupMeta("default", {"alertname": "A"}, "storms", False, 10, 5)
         members = {bytes([n]): Member(1, 1_000, False, True, Resource("Pod", "a", str(n))) for n in range(listed)}
         (part,) = segments([Bucket(0, alerts, 1_000, 1_000)], Windows())
-        detail = BucketDetail(msgspec.msgpack.encode(meta), 0, "critical", 0, True, b"{}", members)
+        detail = BucketDetail(msgspec.msgpack.encode(meta), 0, "critical", 0, True, b"{}", members, alerts - listed)
         one = storm.fold_segment(part, [detail], Windows().gap, 1_000)
         assert (one.aggregate_class, one.alert_count, one.distinct) == (expected, alerts, listed)
 
@@ -404,12 +405,15 @@ class TestFold:
         meta = GroupMeta("default", {"alertname": "A"}, "storms", False, 10, 2)
         alerts = [(replace(alert, meta=meta), is_listed) for alert, is_listed in alerts]
         listed = plain.buckets([alert for alert, is_listed in alerts if is_listed], windows)
+        unlisted: defaultdict[tuple[str, int], Counter[bytes]] = defaultdict(Counter)
+        for alert, is_listed in alerts:
+            unlisted[alert.group, windows.bucket(alert.time)][alert.fingerprint] += alert.qualifies and not is_listed
         for id_, part, details in _parts([alert for alert, _ in alerts], windows):
-            known = [listed.get((id_, bucket.start)) for bucket in part.buckets]
-            less = [
-                detail._replace(members=some.members if some else {}, truncated=True)
-                for detail, some in zip(details, known, strict=True)
-            ]
+            less = []
+            for detail, bucket in zip(details, part.buckets, strict=True):
+                some = listed.get((id_, bucket.start))
+                rest = sum(unlisted[id_, bucket.start].values())
+                less.append(detail._replace(members=some.members if some else {}, truncated=True, unlisted=rest))
             whole, cut = (storm.fold_segment(part, each, windows.gap, 1_000) for each in (details, less))
             assert cut.aggregate_class in (whole.aggregate_class, "Storm")
             assert cut.alert_count == whole.alert_count

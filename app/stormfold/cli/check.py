@@ -1,4 +1,4 @@
-"""`stormfold check`: is a configuration right, and what does it make of an alert."""
+"""`stormfold check`: validates a configuration and explains what becomes of alerts under it."""
 
 import time
 from pathlib import Path
@@ -11,16 +11,17 @@ from stormfold.alert import Alert
 from stormfold.cli.alert_file import read
 from stormfold.cli.output import Output, emit_document, emit_table, output_option
 from stormfold.config import ALL_LABELS, Config, ConfigError, document, load
-from stormfold.decoding import Poison
+from stormfold.decoding import Poison, decode_labels
 from stormfold.errors import DeadLetter
-from stormfold.formats import parse
-from stormfold.formats.mappings import Mappings
 from stormfold.group import GroupMeta, pattern
 from stormfold.resource import Resource
 from stormfold.routing import Route, Silence
-from stormfold.series import SeriesReader
+from stormfold.series import Keyed, SeriesReader
 from stormfold.text import escape_unprintable
-from stormfold.times import format_timestamp
+from stormfold.times import format_duration, format_timestamp
+
+COLUMNS = ("route", "group", "resource", "severity", "fingerprint", "silencedBy", "qualifies")
+"""Columns of the table of alerts."""
 
 
 @click.command(
@@ -42,8 +43,8 @@ Exits with 1 if the configuration or the alert can't be used."""
 @output_option
 @click.pass_context
 def command(ctx: click.Context, file: Path, alert: str | None, output: Output) -> None:
-    """Validate the configuration FILE and show what is in it; with an alert, say which route, group and resource it
-    gets, how severe it is, its fingerprint, and whether it is silenced now."""
+    """Validate the configuration FILE and show its contents. With alerts, show the route, group, resource, severity and
+    fingerprint of each, whether it is silenced now, and whether it counts towards a storm or why not."""
     try:
         config = load(file)
     except ConfigError as error:
@@ -60,10 +61,17 @@ def command(ctx: click.Context, file: Path, alert: str | None, output: Output) -
         emit_document({"valid": True, "config": document(config), **seen}, output)
     elif rows is None:
         _show(config, now)
+    elif not rows:
+        click.echo("No alerts: these records report none, and intake skips them.")
     else:
-        texts = [row | {"group": pattern(row["groupLabels"])} for row in rows]
         mapped = ["mapping"] if any(row["mapping"] for row in rows) else []
-        emit_table(texts, [*mapped, "route", "group", "resource", "severity", "fingerprint", "silencedBy"])
+        emit_table([_text(row) for row in rows], [*mapped, *COLUMNS])
+
+
+def _text(row: dict[str, Any]) -> dict[str, Any]:
+    severity = row["severity"] if row["severityKnown"] else f"{row['severity']} (unknown: {row['severityLabel']})"
+    qualifies = "yes" if row["qualifies"] else f"no: {row['whyNot']}"
+    return row | {"group": pattern(row["groupLabels"]), "severity": severity, "qualifies": qualifies}
 
 
 def _show(config: Config, now: int) -> None:
@@ -96,31 +104,49 @@ def _silence(silence: Silence, now: int) -> dict[str, Any]:
 
 
 def _explain(path: str, config: Config, now: int) -> list[dict[str, Any]]:
-    """The alerts of a file as intake sees them; raises `DeadLetter` with the line of what it would not understand."""
+    """The alerts of a file as intake sees them; raises `DeadLetter` with the line of a record that it would refuse."""
     name = "standard input" if path == "-" else path
-    reader, mappings = SeriesReader(config), Mappings(config.mappings)
+    reader = SeriesReader(config)
     rows: list[dict[str, Any]] = []
     with click.open_file(path, "rb") as file:
         for record in read(cast(BinaryIO, file), name):
             try:
-                rows += [_seen(incoming, reader, now) for incoming in parse(record.value, (), now, mappings)]
+                rows += [_row(keyed, alert, config, now) for keyed, alert in reader.parse(record.value, (), now)]
             except Poison as error:
                 raise DeadLetter(f"{name}:{record.line}: not understood: {error}") from None
     return rows
 
 
-def _seen(incoming: Alert, reader: SeriesReader, now: int) -> dict[str, Any]:
-    series = reader.keyed(incoming).series
+def _row(keyed: Keyed, alert: Alert, config: Config, now: int) -> dict[str, Any]:
+    series = keyed.series
     meta = msgspec.msgpack.decode(series.group.meta, type=GroupMeta)
     resource = msgspec.msgpack.decode(series.resource, type=Resource) if series.resource else None
+    reason = _why_not(keyed, alert, now)
     return {
-        "mapping": incoming.mapping,
-        "status": "resolved" if incoming.resolved else "firing",
+        "mapping": alert.mapping,
+        "status": "resolved" if alert.resolved else "firing",
         "route": meta.route,
         "namespace": meta.namespace,
         "groupLabels": meta.labels,
         "resource": str(resource) if resource else None,
         "severity": series.severity.name,
+        "severityLabel": {**config.default_labels, **decode_labels(alert.labels)}.get(config.severity_label),
+        "severityKnown": series.severity.known,
         "fingerprint": series.fingerprint,
         "silencedBy": next((silence.name for silence in series.silences if silence.active(now)), None),
+        "qualifies": reason is None,
+        "whyNot": reason,
     }
+
+
+def _why_not(keyed: Keyed, alert: Alert, now: int) -> str | None:
+    """The reason for which an alert does not count towards a storm; None if it does."""
+    route = keyed.series.route
+    if alert.resolved:
+        return "resolved"
+    if not keyed.severe:
+        return f"{keyed.series.severity.name} is below {route.storm_severity}"
+    if not keyed.is_news(alert.starts_at, now):
+        assert alert.starts_at is not None
+        return f"began {format_timestamp(alert.starts_at)}, more than {format_duration(keyed.new_for)} ago"
+    return None

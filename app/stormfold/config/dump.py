@@ -4,6 +4,7 @@ from typing import Any
 
 import yaml
 
+from stormfold.config.fields import OFF
 from stormfold.config.model import Config
 from stormfold.config.schema import ALL_LABELS
 from stormfold.formats.mappings import to_document
@@ -52,7 +53,12 @@ def _route(route: Route) -> dict[str, Any]:
         "name": route.name,
         "match": [str(matcher) for matcher in route.match],
         "group_by": [ALL_LABELS] if route.group_by is None else list(route.group_by),
-        "storm_when": {"alerts": route.storm_alerts, "resources": route.storm_resources},
+        "storm_when": {
+            "alerts": route.storm_alerts,
+            "resources": route.storm_resources,
+            "severity": route.storm_severity,
+            "new_for": OFF if route.new_for is None else format_duration(route.new_for),
+        },
         "namespace": route.namespace,
     }
 

@@ -10,6 +10,9 @@ from pydantic_core import PydanticCustomError
 from stormfold.routing import Matcher, MatcherError, parse_matchers
 from stormfold.times import YEAR, parse_duration, parse_timestamp
 
+OFF = "off"
+"""Instead of a duration: no limit."""
+
 
 def refuse(problem: str, *at: str | int) -> NoReturn:
     """Fails a validation; `at` is the path from the validated value to the wrong part of it."""
@@ -23,6 +26,10 @@ def _duration(value: object) -> object:
     if duration is None:
         refuse(f"expected a duration such as 60s or 1m30s, found {value!r}")
     return duration if duration <= YEAR else refuse(f"expected at most a year, found {value!r}")
+
+
+def _duration_or_off(value: object) -> object:
+    return None if value == OFF else _duration(value)
 
 
 def _time(value: object) -> object:
@@ -70,6 +77,7 @@ def _matching(pattern: str, expected: str) -> AfterValidator:
 
 Duration = Annotated[int, BeforeValidator(_duration), Field(gt=0)]
 DurationOrZero = Annotated[int, BeforeValidator(_duration), Field(ge=0)]
+DurationOrOff = Annotated[int | None, BeforeValidator(_duration_or_off)]
 Time = Annotated[int, BeforeValidator(_time)]
 Matchers = Annotated[tuple[Matcher, ...], BeforeValidator(_matchers)]
 Text = Annotated[str, Field(min_length=1)]

@@ -1,13 +1,14 @@
 """The configuration file as pydantic models: every key, its type, its default and its meaning."""
 
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from stormfold.config.fields import (
     Count,
     Duration,
+    DurationOrOff,
     DurationOrZero,
     Kind,
     Matchers,
@@ -57,9 +58,14 @@ class WindowsSection(Section):
 
 class StormWhenSection(Section):
     alerts: Count = DEFAULT_ROUTE.storm_alerts
-    """Distinct firing alerts."""
+    """Distinct alerts that qualify."""
     resources: Count = DEFAULT_ROUTE.storm_resources
-    """Distinct resources of firing alerts."""
+    """Distinct resources of alerts that qualify."""
+    severity: Text = DEFAULT_ROUTE.storm_severity
+    """An alert qualifies if it fires, is at least this severe, and is new."""
+    new_for: DurationOrOff = DEFAULT_ROUTE.new_for
+    """An alert is new if it began at most this long before its event time, or if its beginning is unknown; `off`: every
+    alert is new. Senders repeat alerts that fire for hours."""
 
 
 class RouteSection(Section):
@@ -70,7 +76,7 @@ class RouteSection(Section):
     group_by: Texts = DEFAULT_ROUTE.group_by or ()
     """Labels whose values distinguish groups; `['...']` for all labels, `[]` for one group."""
     storm_when: StormWhenSection = StormWhenSection()
-    """Either count makes a group of alerts a storm."""
+    """Either count of qualifying alerts makes a group a storm."""
     namespace: Namespace = DEFAULT_ROUTE.namespace
     """Namespace of the storms' resources."""
 
@@ -88,6 +94,8 @@ class RouteSection(Section):
             group_by=None if self.group_by == (ALL_LABELS,) else self.group_by,
             storm_alerts=self.storm_when.alerts,
             storm_resources=self.storm_when.resources,
+            storm_severity=self.storm_when.severity,
+            new_for=self.storm_when.new_for,
             namespace=self.namespace,
         )
 
@@ -180,6 +188,15 @@ class ConfigFile(Section):
     """Age at which a storm's resource is deleted, unless it is annotated `stormfold.dev/keep`."""
     max_storms: Count = _DEFAULT.max_storms
     """Most resources of storms in a namespace; the oldest are deleted first."""
+
+    @model_validator(mode="after")
+    def _known_severities(self) -> Self:
+        known = {name.lower() for name in self.severity.order} | {DEFAULT_ROUTE.storm_severity}
+        for index, route in enumerate(self.routes):
+            if (name := route.storm_when.severity).lower() not in known:
+                expected = ", ".join(self.severity.order)
+                refuse(f"expected one of {expected}, found {name!r}", "routes", index, "storm_when", "severity")
+        return self
 
     @field_validator("routes")
     @classmethod

@@ -181,4 +181,5 @@ def _detail(bucket: Bucket, fields: dict[bytes, bytes], example: bytes, group_me
         truncated=summary.truncated,
         example=example,
         members=unpack_members(bucket.start, fields),
+        unlisted=summary.unlisted,
     )

@@ -96,7 +96,7 @@ local function lower(a, b)
 end
 
 -- `others` is the number of fields of the bucket that are not members.
-local function fold_members(key, members, others, truncated)
+local function fold_members(key, members, others, truncated, unlisted)
   local free = max_fingerprints - (redis.call('HLEN', key) - others)
   local step = CHUNK * MEMBER_VALUES
   for from = 1, #members, step do
@@ -114,9 +114,9 @@ local function fold_members(key, members, others, truncated)
       local keep = true
       if old then
         local old_alerts, old_last, old_flags = struct_unpack(MEMBER, old)
-        local fired = (flags >= FIRED or old_flags >= FIRED) and FIRED or 0
+        local qualified = (flags >= QUALIFIED or old_flags >= QUALIFIED) and QUALIFIED or 0
         -- The other flag: whether the newest alert is resolved.
-        local resolved, old_resolved = flags % FIRED, old_flags % FIRED
+        local resolved, old_resolved = flags % QUALIFIED, old_flags % QUALIFIED
         if old_last > last then
           last, resolved = old_last, old_resolved
         elseif old_last == last and old_resolved > resolved then
@@ -125,11 +125,14 @@ local function fold_members(key, members, others, truncated)
         if #old ~= MEMBER_BYTES + #resource or find(old, resource, MEMBER_BYTES + 1, true) ~= MEMBER_BYTES + 1 then
           resource = lower(resource, string.sub(old, MEMBER_BYTES + 1))
         end
-        alerts, flags = alerts + old_alerts, fired + resolved
+        alerts, flags = alerts + old_alerts, qualified + resolved
       elseif track_new and free > 0 then
         free = free - 1
       else
         keep, truncated = false, 1
+        if flags >= QUALIFIED then
+          unlisted = unlisted + alerts
+        end
       end
       if keep then
         set[filled + 1] = fingerprints[i]
@@ -141,7 +144,7 @@ local function fold_members(key, members, others, truncated)
       redis.call('HSET', key, unpack(set))
     end
   end
-  return truncated
+  return truncated, unlisted
 end
 
 -- Enters a bucket that is new to its group into the indexes; returns the group's meta.
@@ -175,13 +178,14 @@ local function fold_row(row)
   local before, own_meta = known[1], known[2]
   local others = (before and 1 or 0) + (own_meta and 1 or 0)
   local group_meta = redis.call('HGET', group_key, META_FIELD)
-  local truncated = 0
+  local truncated, unlisted = 0, 0
   if before then
     local old_meta = own_meta or group_meta
     if meta ~= old_meta then
       meta = lower(meta, old_meta)
     end
-    local old_alerts, old_first, old_last, old_late, old_rank, old_truncated, at = struct_unpack(SUMMARY, before)
+    local old_alerts, old_first, old_last, old_late, old_unlisted, old_rank, old_truncated, at =
+      struct_unpack(SUMMARY, before)
     if old_first == first then
       example = lower(example, redis.call('HGET', group_key, start))
     end
@@ -193,19 +197,20 @@ local function fold_row(row)
       severity = old_rank < rank and old_severity or lower(severity, old_severity)
       rank = old_rank
     end
-    alerts, late, truncated = alerts + old_alerts, late + old_late, old_truncated
+    alerts, late, truncated, unlisted = alerts + old_alerts, late + old_late, old_truncated, old_unlisted
     first, last = math.min(first, old_first), math.max(last, old_last)
   else
     group_meta = open_bucket(group, group_key, group_meta, row)
   end
-  truncated = fold_members(key, row[ROW_MEMBERS], others, truncated)
+  truncated, unlisted = fold_members(key, row[ROW_MEMBERS], others, truncated, unlisted)
   -- All buckets of a group share its meta, unless the configuration changed while the group was open.
   if own_meta and meta == group_meta then
     redis.call('HDEL', key, META_FIELD)
   elseif meta ~= group_meta and meta ~= own_meta then
     redis.call('HSET', key, META_FIELD, meta)
   end
-  redis.call('HSET', key, SUMMARY_FIELD, struct_pack(SUMMARY, alerts, first, last, late, rank, truncated) .. severity)
+  local summary = struct_pack(SUMMARY, alerts, first, last, late, unlisted, rank, truncated)
+  redis.call('HSET', key, SUMMARY_FIELD, summary .. severity)
 end
 
 for _, move in ipairs(moves) do

@@ -14,7 +14,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple, NewType
 
 from stormfold.eventtime import PartitionPair
-from stormfold.merge import FIRED, Row, SourcePosition, as_member
+from stormfold.merge import QUALIFIED, Row, SourcePosition, as_member
 from stormfold.positions import Position
 from stormfold.storm import Member
 from stormfold.window import Bucket
@@ -128,8 +128,8 @@ TIMESTAMP_SUFFIX = ":t"
 META_FIELD = b"m"
 SUMMARY_FIELD = b"a"
 
-SUMMARY = struct.Struct(">IQQIBB")
-"""A bucket summary: alerts, first and last (ms), late, severity rank, truncated; the severity's name follows."""
+SUMMARY = struct.Struct(">IQQIIBB")
+"""A bucket summary: alerts, first and last (ms), late, unlisted, severity rank, truncated; then the severity's name."""
 MEMBER = struct.Struct(">IIB")
 """A member: alerts, newest - bucket start (ms), flags; the resource in msgpack follows, or nothing."""
 
@@ -170,7 +170,7 @@ def lua_constants() -> dict[str, str | int]:
         "MEMBER": _lua_format(MEMBER),
         "MEMBER_BYTES": MEMBER.size,
         "MEMBER_VALUES": MEMBER_VALUES,
-        "FIRED": FIRED,
+        "QUALIFIED": QUALIFIED,
         **{f"ROW_{name.upper()}": index for index, name in enumerate(ROW_FIELDS, 1)},
         **{reply.name: reply.value for reply in ScriptReply},
     }
@@ -195,6 +195,8 @@ class Summary(NamedTuple):
     first: int
     last: int
     late: int
+    unlisted: int
+    """Qualifying alerts that are counted without a member."""
     rank: int
     truncated: bool
     severity: str
@@ -206,8 +208,9 @@ class Summary(NamedTuple):
 
 def unpack_summary(value: bytes) -> Summary:
     """Reads field `SUMMARY_FIELD` of a bucket."""
-    alerts, first, last, late, rank, truncated = SUMMARY.unpack_from(value)
-    return Summary(alerts, first, last, late, rank, bool(truncated), value[SUMMARY.size :].decode())
+    alerts, first, last, late, unlisted, rank, truncated = SUMMARY.unpack_from(value)
+    severity = value[SUMMARY.size :].decode()
+    return Summary(alerts, first, last, late, unlisted, rank, bool(truncated), severity)
 
 
 def unpack_members(start: int, fields: Mapping[bytes, bytes]) -> dict[bytes, Member]:

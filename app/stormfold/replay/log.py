@@ -154,10 +154,10 @@ async def read_parsed(wanted: Range, times: EventTimes) -> AsyncGenerator[Batch,
                 raise ActionRequired(
                     f"{topic}-{partition}-{record.offset} is not the record that was keyed: {reason}"
                 ) from None
-            for index, (alert, resolved) in enumerate(alerts):
+            for index, (keyed, alert) in enumerate(alerts):
                 value = encode_alert(
-                    alert.body_at(time), time=time, resolved=resolved, late=late, partition=partition,
-                    offset=record.offset, index=index,
+                    keyed.body_at(time), time=time, resolved=alert.resolved, late=late, partition=partition,
+                    offset=record.offset, index=index, no_news=not keyed.is_news(alert.starts_at, time),
                 )  # fmt: skip
                 rekeyed.append(_Rekeyed(record.offset, value))
         yield Batch(partition, rekeyed, min(reached.values()) - wanted.disorder)

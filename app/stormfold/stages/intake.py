@@ -15,6 +15,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer
 
 from stormfold import metrics
+from stormfold.alert import Alert
 from stormfold.attempts import Attempts
 from stormfold.config import Config
 from stormfold.decoding import Poison
@@ -30,7 +31,7 @@ from stormfold.kafka.producer import Pair, Producer
 from stormfold.keyed_record import Marks, encode_alert, encode_marks
 from stormfold.redis.store import Store
 from stormfold.redis.versions import StateVersion
-from stormfold.series import SeriesReader
+from stormfold.series import Keyed, SeriesReader
 from stormfold.settings import Settings
 from stormfold.stages.state_version import ensure_state_version, newest_horizon
 
@@ -58,6 +59,23 @@ class _Chunk:
     positions: dict[int, tuple[int, int]] = field(default_factory=dict)
     alerts: int = 0
     late: int = 0
+    skipped: int = 0
+    """Records that hold no alert."""
+    old: int = 0
+    start_unknown: int = 0
+    severity_unknown: int = 0
+
+    def count(self, parsed: list[tuple[Keyed, Alert]], event_time: int) -> None:
+        """Counts what is notable about the alerts of a record."""
+        self.skipped += not parsed
+        for keyed, alert in parsed:
+            start = alert.starts_at
+            if start is None or start > event_time:
+                self.start_unknown += 1
+            elif event_time - start > keyed.new_for:
+                self.old += 1
+            if not keyed.series.severity.known:
+                self.severity_unknown += 1
 
     def finish(self, partition: int, progress: Progress, last: Record, alerts: int) -> Self:
         """Records how far the chunk goes in a partition, and its number of alerts in all partitions."""
@@ -180,10 +198,13 @@ class Intake:
                 except Poison as reason:
                     chunk.poison.append((partition, record, str(reason)))
                     continue
-                for index, (alert, resolved) in enumerate(parsed):
-                    body = alert.body_at(event_time) if alert.silences else alert.body
-                    value = encode_alert(body, event_time, resolved, late, partition, base + record.offset, index)
-                    outgoing[alert.number % partitions].append((alert.key, value))
+                offset = base + record.offset
+                for index, (keyed, alert) in enumerate(parsed):
+                    body = keyed.body_at(event_time) if keyed.silences else keyed.body
+                    old = not keyed.is_news(alert.starts_at, event_time)
+                    value = encode_alert(body, event_time, alert.resolved, late, partition, offset, index, old)
+                    outgoing[keyed.number % partitions].append((keyed.key, value))
+                chunk.count(parsed, event_time)
                 alerts += len(parsed)
                 if late:
                     chunk.late += len(parsed)
@@ -205,6 +226,10 @@ class Intake:
         self._member.event_times = self._event_times()
         metrics.ALERTS_READ.inc(chunk.alerts)
         metrics.ALERTS_LATE.inc(chunk.late)
+        metrics.RECORDS_SKIPPED.inc(chunk.skipped)
+        metrics.ALERTS_OLD.inc(chunk.old)
+        metrics.ALERTS_START_UNKNOWN.inc(chunk.start_unknown)
+        metrics.ALERTS_SEVERITY_UNKNOWN.inc(chunk.severity_unknown)
         if chunk.alerts:
             metrics.BATCH_ALERTS.labels(self.name).observe(chunk.alerts)
 

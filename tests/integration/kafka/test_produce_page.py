@@ -25,5 +25,5 @@ async def test_each_producer_of_the_page_publishes_one_alert(topics: Settings, p
     )
     await asyncio.to_thread(subprocess.run, [sys.executable, "-c", program], check=True)
     (published,) = await read_topic(topics, topics.alerts_topic)
-    ((keyed, resolved),) = SeriesReader(Config()).parse(published.value, published.headers, published.timestamp)
-    assert not resolved and b'"DiskFull"' in published.value and keyed.key
+    ((keyed, alert),) = SeriesReader(Config()).parse(published.value, published.headers, published.timestamp)
+    assert not alert.resolved and b'"DiskFull"' in published.value and keyed.key

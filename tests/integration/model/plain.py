@@ -64,6 +64,7 @@ class Alert:
     time: int
     resolved: bool = False
     late: bool = False
+    no_news: bool = False
     rank: int = 2
     resource: Resource | None = None
     example: bytes = b"{}"
@@ -72,6 +73,11 @@ class Alert:
     def group(self) -> str:
         """Identity of its group."""
         return group_id(self.meta.route, self.meta.labels, self.meta.silenced)
+
+    @property
+    def qualifies(self) -> bool:
+        """Whether it counts towards a storm."""
+        return not (self.resolved or self.no_news)
 
     @property
     def packed_resource(self) -> bytes:
@@ -96,7 +102,7 @@ class Alert:
         """The value of its keyed record, if it came from that place of `alerts`."""
         return encode_alert(
             self.body(), time=self.time, resolved=self.resolved, late=self.late,
-            partition=partition, offset=offset, index=index,
+            partition=partition, offset=offset, index=index, no_news=self.no_news,
         )  # fmt: skip
 
 
@@ -123,7 +129,7 @@ def member(alerts: Iterable[Alert]) -> Member:
         alerts=len(held),
         last=last,
         resolved=any(alert.resolved for alert in held if alert.time == last),
-        fired=not all(alert.resolved for alert in held),
+        qualified=any(alert.qualifies for alert in held),
         resource=msgspec.msgpack.decode(resource, type=Resource) if resource else None,
     )
 
@@ -163,14 +169,14 @@ def storm(part: Part[Alert], windows: Windows) -> Aggregate:
         newest = mine[-1].time // windows.gap
         # A fingerprint names one resource; should it name several, those of its newest bucket count.
         known = member(alert for alert in mine if alert.time // windows.gap == newest)
-        members[fingerprint] = known._replace(alerts=len(mine), fired=not all(alert.resolved for alert in mine))
+        members[fingerprint] = known._replace(alerts=len(mine), qualified=any(alert.qualifies for alert in mine))
     affected: Counter[Resource] = Counter()
     for one in members.values():
         if one.resource:
             affected[one.resource] += one.alerts
-    firing = [one for one in members.values() if one.fired]
-    storms = len(firing) >= meta.storm_alerts
-    storms |= len({one.resource for one in firing if one.resource}) >= meta.storm_resources
+    qualified = [one for one in members.values() if one.qualified]
+    storms = len(qualified) >= meta.storm_alerts
+    storms |= len({one.resource for one in qualified if one.resource}) >= meta.storm_resources
     whole = content(alerts)
     return Aggregate(
         name=aggregate_name(meta, part.start, windows.gap),

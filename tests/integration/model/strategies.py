@@ -40,6 +40,7 @@ def alerts(times: st.SearchStrategy[int], resources: bool = True) -> st.SearchSt
         time=times,
         resolved=st.booleans(),
         late=st.booleans(),
+        no_news=st.sampled_from((False, False, True)),
         rank=st.integers(0, len(SEVERITIES) - 1),
         resource=st.sampled_from(_resources if resources else (None,)),
         example=st.sampled_from(_examples),
