@@ -120,14 +120,7 @@ def find_resource(
 def _exporter_labels(labels: Mapping[str, str], exporters: Iterable[str]) -> Collection[str]:
     """The labels that name an exporter: those of the scraped target, if its pod is the exporter's own."""
     job = labels.get("job", "").rpartition("/")[2]
-    if not job or not any(fnmatchcase(job, glob) for glob in exporters):
+    if not job or job not in labels.get("pod", "") or not any(fnmatchcase(job, glob) for glob in exporters):
         return ()
-    found = set()
-    pod = labels.get("pod", "")
-    if job in pod:
-        found = {"pod", "container", "service"}
-    elif not pod and job in labels.get("service", ""):
-        found = {"service"}
-    if fnmatchcase(job, _OTHER_OBJECTS) and (found or not pod):
-        found.add("instance")
-    return found
+    about_host = not fnmatchcase(job, _OTHER_OBJECTS)
+    return ("pod", "container", "service") if about_host else ("pod", "container", "service", "instance")

@@ -66,8 +66,6 @@ NODE_EXPORTER = {"job": "node-exporter", "container": "node-exporter", "pod": "n
         ({**STATE_METRICS, "job": "monitoring/kube-state-metrics", "namespace": "mon", "node": "n1"}, "Node/n1"),
         ({**STATE_METRICS, "job": "openshift-state-metrics", "pod": "openshift-state-metrics-x", "namespace": "shop"},
          "Namespace/shop"),
-        ({"job": "kube-state-metrics", "instance": "10.0.0.1:8080", "service": "kube-state-metrics",
-          "namespace": "shop"}, "Namespace/shop"),
         ({**STATE_METRICS, "namespace": "mon", "exported_namespace": "shop", "deployment": "web"},
          "Deployment/shop/web"),
         ({**NODE_EXPORTER, "instance": "metal01", "node": "metal01"}, "Node/metal01"),
