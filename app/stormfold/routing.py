@@ -1,6 +1,6 @@
-"""Which route an alert takes, what it is grouped by, and whether it is silenced: matchers as Alertmanager reads them.
+"""Routes, silences and the matchers that select alerts for them, in Alertmanager's syntax.
 
-Regular expressions are RE2, fully anchored; it is what Alertmanager uses, and no pattern can take it exponential time.
+Regular expressions are RE2, fully anchored, as in Alertmanager; no pattern can take exponential time.
 """
 
 import re
@@ -14,7 +14,7 @@ import re2
 from stormfold.text import quote
 
 _SPACE = "\\t-\\r \\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000"
-"""What Go's `unicode.IsSpace` takes for space; Python's `\\s` takes more."""
+"""The characters for which Go's `unicode.IsSpace` is true; Python's `\\s` matches more."""
 _RESERVED = _SPACE + "{}!=~,\\\\\"'`"
 _TOKEN = re.compile(
     rf"""[{_SPACE}]*(?:(?P<mark>[{{}},])|(?P<operator>=~|!=|!~|=)|(?P<quoted>"(?:[^"\\]|\\.)*")"""
@@ -30,12 +30,12 @@ _CHARS = dict(zip(b'abfnrtv\\"', b'\a\b\f\n\r\t\v\\"', strict=True))
 
 
 class MatcherError(ValueError):
-    """A matcher that can't be read; the message says where and what was expected."""
+    """A matcher with a syntax error; the message has the place and what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Matcher:
-    """One condition on a label; a label that is absent counts as empty. Raises `MatcherError` for a bad regex."""
+    """One condition on a label; an absent label counts as empty. Raises `MatcherError` for a bad regex."""
 
     name: str
     operator: str
@@ -47,7 +47,7 @@ class Matcher:
         object.__setattr__(self, "_regex", _compiled(self.value) if self.operator.endswith("~") else None)
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """Whether the labels fulfil the condition."""
+        """Whether the labels satisfy the condition."""
         text = labels.get(self.name, "")
         found = text == self.value if self._regex is None else self._regex.fullmatch(text) is not None
         return found is not self.operator.startswith("!")
@@ -59,7 +59,7 @@ class Matcher:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What happens to the alerts that all of `match` fit."""
+    """The rules for the alerts that all of `match` match."""
 
     name: str
     match: tuple[Matcher, ...] = ()
@@ -78,12 +78,12 @@ class Route:
 
 
 DEFAULT_ROUTE = Route("default")
-"""Takes what no other route does."""
+"""Takes the alerts that no other route takes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """Alerts that all of `match` fit are counted but make no storm, from `starts` until before `ends` (ms)."""
+    """Alerts that all of `match` match are counted but make no storm, from `starts` until before `ends` (ms)."""
 
     name: str
     match: tuple[Matcher, ...]
@@ -91,22 +91,22 @@ class Silence:
     ends: int | None = None
 
     def active(self, at: int) -> bool:
-        """Whether it holds at event time `at` (ms)."""
+        """Whether it applies at event time `at` (ms)."""
         return (self.starts is None or self.starts <= at) and (self.ends is None or at < self.ends)
 
 
 def all_match(match: Iterable[Matcher], labels: Mapping[str, str]) -> bool:
-    """Whether the labels fulfil every condition."""
+    """Whether the labels satisfy every condition."""
     return all(matcher.matches(labels) for matcher in match)
 
 
 def route_for(labels: Mapping[str, str], routes: Iterable[Route]) -> Route:
-    """The first route that the labels fit; the last one of a configuration fits everything."""
+    """The first route that matches the labels; the last one of a configuration matches everything."""
     return next(route for route in routes if all_match(route.match, labels))
 
 
 def group_labels(labels: Mapping[str, str], route: Route) -> dict[str, str]:
-    """The labels that the route groups by, without those that are absent or empty."""
+    """The labels that the route groups by, without absent and empty ones."""
     names = labels if route.group_by is None else route.group_by
     return {name: labels[name] for name in names if labels.get(name)}
 
@@ -118,9 +118,9 @@ class _Token(NamedTuple):
 
 
 def parse_matchers(text: str) -> tuple[Matcher, ...]:
-    """Reads `{a="b", c=~"d.*"}`: braces optional, names and values quoted or bare; raises `MatcherError`.
+    """Parses `{a="b", c=~"d.*"}`: braces are optional, names and values quoted or bare; raises `MatcherError`.
 
-    The same texts are accepted as by Alertmanager's UTF-8 matcher parser, with the same meaning.
+    Accepts the same texts as Alertmanager's UTF-8 matcher parser, with the same meaning.
     """
     tokens = deque(_scan(text))
 

@@ -84,8 +84,7 @@ def test_a_good_file_as_json_is_the_whole_configuration(config: str) -> None:
     assert found["config"]["windows"] == document(Config())["windows"]
 
 
-def test_all_that_is_wrong_is_listed(tmp_path: Path) -> None:
-    """Each problem on its own line, exit code 1; the same as JSON."""
+def test_every_problem_has_a_line_and_the_exit_code_is_1(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text("retention: 1\nmax_storms: 0\n")
     wanted = [
@@ -101,8 +100,7 @@ def test_all_that_is_wrong_is_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "form", [json.dumps, lambda alerts: "\n".join(map(json.dumps, alerts)) + "\n"], ids=["list", "lines"]
 )
-def test_alerts_are_explained(config: str, form: Callable[[object], str]) -> None:
-    """What intake makes of each alert, whether they come as one document or one on each line."""
+def test_each_alert_is_explained_in_a_list_or_in_lines(config: str, form: Callable[[object], str]) -> None:
     result = run("check", config, "--alert", "-", "-o", "json", stdin=form(ALERTS))
     assert (result.exit_code, result.stderr) == (0, "")
     assert [
@@ -185,8 +183,7 @@ def test_a_bad_alert_of_a_webhook_is_named_by_its_index(config: str) -> None:
     assert ":1: not understood: [1].labels.pod: expected str" in found.stderr
 
 
-def test_the_fingerprint_is_alertmanagers(config: str) -> None:
-    """The table shows the identity that Alertmanager would give."""
+def test_the_fingerprint_is_that_of_alertmanager(config: str) -> None:
     alert = {"labels": {"name": "garland, briggs", "fear": "love is not enough"}, "status": "firing"}
     assert "507a62d79ee76c9a" in run("check", config, "--alert", "-", stdin=json.dumps(alert)).stdout
 
@@ -201,8 +198,7 @@ def test_the_fingerprint_is_alertmanagers(config: str) -> None:
         ('{"labels": {"a": "b"}, "annotations": {"a": 1}}', "standard input:1: not understood: "),
     ],
 )
-def test_what_is_no_alert_is_said_with_its_line(config: str, text: str, wanted: str) -> None:
-    """One line that says where, exit code 1."""
+def test_a_refused_record_is_reported_with_its_line(config: str, text: str, wanted: str) -> None:
     result = run("check", config, "--alert", "-", stdin=text)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith(f"stormfold: {wanted}")
@@ -210,8 +206,7 @@ def test_what_is_no_alert_is_said_with_its_line(config: str, text: str, wanted: 
 
 
 @pytest.mark.parametrize("arguments", [["check"], ["check", "/absent"], ["chek"], ["check", "--nope"]])
-def test_usage_errors(arguments: list[str]) -> None:
-    """Exit code 2, on standard error."""
+def test_a_usage_error_has_exit_code_2(arguments: list[str]) -> None:
     result = run(*arguments)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "Error: " in result.stderr
@@ -248,16 +243,14 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Callable[[], BaseException])
         (KeyboardInterrupt, 130, ""),
     ],
 )
-def test_errors_take_one_line(
+def test_an_error_takes_one_line_and_its_hint_another(
     monkeypatch: pytest.MonkeyPatch, error: Callable[[], BaseException], code: int, stderr: str
 ) -> None:
-    """What is wrong, then what to do, without a traceback; an interrupt says nothing."""
     result = failing(monkeypatch, error)
     assert (result.exit_code, result.stdout, result.stderr) == (code, "", stderr)
 
 
-def test_wrong_settings_are_usage_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exit code 2, like a wrong argument."""
+def test_a_wrong_setting_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORMFOLD_KAFAK", "x")
     assert failing(monkeypatch, lambda: pytest.fail(str(Settings()))).exit_code == 2
 
@@ -270,7 +263,7 @@ def test_help_loads_no_client_library() -> None:
     assert (found.returncode, found.stderr) == (0, "")
 
 
-def test_a_reader_that_leaves_early_is_no_error(config: str) -> None:
+def test_a_closed_pipe_is_not_an_error(config: str) -> None:
     """`stormfold check … | head` prints nothing on standard error."""
     command = [sys.executable, "-c", "from stormfold.cli import main; main()", "check", config, "-o", "json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

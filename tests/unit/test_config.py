@@ -76,23 +76,22 @@ def configs(draw: st.DrawFn) -> Config:
 
 
 @pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)
-def test_bad_files_are_refused(path: Path) -> None:
-    """What is wrong is said as the file's first line has it: line, column, key, what was expected."""
+def test_a_bad_file_is_refused_with_line_column_key_and_expectation(path: Path) -> None:
+    """The file's first line has the message."""
     with pytest.raises(ConfigError) as caught:
         load(path)
     assert caught.value.problems == [str(path) + path.read_text().splitlines()[0].removeprefix("# ")]
 
 
 @pytest.mark.parametrize("path", GOOD, ids=lambda path: path.stem)
-def test_good_files_survive_being_written(path: Path) -> None:
-    """A configuration that is written out and read back is the same."""
+def test_a_good_file_survives_being_written(path: Path) -> None:
     config = load(path)
     assert loads(dump(config), "again") == config
 
 
 @given(configs())
 def test_every_configuration_survives_being_written(config: Config) -> None:
-    """Whatever names and values it holds: also those that YAML would take for something else than text."""
+    """Even with texts that YAML would read as another type."""
     assert loads(dump(config), "again") == config
 
 
@@ -135,20 +134,17 @@ def test_all_keys_are_read() -> None:
 
 
 @pytest.mark.parametrize("name", ["good_empty", "good_comment", "good_nulls"])
-def test_nothing_said_means_the_defaults(name: str) -> None:
-    """No file, an empty file and keys without values give the same."""
+def test_an_empty_file_has_the_defaults(name: str) -> None:
     assert load(FILES / f"{name}.yaml") == load(None) == Config()
 
 
-def test_the_last_route_takes_what_is_left() -> None:
-    """A default route is added where the last one has conditions, and only there."""
+def test_a_default_route_follows_a_last_route_with_conditions() -> None:
     assert [route.name for route in loads('routes: [{name: a, match: "b=c"}]', "f").routes] == ["a", "default"]
     assert [route.name for route in loads("routes: [{name: a}]", "f").routes] == ["a"]
     assert [route.name for route in loads("routes: [{name: default, group_by: []}]", "f").routes] == ["default"]
 
 
-def test_all_problems_are_found_in_order() -> None:
-    """Several mistakes are all listed, in the order of the file; the message is the first and counts the rest."""
+def test_all_problems_are_reported_in_order() -> None:
     with pytest.raises(ConfigError) as caught:
         loads("retention: 1\nroutes:\n  - nam: x\nmax_storms: 0\n", "f.yaml")
     assert caught.value.problems == [
@@ -165,8 +161,7 @@ def test_all_problems_are_found_in_order() -> None:
     ("text", "milliseconds"),
     [("500ms", 500), ("60s", 60_000), ("1m30s", 90_000), ("2h", 7_200_000), ("1d", 86_400_000), ("1w", 604_800_000)],
 )
-def test_durations_are_read_as_by_prometheus(text: str, milliseconds: int) -> None:
-    """Units from weeks to milliseconds, the larger first."""
+def test_durations_are_parsed_as_by_prometheus(text: str, milliseconds: int) -> None:
     assert loads(f"retention: {text}", "f").retention == milliseconds
 
 
@@ -178,14 +173,12 @@ def test_other_durations_are_refused(text: str) -> None:
 
 
 @given(DURATIONS)
-def test_durations_are_shown_as_they_are_read(milliseconds: int) -> None:
-    """A duration that is shown reads back to the same number."""
+def test_a_formatted_duration_parses_to_the_same_number(milliseconds: int) -> None:
     assert loads(f"retention: {format_duration(milliseconds)}", "f").retention == milliseconds
 
 
 @given(st.text(st.sampled_from("routes:windowsgap \n-[]{}&*!<>|'\"%@#,?~01\t\x00é\ud800"), max_size=60))
-def test_junk_is_refused_as_such(text: str) -> None:
-    """Any text is either a configuration or a `ConfigError`."""
+def test_any_text_is_a_configuration_or_refused(text: str) -> None:
     try:
         loads(text, "f")
     except ConfigError as error:
@@ -193,14 +186,12 @@ def test_junk_is_refused_as_such(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["[" * 5_000, "a: &a [*a]", "? [a]\n: b", "routes: &r [*r]", "{" * 5_000 + "a"])
-def test_twisted_yaml_is_refused_as_such(text: str) -> None:
-    """Deep, circular and odd documents are refused like any other."""
+def test_hostile_yaml_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         loads(text, "f")
 
 
-def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
-    """Absent, not a file and not UTF-8 are problems of the configuration, with the file's name."""
+def test_a_file_that_cannot_be_read_is_reported_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b"a: 1\nb: \xe9\n")
     for name, message in {
         "absent": ": No such file or directory",

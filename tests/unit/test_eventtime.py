@@ -22,8 +22,9 @@ readings = st.lists(
 
 @EXACT
 @given(readings, st.integers(0, 100), st.lists(st.integers(0, 100), min_size=50, max_size=50))
-def test_progress(read: list[tuple[str, int]], grace: int, steps: list[int]) -> None:
-    """Progress never goes back; no stamp lies before progress - grace, nor after the wall clock."""
+def test_progress_never_goes_back_and_stamps_stay_within_the_grace(
+    read: list[tuple[str, int]], grace: int, steps: list[int]
+) -> None:
     progress, now = Progress(), 500
     for (what, time), step in zip(read, steps, strict=False):
         now += step
@@ -45,8 +46,7 @@ def test_progress(read: list[tuple[str, int]], grace: int, steps: list[int]) -> 
 
 @EXACT
 @given(st.lists(st.integers(0, 1_000), min_size=1, max_size=40), st.data())
-def test_restart_from_a_commit_keeps_the_promise(times: list[int], data: st.DataObject) -> None:
-    """A worker that continues from a committed progress stamps nothing before the mark written after that commit."""
+def test_after_a_restart_no_stamp_is_before_an_earlier_mark(times: list[int], data: st.DataObject) -> None:
     grace = 10
     first = Progress()
     for time in times:
@@ -57,8 +57,8 @@ def test_restart_from_a_commit_keeps_the_promise(times: list[int], data: st.Data
         assert second.stamp(time, 10_000, grace)[0] >= first.reached - grace
 
 
-def test_stamps_by_hand() -> None:
-    """On time within the grace, late beyond it, never in the future, and the poll of an idle partition moves it on."""
+def test_a_record_beyond_the_grace_is_late_and_none_is_in_the_future() -> None:
+    """The poll of an idle partition advances the progress."""
     progress = Progress()
     assert progress.stamp(1_000, 5_000, 10) == (1_000, False)
     assert progress.stamp(990, 5_000, 10) == (990, False)
@@ -74,27 +74,23 @@ def test_stamps_by_hand() -> None:
 AHEAD = 300_000
 
 
-def test_horizon_is_the_minimum() -> None:
-    """Over every pair of keyed and alerts partition."""
+def test_the_horizon_is_the_minimum_of_all_pairs() -> None:
     horizon = Horizon(LIMIT, AHEAD)
     marks = {(0, 0): 30, (0, 1): 20, (1, 0): 40, (1, 1): 25}
     assert horizon.observe(marks, 2, 2, now=0) == 20
     assert horizon.idle == frozenset()
 
 
-def test_cells_beyond_the_partitions_do_not_count() -> None:
-    """A mark for a partition that the topic does not have says nothing."""
+def test_marks_of_unknown_partitions_do_not_count() -> None:
     assert Horizon(LIMIT, AHEAD).observe({(0, 0): 30, (0, 1): 5, (3, 0): 5}, 1, 1, now=0) == 30
 
 
-def test_nothing_known() -> None:
-    """Without partitions or marks there is no horizon."""
+def test_without_partitions_or_marks_there_is_no_horizon() -> None:
     assert Horizon(LIMIT, AHEAD).observe({}, 0, 0, now=0) is None
     assert Horizon(LIMIT, AHEAD).observe({}, 2, 2, now=0) is None
 
 
-def test_a_missing_mark_holds() -> None:
-    """A partition that nobody has read holds the horizon, until the timeout has passed while others continue."""
+def test_a_pair_without_a_mark_holds_the_horizon_until_it_is_idle() -> None:
     horizon = Horizon(LIMIT, AHEAD)
     for now in range(0, LIMIT + 1, MARK):
         assert horizon.observe({(0, 0): now}, 1, 2, now=now) is None
@@ -104,8 +100,7 @@ def test_a_missing_mark_holds() -> None:
     assert horizon.idle == frozenset()
 
 
-def test_one_that_stands_still_is_left_out() -> None:
-    """A partition becomes idle after the timeout while others continue; when it moves again, it counts again."""
+def test_an_idle_pair_is_left_out_until_it_moves() -> None:
     horizon = Horizon(LIMIT, AHEAD)
     for now in range(0, LIMIT + 1, MARK):
         assert horizon.observe({(0, 0): now, (0, 1): 5}, 1, 2, now=now) == min(now, 5)
@@ -116,8 +111,7 @@ def test_one_that_stands_still_is_left_out() -> None:
     assert horizon.idle == frozenset()
 
 
-def test_all_silent() -> None:
-    """If nothing moves, nothing is left out, for as long as it lasts: the horizon stands still."""
+def test_no_pair_is_idle_while_all_are_silent() -> None:
     horizon = Horizon(LIMIT, AHEAD)
     marks = {(0, 0): 50, (0, 1): 5}
     for now in range(0, 5 * LIMIT, 10 * MARK):
@@ -125,8 +119,7 @@ def test_all_silent() -> None:
         assert horizon.idle == frozenset()
 
 
-def test_the_first_to_speak_after_a_long_silence_does_not_leave_out_the_others() -> None:
-    """After an outage of everything, partitions come back one by one: the others have the whole limit to follow."""
+def test_after_a_silence_of_all_pairs_each_has_the_whole_timeout() -> None:
     horizon = Horizon(LIMIT, AHEAD)
     for now in range(0, 3 * LIMIT, 10 * MARK):
         assert horizon.observe({(0, 0): 50, (0, 1): 5}, 1, 2, now=now) == 5
@@ -139,8 +132,8 @@ def test_the_first_to_speak_after_a_long_silence_does_not_leave_out_the_others()
     assert horizon.idle == {(0, 1)}
 
 
-def test_silence_does_not_count_towards_the_limit() -> None:
-    """Ten minutes alone, half an hour of silence, then the rest of the limit alone: only then it is left out."""
+def test_silence_does_not_count_towards_the_idle_timeout() -> None:
+    """Ten minutes alone, half an hour of silence, then the rest of the timeout alone."""
     horizon = Horizon(LIMIT, AHEAD)
     minute = 60_000
     for now in range(0, 10 * minute, MARK):
@@ -158,8 +151,7 @@ def test_silence_does_not_count_towards_the_limit() -> None:
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 50), st.integers(0, 5_000)), max_size=60)
 )
-def test_without_a_stall_it_never_goes_back(moves: list[tuple[int, int, int, int]]) -> None:
-    """While marks rise and nobody is left out, what is observed rises too, and is a mark that stands."""
+def test_the_horizon_never_goes_back_while_no_pair_is_idle(moves: list[tuple[int, int, int, int]]) -> None:
     horizon = Horizon(LIMIT, AHEAD)
     marks: dict[tuple[int, int], int] = {}
     now, last = 0, -1
@@ -174,8 +166,8 @@ def test_without_a_stall_it_never_goes_back(moves: list[tuple[int, int, int, int
             last = seen
 
 
-def test_held_ones_do_not_stall() -> None:
-    """Intake holds who is more than a slice ahead; that alone must not leave it out, and the one behind still is."""
+def test_a_pair_that_intake_pauses_is_not_idle() -> None:
+    """Intake pauses pairs that are more than a slice ahead; the pair behind them still becomes idle."""
     horizon = Horizon(LIMIT, AHEAD)
     for beat in range(LIMIT // MARK + 1):
         marks = {(0, 0): min(beat * MARK, AHEAD + MARK), (0, 1): 5}
@@ -185,8 +177,8 @@ def test_held_ones_do_not_stall() -> None:
     assert horizon.idle == {(0, 1)}
 
 
-def test_one_after_the_other_stalls() -> None:
-    """A partition that is left out makes nobody look far ahead: the next one that stands still is left out too."""
+def test_pairs_become_idle_one_after_the_other() -> None:
+    """An idle pair does not make others look far ahead."""
     horizon = Horizon(LIMIT, AHEAD)
     end, stops = 4 * LIMIT, 2 * LIMIT
     for beat, now in enumerate(range(0, end, MARK)):

@@ -22,14 +22,14 @@ def fnv1a_64(data: bytes) -> int:
         ({"name": "garland, briggs", "fear": "love is not enough"}, "507a62d79ee76c9a"),
     ],
 )
-def test_known_values(labels: dict[str, str], expected: str) -> None:
+def test_fingerprints_are_those_of_alertmanager(labels: dict[str, str], expected: str) -> None:
     """The values in the tests of Prometheus' own library."""
     assert fingerprint(labels) == expected
 
 
 @settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=6))
-def test_definition(labels: dict[str, str]) -> None:
+def test_the_fingerprint_is_fnv_1a_of_the_sorted_labels(labels: dict[str, str]) -> None:
     """Any label set, in whatever order and alphabet: FNV-1a over names and values in the order of the names' bytes."""
     pairs = sorted((name.encode(), value.encode()) for name, value in labels.items())
     expected = fnv1a_64(b"".join(name + b"\xff" + value + b"\xff" for name, value in pairs))
@@ -37,7 +37,7 @@ def test_definition(labels: dict[str, str]) -> None:
     assert fingerprint(dict(reversed(labels.items()))) == f"{expected:016x}"
 
 
-def test_order_beyond_the_basic_plane() -> None:
+def test_labels_sort_by_their_utf_8_bytes() -> None:
     """Names are sorted by UTF-8 bytes, not by UTF-16 units: U+FF5E stands before U+1F525."""
     expected = fnv1a_64("\uff5e".encode() + b"\xff1\xff" + "\U0001f525".encode() + b"\xff2\xff")
     assert fingerprint({"\U0001f525": "2", "\uff5e": "1"}) == f"{expected:016x}"

@@ -150,16 +150,15 @@ GOLDEN = {
 
 
 @pytest.mark.parametrize("path", sorted(SAMPLES.iterdir()), ids=lambda path: path.stem)
-def test_samples(path: Path) -> None:
-    """Each format as its senders write it, also inside a CloudEvent that says so in the record's headers."""
+def test_a_sample_of_each_format_becomes_its_alerts(path: Path) -> None:
+    """The same inside a binary CloudEvent."""
     value = path.read_bytes()
     assert seen(parse(value, [], NOW)) == GOLDEN[path.stem]
     if not path.stem.startswith("cloudevent"):
         assert seen(parse(value, binary_headers, NOW)) == GOLDEN[path.stem]
 
 
-def test_samples_fingerprints() -> None:
-    """What a sample of Alertmanager's carries as fingerprint is what its labels give."""
+def test_the_fingerprints_of_samples_are_those_of_their_labels() -> None:
     for name in ("webhook_v4", "api_v2_alerts_get"):
         for found in GOLDEN[name]:
             assert found.fingerprint == fingerprint(found.labels)
@@ -179,8 +178,7 @@ alerts = st.fixed_dictionaries(
 
 @settings(deadline=None)
 @given(st.lists(alerts, min_size=1, max_size=4), st.booleans())
-def test_the_wrapping_does_not_matter(sent: list[dict[str, Any]], escaped: bool) -> None:
-    """What is sent is what is read: one by one, as a list, as a webhook, and each of these in a CloudEvent."""
+def test_lists_webhooks_and_cloudevents_hold_the_same_alerts(sent: list[dict[str, Any]], escaped: bool) -> None:
 
     def encoded(value: Any) -> bytes:
         return json.dumps(value, ensure_ascii=escaped).encode()
@@ -205,8 +203,8 @@ def test_the_wrapping_does_not_matter(sent: list[dict[str, Any]], escaped: bool)
         assert seen(read(in_base64)) == seen(found)
 
 
-def test_raw_bytes_are_kept() -> None:
-    """Labels and annotations are handed on as they stand in the record: what repeats is recognised by its bytes."""
+def test_labels_and_annotations_keep_their_bytes() -> None:
+    """Repetitions are recognized by them."""
     (found,) = read(b'{"labels" : {"b": "1",  "a":"\\u00e9"} , "annotations": {"x" :"y"}}')
     assert found.labels == b'{"b": "1",  "a":"\\u00e9"}'
     assert found.annotations == b'{"x" :"y"}'
@@ -244,23 +242,20 @@ def test_raw_bytes_are_kept() -> None:
         ({"endsAt": "9999-12-31T23:59:59-14:00"}, False),
     ],
 )
-def test_resolved(fields: dict[str, Any], resolved: bool) -> None:
-    """The status decides, else the state; without either an end that is set and not after the record does."""
+def test_the_status_decides_then_the_state_then_the_end(fields: dict[str, Any], resolved: bool) -> None:
     (one,) = read(alert(**fields))
     assert one.resolved is resolved
 
 
 @pytest.mark.parametrize("fields", [{"annotations": None}, {"fingerprint": None}, {"alerts_total": 3}])
-def test_null_is_absent(fields: dict[str, Any]) -> None:
-    """Go writes null for what is empty; and fields that nobody knows are nobody's business."""
+def test_null_counts_as_absent_and_unknown_fields_are_ignored(fields: dict[str, Any]) -> None:
     assert seen(read(alert(**fields))) == [Seen({"alertname": "A"})]
 
 
 @pytest.mark.parametrize(
     "given_one", ["", "abc", "3F9AC1D27B04E611", "3f9ac1d27b04e61", "3f9ac1d27b04e6111", "g" * 16, "٣" * 16]
 )
-def test_a_fingerprint_that_is_none_is_passed_over(given_one: str) -> None:
-    """Only 16 lower-case hex digits are a fingerprint; another one is worked out then."""
+def test_only_16_lower_case_hex_digits_are_a_fingerprint(given_one: str) -> None:
     assert read(alert(fingerprint=given_one))[0].fingerprint is None
     assert read(alert(fingerprint="3f9ac1d27b04e611"))[0].fingerprint == "3f9ac1d27b04e611"
 
@@ -297,8 +292,8 @@ def test_the_label_for_the_object_of_an_event_names_the_same_resource(label: str
         ({"involvedObject": {"name": "a"}}, {"pod": None, "": None}),
     ],
 )
-def test_event_labels(fields: dict[str, Any], expected: dict[str, str | None]) -> None:
-    """Labels of events where a field is missing, empty or comes from elsewhere; None: there is no such label."""
+def test_an_event_has_the_labels_of_its_fields(fields: dict[str, Any], expected: dict[str, str | None]) -> None:
+    """None: there is no such label."""
     labels = decode_labels(read(event(**fields))[0].labels)
     assert {name: labels.get(name) for name in expected} == expected
 
@@ -365,19 +360,16 @@ def test_event_labels(fields: dict[str, Any], expected: dict[str, str | None]) -
          "data[0]: a CloudEvent in a CloudEvent"),
     ],
 )  # fmt: skip
-def test_refused(value: Any, reason: str) -> None:
-    """What is wrong, and where."""
+def test_a_refusal_has_the_place_and_the_reason(value: Any, reason: str) -> None:
     assert said(value) == reason
 
 
-def test_tombstone() -> None:
-    """A record without a value is no alert."""
+def test_a_record_without_a_value_is_refused() -> None:
     with pytest.raises(Poison, match=r"^no value$"):
         parse(None, [], NOW)
 
 
-def test_cloudevent_headers() -> None:
-    """Headers say whether the value must be a CloudEvent, is the data of one, or has nothing to do with it."""
+def test_headers_decide_whether_a_value_is_a_cloudevent() -> None:
     wrapped = {"specversion": "1.0", "data": ALERT}
     batch: Headers = [("Content-Type", b"application/cloudevents-batch+json")]
     others: Headers = [("traceparent", b"\xff"), ("content-type", None), ("", b"")]
@@ -395,8 +387,7 @@ def test_cloudevent_headers() -> None:
     assert said(ALERT, [("ce_specversion", None)]) == "ce_specversion: expected 1.0, got ''"
 
 
-def test_thousands_in_one_record() -> None:
-    """A record with 5,000 alerts has 5,000, in their order; one wrong one among them and it has none."""
+def test_a_record_of_5000_alerts_keeps_their_order_and_fails_as_a_whole() -> None:
     many = [{"labels": {"alertname": "A", "i": str(i)}} for i in range(5_000)]
     for value in (many, {"alerts": many}):
         assert [found.labels["i"] for found in seen(read(value))] == [str(i) for i in range(5_000)]

@@ -60,22 +60,20 @@ def understood_or_refused(value: bytes, headers: list[tuple[str, bytes | None]])
 
 @EXACT
 @given(st.binary(max_size=200), headers)
-def test_random_bytes(value: bytes, headers: list[tuple[str, bytes | None]]) -> None:
-    """Bytes of any kind."""
+def test_random_bytes_are_alerts_or_poison(value: bytes, headers: list[tuple[str, bytes | None]]) -> None:
     understood_or_refused(value, headers)
 
 
 @EXACT
 @given(junk, headers, st.booleans())
-def test_random_json(value: Any, headers: list[tuple[str, bytes | None]], escaped: bool) -> None:
-    """JSON of any shape with our fields in it; NaN and lone surrogates as Python writes them."""
+def test_random_json_is_alerts_or_poison(value: Any, headers: list[tuple[str, bytes | None]], escaped: bool) -> None:
+    """NaN and lone surrogates are written as Python writes them."""
     understood_or_refused(json.dumps(value, ensure_ascii=escaped).encode(errors="surrogatepass"), headers)
 
 
 @EXACT
 @given(st.sampled_from(samples), st.data())
-def test_damaged_samples(value: bytes, data: st.DataObject) -> None:
-    """Good records with a piece cut out and something else put in."""
+def test_a_damaged_sample_is_alerts_or_poison(value: bytes, data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 3))):
         start = data.draw(st.integers(0, len(value)))
         end = data.draw(st.integers(start, min(len(value), start + 40)))
@@ -85,8 +83,7 @@ def test_damaged_samples(value: bytes, data: st.DataObject) -> None:
 
 @EXACT
 @given(st.sampled_from(samples), st.data())
-def test_samples_with_a_wrong_part(value: bytes, data: st.DataObject) -> None:
-    """Good records in which one value has become something else."""
+def test_a_sample_with_a_wrong_part_is_alerts_or_poison(value: bytes, data: st.DataObject) -> None:
     tree = json.loads(value)
     node: Any = tree
     while True:
@@ -129,8 +126,7 @@ def repeated(head: bytes, piece: bytes, tail: bytes = b"") -> bytes:
     ],
     ids=lambda value: value[:40].decode(errors="backslashreplace"),
 )
-def test_large_records(value: bytes) -> None:
-    """10 MB of one thing take as long as reading them once."""
+def test_10_mb_are_read_in_linear_time(value: bytes) -> None:
     began = time.monotonic()
     understood_or_refused(value, [])
     assert time.monotonic() - began < SOON

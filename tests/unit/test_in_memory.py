@@ -21,9 +21,10 @@ def in_range(storms: dict[str, Aggregate], windows: Windows, begin: int) -> dict
 
 @EXACT
 @given(strategies.windows(), st.lists(strategies.alerts(st.integers(0, 400)), max_size=60), st.data())
-def test_storms_of_a_range(windows: Windows, alerts: list[Alert], data: st.DataObject) -> None:
-    """From C on the storms are those of the whole history, or of what it has from S on, although nothing before B is
-    known; none comes early."""
+def test_aggregates_from_c_on_are_those_of_the_whole_history(
+    windows: Windows, alerts: list[Alert], data: st.DataObject
+) -> None:
+    """With S, those of the history from S on. Nothing before B is known, and no aggregate closes early."""
     closed = data.draw(st.integers(0, 400))
     since = data.draw(st.none() | st.integers(0, 400))
     refold = InMemoryFold(windows, Rebuild.of(closed, windows), 10_000, 1_000, since)
@@ -47,8 +48,8 @@ def test_storms_of_a_range(windows: Windows, alerts: list[Alert], data: st.DataO
     assert refold.alerts == sum(alert.time >= Rebuild.of(closed, windows).rebuild_from for alert in alerts)
 
 
-def test_bounds() -> None:
-    """Fingerprints beyond the limit are counted, not listed; junk counts for nothing."""
+def test_fingerprints_beyond_the_limit_are_counted_but_not_listed() -> None:
+    """Records that are not alerts count for nothing."""
     windows = Windows(gap=10, grace=0, slice_length=30)
     refold = InMemoryFold(windows, Rebuild.of(0, windows), 3, 1_000)
     alerts = [Alert(number.to_bytes(8, "big"), strategies.GROUPS[0], 5) for number in range(5)]

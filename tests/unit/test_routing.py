@@ -34,7 +34,7 @@ def matchers() -> st.SearchStrategy[Matcher]:
 
 
 @pytest.mark.parametrize(("text", "wanted"), GOLDEN)
-def test_reads_what_alertmanager_reads(text: str, wanted: list[list[str]] | None) -> None:
+def test_matchers_are_parsed_as_by_alertmanager(text: str, wanted: list[list[str]] | None) -> None:
     """The same texts are accepted, with the same meaning, and the same are refused."""
     if wanted is None:
         with pytest.raises(MatcherError):
@@ -51,8 +51,7 @@ def test_rendered_matchers_read_back(wanted: list[Matcher], braces: bool, comma:
 
 
 @given(st.text(st.sampled_from("ab=!~\"\\{}, nxuU0(*[\n'`é\ud800"), max_size=30) | st.text(max_size=30))
-def test_junk_is_refused_as_such(text: str) -> None:
-    """Any text is either matchers or a `MatcherError`, whose position lies in the text or at its end."""
+def test_any_text_is_parsed_or_refused_with_a_matcher_error(text: str) -> None:
     try:
         parse_matchers(text)
     except MatcherError as error:
@@ -73,8 +72,7 @@ def test_junk_is_refused_as_such(text: str) -> None:
         ('""=bar', 'expected a label name, found an empty one, in ""=bar'),
     ],
 )
-def test_errors_say_where_and_what(text: str, message: str) -> None:
-    """The message has the position, what stands there and what should."""
+def test_errors_have_the_place_and_what_was_expected(text: str, message: str) -> None:
     with pytest.raises(MatcherError) as caught:
         parse_matchers(text)
     assert str(caught.value) == message
@@ -112,8 +110,7 @@ def test_no_pattern_takes_exponential_time() -> None:
     assert not parse_matchers("a=~(x+x+)+y")[0].matches({"a": "x" * 50_000})
 
 
-def test_the_first_route_that_fits_wins() -> None:
-    """Routes are tried in order; the last one takes the rest."""
+def test_the_first_matching_route_wins() -> None:
     routes = (
         Route("both", parse_matchers("a=x,b=~y.*")),
         Route("first", parse_matchers("a=x")),
@@ -128,8 +125,7 @@ def test_the_first_route_that_fits_wins() -> None:
 
 
 @given(LABELS)
-def test_groups_leave_out_what_is_absent(labels: dict[str, str]) -> None:
-    """A group has the labels of `group_by` (or all) that have a value."""
+def test_group_labels_leave_out_absent_labels(labels: dict[str, str]) -> None:
     present = {name: value for name, value in labels.items() if value}
     assert group_labels(labels, Route("some", group_by=("a", "z"))) == {k: v for k, v in present.items() if k == "a"}
     assert group_labels(labels, Route("all", group_by=None)) == present
@@ -145,10 +141,9 @@ def test_groups_leave_out_what_is_absent(labels: dict[str, str]) -> None:
         (10, 20, [False, True, True, False]),
     ],
 )
-def test_silences_hold_from_their_start_until_before_their_end(
+def test_a_silence_applies_from_its_start_until_before_its_end(
     starts: int | None, ends: int | None, active: list[bool]
 ) -> None:
-    """The start belongs to a silence, the end doesn't; without either it holds for ever."""
     silence = Silence("lab", parse_matchers("a=x"), starts, ends)
     assert [silence.active(at) for at in (9, 10, 19, 20)] == active
 

@@ -48,8 +48,9 @@ def meta(keyed: Keyed, time: int = 0) -> GroupMeta:
 
 @EXACT
 @given(label_sets, st.dictionaries(names, values), st.none() | st.just("00ff00ff00ff00ff"))
-def test_every_part(labels: dict[str, str], annotations: dict[str, str], given_: str | None) -> None:
-    """Fingerprint, route, group, severity, resource and example are what their own functions say of the labels."""
+def test_a_keyed_alert_agrees_with_the_functions_for_its_parts(
+    labels: dict[str, str], annotations: dict[str, str], given_: str | None
+) -> None:
     alert = incoming(labels, annotations, given_)
     keyed = SeriesReader(CONFIG).keyed(alert)
     seen = decode_labels(alert.labels)
@@ -82,8 +83,8 @@ def test_every_part(labels: dict[str, str], annotations: dict[str, str], given_:
     st.dictionaries(st.text(max_size=10), st.text(max_size=300), max_size=5),
     st.sampled_from([99, 100]),
 )
-def test_fold_takes_whatever_intake_makes(labels: dict[str, str], annotations: dict[str, str], time: int) -> None:
-    """No alert that was understood is a stranger's record to fold: it would be lost."""
+def test_fold_accepts_every_record_of_intake(labels: dict[str, str], annotations: dict[str, str], time: int) -> None:
+    """A record that fold refuses would be lost."""
     keyed = SeriesReader(CONFIG).keyed(incoming({**labels, "env": "dev", "pod": "é"}, annotations))
     value = encode_alert(keyed.body_at(time), time=time, resolved=False, late=False, partition=0, offset=0, index=0)
     merged = Merger(Windows()).merge({0: [Record(0, value)]}, {}, LatePolicy())
@@ -92,16 +93,14 @@ def test_fold_takes_whatever_intake_makes(labels: dict[str, str], annotations: d
 
 @EXACT
 @given(st.lists(st.tuples(label_sets, st.dictionaries(names, values, max_size=1)), min_size=1, max_size=20))
-def test_the_memo_changes_nothing(alerts: list[tuple[dict[str, str], dict[str, str]]]) -> None:
-    """Whatever was seen before, an alert's keyed form is that of a reader that has seen nothing."""
+def test_the_memo_does_not_change_the_result(alerts: list[tuple[dict[str, str], dict[str, str]]]) -> None:
     reader = SeriesReader(CONFIG)
     for labels, annotations in alerts * 2:
         alert = incoming(labels, annotations)
         assert reader.keyed(alert) == SeriesReader(CONFIG).keyed(alert)
 
 
-def test_the_memo_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond its size the memo starts again from empty, and forgotten labels are read again."""
+def test_the_memo_is_limited_in_size(monkeypatch: pytest.MonkeyPatch) -> None:
     reader = SeriesReader(CONFIG)
     first = reader.keyed(incoming({"x": "0"}))
     monkeypatch.setattr("stormfold.series.MEMO_BYTES", 3 * reader._held)
@@ -115,16 +114,14 @@ def test_the_memo_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reader.keyed(incoming({"x": "0"})) == first
 
 
-def test_order_of_labels() -> None:
-    """The same labels in another order are the same series: one fingerprint, one group, all but the example."""
+def test_the_order_of_labels_changes_only_the_example() -> None:
     reader = SeriesReader(CONFIG)
     one = body(reader.keyed(incoming({"team": "db", "alertname": "A", "pod": "p"})))
     other = body(reader.keyed(incoming({"pod": "p", "alertname": "A", "team": "db"})))
     assert msgspec.structs.replace(one, example=b"") == msgspec.structs.replace(other, example=b"")
 
 
-def test_a_given_fingerprint_is_part_of_the_series() -> None:
-    """The same labels with and without a given fingerprint are distinguished, in either order."""
+def test_a_given_fingerprint_distinguishes_alerts_with_equal_labels() -> None:
     labels, given_ = {"x": "1"}, "0123456789abcdef"
     for first, second in ((None, given_), (given_, None)):
         reader = SeriesReader(CONFIG)
@@ -138,8 +135,7 @@ def test_a_given_fingerprint_is_part_of_the_series() -> None:
     (None, 200, {0, 99, 100, 199}),
     (100, 200, {100, 199}),
 ])  # fmt: skip
-def test_silences_by_event_time(starts: int | None, ends: int | None, active: set[int]) -> None:
-    """A silence holds from its start until before its end, at the alert's own time, whenever that is looked at."""
+def test_a_silence_applies_by_event_time(starts: int | None, ends: int | None, active: set[int]) -> None:
     config = replace(CONFIG, silences=(Silence("s", (Matcher("x", "!=", "2"),), starts, ends),))
     reader = SeriesReader(config)
     silenced = reader.keyed(incoming({"x": "1"}))
@@ -147,8 +143,7 @@ def test_silences_by_event_time(starts: int | None, ends: int | None, active: se
     assert not any(meta(reader.keyed(incoming({"x": "2"})), time).silenced for time in (0, 100, 200))
 
 
-def test_any_silence() -> None:
-    """One of several silences is enough; all matchers of one must fit."""
+def test_one_of_several_silences_is_enough_if_all_its_matchers_match() -> None:
     two = (Matcher("x", "=", "1"), Matcher("y", "=", "1"))
     config = replace(CONFIG, silences=(Silence("a", two, 0, 10), Silence("b", two[:1], 20, 30)))
     reader = SeriesReader(config)
@@ -160,8 +155,7 @@ def test_any_silence() -> None:
 class TestRecords:
     """`parse`: a record whole, or none of it."""
 
-    def test_several(self) -> None:
-        """Alerts keep their order and status; the same alert twice is there twice."""
+    def test_alerts_of_a_record_keep_order_status_and_repetitions(self) -> None:
         alerts = [
             {"labels": {"alertname": str(n)}, "status": status} for n, status in enumerate(("firing", "resolved"))
         ]
@@ -172,8 +166,8 @@ class TestRecords:
     @pytest.mark.parametrize(
         "bad", [{"labels": {}}, {"labels": {"alertname": 1}}, {"labels": {"x": "1"}, "annotations": {"y": 2}}]
     )
-    def test_one_bad_alert(self, bad: dict[str, object]) -> None:
-        """One alert that is not understood makes the record poison, also when the others were known before."""
+    def test_one_bad_alert_makes_the_record_poison(self, bad: dict[str, object]) -> None:
+        """Even if the others are known."""
         reader = SeriesReader(CONFIG)
         good = {"labels": {"alertname": "1"}}
         reader.parse(json.dumps(good).encode(), [], 0)
@@ -182,8 +176,7 @@ class TestRecords:
                 reader.parse(json.dumps(record).encode(), [], 0)
         assert len(reader.parse(json.dumps([good, good]).encode(), [], 0)) == 2
 
-    def test_where(self) -> None:
-        """The reason says which alert of the record is wrong."""
+    def test_the_reason_names_the_index_of_the_alert(self) -> None:
         record = json.dumps([{"labels": {"alertname": "1"}}, {"labels": {"alertname": 7}}]).encode()
         with pytest.raises(Poison, match=r"^\[1\]\.labels"):
             SeriesReader(CONFIG).parse(record, [], 0)

@@ -60,7 +60,7 @@ def seen(segment: Segment, times: list[int], windows: Windows) -> Part[int]:
 
 @EXACT
 @given(cases())
-def test_segments_are_the_model(case: Times) -> None:
+def test_segments_agree_with_the_plain_model(case: Times) -> None:
     """Buckets lose nothing: runs, cuts, reasons and due times are those of the single alerts."""
     windows, times = case
     assert [seen(part, times, windows) for part in segments(buckets_of(times, windows), windows)] == model(
@@ -70,8 +70,7 @@ def test_segments_are_the_model(case: Times) -> None:
 
 @EXACT
 @given(cases(), st.randoms(use_true_random=False))
-def test_order_of_buckets_is_of_no_matter(case: Times, random: Random) -> None:
-    """Redis returns buckets in any order."""
+def test_the_order_of_buckets_does_not_matter(case: Times, random: Random) -> None:
     windows, times = case
     buckets = buckets_of(times, windows)
     shuffled = list(buckets)
@@ -81,7 +80,7 @@ def test_order_of_buckets_is_of_no_matter(case: Times, random: Random) -> None:
 
 @EXACT
 @given(cases())
-def test_shape_of_storms(case: Times) -> None:
+def test_a_segment_is_at_most_one_and_a_half_slices_long(case: Times) -> None:
     """Due times ascend and lie after the last alert, no storm outlasts 1.5 slices, none starts twice."""
     windows, times = case
     parts = segments(buckets_of(times, windows), windows)
@@ -130,7 +129,7 @@ def histories(draw: st.DrawFn) -> History:
 
 @EXACT
 @given(histories())
-def test_closing_step_by_step(history: History) -> None:
+def test_closing_step_by_step_gives_the_same_segments(history: History) -> None:
     """However the watermark moves, and in whatever order alerts come, storms are those of all alerts at once."""
     windows, arrivals, watermarks = history
     assert sorted(close(arrivals, watermarks, windows)) == model([time for _, time in arrivals], windows)
@@ -138,7 +137,7 @@ def test_closing_step_by_step(history: History) -> None:
 
 @EXACT
 @given(histories(), st.data())
-def test_rebuild(history: History, data: st.DataObject) -> None:
+def test_a_rebuild_gives_the_same_segments_from_c_on(history: History, data: st.DataObject) -> None:
     """From B on, without what came before it, every storm from C on is found again, closed step by step or at once."""
     windows, arrivals, watermarks = history
     times = [time for _, time in arrivals]
@@ -153,7 +152,7 @@ def test_rebuild(history: History, data: st.DataObject) -> None:
 
 @EXACT
 @given(histories())
-def test_c_has_everything_before_it_closed(history: History) -> None:
+def test_every_segment_before_c_is_closed(history: History) -> None:
     """Whatever has come after the watermark: storms that begin before C are final, and C never goes back."""
     windows, arrivals, watermarks = history
     storms = model([time for _, time in arrivals], windows)
@@ -189,8 +188,7 @@ def test_first_due_is_a_lower_bound(case: Times, data: st.DataObject) -> None:
 
 @EXACT
 @given(cases(), st.data())
-def test_more_alerts_only_put_off(case: Times, data: st.DataObject) -> None:
-    """Alerts that open no earlier bucket never make a group's first storm final earlier."""
+def test_more_alerts_can_only_postpone_the_first_segment(case: Times, data: st.DataObject) -> None:
     windows, times = case
     some = data.draw(st.lists(st.sampled_from(times), min_size=1))
     more = [time for time in times if windows.bucket(time) >= windows.bucket(min(some))]
@@ -199,8 +197,8 @@ def test_more_alerts_only_put_off(case: Times, data: st.DataObject) -> None:
     )
 
 
-def test_timeline() -> None:
-    """The default windows, by hand: a run from 00:40 is cut at 05:00 and 10:00; a pause of 71 s ends it."""
+def test_a_session_of_ten_minutes_is_cut_on_the_clock() -> None:
+    """The default windows: a session from 00:40 is cut at 05:00 and 10:00; a pause of 71 s ends it."""
     windows = Windows()
     times = [*range(40_000, 620_000, 30_000), 681_000]
     parts = segments(buckets_of(times, windows), windows)
@@ -212,23 +210,20 @@ def test_timeline() -> None:
     ]
 
 
-def test_a_gap_exactly_is_no_pause() -> None:
-    """Two alerts one gap apart are one storm, one millisecond more makes two."""
+def test_alerts_exactly_one_gap_apart_are_one_session() -> None:
     windows = Windows(gap=1000, grace=0, slice_length=10_000)
     assert len(segments(buckets_of([100, 1100], windows), windows)) == 1
     assert len(segments(buckets_of([100, 1101], windows), windows)) == 2
 
 
-def test_cut_is_at_least_half_a_slice_away() -> None:
-    """Half a slice before a multiple a run is cut there; one that begins a bucket later, a slice later."""
+def test_a_cut_is_at_least_half_a_slice_after_the_beginning() -> None:
     windows = Windows(gap=100, grace=0, slice_length=600)
     assert windows.first_cut(300) == 600
     assert windows.first_cut(400) == 1200
     assert windows.first_cut(0) == 600
 
 
-def test_books() -> None:
-    """Every alert is in exactly one storm, counted as often as it came."""
+def test_every_alert_is_in_exactly_one_segment() -> None:
     windows = Windows(gap=5, grace=0, slice_length=10)
     times = [3, 3, 3, 9, 14, 14, 30]
     parts = segments(buckets_of(times, windows), windows)
