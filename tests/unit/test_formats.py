@@ -144,6 +144,68 @@ GOLDEN = {
             "The certificate request has failed to complete",
         ),
     ],
+    "event_watch": [
+        Seen(
+            {
+                "alertname": "BackOff", "severity": "warning", "namespace": "shop", "pod": "api-1",
+                "reporting_component": "kubelet",
+            },
+            "m",
+        )
+    ],
+    "event_eventrouter": [
+        Seen(
+            {
+                "alertname": "BackOff", "severity": "warning", "namespace": "shop", "pod": "api-1",
+                "reporting_component": "kubelet",
+            },
+            "m",
+        )
+    ],
+    "event_flux": [
+        Seen(
+            {
+                "alertname": "ValidationFailed", "severity": "error", "namespace": "apps",
+                "object_kind": "Kustomization", "object_name": "webapp",
+                "reporting_component": "kustomize-controller",
+            },
+            "validation error",
+        )
+    ],
+    "event_exporter_clusters": [
+        Seen(
+            {
+                "alertname": "NodeNotReady", "severity": "warning", "node": "node-1", "cluster": cluster,
+                "reporting_component": "kubelet",
+            },
+            "m",
+        )
+        for cluster in ("prod-eu", "prod-us")
+    ],
+    "event_recorder_created": [
+        Seen(
+            {"alertname": "KubePodCrashLooping", "namespace": "shop", "pod": "api-1", "severity": "critical"},
+            "crash", False, "1a269034083b335f",
+        )
+    ],
+    "event_recorder_resolved": [
+        Seen(
+            {"alertname": "KubePodCrashLooping", "namespace": "shop", "pod": "api-1", "severity": "critical"},
+            "crash", True, "1a269034083b335f",
+        )
+    ],
+    "prometheus_api_v1": [
+        Seen({"alertname": "HighLatency", "namespace": "shop", "severity": "page"}, "p99 above 2 s")
+    ],
+    "webhook_without_alert_status": [
+        Seen(
+            {
+                "alertname": "high_memory_load", "instance": "10.0.0.1:9100", "job": "docker_nodes",
+                "monitor": "master", "severity": "warning",
+            },
+            "Server High Memory usage", True,
+        )
+    ],
     "cloudevent_structured": [Seen({"alertname": "KubeNodeNotReady", "node": "worker-17"}, "Node is not ready.")],
     "cloudevent_base64": [Seen({"alertname": "KubeNodeNotReady", "node": "worker-17"}, None, True)],
 }  # fmt: skip
