@@ -44,7 +44,7 @@ def test_no_format_flag_or_field_name_stands_in_a_script(script: Script[...]) ->
 
 def test_lua_formats_have_the_sizes_of_the_packed_values() -> None:
     constants = layout.lua_constants()
-    assert constants["SUMMARY"] == ">I4I8I8I4I4BB"
+    assert constants["SUMMARY"] == ">I4I8I8I4BB"
     assert (constants["MEMBER"], constants["MEMBER_BYTES"]) == (">I4I4B", 9)
     assert (constants["ROW_GROUP"], constants["ROW_MEMBERS"]) == (1, 13)
 

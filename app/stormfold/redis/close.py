@@ -173,6 +173,7 @@ def _detail(bucket: Bucket, fields: dict[bytes, bytes], example: bytes, group_me
     summary, meta = unpack_summary(fields.pop(SUMMARY_FIELD)), fields.pop(META_FIELD, group_meta)
     if summary.bucket(bucket.start) != bucket:
         raise Retry("a bucket differs from the one that was claimed")
+    members = unpack_members(bucket.start, fields)
     return BucketDetail(
         meta=meta,
         rank=summary.rank,
@@ -180,6 +181,6 @@ def _detail(bucket: Bucket, fields: dict[bytes, bytes], example: bytes, group_me
         late=summary.late,
         truncated=summary.truncated,
         example=example,
-        members=unpack_members(bucket.start, fields),
-        unlisted=summary.unlisted,
+        members=members,
+        unlisted=summary.alerts - sum(member.alerts for member in members.values()) - summary.unqualified,
     )

@@ -96,7 +96,7 @@ local function lower(a, b)
 end
 
 -- `others` is the number of fields of the bucket that are not members.
-local function fold_members(key, members, others, truncated, unlisted)
+local function fold_members(key, members, others, truncated, unqualified)
   local free = max_fingerprints - (redis.call('HLEN', key) - others)
   local step = CHUNK * MEMBER_VALUES
   for from = 1, #members, step do
@@ -130,8 +130,8 @@ local function fold_members(key, members, others, truncated, unlisted)
         free = free - 1
       else
         keep, truncated = false, 1
-        if flags >= QUALIFIED then
-          unlisted = unlisted + alerts
+        if flags < QUALIFIED then
+          unqualified = unqualified + alerts
         end
       end
       if keep then
@@ -144,7 +144,7 @@ local function fold_members(key, members, others, truncated, unlisted)
       redis.call('HSET', key, unpack(set))
     end
   end
-  return truncated, unlisted
+  return truncated, unqualified
 end
 
 -- Enters a bucket that is new to its group into the indexes; returns the group's meta.
@@ -178,14 +178,13 @@ local function fold_row(row)
   local before, own_meta = known[1], known[2]
   local others = (before and 1 or 0) + (own_meta and 1 or 0)
   local group_meta = redis.call('HGET', group_key, META_FIELD)
-  local truncated, unlisted = 0, 0
+  local truncated, unqualified = 0, 0
   if before then
     local old_meta = own_meta or group_meta
     if meta ~= old_meta then
       meta = lower(meta, old_meta)
     end
-    local old_alerts, old_first, old_last, old_late, old_unlisted, old_rank, old_truncated, at =
-      struct_unpack(SUMMARY, before)
+    local old_alerts, old_first, old_last, old_late, old_rank, old_truncated, at = struct_unpack(SUMMARY, before)
     if old_first == first then
       example = lower(example, redis.call('HGET', group_key, start))
     end
@@ -193,24 +192,32 @@ local function fold_row(row)
       redis.call('HSET', group_key, start, example)
     end
     local old_severity = string.sub(before, at)
+    local name_end = find(old_severity, UNQUALIFIED, 1, true)
+    if name_end then
+      unqualified = tonumber(string.sub(old_severity, name_end + 1)) or 0
+      old_severity = string.sub(old_severity, 1, name_end - 1)
+    end
     if old_rank < rank or (old_rank == rank and severity ~= old_severity) then
       severity = old_rank < rank and old_severity or lower(severity, old_severity)
       rank = old_rank
     end
-    alerts, late, truncated, unlisted = alerts + old_alerts, late + old_late, old_truncated, old_unlisted
+    alerts, late, truncated = alerts + old_alerts, late + old_late, old_truncated
     first, last = math.min(first, old_first), math.max(last, old_last)
   else
     group_meta = open_bucket(group, group_key, group_meta, row)
   end
-  truncated, unlisted = fold_members(key, row[ROW_MEMBERS], others, truncated, unlisted)
+  truncated, unqualified = fold_members(key, row[ROW_MEMBERS], others, truncated, unqualified)
   -- All buckets of a group share its meta, unless the configuration changed while the group was open.
   if own_meta and meta == group_meta then
     redis.call('HDEL', key, META_FIELD)
   elseif meta ~= group_meta and meta ~= own_meta then
     redis.call('HSET', key, META_FIELD, meta)
   end
-  local summary = struct_pack(SUMMARY, alerts, first, last, late, unlisted, rank, truncated)
-  redis.call('HSET', key, SUMMARY_FIELD, summary .. severity)
+  local summary = struct_pack(SUMMARY, alerts, first, last, late, rank, truncated) .. severity
+  if unqualified > 0 then
+    summary = summary .. UNQUALIFIED .. string.format('%d', unqualified)
+  end
+  redis.call('HSET', key, SUMMARY_FIELD, summary)
 end
 
 for _, move in ipairs(moves) do

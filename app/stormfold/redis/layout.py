@@ -128,8 +128,10 @@ TIMESTAMP_SUFFIX = ":t"
 META_FIELD = b"m"
 SUMMARY_FIELD = b"a"
 
-SUMMARY = struct.Struct(">IQQIIBB")
-"""A bucket summary: alerts, first and last (ms), late, unlisted, severity rank, truncated; then the severity's name."""
+SUMMARY = struct.Struct(">IQQIBB")
+"""A bucket summary: alerts, first and last (ms), late, severity rank, truncated; then the severity's name and, after
+`UNQUALIFIED`, the number of alerts without a member that do not qualify, unless it is 0."""
+UNQUALIFIED = "\n"
 MEMBER = struct.Struct(">IIB")
 """A member: alerts, newest - bucket start (ms), flags; the resource in msgpack follows, or nothing."""
 
@@ -160,7 +162,7 @@ def lua_constants() -> dict[str, str | int]:
     """Constants by their name in Lua. Indexes of a row begin at 1."""
     names = (
         "SEPARATOR", "NUMBER", "PARTITIONS", "GAP", "GRACE", "SLICE", "CLOSED_BEFORE", "WINDOWS_SINCE", "REQUESTED_AT",
-        "HORIZON", "ALERTS_PARTITIONS", "MARKS_VERSION", "TIMESTAMP_SUFFIX",
+        "HORIZON", "ALERTS_PARTITIONS", "MARKS_VERSION", "TIMESTAMP_SUFFIX", "UNQUALIFIED",
     )  # fmt: skip
     return {
         **{name: globals()[name] for name in names},
@@ -195,11 +197,11 @@ class Summary(NamedTuple):
     first: int
     last: int
     late: int
-    unlisted: int
-    """Qualifying alerts that are counted without a member."""
     rank: int
     truncated: bool
     severity: str
+    unqualified: int
+    """Alerts that are counted without a member and do not qualify."""
 
     def bucket(self, start: int) -> Bucket:
         """The bucket that begins at `start`."""
@@ -208,9 +210,11 @@ class Summary(NamedTuple):
 
 def unpack_summary(value: bytes) -> Summary:
     """Reads field `SUMMARY_FIELD` of a bucket."""
-    alerts, first, last, late, unlisted, rank, truncated = SUMMARY.unpack_from(value)
-    severity = value[SUMMARY.size :].decode()
-    return Summary(alerts, first, last, late, unlisted, rank, bool(truncated), severity)
+    alerts, first, last, late, rank, truncated = SUMMARY.unpack_from(value)
+    severity, _, number = value[SUMMARY.size :].decode().partition(UNQUALIFIED)
+    # Somebody else may have written a severity with the separator to the keyed topic.
+    unqualified = int(number) if number.isascii() and number.isdigit() else 0
+    return Summary(alerts, first, last, late, rank, bool(truncated), severity, unqualified)
 
 
 def unpack_members(start: int, fields: Mapping[bytes, bytes]) -> dict[bytes, Member]:

@@ -319,6 +319,17 @@ class TestLimits:
         counts = {start: (c.alerts, len(c.members)) for (_, start), c in (await contents(store)).items()}
         assert counts == {NOW: (4, 2), NOW + 10: (1, 0)}
 
+    async def test_of_alerts_without_a_member_the_qualifying_ones_are_summed(self, store: Store) -> None:
+        """The severity keeps its name, whichever way the buckets of two polls meet."""
+        await start(store)
+        fold, nothing_new = Folder(store), replace(LIMITS, track_new=False)
+        await fold([alert(1, 3, rank=1), alert(1, 4, rank=1)])
+        await fold([alert(2, 3, resolved=True), alert(3, 3, no_news=True), alert(4, 3), alert(5, 4)], nothing_new)
+        await fold([alert(6, 5, no_news=True, rank=0), alert(7, 5, rank=2), alert(1, 6)], nothing_new)
+        (detail,) = await held(store)
+        assert (len(detail.members), detail.unlisted, detail.truncated) == (1, 3, True)
+        assert (detail.rank, detail.severity) == (0, plain.SEVERITIES[0])
+
     async def test_more_groups_than_the_limit_fold_into_overflow_groups(self, store: Store) -> None:
         """One for each route and class; open groups still take their own alerts, and no alert is lost."""
         await start(store)
