@@ -6,11 +6,16 @@ from collections.abc import Iterator
 
 import msgspec
 
+from stormfold.times import format_timestamp
 from tests.benchmarks.bench import PARTITIONS
 from tests.support.alerts import Sent
 
 SPREAD_MS = 8_000
 """Time that a backlog covers (ms): less than the grace, because the progress of waiting workers is the present."""
+
+
+START = format_timestamp(time.time_ns() // 1_000_000)
+"""The beginning of every alert: all of them are new."""
 
 
 def alert(series: int, group: int) -> bytes:
@@ -24,9 +29,7 @@ def alert(series: int, group: int) -> bytes:
         "summary": "Pod is crash looping.",
         "runbook_url": "https://runbooks.example.com/kubernetes/kubepodcrashlooping",
     }
-    return msgspec.json.encode(
-        {"labels": labels, "annotations": annotations, "status": "firing", "startsAt": "2026-01-01T00:00:00Z"}
-    )
+    return msgspec.json.encode({"labels": labels, "annotations": annotations, "status": "firing", "startsAt": START})
 
 
 def backlog(

@@ -1,6 +1,6 @@
 """The reason for which a record without a known format is refused: its keys, what is accepted, and a remedy."""
 
-from collections.abc import Collection
+from collections.abc import Mapping
 
 from stormfold.decoding import Poison
 
@@ -32,11 +32,13 @@ _REMEDIES: tuple[tuple[frozenset[str], str], ...] = (
 """Keys that all have to be there, and what to change."""
 
 
-def refuse(keys: Collection[str]) -> Poison:
-    """The error for an object with these keys at the top."""
-    shown = ", ".join(sorted(map(str, keys))) or "none"
+def refuse(members: Mapping[str, bytes]) -> Poison:
+    """The error for an object with these members."""
+    keys = members.keys()
+    shown = ", ".join(sorted(keys)) or "none"
     if len(shown) > _MAX_KEYS:
         shown = shown[:_MAX_KEYS] + "…"
-    remedy = next((text for needed, text in _REMEDIES if needed <= set(keys)), None)
+    remedy = next((text for needed, text in _REMEDIES if needed <= keys), None)
     accepted = "labels with an alertname, a webhook's alerts, an Event's involvedObject, or a mapping"
-    return Poison(f"no known format has these keys: {shown}; expected {accepted}" + (f". {remedy}" if remedy else ""))
+    reason = f"no known format has these keys: {shown}; expected {accepted}" + (f". {remedy}" if remedy else "")
+    return Poison(reason if members.get("labels", b"{}") not in (b"{}", b"null") else f"no labels: {reason}")
