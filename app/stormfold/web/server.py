@@ -1,6 +1,7 @@
 """The worker's HTTP server. It needs neither Kafka nor Redis, so that it can report that they do not answer."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -88,7 +89,8 @@ class Web:
         now = time.time()
         for member in self._health.members():
             ages = {partition: now - reached / 1000 for partition, reached in member.event_times.items()}
-            for gauge, values in zip(by_partition, (member.lag, member.positions, ages), strict=True):
+            measured: tuple[Mapping[int, float], ...] = (member.lag, member.positions, ages)
+            for gauge, values in zip(by_partition, measured, strict=True):
                 for partition in values.keys() & member.assigned():
                     gauge.labels(member.name, partition).set(values[partition])
         problems = self._health.problems()
