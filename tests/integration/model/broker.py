@@ -87,8 +87,8 @@ class Broker:
     logs: dict[tuple[str, int], Log] = field(default_factory=lambda: defaultdict(Log))
     commits: dict[str, dict[int, tuple[int, str]]] = field(default_factory=lambda: defaultdict(dict))
     fault: Fault | None = None
-    meanwhile: Callable[[], Awaitable[None]] | None = None
-    """What others do while the next delivery is under way."""
+    interleaved: Callable[[], Awaitable[None]] | None = None
+    """Runs other members during the next delivery."""
     delivered: Callable[[str, Mapping[int, Iterable[Pair]]], None] | None = None
     """Looks at every delivery that was acknowledged."""
 
@@ -142,8 +142,8 @@ class Producer:
 
     async def send(self, topic: str, records: Mapping[int, Iterable[Pair]]) -> None:
         broker = self._broker
-        if broker.meanwhile:
-            others, broker.meanwhile = broker.meanwhile, None
+        if broker.interleaved:
+            others, broker.interleaved = broker.interleaved, None
             await others()
         fault = broker.fault
         if fault:
@@ -251,7 +251,7 @@ class GroupMember:
         """Nothing is fetched ahead."""
 
     async def poll(self, most: int) -> int:
-        """One round: places the assignment if need be, reads up to so many records a partition, has them processed."""
+        """Runs one round: assigns partitions if needed, reads up to `most` records of each, and processes them."""
         if not self.partitions:
             return 0
         if self._needs_positions:

@@ -57,7 +57,7 @@ def parts(items: Iterable[T], windows: Windows, time: Callable[[T], int]) -> lis
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """An alert as its keyed record tells it."""
+    """An alert as its keyed record encodes it."""
 
     fingerprint: bytes
     meta: GroupMeta

@@ -180,7 +180,7 @@ async def test_an_intake_that_loses_a_partition_during_a_delivery_marks_only_wha
     world.clock.now += 10_000
     for partition in range(2):
         world._write(Random(partition), partition, world.clock.now)
-    world.broker.meanwhile = rebalance
+    world.broker.interleaved = rebalance
     await slow.poll(500)
     await world.drain()
     world.check()

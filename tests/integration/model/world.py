@@ -137,13 +137,13 @@ class World:
         )  # fmt: skip
         commit = member.commit
 
-        async def told(offsets: Any) -> bool:
+        async def recorded(offsets: Any) -> bool:
             for _, text in offsets.values():
                 if not member.fenced and (closed := CommitMetadata.decode(text).closed_before) is not None:
                     self.commits_of_c.append((closed, len(self.storm_records())))
             return await commit(offsets)
 
-        member.commit = told  # type: ignore[method-assign]
+        member.commit = recorded  # type: ignore[method-assign]
         return member
 
     def _closer(self) -> Any:
@@ -160,7 +160,7 @@ class World:
                 for partition, reached in decode_marks(value).progress.items():
                     kept = CommitMetadata.decode(committed[partition][1]).event_time
                     assert kept is not None, "marked without a commit"
-                    assert kept >= reached, "a restart would go on from an earlier time than was marked"
+                    assert kept >= reached, "a restart would continue from an earlier time than was marked"
 
     # Steps
 
@@ -232,21 +232,21 @@ class World:
         at = random.randrange(2)
         self.broker.fault = self._fault(random)
         if random.random() < 0.2:
-            self.broker.meanwhile = self._overtake(1 - at)
+            self.broker.interleaved = self._overtake(1 - at)
         try:
             await self._round(at)
         except Crash:
             self.closers[at] = self._closer()
-        self.broker.fault = self.broker.meanwhile = None
+        self.broker.fault = self.broker.interleaved = None
 
     def _overtake(self, other: int) -> Callable[[], Awaitable[None]]:
-        async def meanwhile() -> None:
+        async def other_round() -> None:
             fault, self.broker.fault = self.broker.fault, None
             await self.expire(Random(0))
             await self._round(other)
             self.broker.fault = fault
 
-        return meanwhile
+        return other_round
 
     async def _round(self, at: int) -> None:
         with suppress(StormfoldError):

@@ -176,8 +176,8 @@ REFUSED: dict[str, tuple[Case, str]] = {
         lambda server, _, other: _client(server, other.issue("stormfold")),
         "client's certificate, or requires one",
     ),
-    "wrong password": (lambda *_: {"redis_password": f"{PASSWORD}!"}, "refuses the credentials"),
-    "unknown user": (lambda *_: {"redis_username": "nobody"}, "refuses the credentials"),
+    "wrong password": (lambda *_: {"redis_password": f"{PASSWORD}!"}, "rejects the credentials"),
+    "unknown user": (lambda *_: {"redis_username": "nobody"}, "rejects the credentials"),
     "a command is missing": (
         lambda server, *_: _acl(server, "-hgetall"),
         "no permissions to run the 'hgetall' command",
@@ -224,7 +224,7 @@ async def test_a_worker_waits_while_its_user_is_disabled(
         workers.start()
         assert (await drained(topics, config, SECONDS)).aggregated == ALERTS
         guarded.allow("off")
-        await wait_until_unready(topics, "refuses the credentials")
+        await wait_until_unready(topics, "rejects the credentials")
         await incident(topics, 1)
         guarded.allow("on")
         books = await drained(topics, config, SECONDS)
