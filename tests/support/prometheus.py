@@ -64,11 +64,13 @@ class Prometheus(ServerProcess):
         targets: Mapping[str, Sequence[str]],
         rules: Sequence[Path] = (),
         interval: str = "250ms",
+        alertmanagers: Sequence[str] = (),
     ) -> None:
         super().__init__(data_dir)
         self._targets = targets
         self._rules = rules
         self._interval = interval
+        self._alertmanagers = alertmanagers
 
     def prepare(self) -> Sequence[str]:
         """Builds the program first where it is missing."""
@@ -127,6 +129,7 @@ class Prometheus(ServerProcess):
                 "scrape_timeout": self._interval,
                 "evaluation_interval": self._interval,
             },
+            "alerting": {"alertmanagers": [{"static_configs": [{"targets": list(self._alertmanagers)}]}]},
             "rule_files": [str(path.absolute()) for path in self._rules],
             "scrape_configs": [
                 {"job_name": job, "static_configs": [{"targets": list(addresses)}]}

@@ -11,7 +11,7 @@ from stormfold.decoding import decode_labels
 from stormfold.formats import parse
 from stormfold.settings import Settings
 from tests.integration.deploy.test_docs import blocks
-from tests.integration.pipeline.test_alertmanager import PAGE, SECONDS
+from tests.integration.receive.test_alertmanager import PAGE, SECONDS
 from tests.support.alertmanager import Alertmanager, program
 from tests.support.gobuild import built
 from tests.support.pipeline import Pipeline
@@ -35,7 +35,7 @@ BROKER = "kafka:9092"
 async def alertmanager(request: pytest.FixtureRequest, topics: Settings, tmp_path: Path) -> AsyncIterator[Alertmanager]:
     """An Alertmanager with the event recorder of the page, whose only receiver notifies nobody."""
     await asyncio.to_thread(built, request.config, program)
-    config = blocks(PAGE, "yaml")[1]
+    config = next(block for block in blocks(PAGE, "yaml") if "event_recorder" in block)
     for name, own in ((BROKER, topics.kafka_bootstrap_servers), ("topic: alerts", f"topic: {topics.alerts_topic}")):
         assert name in config
         config = config.replace(name, own)

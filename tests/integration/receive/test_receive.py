@@ -35,7 +35,7 @@ BAD: dict[str, Any] = {"labels": {"alertname": 5}}
 @asynccontextmanager
 async def receiving(settings: Settings, **changes: Any) -> AsyncIterator[tuple[str, aiohttp.ClientSession]]:
     """A receiver on a free port; its URL and a client."""
-    receiver = Receiver(settings.model_copy(update={"receive_address": "127.0.0.1:0", **changes}))
+    receiver = Receiver(settings.model_copy(update={"receive_address": "127.0.0.1:0"} | changes))
     await receiver.start()
     scheme = "https" if "receive_ssl_certfile" in changes else "http"
     try:
