@@ -170,6 +170,13 @@ def classify(meta: GroupMeta, alerts: int, resources: int) -> AggregateClass:
     return "Isolated"
 
 
+def lacks_news(aggregate: Aggregate, meta: GroupMeta) -> bool:
+    """Whether enough alerts fire for a storm, but too few of them qualify: most began long ago, or are not severe."""
+    firing = aggregate.distinct - aggregate.resolved
+    resources = min(firing, aggregate.resource_count)
+    return aggregate.aggregate_class == "Isolated" and classify(meta, firing, resources) == "Storm"
+
+
 def limit_resources(resources: Iterable[AffectedResource], limit: int) -> tuple[AffectedResource, ...]:
     """The most affected resources, at most `limit` and `MAX_LIST_BYTES` of them, in a deterministic order."""
     ordered = sorted(resources, key=lambda entry: (-entry.alerts, entry.resource))

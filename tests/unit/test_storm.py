@@ -238,3 +238,20 @@ def _detail(content: plain.Content) -> BucketDetail:
     return BucketDetail(
         content.meta, content.rank, content.severity, content.late, False, content.example, content.members
     )
+
+
+@pytest.mark.parametrize(
+    ("firing", "resolved", "no_news", "lacks"),
+    [(5, 0, True, True), (5, 0, False, False), (4, 0, True, False), (4, 3, True, False), (5, 3, True, True)],
+)
+def test_a_group_lacks_news_if_enough_alerts_fire_but_too_few_are_new(
+    firing: int, resolved: int, no_news: bool, lacks: bool
+) -> None:
+    meta = GroupMeta("default", {"alertname": "A"}, "storms", False, 10, 5)
+    alerts = [
+        plain.Alert(
+            bytes([number] * 8), meta, 0, number >= firing, no_news=no_news, resource=Resource("P", "", str(number))
+        )
+        for number in range(firing + resolved)
+    ]
+    assert storm.lacks_news(only(alerts), meta) is lacks

@@ -119,11 +119,12 @@ def _parse_envelope(value: bytes, now: int, mappings: Mappings) -> list[Alert]:
         if inner in members and word in kubernetes_event.WATCH_TYPES:
             return _prefixed(inner, partial(kubernetes_event.parse_watched, change=word), members)
     data = members.get("data", b"")
-    if data.startswith(b"["):
+    is_answer = members.get("status") == b'"success"'
+    if is_answer and data.startswith(b"["):
         return _prefixed("data", partial(alertmanager.parse_api_v1, now=now), members)
     if data.startswith(b"{"):
         keys = decode_json(_members, data).keys()
-        if "alerts" in keys:
+        if is_answer and "alerts" in keys:
             return _prefixed("data", partial(alertmanager.parse_rule_alerts, now=now), members)
         if "@timestamp" in members and members.keys() <= event_recorder.KEYS and len(keys) == 1:
             return _prefixed("data", event_recorder.parse_data, members)

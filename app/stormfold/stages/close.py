@@ -22,7 +22,7 @@ from stormfold.redis.versions import StateVersion
 from stormfold.settings import Settings
 from stormfold.stages.periodic import PeriodicService
 from stormfold.stages.state_version import change_windows
-from stormfold.storm import Aggregate, fold_segment
+from stormfold.storm import Aggregate, fold_segment, lacks_news
 from stormfold.window import Segment, segments
 
 log = structlog.get_logger(__name__)
@@ -30,6 +30,8 @@ log = structlog.get_logger(__name__)
 INTERVAL = 0.25
 """Seconds between two claims while nothing is due."""
 MAX_GROUPS_PER_CLAIM = 200
+OLD_WARNING_INTERVAL = 600.0
+"""Seconds between two warnings about groups of old alerts: senders repeat them all the time."""
 MAX_ALERTS_PER_CHUNK = 20_000
 """Alerts in groups that are published and completed together; a single group may have more. This limits memory, and how
 long the other stages wait."""
@@ -58,6 +60,7 @@ class Close(PeriodicService):
         self._producer = Producer(settings, self.name)
         self._version: StateVersion | None = None
         self._horizon = self._new_horizon()
+        self._warned_at = float("-inf")
         self._token = secrets.token_hex(8)
         self.clock: Clock | None = None
 
@@ -151,6 +154,11 @@ class Close(PeriodicService):
             await self._publish(aggregates)
         completed = await self._store.complete(version, self._token, completions)
         metrics.COMPLETION_CONFLICTS.inc(completed.count(False))
+        self._report_old(
+            aggregate
+            for (group, _), aggregate in zip(final, aggregates, strict=True)
+            if lacks_news(aggregate, group.meta)
+        )
         for (_, part), aggregate in zip(final, aggregates, strict=True):
             metrics.STORMS_CLOSED.labels(aggregate.aggregate_class).inc()
             metrics.ALERTS_CLOSED.labels(aggregate.aggregate_class).inc(aggregate.alert_count)
@@ -163,6 +171,19 @@ class Close(PeriodicService):
             fold_segment(part, [next(details) for _ in part.buckets], version.windows.gap, self._config.max_resources)
             for _, part in final
         ]
+
+    def _report_old(self, aggregates: Iterable[Aggregate]) -> None:
+        """Counts groups that are no storm only because their alerts are old, and warns about them now and then."""
+        old = list(aggregates)
+        metrics.GROUPS_OLD.inc(len(old))
+        if old and time.monotonic() - self._warned_at > OLD_WARNING_INTERVAL:
+            self._warned_at = time.monotonic()
+            log.warning(
+                "groups have enough alerts for a storm, but too few of them are new and severe",
+                groups=len(old),
+                example=old[0].pattern,
+                hint="see storm_when.new_for and storm_when.severity of the route",
+            )
 
     def _lease_covers_delivery(self, claim: Claim) -> bool:
         """Whether the lease lasts until a record sent now is acknowledged or given up."""
