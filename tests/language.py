@@ -27,6 +27,7 @@ FORBIDDEN = {
     r"likewise": "also",
     r"meanwhile": "until then, at the same time",
     r"so (?:long|many)(?! that\b)": "this long, this many",
+    r"said|says": "prints, reports, states",
     r"surely": "always, or nothing",
     r"telling|tells?|told": "logs, reports, prints, returns",
     r"text that is none": "is not valid text",

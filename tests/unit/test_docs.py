@@ -1,4 +1,4 @@
-"""Reference pages say what the code says."""
+"""Reference pages agree with the code."""
 
 from pathlib import Path
 

@@ -8,7 +8,7 @@ from stormfold.fingerprint import fingerprint
 
 
 def fnv1a_64(data: bytes) -> int:
-    """FNV-1a as its definition says it."""
+    """FNV-1a as in its definition."""
     value = 0xCBF29CE484222325
     for byte in data:
         value = (value ^ byte) * 0x100000001B3 % 2**64

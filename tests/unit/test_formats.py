@@ -1,4 +1,4 @@
-"""Every format as its senders write it; which is which; and what is said of those that are wrong."""
+"""Every format as its senders write it, how formats are recognized, and the reasons of refusals."""
 
 import base64
 import json
@@ -55,8 +55,8 @@ def read(value: Any, headers: Headers | None = None, now: int = NOW) -> list[Ale
     return parse(value if isinstance(value, bytes) else json.dumps(value).encode(), headers or [], now)
 
 
-def said(value: Any, headers: Headers | None = None) -> str:
-    """What is said of a record that is refused."""
+def refusal(value: Any, headers: Headers | None = None) -> str:
+    """Returns the reason for which a record is refused."""
     with pytest.raises(Poison) as caught:
         read(value, headers)
     return str(caught.value)
@@ -423,7 +423,7 @@ def test_an_event_has_the_labels_of_its_fields(fields: dict[str, Any], expected:
     ],
 )  # fmt: skip
 def test_a_refusal_has_the_place_and_the_reason(value: Any, reason: str) -> None:
-    assert said(value) == reason
+    assert refusal(value) == reason
 
 
 def test_a_record_without_a_value_is_refused() -> None:
@@ -440,13 +440,13 @@ def test_headers_decide_whether_a_value_is_a_cloudevent() -> None:
         (wrapped, [*type_headers, *others[:1], ("ce_specversion", b"1.0")]),
     ):  # fmt: skip
         assert seen(read(value, headers)) == [Seen({"alertname": "A"})]
-    assert said(ALERT, type_headers) == "specversion: missing"
-    assert said([wrapped, ALERT], batch) == "[1].specversion: missing"
-    assert said([ALERT], batch) == "[0].specversion: missing"
-    assert said(wrapped, binary_headers) == "a CloudEvent in a CloudEvent"
-    assert said(ALERT, [("ce_specversion", b"0.3")]) == "ce_specversion: expected 1.0, got '0.3'"
-    assert said(ALERT, [("ce_specversion", b"\xff")]) == "ce_specversion: expected 1.0, got '\ufffd'"
-    assert said(ALERT, [("ce_specversion", None)]) == "ce_specversion: expected 1.0, got ''"
+    assert refusal(ALERT, type_headers) == "specversion: missing"
+    assert refusal([wrapped, ALERT], batch) == "[1].specversion: missing"
+    assert refusal([ALERT], batch) == "[0].specversion: missing"
+    assert refusal(wrapped, binary_headers) == "a CloudEvent in a CloudEvent"
+    assert refusal(ALERT, [("ce_specversion", b"0.3")]) == "ce_specversion: expected 1.0, got '0.3'"
+    assert refusal(ALERT, [("ce_specversion", b"\xff")]) == "ce_specversion: expected 1.0, got '\ufffd'"
+    assert refusal(ALERT, [("ce_specversion", None)]) == "ce_specversion: expected 1.0, got ''"
 
 
 def test_a_record_of_5000_alerts_keeps_their_order_and_fails_as_a_whole() -> None:
@@ -454,4 +454,4 @@ def test_a_record_of_5000_alerts_keeps_their_order_and_fails_as_a_whole() -> Non
     for value in (many, {"alerts": many}):
         assert [found.labels["i"] for found in seen(read(value))] == [str(i) for i in range(5_000)]
     many[4_321] = {"labels": {}, "status": "odd"}  # type: ignore[dict-item]
-    assert said({"alerts": many}) == "alerts[4321].status: expected firing or resolved, got 'odd'"
+    assert refusal({"alerts": many}) == "alerts[4321].status: expected firing or resolved, got 'odd'"

@@ -318,7 +318,7 @@ def test_an_error_in_a_condition_leaves_the_record_to_other_mappings() -> None:
 
 
 def test_a_record_that_is_too_large_is_not_tried() -> None:
-    """Even if a mapping matches it; the reason says so."""
+    """This holds even if a mapping matches it, and the reason names that."""
     record = dict(RECORDS[0][1], more="x" * mappings.MAX_RECORD_BYTES)
     with pytest.raises(Poison, match="too large for a mapping"):
         parse_record(json.dumps(record).encode())

@@ -1,4 +1,4 @@
-"""Settings come from the environment; what is wrong there is said by the variable's name, never with a credential."""
+"""Settings come from the environment; errors have the variable's name and never a credential."""
 
 from pathlib import Path
 
@@ -135,7 +135,7 @@ def test_redis_is_shown_without_credentials(url: str) -> None:
     ],
 )
 def test_a_bad_redis_url_is_not_repeated(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    """The message says what was expected, not what was found: it may hold a password."""
+    """The message has the expected value, not the given one, which may hold a password."""
     monkeypatch.setenv("STORMFOLD_REDIS_URL", url)
     with pytest.raises(SettingsError) as caught:
         Settings()
@@ -190,7 +190,7 @@ async def test_the_client_takes_what_is_taken(scheme: str, option: str) -> None:
 
 
 async def test_escaped_credentials_arrive() -> None:
-    """A password of separators, written as the message says, is what the client logs in with."""
+    """A password of separators, written as the message describes, is what the client logs in with."""
     settings = Settings(redis_url="redis://m%40e:1%2F2%3F3%234%405@h:6380/2")
     given = connect(settings).connection_pool.connection_kwargs
     assert (given["username"], given["password"], given["host"], given["port"]) == ("m@e", "1/2?3#4@5", "h", 6380)
@@ -282,7 +282,7 @@ def test_derived_names() -> None:
 
 
 def test_data_lies_where_the_user_keeps_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Below the home directory, or where `XDG_DATA_HOME` says."""
+    """Below the home directory, or in `XDG_DATA_HOME`."""
     assert Settings().data_dir == Path("/home/someone/.local/share/stormfold")
     monkeypatch.setenv("XDG_DATA_HOME", "/data")
     assert Settings().data_dir == Path("/data/stormfold")

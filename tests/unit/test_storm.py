@@ -140,7 +140,7 @@ def test_the_class_follows_from_thresholds_and_silence(
 
 
 def test_resolved_alerts_make_no_storm() -> None:
-    """A wave of resolutions is no storm, but its resources and alerts are told."""
+    """A wave of resolutions is not a storm, but its resources and alerts are listed."""
     meta = GroupMeta("default", {"alertname": "A"}, "storms", False, 2, 2)
     wave = [
         plain.Alert(bytes(7) + bytes([n]), meta, 1_000 + n, resolved=True, resource=Resource("Pod", "a", str(n)))

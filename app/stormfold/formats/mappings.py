@@ -43,7 +43,7 @@ _any = msgspec.json.Decoder(Any)
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How a record says that its alert fires or is resolved."""
+    """How a record marks its alert as firing or resolved."""
 
     value: Expression
     firing: tuple[str, ...]

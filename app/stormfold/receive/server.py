@@ -138,7 +138,7 @@ class Receiver:
         except web.HTTPRequestEntityTooLarge:
             return _text(413, f"the body has more than {MAX_BODY_BYTES} bytes")
         except web.RequestPayloadError:
-            return _text(400, "the body is not encoded as its Content-Encoding says")
+            return _text(400, "the body does not match its Content-Encoding")
         except TooLarge as error:
             return _text(413, str(error))
         except NotJSON as error:

@@ -11,7 +11,7 @@ class RedisAccess:
     """A client and its keys."""
 
     redis: Any
-    """A `redis.asyncio.Redis` that does not decode replies; its own types say `bytes | str` of each of them."""
+    """A `redis.asyncio.Redis` that does not decode replies; its own types are `bytes | str` for each of them."""
     prefix: str
     keys: Keys = field(init=False)
 

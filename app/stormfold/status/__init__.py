@@ -1,1 +1,1 @@
-"""How the pipeline does as a whole: what Kafka and Redis say of it, for the command line and the status page."""
+"""The state of the whole pipeline, read from Kafka and Redis for the command line and the status page."""

@@ -1,4 +1,4 @@
-"""What goes wrong between a client and a real broker, and what the one-line error says."""
+"""Failures between a client and a real broker, and their one-line errors."""
 
 from collections.abc import Iterator
 

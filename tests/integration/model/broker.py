@@ -31,7 +31,7 @@ class Crash(BaseException):
 
 @dataclass
 class Clock:
-    """Time, as the stages ask for it; it moves when the test says so."""
+    """The clock of the stages, which only the test moves."""
 
     now: int
     """Milliseconds since the epoch."""

@@ -121,7 +121,7 @@ async def test_a_truncated_aggregate_may_come_again_with_more_detail(
 async def test_evicted_keys_stop_closing_until_redis_is_emptied(
     redis: Redis, monkeypatch: pytest.MonkeyPatch, thrown: str
 ) -> None:
-    """Nothing of what is left is published, and the error says why; then all of it is counted."""
+    """Nothing of the rest is published, and the error has the reason; then all of it is counted."""
     world = World(redis, monkeypatch, SMALL, 1, 1, Random(1))
     for name in "AB":
         world.put(0, world.clock.now, one(name), one(name))

@@ -148,7 +148,7 @@ async def test_one_bad_alert_takes_none_of_its_neighbours_with_it(topics: Settin
 async def test_bodies_that_cannot_be_taken_write_nothing(
     topics: Settings, data: bytes, headers: dict[str, str], status: int
 ) -> None:
-    """The status says whether to repeat the request, the text says why."""
+    """The status shows whether to repeat the request, the text has the reason."""
     async with receiving(topics) as (url, client), client.post(f"{url}/alerts", data=data, headers=headers) as answer:
         assert answer.status == status
         assert (await answer.text()).strip()
