@@ -148,6 +148,7 @@ async def _everything_arrives(watched: Prometheus) -> None:
     others = ("__name__", "le", "version", "python", "topic", "component")
     few = {label: found for label, found in values.items() if label not in others}
     assert few == {
+        "code": {"200"},
         "instance": few["instance"],
         "job": {JOB},
         "outcome": {"created", "exists", "dead_letter", "retry", "action_required"},
