@@ -56,7 +56,7 @@ def config(tmp_path: Path) -> str:
 
 
 def test_a_good_file_is_shown(config: str) -> None:
-    """Windows, routes in order with the default last, and silences with whether they hold now."""
+    """Windows, routes in order with the default last, and silences with whether they are active now."""
     result = run("check", config)
     assert (result.exit_code, result.stderr) == (0, "")
     lines = [line.split("  ") for line in result.stdout.splitlines()]
@@ -77,7 +77,7 @@ def test_a_good_file_is_shown(config: str) -> None:
 
 
 def test_a_good_file_as_json_is_the_whole_configuration(config: str) -> None:
-    """Defaults are filled in, in the words of the file."""
+    """Every default is written out, with the keys of the file."""
     found = json.loads(run("check", config, "-o", "json").stdout)
     assert found["valid"]
     assert found["config"]["routes"][1]["namespace"] == "infra"
@@ -256,7 +256,7 @@ def test_a_wrong_setting_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_help_loads_no_client_library() -> None:
-    """`stormfold --help` answers at once: what takes long to import is left to the commands that need it."""
+    """Modules that take long to import are left to the commands that need them."""
     heavy = "aiohttp aiokafka faust kubernetes msgspec pydantic redis structlog uvloop"
     code = f"import sys, stormfold.cli; sys.exit(', '.join(sys.modules.keys() & set('{heavy}'.split())) or 0)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -274,7 +274,7 @@ def test_a_closed_pipe_is_not_an_error(config: str) -> None:
 
 @given(ANYTHING)
 def test_safe_text_cannot_act_on_a_terminal(text: str) -> None:
-    """Nothing but printable characters is left, and what was printable stays as it is."""
+    """Only printable characters remain, and printable text is unchanged."""
     assert escape_unprintable(text).isprintable()
     assert escape_unprintable(escape_unprintable(text)) == escape_unprintable(text)
     assert not text.isprintable() or escape_unprintable(text) == text

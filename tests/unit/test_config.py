@@ -1,4 +1,4 @@
-"""The configuration file: what is good is read as meant, what is bad is refused with place, key and expectation."""
+"""Good configuration files are read completely; bad ones are refused with place, key and expectation."""
 
 from pathlib import Path
 

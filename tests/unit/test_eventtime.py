@@ -1,4 +1,4 @@
-"""Event time at intake and the horizon: rules 5 and 6."""
+"""Event time at intake, and the horizon."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +9,7 @@ EXACT = settings(deadline=None, max_examples=300, print_blob=True)
 
 LIMIT = 900_000
 MARK = 1_000
-"""How often a live intake writes its marks (ms)."""
+"""Interval of the marks of a running intake (ms)."""
 
 readings = st.lists(
     st.one_of(

@@ -1,4 +1,4 @@
-"""Every format as its senders write it, how formats are recognized, and the reasons of refusals."""
+"""Every format as its senders write it, and the reasons for which other records are refused."""
 
 import base64
 import json
@@ -29,7 +29,7 @@ binary_headers: Headers = [("ce_specversion", b"1.0"), ("ce_id", b"1"), ("conten
 
 
 class Seen(NamedTuple):
-    """What matters of an alert."""
+    """The parts of an alert that tests compare."""
 
     labels: dict[str, str]
     summary: str | None = None
@@ -51,12 +51,12 @@ def seen(alerts: list[Alert]) -> list[Seen]:
 
 
 def read(value: Any, headers: Headers | None = None, now: int = NOW) -> list[Alert]:
-    """`parse` of a value, given as JSON or as what becomes JSON."""
+    """`parse` of a value, given as JSON or as an object that is encoded."""
     return parse(value if isinstance(value, bytes) else json.dumps(value).encode(), headers or [], now)
 
 
 def refusal(value: Any, headers: Headers | None = None) -> str:
-    """Returns the reason for which a record is refused."""
+    """The reason for which a record is refused."""
     with pytest.raises(Poison) as caught:
         read(value, headers)
     return str(caught.value)

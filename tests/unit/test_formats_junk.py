@@ -1,4 +1,4 @@
-"""Whatever stands in a record: alerts or `Poison` with a short reason, and soon."""
+"""Any record is alerts or `Poison` with a short reason, in bounded time."""
 
 import json
 import time

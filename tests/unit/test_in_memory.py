@@ -1,4 +1,4 @@
-"""Folding and closing in memory, against the plain model: whatever order alerts come in, and whenever it looks."""
+"""Folding and closing in memory agree with the plain model, for any order of alerts and any time of closing."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -19,7 +19,7 @@ EXACT = settings(deadline=None, max_examples=200, print_blob=True)
 @EXACT
 @given(aggregates)
 def test_an_aggregate_survives_its_manifest(one: Aggregate) -> None:
-    """The resource has everything that the aggregate holds, also after a trip through JSON."""
+    """The resource holds everything of the aggregate, also after a round trip through JSON."""
     assert from_manifest(to_manifest(one)) == one
     assert from_manifest(msgspec.json.decode(msgspec.json.encode(to_manifest(one)))) == one
 

@@ -1,4 +1,4 @@
-"""One poll of keyed records becomes rows: against a dict of alerts, with duplicates dropped by origin."""
+"""One poll of keyed records becomes rows, as in a dict of alerts, without duplicates of source positions."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -35,7 +35,7 @@ GROUP = strategies.GROUPS[0]
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Sent]:
-    """Alerts of two alerts partitions in two keyed ones: within a cell, origins ascend."""
+    """Alerts of two alerts partitions in two keyed ones: source positions ascend within a pair."""
     found = draw(st.lists(strategies.alerts(st.integers(0, 80)), max_size=40))
     following: dict[PartitionPair, SourcePosition] = {}
     result = []
@@ -70,14 +70,14 @@ def contents(rows: Iterable[Row]) -> dict[tuple[str, int], Content]:
 def merge(
     sent: Iterable[Sent], origins: dict[PartitionPair, SourcePosition] | None = None, floor: LatePolicy | None = None
 ) -> Merged:
-    """One poll, by a merger that has seen nothing."""
+    """One poll, by a new merger."""
     return Merger(WINDOWS).merge(log(sent), origins or {}, floor or LatePolicy())
 
 
 @EXACT
 @given(histories())
-def test_rows_are_the_model(sent: list[Sent]) -> None:
-    """A row per group and bucket, holding what a dict of the alerts holds; counts, due, group and newest fit."""
+def test_rows_agree_with_a_dict_of_alerts(sent: list[Sent]) -> None:
+    """There is a row for each group and bucket; counts, due, group and newest agree with it."""
     merged = merge(sent)
     assert contents(merged.rows) == plain.buckets([one.alert for one in sent], WINDOWS)
     assert len(merged.rows) == len({(row.group, row.start) for row in merged.rows})
@@ -92,8 +92,8 @@ def test_rows_are_the_model(sent: list[Sent]) -> None:
 
 @EXACT
 @given(histories(), st.randoms(use_true_random=False))
-def test_interleaving_is_of_no_matter(sent: list[Sent], random: Random) -> None:
-    """Alerts of different cells may meet in any order: origins only order those of the same cell."""
+def test_alerts_of_different_pairs_may_come_in_any_order(sent: list[Sent], random: Random) -> None:
+    """Source positions only order the alerts of one pair."""
     queues: dict[PartitionPair, list[Sent]] = {}
     for one in sent:
         queues.setdefault(one.cell, []).append(one)
@@ -109,8 +109,8 @@ def test_interleaving_is_of_no_matter(sent: list[Sent], random: Random) -> None:
 
 @EXACT
 @given(histories(), st.data())
-def test_splits_and_resends(sent: list[Sent], data: st.DataObject) -> None:
-    """Cut anywhere into polls, stretches sent again after a crash: each alert counts in the first poll it comes in."""
+def test_each_alert_counts_in_the_first_poll_that_has_it(sent: list[Sent], data: st.DataObject) -> None:
+    """The log is cut anywhere into polls, and parts are sent again after a crash."""
     merger = Merger(WINDOWS)
     origins: dict[PartitionPair, SourcePosition] = {}
     seen: dict[tuple[PartitionPair, SourcePosition], Sent] = {}
@@ -133,8 +133,8 @@ def test_splits_and_resends(sent: list[Sent], data: st.DataObject) -> None:
     assert origins == {one.cell: one.origin for one in sent}
 
 
-def test_duplicates_within_a_poll() -> None:
-    """An origin that is not newer than the newest of its cell is dropped, by offset first, then index."""
+def test_a_source_position_that_is_not_newer_is_a_duplicate() -> None:
+    """The offset decides first, then the index."""
     alert = Alert(bytes(8), GROUP, 5)
     cells = [(0, 0), (0, 1), (1, 0)]
     origins = [(7, 0), (7, 1), (8, 0), (7, 1), (8, 0), (7, 9), (8, 1)]
@@ -143,8 +143,8 @@ def test_duplicates_within_a_poll() -> None:
     assert merged.source_positions == dict.fromkeys(cells, (8, 1))
 
 
-def test_origins_of_other_partitions_do_not_count() -> None:
-    """Each partition pair is independent, and pairs in which nothing moved are left out."""
+def test_partition_pairs_are_independent() -> None:
+    """Pairs that did not move are left out."""
     alert = Alert(bytes(8), GROUP, 5)
     known = {(0, 0): (9, 0), (1, 1): (9, 0), (0, 1): (3, 3)}
     merged = merge([Sent(alert, (0, 0), (9, 0)), Sent(alert, (0, 1), (3, 4)), Sent(alert, (1, 0), (0, 0))], known)
@@ -189,13 +189,13 @@ def test_a_member_keeps_its_newest_status_and_that_it_ever_qualified(
     assert bool(flags & RESOLVED) == resolved
 
 
-class TestFloor:
+class TestLatePolicy:
     """Alerts that come before the watermark, or that a rebuild skips."""
 
     @EXACT
     @given(histories(), st.integers(0, 80))
-    def test_skip(self, sent: list[Sent], begin: int) -> None:
-        """What is before B is not folded but its origin is kept, so that its repetition is a duplicate."""
+    def test_an_alert_before_the_rebuild_is_not_folded(self, sent: list[Sent], begin: int) -> None:
+        """Its source position is kept, so its repetition is a duplicate."""
         merged = merge(sent, floor=LatePolicy(skip_before=begin))
         kept = [one.alert for one in sent if one.alert.time >= begin]
         assert contents(merged.rows) == plain.buckets(kept, WINDOWS)
@@ -204,8 +204,10 @@ class TestFloor:
 
     @EXACT
     @given(histories(), st.integers(0, 80), st.integers(0, 20))
-    def test_clamp(self, sent: list[Sent], watermark: int, grace: int) -> None:
-        """What is before the watermark counts at the horizon, as late; nothing else changes."""
+    def test_an_alert_before_the_watermark_counts_at_the_horizon_as_late(
+        self, sent: list[Sent], watermark: int, grace: int
+    ) -> None:
+        """Nothing else changes."""
         horizon = watermark + grace
         merged = merge(sent, floor=LatePolicy(watermark=watermark, horizon=horizon))
         moved = [
@@ -214,18 +216,18 @@ class TestFloor:
         assert contents(merged.rows) == plain.buckets(moved, WINDOWS)
         assert merged.alerts == len(sent)
 
-    def test_skipped_before_clamped(self) -> None:
-        """An alert before B is closed and published, it must not come back at the horizon."""
+    def test_an_alert_before_the_rebuild_is_not_moved_to_the_horizon(self) -> None:
+        """An alert before B is closed and published; it must not count again at the horizon."""
         sent = [Sent(Alert(bytes(8), GROUP, 5), (0, 0), (0, 0))]
         merged = merge(sent, floor=LatePolicy(skip_before=6, watermark=50, horizon=60))
         assert (merged.rows, merged.alerts, merged.skipped) == ([], 0, 1)
 
 
 class TestMarks:
-    """Marks of progress."""
+    """Marks."""
 
-    def test_newest_of_each_cell(self) -> None:
-        """Per keyed and alerts partition; an older one that comes later does not count."""
+    def test_the_newest_mark_of_each_pair_counts(self) -> None:
+        """An older one that comes later does not count."""
         logs = {
             0: [_marks(3, {0: 10, 1: 20}), _marks(3, {0: 12, 1: 19}), _marks(2, {0: 11})],
             4: [_marks(3, {2: 7})],
@@ -235,13 +237,13 @@ class TestMarks:
         assert merged.alerts_partitions == 3
         assert (merged.rows, merged.source_positions, merged.invalid, merged.newest) == ([], {}, 0, None)
 
-    def test_time_zero(self) -> None:
-        """The first millisecond of all is a mark like others."""
+    def test_a_mark_may_be_at_time_zero(self) -> None:
+        """The first millisecond of Unix time is a valid mark."""
         assert Merger(WINDOWS).merge({0: [_marks(1, {0: 0})]}, {}, LatePolicy()).marks == {(0, 0): 0}
 
     @pytest.mark.parametrize(("grace", "reached"), [(0, 100), (WINDOWS.grace, 100), (WINDOWS.grace + 7, 93), (999, 0)])
-    def test_of_another_grace(self, grace: int, reached: int) -> None:
-        """What follows a mark of a larger grace may be so much earlier; of a smaller one it is not."""
+    def test_a_mark_of_a_larger_grace_counts_as_earlier(self, grace: int, reached: int) -> None:
+        """Alerts after a mark of a larger grace may be earlier by the difference."""
         marks = Record(0, encode_marks(Marks(1, {0: 100}, grace)))
         assert Merger(WINDOWS).merge({0: [marks]}, {}, LatePolicy()).marks == {(0, 0): reached}
 
@@ -250,8 +252,8 @@ def _marks(partitions: int, progress: dict[int, int]) -> Record:
     return Record(0, encode_marks(Marks(partitions, progress)))
 
 
-class TestStrangers:
-    """Records that stormfold did not write are counted and change nothing, wherever they stand."""
+class TestForeignRecords:
+    """Records that stormfold did not write are counted and change nothing."""
 
     GOOD = Alert(bytes(8), GROUP, 5)
     HEAD_ONLY = GOOD.keyed(0, 0)[: HEAD.size]
@@ -277,7 +279,7 @@ class TestStrangers:
             b"\x02" + msgspec.msgpack.encode([1, {"a": 2}]),
         ],
     )
-    def test_counted(self, value: bytes | None) -> None:
+    def test_a_record_of_somebody_else_is_counted(self, value: bytes | None) -> None:
         """Alone or between alerts."""
         self._check(value)
 
@@ -297,15 +299,15 @@ class TestStrangers:
         ],
         ids=str,
     )
-    def test_bodies_that_nobody_could_close(self, changes: dict[str, object]) -> None:
-        """A body that decodes but holds what the closer can't read must not get into Redis."""
+    def test_a_body_that_cannot_be_closed_is_refused(self, changes: dict[str, object]) -> None:
+        """Values that the closer cannot read must not get into Redis."""
         body = msgspec.structs.replace(msgspec.msgpack.decode(self.GOOD.body(), type=Body), **changes)
         self._check(self.HEAD_ONLY + msgspec.msgpack.encode(body))
 
     @EXACT
     @given(st.binary(max_size=80))
-    def test_any_bytes(self, value: bytes) -> None:
-        """Nothing that can be written raises."""
+    def test_any_bytes_are_merged_or_counted(self, value: bytes) -> None:
+        """No value of a record raises."""
         Merger(WINDOWS).merge({0: [Record(0, value), Record(1, bytes([ALERT]) + value)]}, {}, LatePolicy())
 
     def _check(self, value: bytes | None) -> None:
@@ -317,8 +319,8 @@ class TestStrangers:
         assert merged.marks == {}
 
 
-def test_memo_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The memo of bodies is bounded; what it forgets is decoded again, and overflow groups keep their numbers."""
+def test_the_memo_of_bodies_is_limited_in_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropped bodies are decoded again, and overflow groups keep their numbers."""
     monkeypatch.setattr("stormfold.merge.MEMO_BYTES", 2_000)
     sent = [Sent(Alert(bytes([n % 5]) * 8, strategies.GROUPS[n % 3], n), (0, 0), (n, 0)) for n in range(30)]
     merger = Merger(WINDOWS)

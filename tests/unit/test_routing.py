@@ -1,4 +1,4 @@
-"""Matchers are read as Alertmanager reads them; routes, groups and silences follow from them."""
+"""Matchers are parsed as by Alertmanager; routes, groups and silences follow from them."""
 
 import json
 import string
@@ -20,7 +20,7 @@ from stormfold.routing import (
 )
 
 GOLDEN = [json.loads(line) for line in (Path(__file__).parent / "testdata" / "matchers.jsonl").read_text().splitlines()]
-"""What Alertmanager 0.28.1 (`matcher/parse`) makes of a text: name, operator, value of each matcher; null: refused."""
+"""A text and its matchers by Alertmanager 0.28.1 (`matcher/parse`): name, operator, value; null: refused."""
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 REGEX = st.sampled_from(["", "a|b", "api-.*", "(?i)x", r"\d+", 'say "x"', "line\nbreak", "é{1,2}", r"\pL"])
@@ -45,7 +45,7 @@ def test_matchers_are_parsed_as_by_alertmanager(text: str, wanted: list[list[str
 
 @given(st.lists(matchers(), max_size=4), st.booleans(), st.booleans())
 def test_rendered_matchers_read_back(wanted: list[Matcher], braces: bool, comma: bool) -> None:
-    """Whatever their names and values hold, matchers written out are the same when read."""
+    """Names and values may hold any text."""
     text = ", ".join(map(str, wanted)) + ("," if comma and wanted else "")
     assert parse_matchers(f"{{{text}}}" if braces else text) == tuple(wanted)
 
@@ -106,7 +106,7 @@ def test_an_absent_label_is_an_empty_one(operator: str, value: str, labels: dict
 
 
 def test_no_pattern_takes_exponential_time() -> None:
-    """A pattern that backtracks without end elsewhere is decided at once."""
+    """A pattern that backtracks without end in other engines takes milliseconds."""
     assert not parse_matchers("a=~(x+x+)+y")[0].matches({"a": "x" * 50_000})
 
 
@@ -149,7 +149,7 @@ def test_a_silence_applies_from_its_start_until_before_its_end(
 
 
 def test_bare_names_stay_bare() -> None:
-    """Only names that need quotes get them, so that what people wrote is recognised."""
+    """Only names that need quotes get them, so matchers look as they were written."""
     allowed = string.ascii_letters + string.digits + "_.:/-éß🙂"
     assert str(Matcher(allowed, "=", "x")) == f'{allowed}="x"'
     assert str(Matcher("a b", "!~", 'x\n"')) == '"a b"!~"x\\n\\""'

@@ -1,4 +1,4 @@
-"""What an alert's labels decide, worked out once: keyed form, silences, memo."""
+"""Keyed alerts: everything that follows from labels, silences, and the memo."""
 
 import json
 from dataclasses import replace
@@ -153,7 +153,7 @@ def test_one_of_several_silences_is_enough_if_all_its_matchers_match() -> None:
 
 
 class TestRecords:
-    """`parse`: a record whole, or none of it."""
+    """A record is parsed as a whole or refused."""
 
     def test_alerts_of_a_record_keep_order_status_and_repetitions(self) -> None:
         alerts = [

@@ -26,7 +26,7 @@ words = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=1200)
 
 
 def _long(characters: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    """Texts of every length up to more than the whole example may have."""
+    """Texts of every length, some longer than the whole example may be."""
     some = st.text(characters, min_size=1, max_size=20)
     return st.builds(lambda text, size: (text * size)[:size], some, st.integers(1, 1_200))
 
@@ -114,7 +114,7 @@ def _with(entries: tuple[AffectedResource, ...]) -> Aggregate:
 @EXACT
 @given(st.lists(strategies.alerts(st.integers(0, 300)), min_size=1, max_size=40), strategies.windows())
 def test_fold_agrees_with_the_plain_model(alerts: list[plain.Alert], windows: Windows) -> None:
-    """Bucket by bucket or all alerts at once: the same storms."""
+    """Bucket by bucket gives the same aggregates as all alerts at once."""
     found = {}
     for _, part, details in _parts(alerts, windows):
         one = storm.fold_segment(part, details, windows.gap, 1_000)
@@ -140,7 +140,7 @@ def test_the_class_follows_from_thresholds_and_silence(
 
 
 def test_resolved_alerts_make_no_storm() -> None:
-    """A wave of resolutions is not a storm, but its resources and alerts are listed."""
+    """A wave of resolutions is not a storm, but its resources and alerts are counted."""
     meta = GroupMeta("default", {"alertname": "A"}, "storms", False, 2, 2)
     wave = [
         plain.Alert(bytes(7) + bytes([n]), meta, 1_000 + n, resolved=True, resource=Resource("Pod", "a", str(n)))
@@ -226,7 +226,7 @@ def only(alerts: list[plain.Alert], max_resources: int = 1_000, truncated: bool 
 
 
 def _parts(alerts: list[plain.Alert], windows: Windows) -> Iterator[tuple[str, Segment, list[BucketDetail]]]:
-    """Each group's segments, with what their buckets hold."""
+    """Each group's segments, with the details of their buckets."""
     held = plain.buckets(alerts, windows)
     for id_ in {alert.group for alert in alerts}:
         buckets = [Bucket(start, c.alerts, c.first, c.last) for (g, start), c in held.items() if g == id_]

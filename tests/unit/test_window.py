@@ -1,4 +1,4 @@
-"""Windows, against a plain model that knows nothing of buckets: sorted alert times, split and cut."""
+"""Windows agree with a plain model without buckets: sorted alert times, split and cut."""
 
 from collections import Counter
 from itertools import pairwise
@@ -18,12 +18,12 @@ EXACT = settings(deadline=None, max_examples=200, print_blob=True)
 
 Times = tuple[Windows, list[int]]
 History = tuple[Windows, list[tuple[int, int]], list[int]]
-"""Windows, alerts as (step at which one comes, time), and the watermark of each step."""
+"""Windows, alerts as (step of arrival, time), and the watermark of each step."""
 
 
 @st.composite
 def cases(draw: st.DrawFn) -> Times:
-    """Windows, and times whose distances are mostly around the gap: that is where runs are decided."""
+    """Windows, and times whose distances are mostly around the gap, where sessions are decided."""
     windows = draw(strategies.windows())
     near = st.one_of(
         st.integers(0, windows.gap), st.integers(windows.gap - 1, windows.gap + 1), st.integers(0, 3 * windows.gap)
@@ -38,12 +38,12 @@ def cases(draw: st.DrawFn) -> Times:
 
 
 def model(times: list[int], windows: Windows) -> list[Part[int]]:
-    """What should come of alerts at these times."""
+    """The segments that alerts at these times must become."""
     return parts(times, windows, lambda time: time)
 
 
 def buckets_of(times: list[int], windows: Windows) -> list[Bucket]:
-    """The same alerts as Redis keeps them."""
+    """The same alerts in buckets, as in Redis."""
     inside: dict[int, list[int]] = {}
     for time in times:
         inside.setdefault(windows.bucket(time), []).append(time)
@@ -61,7 +61,7 @@ def seen(segment: Segment, times: list[int], windows: Windows) -> Part[int]:
 @EXACT
 @given(cases())
 def test_segments_agree_with_the_plain_model(case: Times) -> None:
-    """Buckets lose nothing: runs, cuts, reasons and due times are those of the single alerts."""
+    """Sessions, cuts, reasons and due times are those of the single alerts."""
     windows, times = case
     assert [seen(part, times, windows) for part in segments(buckets_of(times, windows), windows)] == model(
         times, windows
@@ -81,7 +81,7 @@ def test_the_order_of_buckets_does_not_matter(case: Times, random: Random) -> No
 @EXACT
 @given(cases())
 def test_a_segment_is_at_most_one_and_a_half_slices_long(case: Times) -> None:
-    """Due times ascend and lie after the last alert, no storm outlasts 1.5 slices, none starts twice."""
+    """Due times ascend and are after the last alert, and no segment starts twice."""
     windows, times = case
     parts = segments(buckets_of(times, windows), windows)
     assert all(a.due < b.due for a, b in pairwise(parts))
@@ -114,7 +114,7 @@ def close(
 
 
 def _last_step(time: int, watermarks: list[int]) -> int:
-    """The last step at whose beginning (the watermark of the step before) an alert of that time may still come."""
+    """The last step at which an alert of that time may still come, by the watermark of the step before."""
     return sum(watermark <= time for watermark in watermarks)
 
 
@@ -130,7 +130,7 @@ def histories(draw: st.DrawFn) -> History:
 @EXACT
 @given(histories())
 def test_closing_step_by_step_gives_the_same_segments(history: History) -> None:
-    """However the watermark moves, and in whatever order alerts come, storms are those of all alerts at once."""
+    """For any moves of the watermark and any order of alerts, the segments are those of all alerts at once."""
     windows, arrivals, watermarks = history
     assert sorted(close(arrivals, watermarks, windows)) == model([time for _, time in arrivals], windows)
 
@@ -138,7 +138,7 @@ def test_closing_step_by_step_gives_the_same_segments(history: History) -> None:
 @EXACT
 @given(histories(), st.data())
 def test_a_rebuild_gives_the_same_segments_from_c_on(history: History, data: st.DataObject) -> None:
-    """From B on, without what came before it, every storm from C on is found again, closed step by step or at once."""
+    """Alerts before B are missing; the rest is closed step by step or at once."""
     windows, arrivals, watermarks = history
     times = [time for _, time in arrivals]
     closed = data.draw(st.integers(0, (times[-1] + 4 * windows.slice_length) // windows.gap)) * windows.gap
@@ -153,7 +153,7 @@ def test_a_rebuild_gives_the_same_segments_from_c_on(history: History, data: st.
 @EXACT
 @given(histories())
 def test_every_segment_before_c_is_closed(history: History) -> None:
-    """Whatever has come after the watermark: storms that begin before C are final, and C never goes back."""
+    """C never goes back, whatever has arrived after the watermark."""
     windows, arrivals, watermarks = history
     storms = model([time for _, time in arrivals], windows)
     version, before = StateVersion(1, windows, 1, None), 0
@@ -172,7 +172,7 @@ def test_every_segment_before_c_is_closed(history: History) -> None:
 @EXACT
 @given(cases(), st.data())
 def test_first_due_is_a_lower_bound(case: Times, data: st.DataObject) -> None:
-    """A group's due, set when a bucket becomes its earliest, is never after the time its first storm is final."""
+    """It is set when a bucket becomes the earliest of its group."""
     windows, times = case
     order = data.draw(st.permutations(times))
     closed = data.draw(st.integers(0, times[-1] + windows.slice_length)) // windows.gap * windows.gap
