@@ -65,17 +65,17 @@ class _Chunk:
     start_unknown: int = 0
     severity_unknown: int = 0
 
-    def count(self, parsed: list[tuple[Keyed, Alert]], event_time: int) -> None:
-        """Counts what is notable about the alerts of a record."""
-        self.skipped += not parsed
-        for keyed, alert in parsed:
-            start = alert.starts_at
-            if start is None or start > event_time:
-                self.start_unknown += 1
-            elif event_time - start > keyed.new_for:
-                self.old += 1
-            if not keyed.series.severity.known:
-                self.severity_unknown += 1
+    def lacks_news(self, keyed: Keyed, alert: Alert, event_time: int) -> bool:
+        """The opposite of `keyed.is_news`; also counts old alerts, and unknown beginnings and severities."""
+        if not keyed.series.severity.known:
+            self.severity_unknown += 1
+        start = alert.starts_at
+        if start is None or start > event_time:
+            self.start_unknown += 1
+        elif event_time - start > keyed.new_for:
+            self.old += 1
+            return True
+        return not keyed.severe
 
     def finish(self, partition: int, progress: Progress, last: Record, alerts: int) -> Self:
         """Records how far the chunk goes in a partition, and its number of alerts in all partitions."""
@@ -201,11 +201,12 @@ class Intake:
                 offset = base + record.offset
                 for index, (keyed, alert) in enumerate(parsed):
                     body = keyed.body_at(event_time) if keyed.silences else keyed.body
-                    old = not keyed.is_news(alert.starts_at, event_time)
-                    value = encode_alert(body, event_time, alert.resolved, late, partition, offset, index, old)
+                    no_news = chunk.lacks_news(keyed, alert, event_time)
+                    value = encode_alert(body, event_time, alert.resolved, late, partition, offset, index, no_news)
                     outgoing[keyed.number % partitions].append((keyed.key, value))
-                chunk.count(parsed, event_time)
                 alerts += len(parsed)
+                if not parsed:
+                    chunk.skipped += 1
                 if late:
                     chunk.late += len(parsed)
                 if alerts >= MAX_ALERTS_PER_CHUNK:
