@@ -6,8 +6,10 @@ import tracemalloc
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from stormfold.formats.expression import EVALUATION_ERRORS, Expression, ExpressionError
+from stormfold.formats.expression import EVALUATION_ERRORS, Expression, ExpressionError, to_text
 
 SIZE = 250_000
 """Bytes of a large record."""
@@ -119,3 +121,28 @@ def test_an_expression_that_copies_takes_bounded_time_and_memory(text: str) -> N
         assert tracemalloc.get_traced_memory()[1] < 200 * SIZE
     finally:
         tracemalloc.stop()
+
+
+PIECES = st.sampled_from(
+    ["a", "b", '"c d"', "'x'", "`1`", "`[1,{}]`", "@", ".", "[", "]", "[]", "[*]", "[?", "[0]", "[::2]", "[::0]", "*",
+     "{", "}", "(", ")", "|", "||", "&&", "!", "==", "<", ",", ":", "&", "to_string(", "join(", "sort_by(", "map(",
+     "split(", "from_items(", "from_json(", "max_by(", "sum(", " ", "$", "\\", "`"]
+)  # fmt: skip
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from("ab"), inner, max_size=2),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None, max_examples=500)
+@given(st.lists(PIECES, max_size=14).map("".join) | st.text(max_size=10), values)
+def test_any_text_is_an_expression_or_refused(text: str, value: object) -> None:
+    """And an expression gives a result, or one of the errors that mappings expect."""
+    try:
+        expression = Expression(text)
+    except ExpressionError as error:
+        assert "\n" not in str(error)
+        return
+    with contextlib.suppress(*EVALUATION_ERRORS):
+        to_text(expression(value))

@@ -179,6 +179,12 @@ def test_a_label_of_its_own_name_wins_over_all_labels_unless_it_is_empty() -> No
     assert only(both, {"name": "A", "labels": "text"}) == {"alertname": "A"}
 
 
+def test_a_label_whose_condition_does_not_hold_is_absent() -> None:
+    """`a == 'x' && b` is false then, which is not a value; a field that is false is one among all labels."""
+    both = mapping(labels={"...": "labels", "alertname": "name", "cluster": "name == 'B' && 'b'", "zero": "`0`"})
+    assert only(both, {"name": "A", "labels": {"canary": False}}) == {"alertname": "A", "canary": "false", "zero": "0"}
+
+
 def test_an_item_sees_the_small_fields_around_it() -> None:
     """Under `parent`, the innermost first."""
     nested = mapping(

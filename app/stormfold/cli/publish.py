@@ -16,9 +16,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from stormfold.cli.alert_file import Record, read
+from stormfold.config import load
 from stormfold.decoding import Poison
 from stormfold.errors import ActionRequired
 from stormfold.formats import parse
+from stormfold.formats.mappings import Mappings
 from stormfold.kafka.producer import Producer, ProducerRecord
 from stormfold.kafka.topics import partitions_of
 from stormfold.settings import Settings
@@ -46,10 +48,11 @@ def command(file: BinaryIO, force: bool) -> None:
     """Publish the alerts in FILE, or those on standard input for `-`.
 
     FILE is one JSON document, or one per line, in any supported format: Alertmanager webhooks, lists of alerts, single
-    alerts, Kubernetes Events, CloudEvents. Each document becomes a record, a long list several. The whole file is
-    checked before anything is published.
+    alerts, Kubernetes Events, CloudEvents, records that a mapping reads. Each document becomes a record, a long list
+    several. The whole file is checked before anything is published.
     """
     settings = Settings()
+    mappings = Mappings(load(settings.config).mappings)
     name = "standard input" if file is click.get_binary_stream("stdin") else click.format_filename(file.name)
     with ExitStack() as stack:
         if not file.seekable():
@@ -66,7 +69,7 @@ def command(file: BinaryIO, force: bool) -> None:
             file.seek(0)
             return read(progress.wrap_file(file, size, description=description), name)
 
-        alerts, errors = _check(records("Checking"))
+        alerts, errors = _check(records("Checking"), mappings)
         for line, reason in errors[:MAX_ERRORS]:
             click.echo(f"{name}:{line}: cannot be parsed: {escape_unprintable(reason)}", err=True)
         if len(errors) > MAX_ERRORS:
@@ -80,13 +83,13 @@ def command(file: BinaryIO, force: bool) -> None:
     click.echo(f"{pluralize(alerts, 'alert')} in {pluralize(sent, 'record')} published to {settings.alerts_topic}")
 
 
-def _check(records: Iterable[Record]) -> tuple[int, list[tuple[int, str]]]:
+def _check(records: Iterable[Record], mappings: Mappings) -> tuple[int, list[tuple[int, str]]]:
     """Returns the number of alerts, and line and reason of each record that cannot be parsed."""
     now = round(time.time() * 1000)
     alerts, errors = 0, []
     for record in records:
         try:
-            alerts += len(parse(record.value, [], now))
+            alerts += len(parse(record.value, [], now, mappings))
         except Poison as reason:
             errors.append((record.line, str(reason)))
     return alerts, errors

@@ -184,7 +184,7 @@ def _result(
 
 
 def _strings(key: str, expressions: Iterable[tuple[str, Expression]], item: Json) -> dict[str, str]:
-    """The texts that expressions give by name, without the empty ones."""
+    """The texts that expressions give by name, without those that are not true: `a == 'x' && b` is false or b."""
     every: dict[str, str] = {}
     named: dict[str, str] = {}
     for name, expression in expressions:
@@ -193,7 +193,9 @@ def _strings(key: str, expressions: Iterable[tuple[str, Expression]], item: Json
             if isinstance(entries, dict):
                 every |= {inner: _result(key, to_text, value) for inner, value in entries.items()}
         else:
-            named[name] = _result(f"{key}.{name}", expression, item, to_text)
+            named[name] = _result(
+                f"{key}.{name}", expression, item, lambda found: to_text(found) if is_true(found) else ""
+            )
     return {name: text for texts in (every, named) for name, text in texts.items() if name and text}
 
 

@@ -130,6 +130,15 @@ async def test_nothing_is_published_if_a_record_is_poison(topics: Settings) -> N
     assert sorted(await _published(topics)) == sorted(content.split(b"\n"))
 
 
+async def test_a_record_of_the_configured_mapping_is_published(topics: Settings, tmp_path: Path) -> None:
+    """The configuration of the environment says which records can be read."""
+    config = tmp_path / "stormfold.yaml"
+    config.write_text("mappings: [{name: mine, when: temperature, labels: {alertname: \"'TooHot'\"}}]\n")
+    settings = topics.model_copy(update={"config": config})
+    result = await asyncio.to_thread(_publish, settings, "-", stdin=b'{"temperature": 20}')
+    assert result.stdout == f"1 alert in 1 record published to {topics.alerts_topic}\n"
+
+
 async def test_invalid_json_in_any_line_prevents_publishing(topics: Settings) -> None:
     """Also in the last line, and also with `--force`."""
     result = await asyncio.to_thread(_publish, topics, "-", "--force", stdin=json.dumps(ALERT).encode() + b"\n{")
