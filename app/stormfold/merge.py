@@ -36,7 +36,7 @@ MEMBER_FLAGS = tuple(flags & RESOLVED | (0 if flags & STATUS else QUALIFIED) for
 MEMO_BYTES = 64 * 1024 * 1024
 """Bytes of decoded bodies that are kept, some 40,000 usual ones; above it, all of them are dropped."""
 KNOWN_BYTES = 500
-"""Bytes that a kept body takes besides its own, which are there twice: objects, and its place in a table."""
+"""Bytes that a kept body takes in addition to twice its own: objects, and its place in a table."""
 IDENTITY = 11
 """Bytes of a packed body up to the end of its fingerprint."""
 

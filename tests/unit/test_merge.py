@@ -40,10 +40,10 @@ def histories(draw: st.DrawFn) -> list[Sent]:
     following: dict[PartitionPair, SourcePosition] = {}
     result = []
     for alert in found:
-        cell = (draw(st.integers(0, 1)), draw(st.integers(0, 1)))
-        offset, index = following.get(cell, (0, 0))
-        following[cell] = draw(st.sampled_from([(offset, index + 1), (offset + 1, 0), (offset + 7, 0)]))
-        result.append(Sent(alert, cell, (offset, index)))
+        pair = (draw(st.integers(0, 1)), draw(st.integers(0, 1)))
+        offset, index = following.get(pair, (0, 0))
+        following[pair] = draw(st.sampled_from([(offset, index + 1), (offset + 1, 0), (offset + 7, 0)]))
+        result.append(Sent(alert, pair, (offset, index)))
     return result
 
 
@@ -96,11 +96,11 @@ def test_alerts_of_different_pairs_may_come_in_any_order(sent: list[Sent], rando
     """Source positions only order the alerts of one pair."""
     queues: dict[PartitionPair, list[Sent]] = {}
     for one in sent:
-        queues.setdefault(one.cell, []).append(one)
+        queues.setdefault(one.pair, []).append(one)
     other = []
     while queues:
-        cell = random.choice(sorted(queues))
-        other.append(queues[cell].pop(0))
+        pair = random.choice(sorted(queues))
+        other.append(queues[pair].pop(0))
         queues = {key: left for key, left in queues.items() if left}
     first, second = merge(sent), merge(other)
     assert contents(first.rows) == contents(second.rows)
@@ -121,7 +121,7 @@ def test_each_alert_counts_in_the_first_poll_that_has_it(sent: list[Sent], data:
         poll = [one._replace(alert=replace(one.alert, time=one.alert.time + 1)) for one in sent[resent_from:at]]
         poll += sent[at:end]
         merged = merger.merge(log(poll), origins, LatePolicy())
-        new = {(one.cell, one.origin): one for one in poll if (one.cell, one.origin) not in seen}
+        new = {(one.pair, one.source): one for one in poll if (one.pair, one.source) not in seen}
         assert contents(merged.rows) == plain.buckets([one.alert for one in new.values()], WINDOWS)
         assert merged.duplicates == len(poll) - len(new)
         seen |= new
@@ -129,18 +129,18 @@ def test_each_alert_counts_in_the_first_poll_that_has_it(sent: list[Sent], data:
         total += merged.alerts
         at = end
     assert total == len(sent)
-    assert [seen[one.cell, one.origin] for one in sent] == sent
-    assert origins == {one.cell: one.origin for one in sent}
+    assert [seen[one.pair, one.source] for one in sent] == sent
+    assert origins == {one.pair: one.source for one in sent}
 
 
 def test_a_source_position_that_is_not_newer_is_a_duplicate() -> None:
     """The offset decides first, then the index."""
     alert = Alert(bytes(8), GROUP, 5)
-    cells = [(0, 0), (0, 1), (1, 0)]
+    pairs = [(0, 0), (0, 1), (1, 0)]
     origins = [(7, 0), (7, 1), (8, 0), (7, 1), (8, 0), (7, 9), (8, 1)]
-    merged = merge([Sent(alert, cell, origin) for cell in cells for origin in origins])
+    merged = merge([Sent(alert, pair, origin) for pair in pairs for origin in origins])
     assert (merged.alerts, merged.duplicates) == (4 * 3, 3 * 3)
-    assert merged.source_positions == dict.fromkeys(cells, (8, 1))
+    assert merged.source_positions == dict.fromkeys(pairs, (8, 1))
 
 
 def test_partition_pairs_are_independent() -> None:
@@ -200,7 +200,7 @@ class TestLatePolicy:
         kept = [one.alert for one in sent if one.alert.time >= begin]
         assert contents(merged.rows) == plain.buckets(kept, WINDOWS)
         assert (merged.alerts, merged.skipped) == (len(kept), len(sent) - len(kept))
-        assert merged.source_positions == {one.cell: one.origin for one in sent}
+        assert merged.source_positions == {one.pair: one.source for one in sent}
 
     @EXACT
     @given(histories(), st.integers(0, 80), st.integers(0, 20))

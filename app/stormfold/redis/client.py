@@ -1,4 +1,4 @@
-"""How to reach Redis: one connection pool from the settings, with credentials and TLS as given."""
+"""The client of Redis: one connection pool from the settings, with credentials and TLS."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -49,7 +49,7 @@ class _LocalConnection(_Interruptible, UnixDomainSocketConnection):
 
 
 class _EncryptedConnection(_Interruptible, Connection):
-    """What redis-py's own `SSLConnection` is not: it follows its files, as Kafka's connections do."""
+    """Reads renewed TLS files, as Kafka's connections do; redis-py's own `SSLConnection` does not."""
 
     def __init__(self, tls: ReloadingSSLContext, **options: Any) -> None:
         super().__init__(**options)

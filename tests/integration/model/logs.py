@@ -21,8 +21,8 @@ class Sent(NamedTuple):
     """An alert, and where it came from."""
 
     alert: Alert
-    cell: PartitionPair
-    origin: SourcePosition
+    pair: PartitionPair
+    source: SourcePosition
 
 
 def log(sent: Iterable[Sent]) -> dict[int, list[Record]]:

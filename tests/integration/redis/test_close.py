@@ -59,9 +59,9 @@ class TestClaim:
     async def test_the_horizon_never_goes_back(self, store: Store) -> None:
         """All calls return the latest horizon that any closer derived."""
         await start(store)
-        for seen, stands in ((NOW, NOW), (NOW + 9, NOW + 9), (NOW + 5, NOW + 9), (None, NOW + 9)):
+        for seen, expected in ((NOW, NOW), (NOW + 9, NOW + 9), (NOW + 5, NOW + 9), (None, NOW + 9)):
             clock, _ = await claim(store, seen)
-            assert clock == Clock(stands, 0, None)
+            assert clock == Clock(expected, 0, None)
         assert await Folder(store)([]) == Clock(NOW + 9, 0, None)
         assert await store.clock(VERSION) == Clock(NOW + 9, 0, None)
 
@@ -70,9 +70,9 @@ class TestClaim:
         await start(store)
         marks = {"0:0": NOW + 50, "1:0": NOW + 70, "h": NOW + 10, "n": NOW + 99, "b": NOW + 99}
         await store.redis.hset(store.keys.of(1).marks, mapping=marks)
-        for seen, min_marks, stands in ((60, 2, 10), (50, 3, 10), (50, 2, 50), (70, 1, 70), (80, 1, 70)):
+        for seen, min_marks, expected in ((60, 2, 10), (50, 3, 10), (50, 2, 50), (70, 1, 70), (80, 1, 70)):
             clock, _ = await claim(store, NOW + seen, min_marks=min_marks)
-            assert clock.horizon == NOW + stands
+            assert clock.horizon == NOW + expected
 
     async def test_a_group_is_claimed_when_the_watermark_reaches_its_due_time(self, store: Store) -> None:
         """The watermark, not the horizon."""
@@ -187,9 +187,9 @@ class TestComplete:
         _, (mine,) = await claim(store, END)
         assert await store.complete(VERSION, "me", [delete(mine)]) == [True]
         after = await everything(redis)
-        positions, origins = store.keys.of(1).positions.encode(), store.keys.of(1).source_positions.encode()
+        positions, sources = store.keys.of(1).positions.encode(), store.keys.of(1).source_positions.encode()
         assert after.pop(positions) != before.pop(positions)
-        assert after.pop(origins)
+        assert after.pop(sources)
         assert after == before
 
     async def test_a_completion_sent_again_does_nothing(self, store: Store, redis: Redis) -> None:

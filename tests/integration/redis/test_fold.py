@@ -157,7 +157,18 @@ class TestCompareAndSet:
         assert sum(one.alerts for one in (await contents(store)).values()) == folded == 1
 
 
-KEYS = ["positions", "source_positions", "marks", "due", "open", "epoch", "group", "bucket", "new group", "new bucket"]
+KEYS = [
+    "positions",
+    "source_positions",
+    "marks",
+    "due",
+    "open",
+    "state version",
+    "group",
+    "bucket",
+    "new group",
+    "new bucket",
+]
 
 
 @pytest.mark.parametrize("which", KEYS)
@@ -168,7 +179,7 @@ async def test_a_key_of_a_wrong_type_fails_the_call_before_it_writes(store: Stor
     names = store.keys.of(1)
     fresh = alert(9, 25, meta=THIRD)
     key = {
-        "epoch": store.keys.state_version,
+        "state version": store.keys.state_version,
         "group": names.group + alert(1, 3).group,
         "bucket": f"{names.bucket}{alert(1, 3).group}:{NOW}",
         "new group": names.group + fresh.group,

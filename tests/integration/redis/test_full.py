@@ -88,7 +88,7 @@ async def test_a_full_redis_refuses_fold_but_not_close(store: Store, redis: Redi
 
 READS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "load": lambda store: store.load(),
-    "epoch": lambda store: store.version(),
+    "version": lambda store: store.version(),
     "clock": lambda store: store.clock(VERSION),
     "marks": lambda store: store.marks(VERSION),
     "open_buckets": lambda store: store.open_buckets(VERSION),
