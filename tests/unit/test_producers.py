@@ -148,6 +148,7 @@ def test_a_severity_next_to_the_labels_counts_if_they_have_none() -> None:
         "reason": "ValidationFailed", "message": "m", "metadata": {"kustomize.toolkit.fluxcd.io/revision": "main/731f"},
     }  # fmt: skip
     assert outcome(flux)[:2] == ("Kustomization/apps/webapp", "error")
+    assert outcome({**flux, "severity": 3, "type": "Normal"}).severity == "info"
     assert outcome({**plain(), "severity": "critical"}).severity == "critical"
     assert outcome({**plain(severity="info"), "severity": "critical"}).severity == "info"
 

@@ -124,7 +124,7 @@ def _parse_envelope(value: bytes, now: int, mappings: Mappings) -> list[Alert]:
         return _prefixed("data", partial(alertmanager.parse_api_v1, now=now), members)
     if data.startswith(b"{"):
         keys = decode_json(_members, data).keys()
-        if is_answer and "alerts" in keys:
+        if "alerts" in keys:
             return _prefixed("data", partial(alertmanager.parse_rule_alerts, now=now), members)
         if "@timestamp" in members and members.keys() <= event_recorder.KEYS and len(keys) == 1:
             return _prefixed("data", event_recorder.parse_data, members)

@@ -42,7 +42,7 @@ class _Event(msgspec.Struct, gc=False, rename="camel"):
     involved_object: _Object | None = None
     regarding: _Object | None = None
     type: str | None = None
-    severity: str | None = None
+    severity: Any = None
     reason: str | None = None
     message: str | None = None
     note: str | None = None
@@ -96,7 +96,7 @@ def _to_alert(event: _Event) -> Alert:
         ("object_kind", "" if label else kind),
         (label or "object_name", name),
         ("alertname", event.reason),
-        ("severity", event.severity or {"Warning": "warning", "Normal": "info"}.get(event.type or "", event.type)),
+        ("severity", _severity(event)),
         ("namespace", namespace if kind != "Namespace" else name),
         ("cluster", event.cluster_name),
         (
@@ -111,6 +111,12 @@ def _to_alert(event: _Event) -> Alert:
         starts_at=_start(event),
         about=Resource(kind, namespace, name) if kind and name else None,
     )
+
+
+def _severity(event: _Event) -> str | None:
+    if isinstance(event.severity, str) and event.severity:
+        return event.severity
+    return {"Warning": "warning", "Normal": "info"}.get(event.type or "", event.type)
 
 
 def _namespace(event: _Event, about: _Object) -> str:
