@@ -94,12 +94,12 @@ async def audit(settings: Settings, config: Config, store: Store, wait: float = 
         audit = _Audit(settings, config, store, reader)
         while True:
             unread = await audit.wait_folded(deadline)
-            ends = await reader.ends(settings.alerts_topic)
+            ends = await reader.end_offsets(settings.alerts_topic)
             report = await audit.count(unread)
             if report.balanced or time.monotonic() >= deadline:
                 return report
             # If alerts arrived or groups were closed during the count, count again.
-            unchanged = ends == await reader.ends(settings.alerts_topic) and not await audit.closing()
+            unchanged = ends == await reader.end_offsets(settings.alerts_topic) and not await audit.closing()
             if unchanged and unread == 0:
                 return report
 
@@ -118,14 +118,14 @@ class _Audit:
 
     async def closing(self) -> bool:
         """Whether aggregates are being published right now: the last count may have seen half of that."""
-        before = await self._reader.ends(self._settings.storms_topic)
+        before = await self._reader.end_offsets(self._settings.storms_topic)
         await asyncio.sleep(POLL_INTERVAL)
-        return before != await self._reader.ends(self._settings.storms_topic)
+        return before != await self._reader.end_offsets(self._settings.storms_topic)
 
     async def wait_folded(self, deadline: float) -> int:
         """Waits until what is in `alerts` now is folded; returns the number of records that are not."""
         for topic, positions in ((self._settings.alerts_topic, self._read), (self._settings.keyed_topic, self._folded)):
-            ends = await self._reader.ends(topic)
+            ends = await self._reader.end_offsets(topic)
             while unread := _behind(await positions(), ends):
                 if time.monotonic() >= deadline:
                     return unread
@@ -134,7 +134,7 @@ class _Audit:
 
     async def count(self, unread: int) -> AuditReport:
         open_now = await self._open()
-        begins = await self._reader.begins(self._settings.alerts_topic)
+        begins = await self._reader.beginning_offsets(self._settings.alerts_topic)
         alerts = await self._count_alerts()
         dead_letters, foreign_letters = await self._count_dead_letters(begins)
         aggregates: dict[bytes, _Aggregate] = {}
@@ -174,7 +174,7 @@ class _Audit:
             async for letter in self._reader.read(self._settings.alerts_dlq_topic)
             if not dlq.is_redrive_mark(letter)
         ]
-        ends = await self._reader.ends(topic)
+        ends = await self._reader.end_offsets(topic)
         ours = [origin for origin in origins if origin is not None and origin[1] < ends.get(origin[0], 0)]
         retained = {(partition, offset) for partition, offset in ours if offset >= begins.get(partition, 0)}
         return len(retained), len(origins) - len(ours)

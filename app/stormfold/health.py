@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Member(Protocol):
-    """A stage's member of its consumer group, as health and metrics see it: see `kafka.member.GroupMember`."""
+    """A stage's member of its consumer group, as health and metrics see it: see `kafka.group_member.GroupMember`."""
 
     name: str
     """The stage, which is also the name of the component."""

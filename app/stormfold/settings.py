@@ -169,8 +169,9 @@ class Settings(BaseSettings):
     """Seconds without a heartbeat after which the brokers remove a worker from its consumer groups. The default
     survives short pauses and keeps recovery short."""
     close_lease: Seconds = 30.0
-    """Seconds for which close leases a group. It must exceed the delivery timeout, so that a publication is
-    acknowledged before another worker can claim the group; the default leaves time for retries."""
+    """Seconds for which close leases a group. It must exceed the delivery timeout. If Kafka does not acknowledge within
+    the lease, another worker can claim the group: the storm may be published twice, under one name and with the same
+    content. The default leaves time for retries."""
     delivery_timeout: Seconds = 10.0
     """Seconds that a broker has to acknowledge records; then they are sent again to the current leader. The default is
     just above the 9 s after which Kafka replaces a broker without heartbeats."""

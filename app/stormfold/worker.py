@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from stormfold.config import Config
 from stormfold.health import Health
 from stormfold.kafka.consumer import BatchConsumer, Stage
-from stormfold.kafka.member import GroupMember
+from stormfold.kafka.group_member import GroupMember
 from stormfold.redis.client import connect
 from stormfold.redis.store import Store
 from stormfold.settings import Settings

@@ -209,7 +209,7 @@ class Watch:
         )
 
     async def _unread(self, tail: TopicReader, topic: str, reached: dict[int, int]) -> int:
-        return sum(max(0, end - reached.get(p, 0)) for p, end in (await tail.ends(topic)).items())
+        return sum(max(0, end - reached.get(p, 0)) for p, end in (await tail.end_offsets(topic)).items())
 
     async def _uncommitted(self, tail: TopicReader, settings: Settings, stage: str, topic: str) -> int:
         committed = await read_committed(settings, settings.consumer_group(stage), topic)

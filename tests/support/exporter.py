@@ -18,6 +18,6 @@ async def exporter_lag(settings: Settings) -> Lags:
     async with open_admin(settings) as admin, open_reader(settings) as tail:
         for stage, topic in topics.items():
             committed = await committed_offsets(admin, settings.consumer_group(stage), topic)
-            for partition, end in (await tail.ends(topic)).items() if committed else ():
+            for partition, end in (await tail.end_offsets(topic)).items() if committed else ():
                 lags[stage, partition] = end - committed[partition][0] if partition in committed else NEVER
     return lags

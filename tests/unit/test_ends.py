@@ -8,7 +8,7 @@ from aiokafka.errors import KafkaError
 
 from stormfold.health import Health
 from stormfold.kafka.ends import EndTracker
-from stormfold.kafka.member import GroupMember
+from stormfold.kafka.group_member import GroupMember
 from stormfold.settings import Settings
 
 

@@ -68,12 +68,12 @@ async def _watch(settings: Settings, wanted: str, limit: int, output: Output) ->
         click.echo(_line({column: column.upper() for column in COLUMNS}))
     async with open_reader(settings) as reader:
         # The ends are read first, so that no storm is missed that is published after the list.
-        ends = await reader.ends(topic)
+        ends = await reader.end_offsets(topic)
         manifests = await _recent(reader, topic, wanted, limit)
         shown = {manifest["metadata"]["name"] for manifest in manifests}
         for manifest in reversed(manifests):
             _print(manifest, output)
-        async with aclosing(reader.polls(topic, ends, None)) as polls:
+        async with aclosing(reader.read_batches(topic, ends, None)) as polls:
             async for records in polls:
                 for record in records:
                     found = _manifest(record, wanted)

@@ -33,7 +33,7 @@ from aiokafka.util import wait_for
 CONNECT_SECONDS = 5.0
 """Longest that connecting to a broker may take, including TLS and authentication."""
 LOOKUP_SECONDS = 3.0
-"""Longest that a broker may take to answer a `_LOOKUP` request, for which it has the answer at hand."""
+"""Longest that a broker may take to answer a `_LOOKUP` request, which it answers from memory."""
 _LOOKUP = (ApiVersionRequest, MetadataRequest, FindCoordinatorRequest)
 """Not heartbeats: they share a connection with commits, which may wait for a silent follower, and wait too."""
 

@@ -1,19 +1,10 @@
-"""What a stage exchanges with its consumer: where partitions start, and what one poll brings."""
+"""What one poll brings to a stage."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from stormfold.kafka._patches import Record
-
-
-class StartPosition(NamedTuple):
-    """Where reading of a partition starts."""
-
-    offset: int | None
-    """Offset of the first record to read; None: the beginning of the partition."""
-    timestamp: int = -1
-    """Timestamp of the record before it (ms), to recognize the partition; -1 if unknown."""
 
 
 class PartitionEnd(NamedTuple):

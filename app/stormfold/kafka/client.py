@@ -116,19 +116,19 @@ def broker_error(error: BaseException, settings: Settings) -> ActionRequired | R
     match error:
         case _ if isinstance(error, _CREDENTIALS):
             return ActionRequired(
-                f"{kafka} refuses the user name or password",
+                f"{kafka} rejects the credentials",
                 "check STORMFOLD_KAFKA_SASL_USERNAME and STORMFOLD_KAFKA_SASL_PASSWORD",
             )
         case _ if isinstance(error, _MECHANISM):
             return ActionRequired(
-                f"{kafka} does not take the SASL mechanism {settings.kafka_sasl_mechanism}",
+                f"{kafka} does not support the SASL mechanism {settings.kafka_sasl_mechanism}",
                 "check STORMFOLD_KAFKA_SASL_MECHANISM and STORMFOLD_KAFKA_SECURITY_PROTOCOL",
             )
         case _ if isinstance(error, tuple(_FORBIDDEN)):
             # For a group the admin client returns a sentence, which ends with the group's name.
             name = _text(error).split()[-1] if isinstance(error, errors.GroupAuthorizationFailedError) else _text(error)
             return ActionRequired(
-                f"{kafka} does not let {user} {_FORBIDDEN[type(error)]} {name}",
+                f"{kafka} denies {user}: cannot {_FORBIDDEN[type(error)]} {name}",
                 "grant it by an ACL; docs/how-to/secure.md lists what each stage needs",
             )
         case errors.UnknownTopicOrPartitionError():
@@ -139,7 +139,7 @@ def broker_error(error: BaseException, settings: Settings) -> ActionRequired | R
                 " (STORMFOLD_KAFKA_SECURITY_PROTOCOL) there?"
             )
         case errors.BrokerResponseError() if not error.retriable:
-            return ActionRequired(f"{kafka} refuses: {_text(error)}")
+            return ActionRequired(f"{kafka} rejected the request: {_text(error)}")
         case errors.KafkaConnectionError() | errors.NodeNotReadyError() | errors.NoBrokersAvailable() | OSError():
             return Retry(
                 f"no Kafka broker answers at {settings.kafka_bootstrap_servers} (STORMFOLD_KAFKA_BOOTSTRAP_SERVERS): "

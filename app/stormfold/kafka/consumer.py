@@ -14,13 +14,14 @@ from mode import Service
 
 from stormfold.errors import StormfoldError, unexpected
 from stormfold.kafka._patches import Record
-from stormfold.kafka.assignment import PositionAssigner
-from stormfold.kafka.batch import Batch, StartPosition
+from stormfold.kafka.batch import Batch
 from stormfold.kafka.client import broker_error
 from stormfold.kafka.ends import EndTracker
-from stormfold.kafka.member import GroupMember
-from stormfold.kafka.membership import FETCH_WAIT_MS, RebalanceListener, join, leave
+from stormfold.kafka.group_member import FETCH_WAIT_MS, GroupMember
+from stormfold.kafka.rebalance import RebalanceListener
+from stormfold.kafka.start_positions import PositionAssigner
 from stormfold.kafka.topics import partitions_of
+from stormfold.positions import Position
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +41,9 @@ DRAIN_SECONDS = 5.0
 class Stage(Protocol):
     """A stage that reads a topic."""
 
-    async def start_positions(self, consumer: AIOKafkaConsumer, partitions: set[int], /) -> Mapping[int, StartPosition]:
+    async def start_positions(
+        self, consumer: AIOKafkaConsumer, partitions: set[int], /
+    ) -> Mapping[int, Position | None]:
         """Returns where the assigned partitions start; see `FindStartPositions`."""
 
     async def process(self, batch: Batch) -> None:
@@ -111,7 +114,7 @@ class BatchConsumer(Service):
         try:
             await self.drain(DRAIN_SECONDS)
         finally:
-            await leave(self.member)
+            await self.member.leave()
 
     @Service.task
     async def _poll(self) -> None:
@@ -119,7 +122,7 @@ class BatchConsumer(Service):
         while not self.should_stop:
             try:
                 if member.client is None:
-                    await join(member, self._listener)
+                    await member.join(self._listener)
                 if member.needs_positions and member.assigned():
                     # Not while a batch is in progress: its effects would be taken for those of the new generation.
                     async with self.busy:
@@ -133,9 +136,9 @@ class BatchConsumer(Service):
                 member.report_problem(broker_error(error, member.settings))
                 await self.sleep(BACKOFF)
                 if not error.retriable and not isinstance(error, KafkaTimeoutError):
-                    # aiokafka repeats this error of its group for ever, also after the reason for it is gone.
+                    # aiokafka repeats this error of its group without end, also after the reason for it is gone.
                     await self._listener.on_partitions_revoked(member.topic_partitions(member.assigned()))
-                    await leave(member)
+                    await member.leave()
                     member.client = None
             except Exception as error:
                 if not self.should_stop:

@@ -7,7 +7,7 @@ import structlog
 from aiokafka import TopicPartition
 
 from stormfold.kafka.batch import PartitionEnd
-from stormfold.kafka.member import GroupMember
+from stormfold.kafka.group_member import GroupMember
 
 log = structlog.get_logger(__name__)
 

@@ -31,9 +31,10 @@ class ProducerRecord(NamedTuple):
 
 
 class Producer:
-    """Raises `Retry` or `ActionRequired` if the brokers do not acknowledge in time; the next call reconnects.
+    """Sends records. Unavailable brokers are retried without limit: aiokafka delivers idempotent batches in any case.
 
-    After a failed call some of its records may have been written: of each partition's list, always the first ones.
+    Raises `Retry` or `ActionRequired` for other failures; the next call reconnects. After a failed call some of its
+    records may have been written: of each partition's list, always the first ones.
     """
 
     def __init__(self, settings: Settings, name: str) -> None:
@@ -123,7 +124,7 @@ class Producer:
 
     def _discard(self, client: AIOKafkaProducer) -> None:
         # After a failure it is uncertain what an idempotent producer has written, and so is its sequence number: the
-        # next call creates a new one. Stopping takes until its batches are delivered or expire, so it is not awaited.
+        # next call creates a new one. Stopping takes until its batches are delivered, so it is not awaited.
         if self._client is client:
             self._client = None
             task = asyncio.ensure_future(client.stop())

@@ -25,19 +25,19 @@ class TopicReader:
         self._consumer = consumer
         self._partitions: dict[str, list[TopicPartition]] = {}
 
-    async def begins(self, topic: str) -> dict[int, int]:
+    async def beginning_offsets(self, topic: str) -> dict[int, int]:
         """Offset of each partition's first record."""
         found = await self._consumer.beginning_offsets(await self._topic_partitions(topic))
         return {tp.partition: offset for tp, offset in found.items()}
 
-    async def ends(self, topic: str) -> dict[int, int]:
+    async def end_offsets(self, topic: str) -> dict[int, int]:
         """Offset after each partition's last record."""
         found = await self._consumer.end_offsets(await self._topic_partitions(topic))
         return {tp.partition: offset for tp, offset in found.items()}
 
-    async def since(self, topic: str, time: int) -> dict[int, int]:
+    async def offsets_for_time(self, topic: str, time: int) -> dict[int, int]:
         """Offset of each partition's first record at `time` (a timestamp in ms) or later; its end if there is none."""
-        ends = await self.ends(topic)
+        ends = await self.end_offsets(topic)
         times = dict.fromkeys(await self._topic_partitions(topic), max(0, time))
         found = await self._consumer.offsets_for_times(times)
         return ends | {tp.partition: at.offset for tp, at in found.items() if at is not None}
@@ -49,9 +49,9 @@ class TopicReader:
 
         With `follow`, new records too as they arrive, without end.
         """
-        begins, ends = await self.begins(topic), await self.ends(topic)
+        begins, ends = await self.beginning_offsets(topic), await self.end_offsets(topic)
         starts = {p: begins[p] if limit is None else max(begins[p], ends[p] - limit) for p in ends}
-        async with aclosing(self.polls(topic, starts, None if follow else ends)) as polls:
+        async with aclosing(self.read_batches(topic, starts, None if follow else ends)) as polls:
             async for records in polls:
                 for record in records:
                     yield record
@@ -65,7 +65,7 @@ class TopicReader:
         """
         depth = max(limit, FIRST_READ)
         while True:
-            begins, ends = await self.begins(topic), await self.ends(topic)
+            begins, ends = await self.beginning_offsets(topic), await self.end_offsets(topic)
             found: dict[str, ConsumerRecord] = {}
             first: dict[int, int] = {}
             async for record in self.read(topic, depth):
@@ -79,7 +79,7 @@ class TopicReader:
                 return result
             depth *= 4
 
-    async def polls(
+    async def read_batches(
         self, topic: str, starts: Mapping[int, int], ends: Mapping[int, int] | None
     ) -> AsyncGenerator[list[ConsumerRecord], None]:
         """Lists of one partition's records, from `starts` until `ends`, or without end."""
@@ -93,7 +93,7 @@ class TopicReader:
                     # The client does not report that a broker is away; this request raises if so.
                     await consumer.end_offsets(left)
 
-    async def first_from(self, topic: str, partition: int, offset: int) -> ConsumerRecord:
+    async def first_record_from(self, topic: str, partition: int, offset: int) -> ConsumerRecord:
         """The first record at `offset` or after it; waits until there is one."""
         async with _open_consumer(self._settings) as consumer:
             _assign(consumer, topic, {partition: offset})

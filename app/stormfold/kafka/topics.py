@@ -105,7 +105,7 @@ def topics(
         return Setting("max.message.bytes", str(size), reason, size)
 
     timestamps = created if producer_timestamps else (Setting(stamped.name, stamped.value),)
-    dlq_retention = retention(STORMS_RETENTION, 24 * HOUR, "nobody could look at them in time")
+    dlq_retention = retention(STORMS_RETENTION, 24 * HOUR, "dead letters could expire before they are redriven")
     dlq_max_bytes = max_bytes(max_record + DLQ_EXTRA, "a dead letter is its record and the reason")
     return (
         Topic(

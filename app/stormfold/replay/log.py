@@ -55,11 +55,13 @@ async def read_keyed(wanted: Range) -> AsyncGenerator[Batch, None]:
     """The alerts of the range as they were keyed, with the event times that decided the aggregates."""
     topic = wanted.settings.keyed_topic
     # One slice earlier: the first copy of an alert that intake sent twice, because it crashed, may be there.
-    starts = await wanted.reader.since(topic, wanted.rebuild.rebuild_from - wanted.config.windows.slice_length)
+    starts = await wanted.reader.offsets_for_time(
+        topic, wanted.rebuild.rebuild_from - wanted.config.windows.slice_length
+    )
     reached = dict.fromkeys(wanted.partitions, 0)
     marks: dict[PartitionPair, int] = {}
     alerts_partitions = 0
-    async for partition, records in _interleave(wanted, topic, starts, await wanted.reader.ends(topic), reached):
+    async for partition, records in _interleave(wanted, topic, starts, await wanted.reader.end_offsets(topic), reached):
         for record in records:
             if record.value is not None and record.value[:1] == _MARKS:
                 with suppress(Malformed):
@@ -118,7 +120,7 @@ async def read_event_times(wanted: Range) -> tuple[Range, EventTimes]:
             offset -= committed[partition][1].offset_base if partition in committed else 0
             if offset >= 0 and wanted.rebuild.rebuild_from <= time < wanted.end:
                 times.add(partition, offset, time, bool(flags & LATE))
-    begins = await wanted.reader.begins(topic)
+    begins = await wanted.reader.beginning_offsets(topic)
     lost_until = max((time for p, begin in begins.items() for time in times.before(p, begin)), default=None)
     return wanted if lost_until is None else wanted.without(lost_until), times
 
@@ -135,7 +137,7 @@ async def read_parsed(wanted: Range, times: EventTimes) -> AsyncGenerator[Batch,
     """The alerts of the range, parsed again under the configuration, with their original event times."""
     topic = wanted.settings.alerts_topic
     series = SeriesReader(wanted.config)
-    begins = await wanted.reader.begins(topic)
+    begins = await wanted.reader.beginning_offsets(topic)
     starts = {partition: max(first, begins[partition]) for partition, (first, _) in times.extents.items()}
     ends = {partition: last + 1 for partition, (_, last) in times.extents.items()}
     reached = dict.fromkeys(starts, 0)
@@ -176,7 +178,7 @@ async def _interleave(
     async with AsyncExitStack() as stack:
         polls: dict[int, AsyncGenerator[list[ConsumerRecord], None]] = {}
         for partition in reached:
-            reading = wanted.reader.polls(topic, {partition: starts[partition]}, {partition: ends[partition]})
+            reading = wanted.reader.read_batches(topic, {partition: starts[partition]}, {partition: ends[partition]})
             polls[partition] = await stack.enter_async_context(aclosing(reading))
         while behind := [partition for partition, time in reached.items() if time < past]:
             partition = min(behind, key=reached.__getitem__)

@@ -142,10 +142,10 @@ def _format(windows: Windows) -> str:
 async def _lost_until(wanted: Range) -> int | None:
     """The time up to which retention has deleted records that should be read; None if it has deleted none."""
     topic, reader = wanted.settings.keyed_topic, wanted.reader
-    begins, ends = await reader.begins(topic), await reader.ends(topic)
-    since = await reader.since(topic, wanted.rebuild.rebuild_from)
+    begins, ends = await reader.beginning_offsets(topic), await reader.end_offsets(topic)
+    since = await reader.offsets_for_time(topic, wanted.rebuild.rebuild_from)
     times = [
-        (await reader.first_from(topic, p, begins[p])).timestamp if begins[p] < ends[p] else wanted.horizon
+        (await reader.first_record_from(topic, p, begins[p])).timestamp if begins[p] < ends[p] else wanted.horizon
         for p in wanted.partitions
         if begins[p] > 0 and since[p] == begins[p]
     ]

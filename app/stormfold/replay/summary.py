@@ -62,8 +62,8 @@ def without_details(aggregate: Aggregate) -> Aggregate:
 async def read_published(wanted: Range) -> dict[str, Summary]:
     """The aggregates in `storms` that have alerts in the range, the newest record of each name."""
     topic, found = wanted.settings.storms_topic, {}
-    starts = await wanted.reader.since(topic, wanted.span.begin - wanted.config.windows.grace)
-    async with aclosing(wanted.reader.polls(topic, starts, await wanted.reader.ends(topic))) as polls:
+    starts = await wanted.reader.offsets_for_time(topic, wanted.span.begin - wanted.config.windows.grace)
+    async with aclosing(wanted.reader.read_batches(topic, starts, await wanted.reader.end_offsets(topic))) as polls:
         async for records in polls:
             for record in records:
                 try:

@@ -186,7 +186,7 @@ class Close(PeriodicService):
             )
 
     def _lease_covers_delivery(self, claim: Claim) -> bool:
-        """Whether the lease lasts until a record sent now is acknowledged or given up."""
+        """Whether the lease lasts until a record sent now is acknowledged, if the broker answers within its timeout."""
         age = time.monotonic() - claim.claimed_at
         return age < self._settings.close_lease - self._settings.delivery_timeout
 

@@ -17,12 +17,13 @@ from stormfold.decoding import Malformed, decode_untrusted
 from stormfold.errors import ActionRequired, DeadLetter, Retry, StormfoldError
 from stormfold.health import Health
 from stormfold.kafka._patches import Record
-from stormfold.kafka.batch import Batch, StartPosition
+from stormfold.kafka.batch import Batch
 from stormfold.kafka.committed import read_committed
 from stormfold.kafka.dlq import send_to_dlq
-from stormfold.kafka.member import GroupMember
+from stormfold.kafka.group_member import GroupMember
 from stormfold.kafka.producer import Producer
 from stormfold.manifest import from_manifest
+from stormfold.positions import Position
 from stormfold.settings import Settings
 from stormfold.sinks import Outcome, Sink
 from stormfold.window import first_due
@@ -57,7 +58,7 @@ class Emit:
         """Partitions whose next aggregate cannot be written. The stage is unhealthy while there are any."""
         metrics.DEAD_LETTERS.labels(settings.storms_dlq_topic)
 
-    async def start_positions(self, _consumer: AIOKafkaConsumer, partitions: set[int]) -> dict[int, StartPosition]:
+    async def start_positions(self, _consumer: AIOKafkaConsumer, partitions: set[int]) -> dict[int, Position | None]:
         """Continues from the commits."""
         if not self._started:
             await self._sink.start()
@@ -65,7 +66,7 @@ class Emit:
         committed = await read_committed(self._settings, self._member.group, self._member.topic)
         self._written = {}
         self._uncommitted = partitions - committed.keys()
-        return {p: StartPosition(committed[p][0] if p in committed else None) for p in partitions}
+        return {p: Position(committed[p][0]) if p in committed else None for p in partitions}
 
     async def process(self, batch: Batch) -> None:
         """Writes the aggregates of a poll, partitions concurrently and each in order; commits when all are done."""

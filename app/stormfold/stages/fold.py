@@ -12,9 +12,9 @@ from stormfold.config import Config
 from stormfold.errors import StormfoldError
 from stormfold.eventtime import PartitionPair
 from stormfold.health import Health
-from stormfold.kafka.batch import Batch, StartPosition
+from stormfold.kafka.batch import Batch
 from stormfold.kafka.committed import CommitMetadata
-from stormfold.kafka.member import GroupMember
+from stormfold.kafka.group_member import GroupMember
 from stormfold.merge import LatePolicy, Merged, Merger, SourcePosition
 from stormfold.positions import Position
 from stormfold.redis.clock import Clock
@@ -35,7 +35,10 @@ BACKOFF = 0.5
 
 
 class Fold:
-    """Position of each assigned keyed partition, and the newest source positions folded from it."""
+    """Folds keyed alerts into Redis.
+
+    The state is the position of each assigned keyed partition and the newest source positions folded from it.
+    """
 
     name = "fold"
 
@@ -65,7 +68,7 @@ class Fold:
         """Number of the state version in the last commit."""
         self._started = time.time_ns() // 1_000_000
 
-    async def start_positions(self, consumer: AIOKafkaConsumer, partitions: set[int]) -> dict[int, StartPosition]:
+    async def start_positions(self, consumer: AIOKafkaConsumer, partitions: set[int]) -> dict[int, Position]:
         """Continues from the positions in Redis."""
         state = await ensure_state_version(self._store, consumer, self._settings, self._config.windows, self._started)
         version = self._version = state.version
@@ -77,7 +80,7 @@ class Fold:
         self._horizon = await newest_horizon(self._settings, clock)
         self._member.event_times = {}
         self._advance((await self._store.marks(version)).marks)
-        return {p: StartPosition(at.offset, at.timestamp) for p, at in self._positions.items()}
+        return self._positions
 
     async def process(self, batch: Batch) -> None:
         """Folds a poll; waits while Redis is unavailable or full, until the batch is no longer current."""
@@ -96,7 +99,7 @@ class Fold:
             await self.commit()
 
     async def commit(self) -> bool:
-        """Commits the positions, with C; returns whether the group took them."""
+        """Commits the positions, with `closed_before`; returns whether the group took them."""
         version = self._version
         if version is None:
             return False

@@ -23,12 +23,13 @@ from stormfold.errors import Retry, StormfoldError
 from stormfold.eventtime import Progress
 from stormfold.health import Health
 from stormfold.kafka._patches import Record
-from stormfold.kafka.batch import Batch, StartPosition
+from stormfold.kafka.batch import Batch
 from stormfold.kafka.committed import CommitMetadata, Committed, read_committed
 from stormfold.kafka.dlq import send_to_dlq
-from stormfold.kafka.member import GroupMember
+from stormfold.kafka.group_member import GroupMember
 from stormfold.kafka.producer import Pair, Producer
 from stormfold.keyed_record import Marks, encode_alert, encode_marks
+from stormfold.positions import Position
 from stormfold.redis.store import Store
 from stormfold.redis.versions import StateVersion
 from stormfold.series import Keyed, SeriesReader
@@ -56,7 +57,7 @@ class _Chunk:
     poison: list[tuple[int, Record, str]] = field(default_factory=list)
     """Partition, record and reason."""
     progress: dict[int, Progress] = field(default_factory=dict)
-    positions: dict[int, tuple[int, int]] = field(default_factory=dict)
+    positions: dict[int, Position] = field(default_factory=dict)
     alerts: int = 0
     late: int = 0
     skipped: int = 0
@@ -80,7 +81,7 @@ class _Chunk:
     def finish(self, partition: int, progress: Progress, last: Record, alerts: int) -> Self:
         """Records how far the chunk goes in a partition, and its number of alerts in all partitions."""
         self.progress[partition] = replace(progress)
-        self.positions[partition] = (last.offset + 1, last.timestamp)
+        self.positions[partition] = Position(last.offset + 1, last.timestamp)
         self.alerts = alerts
         return self
 
@@ -103,15 +104,14 @@ class Intake:
         self._latest_horizon: int | None = None
         """The latest horizon that there ever was, also before a loss of Redis."""
         self._progress: dict[int, Progress] = {}
-        self._positions: dict[int, tuple[int, int]] = {}
-        """Next offset, and timestamp of the record before it."""
+        self._positions: dict[int, Position] = {}
         self._offset_base: dict[int, int] = {}
         self._marked_at = 0.0
         self._attempts = Attempts()
         self._started = time.time_ns() // 1_000_000
         metrics.DEAD_LETTERS.labels(settings.alerts_dlq_topic)
 
-    async def start_positions(self, consumer: AIOKafkaConsumer, partitions: set[int]) -> dict[int, StartPosition]:
+    async def start_positions(self, consumer: AIOKafkaConsumer, partitions: set[int]) -> dict[int, Position | None]:
         """Continues from the commits, which carry the event time reached."""
         state = await ensure_state_version(self._store, consumer, self._settings, self._config.windows, self._started)
         committed = await intake_positions(self._settings, self._store)
@@ -119,16 +119,14 @@ class Intake:
         clock = await self._store.clock(state.version)
         self._horizon, self._latest_horizon = clock.horizon, await newest_horizon(self._settings, clock)
         self._progress, self._positions, self._offset_base = {}, {}, {}
-        starts = {}
         for partition in partitions:
             offset, note = committed.get(partition, (None, CommitMetadata()))
-            starts[partition] = StartPosition(offset, note.timestamp)
             self._progress[partition] = Progress(note.event_time)
             if offset is not None:
-                self._positions[partition] = (offset, note.timestamp)
+                self._positions[partition] = Position(offset, note.timestamp)
                 self._offset_base[partition] = note.offset_base
         self._member.event_times = self._event_times()
-        return starts
+        return {partition: self._positions.get(partition) for partition in partitions}
 
     async def process(self, batch: Batch) -> None:
         """Sends the alerts of a poll in chunks; commits and writes marks when they are due."""
@@ -163,8 +161,8 @@ class Intake:
         """Commits what was delivered of the partitions that are still assigned; returns those."""
         assigned = self._member.assigned()
         notes = {
-            partition: (offset, self._note(partition, timestamp).encode())
-            for partition, (offset, timestamp) in self._positions.items()
+            partition: (at.offset, self._note(partition, at.timestamp).encode())
+            for partition, at in self._positions.items()
             if partition in assigned
         }
         if not notes or not await self._member.commit(notes):
@@ -238,8 +236,8 @@ class Intake:
         """Advances event time to the wall clock in partitions of which everything was sent."""
         for partition, end in batch.ends.items():
             self._progress[partition].advance_to(end.as_of)
-            offset, timestamp = self._positions.get(partition, (0, -1))
-            self._positions[partition] = (max(offset, end.offset), timestamp)
+            at = self._positions.get(partition, Position(0))
+            self._positions[partition] = at._replace(offset=max(at.offset, end.offset))
         self._member.event_times = self._event_times()
 
     def _event_times(self) -> dict[int, int]:
@@ -260,7 +258,7 @@ class Intake:
         """Commits, then writes the marks of what was committed into every keyed partition."""
         for partition in self._progress.keys() - self._positions.keys():
             # Nothing was read or committed yet: the position is the beginning.
-            self._positions[partition] = (await self._member.beginning_offset(partition), -1)
+            self._positions[partition] = Position(await self._member.beginning_offset(partition))
         committed = await self.commit()
         if not committed:
             return

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable
 from stormfold.errors import StormfoldError
 from stormfold.health import Health
 from stormfold.kafka.client import metadata
-from stormfold.kafka.member import GroupMember
+from stormfold.kafka.group_member import GroupMember
 from stormfold.settings import Settings
 from stormfold.stages.periodic import PeriodicService
 
 INTERVAL = 1.0
 """Seconds between two checks."""
-SILENCE = 5.0
+RESPONSE_TIMEOUT = 5.0
 """Seconds without a heartbeat of a stage, or a response to it, after which a new connection to Kafka is tried."""
 
 
@@ -46,4 +46,4 @@ class KafkaProbe(PeriodicService):
     def _is_silent(self) -> bool:
         moments = [member.last_response_at for member in self._members()]
         moments += [self.health.heartbeats[stage] for stage in self._stages()]
-        return time.monotonic() - min(moments, default=time.monotonic()) > SILENCE
+        return time.monotonic() - min(moments, default=time.monotonic()) > RESPONSE_TIMEOUT

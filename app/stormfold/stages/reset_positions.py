@@ -58,11 +58,11 @@ async def _recreated(settings: Settings, topic: str, positions: Mapping[int, Pos
 
 
 async def _verdict(reader: TopicReader, topic: str, partition: int, position: Position) -> Verdict:
-    begin, end = (await reader.begins(topic))[partition], (await reader.ends(topic))[partition]
+    begin, end = (await reader.beginning_offsets(topic))[partition], (await reader.end_offsets(topic))[partition]
     verdict = check_position(position, begin, end)
     offset = offset_to_verify(position, begin)
     if verdict is Verdict.VALID and offset is not None:
-        record = await reader.first_from(topic, partition, offset)
+        record = await reader.first_record_from(topic, partition, offset)
         verdict = check_position(position, begin, end, RecordTime(record.offset, record.timestamp))
     return verdict
 

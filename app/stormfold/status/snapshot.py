@@ -74,7 +74,7 @@ async def snapshot_kafka(settings: Settings, admin: AIOKafkaAdminClient, reader:
     existing = await partition_counts(admin)
     for stage in STAGES:
         if (topic := topic_of(settings, stage)) in existing:
-            begins, ends = await reader.begins(topic), await reader.ends(topic)
+            begins, ends = await reader.beginning_offsets(topic), await reader.end_offsets(topic)
             found.topics[stage] = {partition: Extent(begins[partition], end) for partition, end in ends.items()}
             found.committed[stage] = await committed_offsets(admin, settings.consumer_group(stage), topic)
     return found

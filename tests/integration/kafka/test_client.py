@@ -78,7 +78,7 @@ async def test_a_wrong_password_needs_action(guarded: str) -> None:
     """It is not taken for an unreachable broker, although the first connection fails in the same way."""
     error = await _error(_alice(guarded, "secret-but-wrong"))
     assert isinstance(error, ActionRequired)
-    assert "refuses the user name or password" in str(error)
+    assert "rejects the credentials" in str(error)
     assert error.hint and "STORMFOLD_KAFKA_SASL_PASSWORD" in error.hint
 
 
@@ -94,7 +94,7 @@ async def test_a_missing_permission_names_user_and_topic(guarded: str) -> None:
     """The message states which user must not use which topic."""
     error = await _error(_alice(guarded))
     assert isinstance(error, ActionRequired)
-    assert "does not let alice use topic alerts" in str(error)
+    assert "denies alice: cannot use topic alerts" in str(error)
 
 
 @pytest.mark.parametrize("protocol", ["SSL", "PLAINTEXT"])

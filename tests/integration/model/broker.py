@@ -15,10 +15,11 @@ from aiokafka import TopicPartition
 from aiokafka.structs import OffsetAndTimestamp
 
 from stormfold.errors import Retry
-from stormfold.kafka.batch import Batch, PartitionEnd, StartPosition
+from stormfold.kafka.batch import Batch, PartitionEnd
 from stormfold.kafka.committed import CommitMetadata, Committed
-from stormfold.kafka.membership import RebalanceListener
 from stormfold.kafka.producer import Pair, ProducerRecord
+from stormfold.kafka.rebalance import RebalanceListener
+from stormfold.positions import Position
 from stormfold.settings import Settings
 
 Leaving = Literal["in time", "too late", "with a batch in hand"]
@@ -172,7 +173,7 @@ class Producer:
 
 
 class GroupMember:
-    """Takes the place of `stormfold.kafka.member.GroupMember` and of its batch consumer: polled by the test.
+    """Takes the place of `stormfold.kafka.group_member.GroupMember` and of its batch consumer: polled by the test.
 
     `make_stage` makes the stage of the member.
     """
@@ -256,10 +257,10 @@ class GroupMember:
             return 0
         if self._needs_positions:
             try:
-                starts: Mapping[int, StartPosition] = await self.stage.start_positions(self._broker, self.partitions)
+                starts: Mapping[int, Position | None] = await self.stage.start_positions(self._broker, self.partitions)
             except Retry:
                 return 0
-            self._read_positions = {p: start.offset or 0 for p, start in starts.items()}
+            self._read_positions = {p: start.offset if start else 0 for p, start in starts.items()}
             assert self._read_positions.keys() == self.partitions
             self._needs_positions, self._held = False, set()
         records, ends = {}, {}

@@ -64,7 +64,7 @@ async def kafka_lag(settings: Settings) -> Lags:
     async with open_reader(settings) as tail:
         for stage in topics.keys() & set(settings.stage_names):
             committed = await read_committed(settings, settings.consumer_group(stage), topics[stage])
-            begins, ends = await tail.begins(topics[stage]), await tail.ends(topics[stage])
+            begins, ends = await tail.beginning_offsets(topics[stage]), await tail.end_offsets(topics[stage])
             for partition, end in ends.items():
                 at = committed[partition][0] if partition in committed else begins[partition]
                 lag[stage, partition] = end - at

@@ -66,7 +66,7 @@ async def publish_until(settings: Settings, done: asyncio.Event) -> None:
 async def delete(settings: Settings, topic: str, share: float = 1.0) -> None:
     """Deletes the first records of each partition of a topic."""
     async with open_reader(settings) as tail, open_admin(settings) as admin:
-        ends = await tail.ends(topic)
+        ends = await tail.end_offsets(topic)
         await admin.delete_records(
             {TopicPartition(topic, p): RecordsToDelete(before_offset=int(share * end)) for p, end in ends.items()}
         )

@@ -31,7 +31,7 @@ LEFT = 5
 async def delete_records(settings: Settings, topic: str) -> dict[tuple[int, int], bytes]:
     """Deletes all but the newest records. Returns the values of all, by partition and offset."""
     async with open_reader(settings) as tail:
-        ends = await tail.ends(topic)
+        ends = await tail.end_offsets(topic)
     found = {(record.partition, record.offset): record.value for record in await read_topic(settings, topic)}
     before = {TopicPartition(topic, p): RecordsToDelete(before_offset=end - LEFT) for p, end in ends.items()}
     async with open_admin(settings) as admin:
@@ -84,7 +84,7 @@ async def test_records_deleted_while_a_worker_is_frozen_are_counted_as_lost(
         end = await until(lambda: settled(topics, config_file), seconds=60, what="the newest alerts are counted")
         lost_now = await lost(address)
         async with open_reader(topics) as tail:
-            begins = await tail.begins(topic)
+            begins = await tail.beginning_offsets(topic)
         gone = [was[p, offset] for p, begin in begins.items() for offset in range(begin - lost_now[p], begin)]
         missing = len([value for value in gone if stage == "intake" or value[0] == ALERT])
         assert missing > NEW / 2
@@ -121,7 +121,7 @@ async def test_only_deleted_records_are_missing_after_redis_lost_its_state(
         await publish(topics, spread("Newer", NEWER, now()))
         end = await until(lambda: settled(topics, config), seconds=60, what="the newest alerts are counted")
         async with open_reader(topics) as tail:
-            begins = await tail.begins(topics.keyed_topic)
+            begins = await tail.beginning_offsets(topics.keyed_topic)
     gone = sum(value[0] == ALERT and offset < begins[p] for (p, offset), value in was.items()) - OLD
     assert gone > NEW / 2
     assert end.difference == gone

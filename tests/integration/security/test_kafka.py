@@ -139,7 +139,7 @@ async def test_a_command_with_a_wrong_password_prints_no_traceback(
     wrong = login("PLAIN", "plain", f"{PASSWORD}!")
     ended = await stormfold(entered(inside, broker, "LOGIN", kafka_ssl_cafile=authority.file, **wrong), "topics")
     assert ended.returncode == 1
-    assert "refuses the user name or password" in ended.stderr and "STORMFOLD_KAFKA_SASL_PASSWORD" in ended.stderr
+    assert "rejects the credentials" in ended.stderr and "STORMFOLD_KAFKA_SASL_PASSWORD" in ended.stderr
     assert len(ended.stderr.splitlines()) <= 3 and "Traceback" not in ended.stderr
     assert PASSWORD not in ended.stdout + ended.stderr
 
@@ -165,7 +165,7 @@ async def test_the_permissions_of_the_page_are_sufficient(
 
         async def refused() -> bool:
             found = await problems(settings) or ()
-            return any("does not let stormfold use topic" in one and "docs/how-to/secure.md" in one for one in found)
+            return any("denies stormfold: cannot use topic" in one and "docs/how-to/secure.md" in one for one in found)
 
         await until(refused, SECONDS, "the worker reports what it must not do")
         broker.grant(rules(granted(settings), "stormfold"))
@@ -189,7 +189,7 @@ async def test_a_worker_recovers_from_a_changed_password(
         workers.start()
         assert (await drained(inside, config, SECONDS)).aggregated == ALERTS
         broker.set_password("changed", "another one")
-        await wait_until_unready(settings, "refuses the user name or password")
+        await wait_until_unready(settings, "rejects the credentials")
         await incident(inside, 1)
         broker.set_password("changed", PASSWORD)
         books = await drained(inside, config, SECONDS)

@@ -10,8 +10,7 @@ from stormfold import metrics
 from stormfold.attempts import seconds_since
 from stormfold.errors import ActionRequired
 from stormfold.kafka._patches import Record
-from stormfold.kafka.batch import StartPosition
-from stormfold.kafka.member import GroupMember
+from stormfold.kafka.group_member import GroupMember
 from stormfold.positions import (
     Position,
     RecordTime,
@@ -24,9 +23,9 @@ from stormfold.positions import (
 
 log = structlog.get_logger(__name__)
 
-FindStartPositions = Callable[[AIOKafkaConsumer, set[int]], Awaitable[Mapping[int, StartPosition]]]
-"""Returns where the assigned partitions start; missing ones are unmanaged. Raises `Retry` or `ActionRequired`, and
-is called again."""
+FindStartPositions = Callable[[AIOKafkaConsumer, set[int]], Awaitable[Mapping[int, Position | None]]]
+"""Returns where the assigned partitions start, None for the beginning; missing ones are unmanaged. Raises `Retry` or
+`ActionRequired`, and is called again."""
 
 
 class PositionAssigner:
@@ -84,10 +83,10 @@ class PositionAssigner:
                 self._member.pause_unread()
             del records[partition][0]
 
-    def _seek(self, tp: TopicPartition, start: StartPosition, begin: int, end: int, lost: int) -> int:
+    def _seek(self, tp: TopicPartition, start: Position | None, begin: int, end: int, lost: int) -> int:
         """Moves the client; returns the position."""
         member = self._member
-        position = Position(begin if start.offset is None else max(start.offset, begin), start.timestamp)
+        position = Position(begin) if start is None else start._replace(offset=max(start.offset, begin))
         if check_position(position, begin, end) is Verdict.RECREATED:
             self._quarantine(tp.partition, f"it ends at {end}, before the position {position.offset}")
             return position.offset
@@ -103,13 +102,16 @@ class PositionAssigner:
         member.client.seek(tp, position.offset if first is None else first)
         return position.offset
 
-    async def _count_lost(self, tp: TopicPartition, start: StartPosition, begin: int) -> int:
+    async def _count_lost(self, tp: TopicPartition, start: Position | None, begin: int) -> int:
         """Records before the log's beginning that were neither processed nor counted as lost yet."""
-        if start.offset is not None and (start.offset, start.timestamp) >= (begin, 0):
-            return 0
+        if start is not None:
+            # `skip_expired` moves a position to the beginning and stores no timestamp.
+            moved = start.offset == begin and start.timestamp < 0
+            if start.offset >= begin and not moved:
+                return 0
         # The stage may have chosen the beginning because its position is gone: the commit still has it.
         known = [await self._member.client.committed(tp), self._member.start_offsets.get(tp.partition)]
-        if start.offset is not None and start.offset < begin:
+        if start is not None and start.offset < begin:
             known.append(start.offset)
         return lost_records(begin, (offset for offset in known if offset is not None))
 

@@ -1,4 +1,4 @@
-"""A stage's member of its consumer group: the state of assigned partitions, pausing, commits."""
+"""A stage's member of its consumer group: joining, leaving, the state of assigned partitions, pausing, commits."""
 
 import asyncio
 import time
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 import structlog
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalGenerationError, KafkaError, RebalanceInProgressError
 from aiokafka.structs import OffsetAndMetadata
 
@@ -14,11 +14,26 @@ from stormfold import metrics
 from stormfold.attempts import Attempts, seconds_since
 from stormfold.errors import StormfoldError
 from stormfold.health import Health
+from stormfold.kafka._patches import raw_record
 from stormfold.kafka.batch import Batch
-from stormfold.kafka.client import broker_error
+from stormfold.kafka.client import broker_error, client_options, diagnose
+from stormfold.kafka.topics import partitions_of
 from stormfold.settings import Settings
 
 log = structlog.get_logger(__name__)
+
+FETCH_WAIT_MS = 250
+"""Longest that a broker waits for records. An idle partition's end is seen this often, so it is also the finest step
+of event time."""
+PARTITION_FETCH_BYTES = 1024 * 1024
+"""Limit of one partition in a fetch response (bytes), some 2,000 alerts; a larger record is fetched alone. Responses
+are held until they are polled: they are most of a worker's memory during a backlog, and larger ones miss the caches."""
+FETCH_BYTES = 4 * 1024 * 1024
+"""Limit of a whole fetch response (bytes). It must arrive within the request timeout, also over a link of 4 Mbit/s."""
+MAX_POLL_INTERVAL_MS = 86_400_000
+"""A stage may wait for Redis or the API server without limit. Health reports it; leaving the group would not help."""
+LEAVE_SECONDS = 3.0
+"""Longest that leaving the group may take."""
 
 
 class GroupMember:
@@ -61,6 +76,42 @@ class GroupMember:
         self._stopping = False
         self._invalidated = asyncio.Event()
         self._paused: set[int] = set()
+
+    async def join(self, listener: ConsumerRebalanceListener) -> None:
+        """Joins the group. Raises `Retry` or `ActionRequired`."""
+        # Checked before subscribing: brokers may create a missing topic on their own, with the wrong settings.
+        await partitions_of(self.settings, self.topic)
+        session_ms = round(self.settings.session_timeout * 1000)
+        client = AIOKafkaConsumer(
+            **client_options(self.settings),
+            client_id=f"stormfold-{self.name}",
+            group_id=self.group,
+            enable_auto_commit=False,
+            # The client must never choose a position: records that it passed over would be lost unnoticed.
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            value_deserializer=raw_record,
+            session_timeout_ms=session_ms,
+            heartbeat_interval_ms=session_ms // 5,
+            max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+            max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
+            fetch_max_bytes=FETCH_BYTES,
+        )
+        try:
+            await client.start()
+        except (KafkaError, OSError) as error:
+            await client.stop()
+            raise await diagnose(error, self.settings) from error
+        self.client = client
+        client.subscribe([self.topic], listener=listener)
+
+    async def leave(self) -> None:
+        """Leaves the group, if this is in it."""
+        if self.client is not None:
+            # Right after a rebalance aiokafka can lose the cancellation that it waits for. Without a broker it cancels
+            # a fetch that waits for its next attempt, and raises that cancellation.
+            await asyncio.wait({asyncio.ensure_future(self.client.stop())}, timeout=LEAVE_SECONDS)
 
     @property
     def lag(self) -> dict[int, int]:
@@ -131,8 +182,8 @@ class GroupMember:
     async def commit(self, offsets: Mapping[int, tuple[int, str]]) -> bool:
         """Commits next offsets with metadata; returns whether the group took them.
 
-        Refused while positions are needed: the stage's offsets are of an older generation, and another member may have
-        got further.
+        Returns False while positions are needed: the stage's offsets are of an older generation, and another member may
+        have got further.
         """
         if self.needs_positions:
             return False

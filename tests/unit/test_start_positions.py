@@ -8,9 +8,9 @@ from aiokafka import TopicPartition
 
 from stormfold import metrics
 from stormfold.health import Health
-from stormfold.kafka.assignment import PositionAssigner
-from stormfold.kafka.batch import StartPosition
-from stormfold.kafka.member import GroupMember
+from stormfold.kafka.group_member import GroupMember
+from stormfold.kafka.start_positions import PositionAssigner
+from stormfold.positions import Position
 from stormfold.settings import Settings
 
 
@@ -54,7 +54,7 @@ class Stored:
     timestamp: int
 
 
-async def assigned(client: Client, starts: Mapping[int, StartPosition]) -> tuple[GroupMember, PositionAssigner]:
+async def assigned(client: Client, starts: Mapping[int, Position | None]) -> tuple[GroupMember, PositionAssigner]:
     """A member whose stage found these starts."""
     member = GroupMember("intake", "alerts", Settings(), Health())
     member.client = client
@@ -62,7 +62,7 @@ async def assigned(client: Client, starts: Mapping[int, StartPosition]) -> tuple
     member.invalidate_assignment()
     assigner = PositionAssigner(member)
 
-    async def find(_client: Any, _partitions: set[int]) -> Mapping[int, StartPosition]:
+    async def find(_client: Any, _partitions: set[int]) -> Mapping[int, Position | None]:
         return starts
 
     await assigner.assign_positions(find)
@@ -80,7 +80,7 @@ def lost(partition: int) -> float:
 async def test_reading_starts_one_record_before_a_known_position() -> None:
     """That record shows whether the topic is the one that was read."""
     client = Client({0: 0}, {0: 9})
-    member, assigner = await assigned(client, {0: StartPosition(5, 1000)})
+    member, assigner = await assigned(client, {0: Position(5, 1000)})
     assert (client.positions, member.positions, client.paused) == ({0: 4}, {0: 5}, set())
     records: dict[int, list[Any]] = {0: [Stored(4, 1000), Stored(5, 2000)]}
     assigner.verify_positions(records)
@@ -90,7 +90,7 @@ async def test_reading_starts_one_record_before_a_known_position() -> None:
 async def test_another_record_before_the_position_quarantines_the_partition() -> None:
     """The topic was deleted and created again: a person must decide."""
     client = Client({0: 0}, {0: 9})
-    member, assigner = await assigned(client, {0: StartPosition(5, 1000)})
+    member, assigner = await assigned(client, {0: Position(5, 1000)})
     assigner.verify_positions({0: [Stored(4, 999)]})  # type: ignore[list-item]
     assert member.quarantined.keys() == client.paused == {0}
     (problem,) = member.health.problems()
@@ -100,7 +100,7 @@ async def test_another_record_before_the_position_quarantines_the_partition() ->
 
 async def test_a_transactions_marker_before_the_position_proves_nothing() -> None:
     """The first record that can be read has a higher offset."""
-    member, assigner = await assigned(Client({0: 0}, {0: 9}), {0: StartPosition(5, 1000)})
+    member, assigner = await assigned(Client({0: 0}, {0: 9}), {0: Position(5, 1000)})
     records: dict[int, list[Any]] = {0: [Stored(6, 2000)]}
     assigner.verify_positions(records)
     assert records == {0: [Stored(6, 2000)]} and not member.quarantined
@@ -109,7 +109,7 @@ async def test_a_transactions_marker_before_the_position_proves_nothing() -> Non
 async def test_a_position_after_the_end_quarantines_the_partition() -> None:
     """The others are read."""
     client = Client({0: 0, 1: 0}, {0: 3, 1: 9})
-    member, _ = await assigned(client, {0: StartPosition(5, 1000), 1: StartPosition(None)})
+    member, _ = await assigned(client, {0: Position(5, 1000), 1: None})
     assert member.quarantined.keys() == client.paused == {0}
     assert member.start_offsets == {1: 0}
 
@@ -117,7 +117,7 @@ async def test_a_position_after_the_end_quarantines_the_partition() -> None:
 async def test_a_partition_without_a_start_is_unmanaged() -> None:
     """It is paused at a position, because the client would ask for one again and again."""
     client = Client({0: 0, 1: 4}, {0: 3, 1: 9})
-    member, _ = await assigned(client, {0: StartPosition(None)})
+    member, _ = await assigned(client, {0: None})
     assert member.unmanaged == client.paused == {1}
     assert client.positions == {0: 0, 1: 4} and member.positions == {0: 0}
 
@@ -126,12 +126,12 @@ async def test_records_that_retention_deleted_are_counted_once() -> None:
     """From the last known position to the log's beginning; a second assignment adds nothing."""
     before = lost(0)
     client = Client({0: 100}, {0: 200}, commits={0: 60})
-    member, assigner = await assigned(client, {0: StartPosition(60, 1000)})
+    member, assigner = await assigned(client, {0: Position(60, 1000)})
     assert (member.positions, client.positions) == ({0: 100}, {0: 100})
     assert lost(0) - before == 40
 
-    async def find(_client: Any, _partitions: set[int]) -> Mapping[int, StartPosition]:
-        return {0: StartPosition(60, 1000)}
+    async def find(_client: Any, _partitions: set[int]) -> Mapping[int, Position | None]:
+        return {0: Position(60, 1000)}
 
     member.rewind()
     await assigner.assign_positions(find)
@@ -145,9 +145,9 @@ async def test_positions_of_an_outdated_assignment_are_not_used() -> None:
     member.client = client
     member.invalidate_assignment()
 
-    async def find(_client: Any, _partitions: set[int]) -> Mapping[int, StartPosition]:
+    async def find(_client: Any, _partitions: set[int]) -> Mapping[int, Position | None]:
         member.invalidate_assignment()
-        return {0: StartPosition(5)}
+        return {0: Position(5)}
 
     await PositionAssigner(member).assign_positions(find)
     assert member.needs_positions and client.positions == {} == member.positions
