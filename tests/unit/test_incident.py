@@ -7,11 +7,12 @@ from itertools import pairwise
 import msgspec
 import pytest
 
-from stormfold.config import loads
+from stormfold.config import Config, loads
 from stormfold.decoding import Poison
 from stormfold.formats import parse
 from stormfold.local.demo import CONFIG
 from stormfold.local.incident import INVALID, SCRIPT, IncidentRecord, incident
+from stormfold.series import SeriesReader
 from tests.support.incident import expected
 
 START = 1_780_000_000_000
@@ -88,3 +89,11 @@ def test_it_has_storms_isolated_groups_and_a_silenced_one(records: Sequence[Inci
     assert groups['KubePodNotReady{cluster="staging"}'].aggregate_class == "Silenced"
     noise = sum(group.alerts for group in groups.values() if group.aggregate_class == "Isolated")
     assert 0 < noise < 100
+
+
+def test_no_alert_is_about_the_exporter_that_reported_it() -> None:
+    records = [record for record in incident(1, 0) if record.alerts]
+    assert any(b"kube-state-metrics" in record.value for record in records)
+    reader = SeriesReader(Config())
+    found = [keyed for record in records for keyed, _ in reader.parse(record.value, record.headers, 0)]
+    assert not any(b"kube-state-metrics" in keyed.series.resource for keyed in found)

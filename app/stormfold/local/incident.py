@@ -49,6 +49,11 @@ class _Symptom(NamedTuple):
     summary: str
 
 
+class _StateMetrics(msgspec.Struct, frozen=True):
+    labels: Labels
+    alerts: frozenset[str]
+
+
 class _Script(msgspec.Struct, frozen=True):
     """The content of `incident.yaml`."""
 
@@ -57,6 +62,7 @@ class _Script(msgspec.Struct, frozen=True):
     namespaces: tuple[str, ...]
     chapters: tuple[tuple[float, str], ...]
     symptoms: tuple[_Symptom, ...]
+    state_metrics: _StateMetrics
     events: tuple[tuple[str, float, float, str], ...]
     node_alerts: tuple[tuple[str, str, str], ...]
     noise: tuple[tuple[str, str, str, tuple[str, ...], str], ...]
@@ -205,7 +211,8 @@ class _Incident:
         self, name: str, severity: str, labels: Labels, summary: str, failed: float, recovered: float | None = None
     ) -> dict[str, Any]:
         """An alert in Alertmanager's format, in the cluster of the incident unless `labels` has another."""
-        labels = {"alertname": name, "cluster": SCRIPT.cluster, "severity": severity, **labels}
+        target = SCRIPT.state_metrics.labels if name in SCRIPT.state_metrics.alerts else {}
+        labels = {"alertname": name, "cluster": SCRIPT.cluster, "severity": severity, **target, **labels}
         return {
             "status": "firing" if recovered is None else "resolved",
             "labels": labels,
