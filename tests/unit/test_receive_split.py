@@ -24,7 +24,7 @@ def encoded(value: object) -> bytes:
 
 def cut(body: object) -> list[object]:
     """The decoded records of a body."""
-    return [msgspec.json.decode(record) for record in split(encoded(body), understood)]
+    return [msgspec.json.decode(record) for record in split(encoded(body), understood).records]
 
 
 def test_a_small_body_is_one_record() -> None:
@@ -70,8 +70,21 @@ def test_a_large_alert_has_a_record_of_its_own_up_to_the_limit_of_a_record() -> 
 
 def test_large_fields_of_the_envelope_are_not_repeated() -> None:
     """Otherwise a body of 32 MiB could become a thousand times as much."""
-    body = {"commonLabels": {"a": "b"}, "junk": "x" * 20_000, "alerts": [ALERT]}
-    assert cut(body) == [{"commonLabels": {"a": "b"}, "alerts": [ALERT]}]
+    body = {"commonLabels": {"a": "b"}, "junk": "x" * 20_000, "alerts": [ALERT, BAD]}
+    assert cut(body) == [{"commonLabels": {"a": "b"}, "alerts": [alert]} for alert in (ALERT, BAD)]
+
+
+def test_a_body_that_is_understood_and_fits_is_not_changed() -> None:
+    """A producer's own format may use any field, and have a list that holds no alerts."""
+    body = b' {"text": "' + b"x" * 20_000 + b'", "items": [1, 2], "alerts": []} '
+    assert split(body.replace(b'"alerts": []', b'"n": 1'), lambda _: True).records == [
+        body.replace(b'"alerts": []', b'"n": 1')
+    ]
+
+
+def test_records_that_intake_will_refuse_are_counted() -> None:
+    """The sender hears of them in the answer."""
+    assert [split(encoded(body), understood).invalid for body in (ALERT, BAD, [ALERT, BAD, BAD])] == [0, 1, 2]
 
 
 @given(
@@ -85,7 +98,7 @@ def test_no_alert_is_lost_or_moved(alerts: list[tuple[bool, int]], form: str, li
     body = items if form == "list" else {"status": "firing", "alerts": items}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MAX_RECORD_BYTES", limit)
-        records = split(encoded(body), understood)
+        records = split(encoded(body), understood).records
     found = [msgspec.json.decode(record) for record in records]
     contents = [record if form == "list" else record["alerts"] for record in found]
     assert [alert for content in contents for alert in content] == items

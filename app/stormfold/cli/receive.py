@@ -2,11 +2,15 @@
 
 import asyncio
 import signal
+from pathlib import Path
+from typing import Any
 
 import click
 import uvloop
 
 from stormfold import logs
+from stormfold.cli.output import config_option
+from stormfold.config import Config, load
 from stormfold.receive.server import Receiver
 from stormfold.settings import Settings
 
@@ -19,21 +23,25 @@ Examples:
   curl --data-binary @webhook.json http://127.0.0.1:9095/alerts
 
 Alertmanager sends its webhooks to /alerts. Prometheus and other rulers send to it as to an Alertmanager. The answer is
-200 when Kafka has everything, and 503 when the request must be sent again."""
+200 when Kafka has everything, with the number of records and how many of them are invalid, and 503 when the request
+must be sent again."""
 )
 @click.option("--address", metavar="HOST:PORT", help="Address to listen on; else STORMFOLD_RECEIVE_ADDRESS.")
-def command(address: str | None) -> None:
+@config_option
+def command(address: str | None, config: Path | None) -> None:
     """Take alerts over HTTP and write them to Kafka, until SIGTERM or Ctrl-C."""
-    settings = Settings(**({} if address is None else {"receive_address": address}))
+    given: dict[str, Any] = {"receive_address": address, "config": config}
+    settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    meaning = load(settings.config)
     logs.configure(settings.log_format, settings.log_level, logs.secrets_of(settings))
-    uvloop.run(_run(settings))
+    uvloop.run(_run(settings, meaning))
 
 
-async def _run(settings: Settings) -> None:
+async def _run(settings: Settings, config: Config) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    receiver = Receiver(settings)
+    receiver = Receiver(settings, config)
     await receiver.start()
     try:
         await stop.wait()

@@ -45,9 +45,11 @@ class Delivery:
             async with asyncio.timeout(self._settings.delivery_timeout):
                 client = await self._started()
                 partition = next(self._turn) % self._partitions
-                sent = [
-                    await client.send(self._topic, record, partition=partition, headers=headers) for record in records
-                ]
+                sent = []
+                for record in records:
+                    sent.append(await client.send(self._topic, record, partition=partition, headers=headers))
+                    # Retrieved here too, in case that this request ends before all of its records have failed.
+                    sent[-1].add_done_callback(lambda done: done.cancelled() or done.exception())
                 await asyncio.gather(*sent)
         except TimeoutError:
             await self._discard(client)

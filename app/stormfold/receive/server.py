@@ -1,6 +1,7 @@
 """The HTTP server of `stormfold receive`: reads a body within limits, splits it, answers when Kafka has all of it."""
 
 import asyncio
+import os
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -14,12 +15,14 @@ from multidict import CIMultiDictProxy
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from stormfold import metrics
+from stormfold.config import Config
 from stormfold.decoding import Poison, decode_annotations, decode_labels
 from stormfold.errors import ActionRequired, StormfoldError
 from stormfold.formats import parse
+from stormfold.formats.mappings import Mappings
 from stormfold.receive.credentials import Credentials
 from stormfold.receive.delivery import Delivery, Headers, describe
-from stormfold.receive.split import NotJSON, TooLarge, split
+from stormfold.receive.split import NotJSON, Split, TooLarge, split
 from stormfold.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -48,8 +51,9 @@ class Receiver:
     nothing more will be written for this request and the sender should repeat it.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, config: Config) -> None:
         self._settings = settings
+        self._mappings = Mappings(config.mappings)
         self._credentials = Credentials(settings.receive_token_file, settings.receive_users_file)
         self._delivery = Delivery(settings)
         self._expose = make_aiohttp_handler(metrics.REGISTRY)
@@ -71,6 +75,7 @@ class Receiver:
             [
                 web.post("/alerts", self._receive),
                 web.post("/api/v2/alerts", self._receive),
+                web.get("/", self._index),
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._expose),
@@ -84,7 +89,7 @@ class Receiver:
         except OSError as error:
             await runner.cleanup()
             raise ActionRequired(
-                f"cannot listen on {host}:{port}: {error.strerror}",
+                f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}",
                 "set STORMFOLD_RECEIVE_ADDRESS to another address; port 0 takes any free port",
             ) from error
         self._runner = runner
@@ -128,7 +133,7 @@ class Receiver:
             async with asyncio.timeout(READ_SECONDS):
                 body = await self._read(request, held)
             headers = kafka_headers(request.headers)
-            records = await _split(body, headers)
+            records, invalid = await self._split(body, headers)
             if records:
                 await self._delivery.send(records, headers)
         except TimeoutError:
@@ -138,7 +143,11 @@ class Receiver:
         except web.HTTPRequestEntityTooLarge:
             return _text(413, f"the body has more than {MAX_BODY_BYTES} bytes")
         except web.RequestPayloadError:
-            return _text(400, "the body does not match its Content-Encoding")
+            # The rest of the body cannot be read, so the connection cannot be used again.
+            request.content.feed_eof()
+            answer = _text(400, "the body does not match its Content-Encoding")
+            answer.force_close()
+            return answer
         except TooLarge as error:
             return _text(413, str(error))
         except NotJSON as error:
@@ -146,7 +155,7 @@ class Receiver:
         except StormfoldError as error:
             return _text(503, describe(error))
         metrics.RECEIVE_RECORDS.inc(len(records))
-        return web.json_response({"records": len(records)})
+        return web.json_response({"records": len(records), "invalid": invalid})
 
     async def _read(self, request: web.Request, held: list[int]) -> bytes:
         body = bytearray()
@@ -159,6 +168,25 @@ class Receiver:
             if self._held > MAX_HELD_BYTES:
                 raise _Busy
         return bytes(body)
+
+    async def _split(self, body: bytes, headers: Headers) -> Split:
+        now = time.time_ns() // 1_000_000
+
+        def understood(record: bytes) -> bool:
+            try:
+                for alert in parse(record, headers, now, self._mappings):
+                    decode_labels(alert.labels)
+                    decode_annotations(alert.annotations)
+            except Poison:
+                return False
+            return True
+
+        if len(body) > IN_THREAD_BYTES:
+            return await asyncio.to_thread(split, body, understood)
+        return split(body, understood)
+
+    async def _index(self, _: web.Request) -> web.StreamResponse:
+        return web.Response(text="POST alerts to /alerts, or as to an Alertmanager to /api/v2/alerts\n")
 
     async def _healthz(self, _: web.Request) -> web.StreamResponse:
         return web.json_response({"healthy": True}, headers=NO_STORE)
@@ -205,23 +233,6 @@ def kafka_headers(headers: CIMultiDictProxy[str]) -> Headers:
     if found or content_type.lower().startswith("application/cloudevents"):
         found.append(("content-type", content_type.encode()))
     return found
-
-
-async def _split(body: bytes, headers: Headers) -> list[bytes]:
-    now = time.time_ns() // 1_000_000
-
-    def understood(record: bytes) -> bool:
-        try:
-            for alert in parse(record, headers, now):
-                decode_labels(alert.labels)
-                decode_annotations(alert.annotations)
-        except Poison:
-            return False
-        return True
-
-    if len(body) > IN_THREAD_BYTES:
-        return await asyncio.to_thread(split, body, understood)
-    return split(body, understood)
 
 
 def _server_context(certfile: Path | None, keyfile: Path | None) -> ssl.SSLContext | None:

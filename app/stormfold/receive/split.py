@@ -6,6 +6,7 @@ alerts around them are not lost with them, and the dead letter holds what is wro
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Raw
@@ -34,19 +35,35 @@ class TooLarge(ValueError):
     """An alert is larger than a record can be."""
 
 
-def split(body: bytes, understood: Callable[[bytes], bool]) -> list[bytes]:
-    """The records of a body; none for an empty list. `understood` decides whether intake would accept a record.
+class Split(NamedTuple):
+    """The records of a body."""
+
+    records: list[bytes]
+    invalid: int
+    """How many of the records intake will send to the dead-letter queue."""
+
+
+def split(body: bytes, understood: Callable[[bytes], bool]) -> Split:
+    """Cuts a body into records; none for an empty list. `understood` decides whether intake would accept a record.
 
     Raises `NotJSON` and `TooLarge`.
     """
     before, items, after = _envelope(body)
-    whole = before + b",".join(items) + after
-    if items and understood(whole):
-        records = list(_pack(before, items, after, [True] * len(items)))
-    else:
-        accepted = [len(items) > 1 and understood(before + item + after) for item in items]
-        records = list(_pack(before, items, after, accepted))
-    if (largest := max(map(len, records), default=0)) > MAX_ALERT_BYTES:
+    if not items:
+        return Split([], 0)
+    if understood(body):
+        # As it came, unless it is too large: nothing that a format may read is left out.
+        fits = len(body) <= MAX_RECORD_BYTES or len(items) == 1
+        records = [body] if fits else list(_pack(before, items, after, [True] * len(items)))
+        return Split(_limited(records), 0)
+    if len(items) == 1:
+        return Split(_limited([body]), 1)
+    accepted = [understood(before + item + after) for item in items]
+    return Split(_limited(list(_pack(before, items, after, accepted))), accepted.count(False))
+
+
+def _limited(records: list[bytes]) -> list[bytes]:
+    if (largest := max(map(len, records))) > MAX_ALERT_BYTES:
         raise TooLarge(f"an alert has {largest} bytes, at most {MAX_ALERT_BYTES} fit into a record")
     return records
 
@@ -58,7 +75,9 @@ def _envelope(body: bytes) -> tuple[bytes, Sequence[bytes], bytes]:
     except msgspec.ValidationError:
         return b"", [body], b""
     except DECODE_ERRORS as error:
-        raise NotJSON(str(error)) from error
+        # Several JSON values, one in each line, are what a file has, not a request.
+        hint = "; put several alerts into a list" if "trailing characters" in str(error) else ""
+        raise NotJSON(f"{error}{hint}") from error
     if isinstance(decoded, list):
         return b"[", [bytes(item) for item in decoded], b"]"
     for field in _LISTS:

@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from stormfold.config import Config
 from stormfold.kafka.client import open_admin
 from stormfold.kafka.topics import create
 from stormfold.kafka.topics import topics as wanted_topics
@@ -35,7 +36,7 @@ BAD: dict[str, Any] = {"labels": {"alertname": 5}}
 @asynccontextmanager
 async def receiving(settings: Settings, **changes: Any) -> AsyncIterator[tuple[str, aiohttp.ClientSession]]:
     """A receiver on a free port; its URL and a client."""
-    receiver = Receiver(settings.model_copy(update={"receive_address": "127.0.0.1:0"} | changes))
+    receiver = Receiver(settings.model_copy(update={"receive_address": "127.0.0.1:0"} | changes), Config())
     await receiver.start()
     scheme = "https" if "receive_ssl_certfile" in changes else "http"
     try:
@@ -98,7 +99,7 @@ async def test_bodies_arrive_as_they_were_sent(topics: Settings) -> None:
     async with receiving(topics) as (url, client):
         for path, body in zip(("/alerts", "/api/v2/alerts", "/alerts"), bodies, strict=True):
             async with client.post(url + path, json=body) as answer:
-                assert (answer.status, await answer.json()) == (200, {"records": 1})
+                assert (answer.status, await answer.json()) == (200, {"records": 1, "invalid": 0})
             await asyncio.sleep(0.01)
         assert await contents(topics) == bodies
         for path, words in (("/healthz", "healthy"), ("/readyz", "ready"), ("/metrics", "stormfold_receive_requests")):
@@ -129,7 +130,7 @@ async def test_one_bad_alert_takes_none_of_its_neighbours_with_it(topics: Settin
     alerts = [alert("Down", pod=f"p{number}") for number in range(255)]
     body = webhook(*alerts[:100], BAD, *alerts[100:])
     async with receiving(topics) as (url, client), client.post(f"{url}/alerts", json=body) as answer:
-        assert (answer.status, await answer.json()) == (200, {"records": 3})
+        assert (answer.status, await answer.json()) == (200, {"records": 3, "invalid": 1})
     found = [record["alerts"] for record in await contents(topics)]
     assert sorted(map(len, found)) == [1, 100, 155] and [BAD] in found
 
@@ -146,12 +147,13 @@ async def test_one_bad_alert_takes_none_of_its_neighbours_with_it(topics: Settin
     ],
 )
 async def test_bodies_that_cannot_be_taken_write_nothing(
-    topics: Settings, data: bytes, headers: dict[str, str], status: int
+    topics: Settings, caplog: pytest.LogCaptureFixture, data: bytes, headers: dict[str, str], status: int
 ) -> None:
     """The status shows whether to repeat the request, the text has the reason."""
     async with receiving(topics) as (url, client), client.post(f"{url}/alerts", data=data, headers=headers) as answer:
         assert answer.status == status
         assert (await answer.text()).strip()
+    assert "Unhandled exception" not in caplog.text
     assert await contents(topics) == []
 
 
