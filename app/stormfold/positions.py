@@ -25,10 +25,18 @@ class RecordTime(NamedTuple):
     timestamp: int
 
 
+class Closed(NamedTuple):
+    """How far a state version has closed."""
+
+    state_version: int
+    before: int | None
+    """Every aggregate that begins before this time (ms) is closed; None if none is known to be."""
+
+
 class Verdict(Enum):
     """What follows for a partition."""
 
-    VALID = "read on from the position"
+    VALID = "continue from the position"
     EXPIRED = "retention deleted records from the position on: read from the beginning of the log, count the loss"
     RECREATED = "the topic was created again: do not read the partition until a person resets its position"
 
@@ -73,3 +81,17 @@ def lost_records(begin: int, reached: Iterable[int]) -> int:
 def behind_commits(positions: Mapping[int, Position], committed: Mapping[int, int]) -> bool:
     """Whether Redis went back: a position in it is before the offset that was committed to Kafka after it."""
     return any(committed.get(partition, 0) > at.offset for partition, at in positions.items())
+
+
+def reason_to_rebuild(stored: Closed, committed: Closed, expired: Mapping[int, int], slice_length: int) -> str | None:
+    """Why the state in Redis cannot be continued; None if it can, also where it went back by less than a slice.
+
+    `stored` is in Redis, `committed` was committed to Kafka; `expired` is the result of `expired_positions`.
+    """
+    if expired:
+        return f"partitions begin after their positions in Redis: {dict(expired)}"
+    if committed.state_version > stored.state_version:
+        return f"it is older than state version {committed.state_version}, which was committed"
+    if committed.before is not None and (stored.before is None or stored.before < committed.before - slice_length):
+        return f"it had closed what begins before {stored.before}, but {committed.before} was committed"
+    return None

@@ -3,6 +3,7 @@
 import pytest
 
 from stormfold.positions import (
+    Closed,
     Position,
     RecordTime,
     Verdict,
@@ -11,6 +12,7 @@ from stormfold.positions import (
     expired_positions,
     lost_records,
     offset_to_verify,
+    reason_to_rebuild,
 )
 
 
@@ -55,3 +57,22 @@ def test_redis_is_behind_if_any_commit_is_ahead_of_its_position() -> None:
     positions = {0: Position(5), 1: Position(7)}
     assert behind_commits(positions, {0: 6})
     assert not behind_commits(positions, {0: 5, 1: 3, 2: 100})
+
+
+@pytest.mark.parametrize(
+    ("stored", "committed", "expired", "reason"),
+    [
+        pytest.param(Closed(2, 1_000), Closed(2, 1_000), {}, None, id="as committed"),
+        pytest.param(Closed(2, None), Closed(0, None), {}, None, id="nothing committed"),
+        pytest.param(Closed(3, 900), Closed(2, 1_000), {}, None, id="closed less than a slice earlier"),
+        pytest.param(Closed(2, 899), Closed(2, 1_000), {}, "before 899, but 1000", id="more than a slice earlier"),
+        pytest.param(Closed(2, None), Closed(2, 1_000), {}, "before None, but 1000", id="nothing closed"),
+        pytest.param(Closed(2, 1_000), Closed(3, 1_000), {}, "older than state version 3", id="older version"),
+        pytest.param(Closed(2, 1_000), Closed(2, 1_000), {4: 7}, "{4: 7}", id="expired positions"),
+    ],
+)
+def test_a_state_is_rebuilt_if_kafka_has_newer_commits_or_no_longer_the_records(
+    stored: Closed, committed: Closed, expired: dict[int, int], reason: str | None
+) -> None:
+    found = reason_to_rebuild(stored, committed, expired, slice_length=100)
+    assert found is None if reason is None else found is not None and reason in found

@@ -10,7 +10,7 @@ from stormfold import metrics
 from stormfold.errors import Retry
 from stormfold.kafka.committed import Committed, newest_closed_before, newest_metadata, read_committed
 from stormfold.kafka.topics import partitions_of
-from stormfold.positions import Position, expired_positions
+from stormfold.positions import Closed, Position, expired_positions, reason_to_rebuild
 from stormfold.redis.clock import Clock
 from stormfold.redis.errors import RedisOutOfMemory
 from stormfold.redis.store import Store
@@ -27,8 +27,8 @@ async def ensure_state_version(
 ) -> State:
     """The state to continue; opens a new state version where the one in Redis is missing or cannot be continued.
 
-    `consumer` is only asked for offsets. `started` is the start of the worker with these windows (ms): the windows of
-    the worker that was started last apply. Raises `Retry`, also if another worker opened a version first, or
+    `consumer` is used only to look up offsets. `started` is the start of the worker with these windows (ms): the windows
+    of the worker that was started last apply. Raises `Retry`, also if another worker opened a version first, or
     `ActionRequired`.
     """
     await skip_expired(store, consumer, settings)
@@ -61,7 +61,8 @@ async def _open(
     closed_before = newest_closed_before(committed)
     # What is closed was cut under the windows of that time: others must wait until all of it has been read again.
     current, requested_at = (windows, started) if last.windows is None else (last.windows, 0)
-    # C inside a bucket is S: alerts of the bucket from C on are not closed yet, those before it are skipped.
+    # If `closed_before` lies inside a bucket, it is `windows_since`: alerts of the bucket from then on are not closed
+    # yet, those before it are skipped.
     rebuild = None if closed_before is None else Rebuild.of(current.bucket(closed_before), current)
     partitions = await keyed_partitions(settings, committed)
     starts = await _starts(consumer, settings, committed, partitions, rebuild)
@@ -124,19 +125,19 @@ async def change_windows(store: Store, version: StateVersion) -> bool:
 
 
 def closed_before(version: StateVersion, clock: Clock) -> int | None:
-    """C: start of the bucket that holds min(watermark, first bucket of the oldest open group), in ms.
+    """Start of the bucket that holds min(watermark, first bucket of the oldest open group), in ms.
 
-    Every segment that begins before it is closed and published. Never before S, as buckets were others then. None
-    before the first horizon.
+    Every segment that begins before it is closed and published. Never before `windows_since`, as buckets were
+    others then. None before the first horizon.
     """
-    floors = (version.windows_since, None if version.rebuild is None else version.rebuild.closed_before)
-    floor = max((time for time in floors if time is not None), default=None)
+    lower_bounds = (version.windows_since, None if version.rebuild is None else version.rebuild.closed_before)
+    earliest = max((time for time in lower_bounds if time is not None), default=None)
     if clock.horizon is None:
-        return floor
+        return earliest
     reached = version.windows.bucket(clock.horizon - version.windows.grace)
     if clock.first_open is not None:
         reached = min(reached, clock.first_open)
-    return reached if floor is None else max(floor, reached)
+    return reached if earliest is None else max(earliest, reached)
 
 
 async def newest_horizon(settings: Settings, clock: Clock) -> int | None:
@@ -152,17 +153,9 @@ async def _reason_to_rebuild(
     version = state.version
     begins = await consumer.beginning_offsets(_topic_partitions(settings, state.positions))
     expired = expired_positions(state.positions, {tp.partition: begin for tp, begin in begins.items()})
-    for partition, begin in expired.items():
-        return f"{settings.keyed_topic}-{partition} begins at {begin}, after the position in Redis"
-    last = newest_metadata(committed).state_version
-    if last > version.number:
-        return f"it is older than state version {last}, which was committed"
-    newest = newest_closed_before(committed)
-    if newest is not None:
-        closed = closed_before(version, await store.clock(version))
-        if closed is None or closed < newest - version.windows.slice_length:
-            return f"it had closed what begins before {closed}, but {newest} was committed"
-    return None
+    stored = Closed(version.number, closed_before(version, await store.clock(version)))
+    last = Closed(newest_metadata(committed).state_version, newest_closed_before(committed))
+    return reason_to_rebuild(stored, last, expired, version.windows.slice_length)
 
 
 async def _starts(
