@@ -13,26 +13,22 @@ MAX_EVENT_TIME = 253_402_300_799_999
 """Event times end with the year 9999: later ones cannot be written as dates, and lose digits in Lua."""
 EventTime = Annotated[int, msgspec.Meta(ge=0, le=MAX_EVENT_TIME)]
 
-SILENCE = 120_000
-"""Marks come every second while anybody reads. If none came for this long (ms), everything was silent."""
+MAX_MARK_PAUSE = 120_000
+"""Marks come every second while any intake runs. If none came for this long (ms), everything was silent."""
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far event time has come in one partition of `alerts`; it never goes back."""
+    """How far event time has advanced in one partition of `alerts`; it never goes back."""
 
     reached: int | None = None
 
-    def stamp(self, timestamp: int, now: int, grace: int) -> tuple[int, bool]:
-        """Event time of the record that is read next, and whether it was late.
-
-        `timestamp` is the record's (negative if it has none), `now` the wall clock. A record more than `grace` behind
-        the progress is late: it counts at the progress.
-        """
-        return next(self.stamps((timestamp,), now, grace))
-
     def stamps(self, timestamps: Iterable[int], now: int, grace: int) -> Iterator[tuple[int, bool]]:
-        """`stamp` for records that are read one after the other."""
+        """Event times of records that are read one after the other, and whether each was late.
+
+        `timestamps` are the records' (negative if one has none), `now` is the wall clock. A record more than `grace`
+        behind the progress is late: it counts at the progress.
+        """
         for timestamp in timestamps:
             time = timestamp if 0 <= timestamp <= now else now
             reached = self.reached
@@ -51,7 +47,7 @@ class Progress:
 
 
 class Horizon:
-    """The minimum of all marks; pairs that are idle (no progress for `idle_timeout` while others move) are left out.
+    """The minimum of all marks, without idle pairs: those without progress for `idle_timeout` while others move.
 
     Only time in which marks came counts towards the timeout, because silence is no evidence about a single pair. A
     pair more than `max_lead` ahead of the last one is not idle: intake pauses it there.
@@ -68,7 +64,7 @@ class Horizon:
         self._active = 0
         """Milliseconds in which marks came."""
         self.idle: frozenset[PartitionPair] = frozenset()
-        """Pairs that the last observation left out."""
+        """Pairs that were idle at the last observation: they are excluded from the minimum."""
 
     def observe(
         self, marks: Mapping[PartitionPair, int], keyed: int, alerts: int, now: int, marks_version: int = 0
@@ -82,7 +78,7 @@ class Horizon:
         last = min((marks[pair] for pair in pairs if pair in marks and pair not in self.idle), default=0)
         changed = [pair for pair in pairs if pair not in self._seen or self._seen[pair][0] != marks.get(pair)]
         if changed or marks_version != self._marks_version:
-            if self._last_change is not None and now - self._last_change <= SILENCE:
+            if self._last_change is not None and now - self._last_change <= MAX_MARK_PAUSE:
                 self._active += now - self._last_change
             self._last_change, self._marks_version = now, marks_version
         paused = [pair for pair in pairs if pair in marks and marks[pair] > last + self._max_lead]

@@ -28,7 +28,8 @@ async def measure(bench: Bench) -> Million:
         feed = filled(settings, alerts, alerts, groups)
         taken = await bench.take_up(settings, feed, FOLDED, alerts, stages="intake,fold")
         memory = await store.memory()
-        allocator = (await redis.info("memory"))["allocator_frag_ratio"]
+        info = await redis.info("memory")
+        resident, allocator = info["used_memory_rss"], info["allocator_frag_ratio"]
         refused = (await redis.info("errorstats")).get("errorstat_OOM", {}).get("count", 0)
         version = await store.version()
         assert version is not None
@@ -43,5 +44,5 @@ async def measure(bench: Bench) -> Million:
         await asyncio.to_thread(server.kill)
     return Million(
         bench.run(), alerts, groups, sum(bucket.alerts for group in opened for bucket in group.buckets), listed,
-        refused, memory.used, empty, memory.resident, memory.fragmentation, allocator, taken.wall,
+        refused, memory.used, empty, resident, memory.fragmentation, allocator, taken.wall,
     )  # fmt: skip

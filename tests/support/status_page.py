@@ -27,7 +27,7 @@ def filled(text: str) -> tuple[View, list[Problem]]:
         groups=TopGroups(1, 1, (OpenGroup(meta, text, 7, 5, 3, False, NOW - 5_000, NOW),)),
         recent=[(storm, False)],
         stages={"intake": {0: Progress(3, NOW)}},
-        memory=Memory(used=1, maximum=2, resident=1, fragmentation=1.0, evicted=0, policy="noeviction"),
+        memory=Memory(used=1, maximum=2, fragmentation=1.0, evicted=0, policy="noeviction"),
         events=[event],
     )
     return view, [Problem(text, text, NOW / 1000, text)]

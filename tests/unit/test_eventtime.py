@@ -32,7 +32,7 @@ def test_progress_never_goes_back_and_stamps_stay_within_the_grace(
         if what == "end":
             progress.advance_to(min(time, now))
         else:
-            stamp, late = progress.stamp(time, now, grace)
+            stamp, late = next(progress.stamps([time], now, grace))
             wanted = now if time < 0 else min(time, now)
             assert late == (before is not None and wanted < before - grace)
             assert stamp == (before if late else wanted)
@@ -49,24 +49,24 @@ def test_progress_never_goes_back_and_stamps_stay_within_the_grace(
 def test_after_a_restart_no_stamp_is_before_an_earlier_mark(times: list[int], data: st.DataObject) -> None:
     grace = 10
     first = Progress()
-    for time in times:
-        first.stamp(time, 10_000, grace)
+    for _ in first.stamps(times, 10_000, grace):
+        pass
     second = Progress(first.reached)
     assert first.reached is not None
     for time in data.draw(st.lists(st.integers(0, 1_000))):
-        assert second.stamp(time, 10_000, grace)[0] >= first.reached - grace
+        assert next(second.stamps([time], 10_000, grace))[0] >= first.reached - grace
 
 
 def test_a_record_beyond_the_grace_is_late_and_none_is_in_the_future() -> None:
     """The poll of an idle partition advances the progress."""
     progress = Progress()
-    assert progress.stamp(1_000, 5_000, 10) == (1_000, False)
-    assert progress.stamp(990, 5_000, 10) == (990, False)
-    assert progress.stamp(989, 5_000, 10) == (1_000, True)
-    assert progress.stamp(9_000, 5_000, 10) == (5_000, False)
-    assert progress.stamp(-1, 5_001, 10) == (5_001, False)
+    assert next(progress.stamps([1_000], 5_000, 10)) == (1_000, False)
+    assert next(progress.stamps([990], 5_000, 10)) == (990, False)
+    assert next(progress.stamps([989], 5_000, 10)) == (1_000, True)
+    assert next(progress.stamps([9_000], 5_000, 10)) == (5_000, False)
+    assert next(progress.stamps([-1], 5_001, 10)) == (5_001, False)
     progress.advance_to(6_000)
-    assert progress.stamp(5_500, 7_000, 10) == (6_000, True)
+    assert next(progress.stamps([5_500], 7_000, 10)) == (6_000, True)
     progress.advance_to(5_000)
     assert progress.reached == 6_000
 

@@ -19,7 +19,6 @@ class Memory:
     or a replica that hangs, and shrink on their own."""
     maximum: int
     """0: no limit."""
-    resident: int
     fragmentation: float
     evicted: int
     policy: str
@@ -48,7 +47,6 @@ class MemoryAccess(RedisAccess):
         return Memory(
             used=info["used_memory"] - info.get("mem_not_counted_for_evict", 0),
             maximum=info.get("maxmemory", 0),
-            resident=info.get("used_memory_rss", 0),
             fragmentation=float(info.get("mem_fragmentation_ratio", 0)),
             evicted=info.get("evicted_keys", 0),
             policy=info.get("maxmemory_policy", ""),
