@@ -13,8 +13,9 @@ from stormfold.window import Bucket, Rebuild, Segment, Windows, first_due, segme
 class InMemoryFold:
     """Takes each partition's records in order; holds only what is still open at the watermark.
 
-    Aggregates that begin before the rebuild's C are dropped, because the log may lack their beginning. Alerts before S
-    (`windows_since`, ms) are skipped like those before B: they were counted under other windows.
+    Aggregates that begin before the rebuild's `closed_before` are dropped, because the log may lack their beginning.
+    Alerts before `windows_since` (ms) are skipped like those before `rebuild_from`: they were counted under other
+    windows.
     """
 
     def __init__(

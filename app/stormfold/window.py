@@ -16,7 +16,7 @@ class Windows(msgspec.Struct, frozen=True, rename={"slice_length": "slice"}):
     """The window settings, all in milliseconds."""
 
     gap: int = 60_000
-    """Longest silence inside a session."""
+    """Longest time without an alert inside a session."""
     grace: int = 10_000
     """How far clocks may disagree, and how long late alerts are waited for."""
     slice_length: int = 300_000
@@ -36,13 +36,13 @@ class Rebuild:
     """Where a new state version began to read again, in event time (ms)."""
 
     rebuild_from: int
-    """B: alerts before it are skipped, so a session that begins soon after it may have a hidden beginning."""
+    """Alerts before it are skipped, so a session that begins soon after it may have a hidden beginning."""
     closed_before: int
-    """C: every aggregate that begins before it has been closed and published."""
+    """Every aggregate that begins before it has been closed and published."""
 
     @classmethod
     def of(cls, closed_before: int, windows: Windows) -> "Rebuild":
-        """B lies three slices before C: then every ambiguous cut lies before C."""
+        """Begins three slices before `closed_before`: then every ambiguous cut lies before that."""
         return cls(closed_before - 3 * windows.slice_length, closed_before)
 
 
@@ -89,7 +89,7 @@ def segments(buckets: Iterable[Bucket], windows: Windows, rebuild: Rebuild | Non
     """Cuts one group's buckets into segments, in order of time; `due` ascends with them.
 
     A segment is final when its last alert + gap is before the watermark, or its cut at or before it. A session that
-    may have begun before the rebuild's B is cut only where it would be cut whenever it began.
+    may have begun before `rebuild_from` is cut only where it would be cut whenever it began.
     """
     result: list[Segment] = []
     for session in sessions(buckets, windows):

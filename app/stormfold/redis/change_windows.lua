@@ -1,5 +1,5 @@
--- Continues in the next state version, under the pending windows, if no group is open and everything is folded that was
--- in the log when they were requested: then also a rebuild reads nothing again that was published under the old ones.
+-- Opens the next state version under the pending windows, if no group is open and every record before the ends stored
+-- with the request is folded. So a rebuild never reads records again that were published under the old windows.
 -- The watermark stays, and the new version counts no alert before it.
 -- Begins with a DEL, so that a full Redis can change its windows.
 --
@@ -28,7 +28,7 @@ local function hash(key)
 end
 
 local function whole(value)
-  return string.format('%.0f', value)
+  return string.format('%d', value)
 end
 
 redis.call('DEL', void)
@@ -47,7 +47,7 @@ for field, stop in pairs(requested) do
 end
 
 local old, old_marks = hash(state_version), hash(marks)
-local floor = math.max(
+local counted_before = math.max(
   old_marks[HORIZON] and tonumber(old_marks[HORIZON]) - tonumber(old[GRACE]) or -math.huge,
   old[WINDOWS_SINCE] and tonumber(old[WINDOWS_SINCE]) or -math.huge,
   old[CLOSED_BEFORE] and tonumber(old[CLOSED_BEFORE]) or -math.huge
@@ -69,8 +69,8 @@ end
 redis.call('DEL', state_version, pending_windows)
 redis.call('HSET', state_version, NUMBER, whole(tonumber(number) + 1), PARTITIONS, old[PARTITIONS],
   GAP, requested[GAP], GRACE, requested[GRACE], SLICE, requested[SLICE], REQUESTED_AT, requested[REQUESTED_AT])
-if floor > -math.huge then
-  redis.call('HSET', state_version, WINDOWS_SINCE, whole(floor))
-  redis.call('HSET', new_marks, HORIZON, whole(floor + tonumber(requested[GRACE])))
+if counted_before > -math.huge then
+  redis.call('HSET', state_version, WINDOWS_SINCE, whole(counted_before))
+  redis.call('HSET', new_marks, HORIZON, whole(counted_before + tonumber(requested[GRACE])))
 end
 return 1

@@ -22,7 +22,7 @@ class _Interruptible(AbstractConnection):
     """A connection that ends when the task that waits for it is cancelled.
 
     redis-py sends with `asyncio.wait_for`, which before Python 3.12 loses a cancellation that arrives together with
-    the end of the awaited operation, so that the cancelled task would run for ever.
+    the end of the awaited operation, so that the cancelled task would run without end.
     """
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
@@ -49,7 +49,7 @@ class _LocalConnection(_Interruptible, UnixDomainSocketConnection):
 
 
 class _EncryptedConnection(_Interruptible, Connection):
-    """Reads renewed TLS files, as Kafka's connections do; redis-py's own `SSLConnection` does not."""
+    """A TLS connection that reloads its certificate files; redis-py's `SSLConnection` does not."""
 
     def __init__(self, tls: ReloadingSSLContext, **options: Any) -> None:
         super().__init__(**options)
@@ -64,7 +64,7 @@ _CONNECTIONS = {
     SSLConnection: _EncryptedConnection,
     UnixDomainSocketConnection: _LocalConnection,
 }
-"""Ours, by what redis-py chooses for the URL's scheme."""
+"""Replacement of each of redis-py's connection classes."""
 
 
 def connect(settings: Settings) -> Redis:

@@ -27,7 +27,7 @@ class PositionConflict(Retry):
 
 
 class RedisOutOfMemory(Retry):
-    """Redis is out of memory and refuses to fold: nothing was written, lag grows until storms are closed."""
+    """Redis is out of memory and rejects writes: nothing was written, lag grows until storms are closed."""
 
 
 class BehindWatermark(Exception):
@@ -53,7 +53,7 @@ async def translate_errors() -> AsyncIterator[None]:
             "check STORMFOLD_REDIS_USERNAME and STORMFOLD_REDIS_PASSWORD, or the credentials in STORMFOLD_REDIS_URL",
         ) from error
     except OutOfMemoryError as error:
-        raise RedisOutOfMemory(f"Redis is full: {error}") from error
+        raise RedisOutOfMemory(f"Redis is out of memory: {error}") from error
     except (ConnectionError, TimeoutError, BusyLoadingError, OSError) as error:
         if handshake := tls_error(error, "Redis", "STORMFOLD_REDIS", "STORMFOLD_REDIS_URL"):
             raise handshake from error
@@ -61,5 +61,5 @@ async def translate_errors() -> AsyncIterator[None]:
     except RedisError as error:
         if "OOM command not allowed" in str(error):
             # Redis before 7 wraps it as an error of the script.
-            raise RedisOutOfMemory(f"Redis is full: {error}") from error
+            raise RedisOutOfMemory(f"Redis is out of memory: {error}") from error
         raise Retry(f"Redis returned an error: {error}") from error

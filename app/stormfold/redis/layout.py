@@ -101,7 +101,8 @@ class Keys:
     @property
     def state_version(self) -> Key:
         """hash, no TTL: the current state version: `number`, windows, `by` → start of the worker that requested them
-        (ms), `partitions`; of a rebuild `begin` (B) and `closed` (C); after a change of windows `since` (S)."""
+        (ms), `partitions`; of a rebuild `begin` (`rebuild_from`) and `closed` (`closed_before`); after a change of
+        windows `since` (`windows_since`)."""
         return Key(self.root + "epoch")
 
     @property

@@ -41,7 +41,7 @@ class Script(Generic[P]):
         self.source = "".join((self._prelude(), "\n", self.body))
 
     async def __call__(self, redis: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
-        """Returns the script's reply. Raises `StaleStateVersion` if that is it, and see `translate_errors`."""
+        """Returns the reply. Raises `StaleStateVersion` if it is `STALE`, and the errors of `translate_errors`."""
         assert not args, "scripts take keyword arguments only"
         async with translate_errors():
             reply = await redis.register_script(self.source)(

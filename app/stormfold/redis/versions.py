@@ -19,7 +19,7 @@ SWEEP_CHUNK = 500
 
 @dataclass(frozen=True, slots=True)
 class StateVersion:
-    """One generation of the state in Redis."""
+    """A numbered state in Redis."""
 
     number: int
     windows: Windows
@@ -28,7 +28,7 @@ class StateVersion:
     rebuild: Rebuild | None
     """From where the keyed topic is read again; None if from its beginning, or if the version before was continued."""
     windows_since: int | None = None
-    """S: alerts before it were counted under other windows (ms); None if there never were others."""
+    """Alerts before it were counted under other windows (ms); None if there never were others."""
     requested_at: int = 0
     """Start of the worker that requested the windows (ms); 0 if not known."""
 
@@ -90,7 +90,8 @@ class VersionAccess(RedisAccess):
         names = self.keys.of(version.number)
         async with translate_errors():
             # Not a transaction: a full Redis refuses one even if it only reads. Positions come first: if they move
-            # before the source positions are read, the next fold call is refused, and the state is loaded again.
+            # before the source positions are read, the next fold call fails with `PositionConflict`, and the state is
+            # loaded again.
             pipeline = self.redis.pipeline(transaction=False).hgetall(names.positions).hgetall(names.source_positions)
             positions, sources = await pipeline.execute()
         if not positions:

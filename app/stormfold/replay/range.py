@@ -44,7 +44,7 @@ class Range:
     horizon: int
     """Every aggregate that is final at this horizon is closed."""
     windows_since: int | None = None
-    """S: alerts before it were counted under other windows and are skipped. None if there are none, or if all count."""
+    """Alerts before it were counted under other windows and are skipped. None if there are none, or if all count."""
 
     @property
     def rebuild(self) -> Rebuild:
@@ -99,7 +99,7 @@ async def open_range(
     if as_counted:
         metadata = newest_metadata(committed)
         wanted, windows_since = _counted_under(config.windows, wanted, metadata)
-        # Where C is S it lies inside a bucket, and an aggregate that begins in this bucket may still be open.
+        # Where it is `windows_since` it lies inside a bucket, and an aggregate that begins in this one may be open.
         config, closed = replace(config, windows=metadata.windows or config.windows), config.windows.bucket(closed)
     span = Span(wanted.begin, min(wanted.end, closed))
     if span.begin >= span.end:
@@ -116,7 +116,7 @@ async def open_range(
 
 
 def _counted_under(windows: Windows, wanted: Span, metadata: CommitMetadata) -> tuple[Span, int | None]:
-    """The part of a range that was counted under `windows`, and S. Raises `ActionRequired` if there is none.
+    """The part of a range that was counted under `windows`, and `windows_since`. Raises `ActionRequired` without one.
 
     Under other windows aggregates have other names, so their alerts would be counted twice.
     """

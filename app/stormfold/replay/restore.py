@@ -39,7 +39,7 @@ class Restored:
     span: Span
     """The part that could be replayed."""
     windows_since: int | None = None
-    """S: alerts before it were counted under other windows (ms)."""
+    """Alerts before it were counted under other windows (ms)."""
     alerts: int = 0
     """Alerts read of the range and around it."""
     same: int = 0
@@ -64,7 +64,7 @@ async def restore(settings: Settings, config: Config, wanted: Span, on_progress:
     async with open_reader(settings) as reader:
         replayed = await open_range(settings, config, wanted, reader, on_progress, as_counted=True)
         since = replayed.windows_since
-        # Aggregates that ended before S have none of the alerts that are counted here.
+        # Aggregates that ended before `windows_since` have none of the alerts that are counted here.
         published = await read_published(replayed)
         published = {
             name: summary for name, summary in published.items() if summary.aggregate.last_seen >= (since or 0)

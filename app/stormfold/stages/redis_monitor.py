@@ -22,7 +22,7 @@ HIGH_SHARE = 0.85
 
 
 class RedisMonitor(PeriodicService):
-    """Has the limits that fold applies at the moment."""
+    """Provides the limits that fold applies now."""
 
     name = "redis"
 

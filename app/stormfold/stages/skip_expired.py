@@ -19,7 +19,7 @@ async def skip_expired(store: Store, consumer: AIOKafkaConsumer, settings: Setti
     """Moves expired positions and keeps the open groups, unless Redis is behind the commits.
 
     A Redis that went back may have groups open that were closed since: it needs a new state version. `consumer` is
-    only asked for offsets; it counts the loss when it reads the partition. Raises `Retry` or `ActionRequired`.
+    used only to look up offsets; it counts the loss when it reads the partition. Raises `Retry` or `ActionRequired`.
     """
     state = await store.load()
     if state is None:

@@ -109,5 +109,5 @@ def stage_positions(settings: Settings, kafka: KafkaSnapshot, redis: RedisSnapsh
 
 
 def closed_until(kafka: KafkaSnapshot) -> int | None:
-    """The newest C in a commit of fold (ms): every aggregate that begins before it is published."""
+    """The newest `closed_before` in a commit of fold (ms): every aggregate that begins before it is published."""
     return newest_closed_before(kafka.committed.get("fold", {}))

@@ -242,7 +242,7 @@ async def test_fold_waits_while_redis_is_full_and_continues_with_room(pipeline: 
     pipeline.start(**SMALL_POLLS)
     await begun(pipeline, model)
     await client.config_set("maxmemory", "1mb")
-    await until(lambda: "Redis is full" in pipeline.logs(), what="fold is refused")
+    await until(lambda: "Redis is out of memory" in pipeline.logs(), what="fold is refused")
     await client.config_set("maxmemory", "512mb")
     await pipeline.assert_aggregates(model)
 
