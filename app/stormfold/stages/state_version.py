@@ -27,8 +27,8 @@ async def ensure_state_version(
 ) -> State:
     """The state to continue; opens a new state version where the one in Redis is missing or cannot be continued.
 
-    `consumer` is used only to look up offsets. `started` is the start of the worker with these windows (ms): the windows
-    of the worker that was started last apply. Raises `Retry`, also if another worker opened a version first, or
+    `consumer` is used only to look up offsets. `started` is the start of the worker with these windows (ms): the
+    windows of the worker that was started last apply. Raises `Retry`, also if another worker opened a version first, or
     `ActionRequired`.
     """
     await skip_expired(store, consumer, settings)
