@@ -11,7 +11,7 @@ help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8 | sed 's/^/make /'
 
 demo: $(BIN)/.project  ## replay an incident through Kafka, Redis and a worker on this machine
-	@$(BIN)/stormfold demo
+	@trap : INT; $(BIN)/stormfold demo || [ $$? = 130 ]
 
 unit: $(BIN)/.project  ## run the tests that need no server, under 30 s (ARGS="-k window")
 	@$(BIN)/pytest --numprocesses auto tests/unit $(ARGS)
@@ -50,7 +50,7 @@ $(BIN)/python:
 
 $(BIN)/.dependencies: requirements-dev.lock | $(BIN)/python
 	@echo 'Installing the dependencies into .venv (only when requirements-dev.lock changes)'
-	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes --requirement $<
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar off --require-hashes --requirement $<
 	@touch $@
 
 $(BIN)/.project: pyproject.toml $(BIN)/.dependencies

@@ -71,10 +71,13 @@ class AuditReport:
                 f"Not known yet: {pluralize(self.unread, 'record')} {have} not been processed; see `stormfold status`."
             )
         if self.balanced:
-            others = f" and {pluralize(self.non_storms, 'other group')}" if self.non_storms else ""
+            others = f" and {pluralize(self.non_storms, 'other aggregate')}" if self.non_storms else ""
             still_open = f", {self.open:,} in groups still open" if self.open else ""
+            counted = (
+                f"{self.alerts:,} alerts and invalid records" if self.dead_letters else pluralize(self.alerts, "alert")
+            )
             return (
-                f"Counted exactly once: {pluralize(self.alerts, 'alert')} = {self.aggregated:,} in"
+                f"Counted exactly once: {counted} = {self.aggregated:,} in"
                 f" {pluralize(self.aggregates - self.non_storms, 'storm')}{others}"
                 f" + {pluralize(self.dead_letters, 'dead letter')}{still_open}.{foreign}"
             )

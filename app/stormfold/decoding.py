@@ -95,7 +95,7 @@ def parse_each(parse: Callable[[S], T], items: Iterable[S]) -> list[T]:
         except Poison as error:
             raise error.prefixed(f"[{index}]") from error
     if not found:
-        raise Poison("no alerts")
+        raise Poison("contains no alerts")
     return found
 
 

@@ -13,8 +13,8 @@ class StormfoldError(Exception):
 class Retry(StormfoldError):
     """A component is unavailable at the moment: back off and try again."""
 
-    def __init__(self, message: str | None = None, after: float | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, message: str | None = None, hint: str | None = None, *, after: float | None = None) -> None:
+        super().__init__(message, hint)
         self.after = after
         """Seconds to wait before the next try, if the other side named them."""
 
@@ -25,6 +25,10 @@ class DeadLetter(StormfoldError):
 
 class ActionRequired(StormfoldError):
     """Configuration or permissions are wrong: retrying is useless until a person acts on the message."""
+
+
+NOT_RUNNING_HINT = "start it there (`stormfold up` runs one), or correct the variable"
+"""For a server that does not answer; the message has its address and the variable of it."""
 
 
 def unexpected(error: Exception) -> Retry:

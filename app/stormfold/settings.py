@@ -206,7 +206,10 @@ class Settings(BaseSettings):
         if any(files) and not self.redis_url.startswith("rediss://"):
             raise ValueError(f"{variable('redis_url')}: expected rediss://, to use the files for TLS")
         if self.close_lease <= self.delivery_timeout:
-            raise ValueError(f"{variable('close_lease')}: expected more than {variable('delivery_timeout')}")
+            raise ValueError(
+                f"{variable('close_lease')}: expected more than {variable('delivery_timeout')}"
+                f" ({self.delivery_timeout:g} s)"
+            )
         return self
 
     def consumer_group(self, stage: str) -> str:
@@ -240,6 +243,18 @@ class Settings(BaseSettings):
         return tuple(stage for stage in STAGES if stage in self.stages.split(","))
 
 
+_EXPECTED = {
+    "float_parsing": "expected seconds, such as 15",
+    "int_parsing": "expected a whole number",
+    "greater_than": "expected more than {gt:g}",
+    "greater_than_equal": "expected at least {ge:g}",
+    "less_than_equal": "expected at most {le:g}",
+    "string_pattern_mismatch": "expected text that matches '{pattern}'",
+    "path_not_file": "expected a file, there is none at {value}",
+}
+"""Messages by pydantic's error type; other types keep pydantic's message."""
+
+
 def variable(field: str) -> str:
     """Environment variable of a field of `Settings`."""
     return PREFIX + field.upper()
@@ -251,10 +266,12 @@ def _host_and_port(address: str) -> tuple[str, int]:
 
 
 def _settings_error(error: ValidationError) -> SettingsError:
-    """The first problem in one line, without the value, which can be a credential."""
-    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    text = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected", 1)
-    text = text.replace("String should match pattern", "expected text that matches", 1)
+    """The first problem in one line, without the value unless it is a path: it can be a credential."""
+    problem = error.errors(include_url=False)[0]
+    if expected := _EXPECTED.get(problem["type"]):
+        text = expected.format(**problem.get("ctx", {}), value=problem["input"])
+    else:
+        text = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected", 1)
     return SettingsError(": ".join([*(variable(str(field)) for field in problem["loc"][:1]), text]))
 
 
@@ -266,8 +283,20 @@ def _reject_unknown(environment: "os._Environ[str]") -> None:
             and name.upper() not in known
             and not _SERVICE_LINK.fullmatch(f"{name}={value}")
         ):
-            near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0)[0]
+            near = _closest(name.upper().removeprefix(PREFIX).lower())
             raise SettingsError(
-                f"{name}: unknown environment variable, the closest known one is {near}",
-                hint="correct its name, or unset it",
+                f"{name}: unknown environment variable" + (f", the closest known one is {near}" if near else ""),
+                hint="correct its name, or unset it; docs/reference/settings.md lists all variables",
             )
+
+
+def _closest(name: str) -> str | None:
+    """The variable of a field that begins with the name, is similar or has the same first word; None if none does."""
+    fields = list(Settings.model_fields)
+    near = (
+        [field for field in fields if field.startswith(name)]
+        # Below this similarity the common endings, such as _topic, decide.
+        or difflib.get_close_matches(name, fields, n=1, cutoff=0.8)
+        or [field for field in fields if field.split("_")[0] == name.split("_")[0]]
+    )
+    return variable(near[0]) if near else None

@@ -130,12 +130,13 @@ class Worker:
     async def stop(self) -> None:
         """Stops the consumers first, so that agents end with no batch in progress. A failure does not stop the rest."""
         for stopping in (
-            [self.web.end_page(), *(consumer.stop() for consumer in self.consumers)],
-            [self.app.stop()],
-            [stage.stop() for stage in self.stages],
-            [self.redis.aclose(), self.web.stop()],
+            {"page": self.web.end_page(), **{consumer.member.name: consumer.stop() for consumer in self.consumers}},
+            {"services": self.app.stop()},
+            {type(stage).__name__.lower(): stage.stop() for stage in self.stages},
+            {"redis": self.redis.aclose(), "web": self.web.stop()},
         ):
-            for result in await asyncio.gather(*stopping, return_exceptions=True):
+            results = await asyncio.gather(*stopping.values(), return_exceptions=True)
+            for component, result in zip(stopping, results, strict=True):
                 if isinstance(result, BaseException):
-                    log.error("did not stop cleanly", exc_info=result)
+                    log.error("a component did not stop cleanly", component=component, exc_info=result)
         log.info("worker stopped")

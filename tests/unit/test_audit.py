@@ -14,12 +14,12 @@ from stormfold.audit import AuditReport
         ),
         (
             AuditReport(4, 2, 1, 1, 2, 1, 0, 0, 1),
-            "Counted exactly once: 4 alerts = 2 in 1 storm and 1 other group + 1 dead letter,"
+            "Counted exactly once: 4 alerts and invalid records = 2 in 1 storm and 1 other aggregate + 1 dead letter,"
             " 1 in groups still open. 1 record in storms or dead letters was not written by stormfold.",
         ),
         (
             AuditReport(2000, 2000, 0, 0, 5, 3, 0, 0, 0),
-            "Counted exactly once: 2,000 alerts = 2,000 in 2 storms and 3 other groups + 0 dead letters.",
+            "Counted exactly once: 2,000 alerts = 2,000 in 2 storms and 3 other aggregates + 0 dead letters.",
         ),
         (
             AuditReport(2, 1, 0, 0, 1, 0, 0, 1, 0),

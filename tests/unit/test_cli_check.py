@@ -180,7 +180,7 @@ def test_a_record_without_alerts_is_reported_as_skipped(config: str) -> None:
 def test_a_bad_alert_of_a_webhook_is_named_by_its_index(config: str) -> None:
     webhook = {"alerts": [ALERTS[0], {"labels": {"alertname": "A", "pod": 3}}]}
     found = run("check", config, "--alert", "-", stdin=json.dumps(webhook))
-    assert ":1: not understood: [1].labels.pod: expected str" in found.stderr
+    assert ":1: cannot be parsed: [1].labels.pod: expected str" in found.stderr
 
 
 def test_the_fingerprint_is_that_of_alertmanager(config: str) -> None:
@@ -194,8 +194,8 @@ def test_the_fingerprint_is_that_of_alertmanager(config: str) -> None:
         ("", "standard input is empty"),
         ("nonsense", "standard input:1: not JSON: "),
         (json.dumps(ALERTS[0]) + "\nnonsense\n", "standard input:2: not JSON: "),
-        (json.dumps(ALERTS[0]) + '\n\n{"labels": {"a": 1}}\n', "standard input:3: not understood: "),
-        ('{"labels": {"a": "b"}, "annotations": {"a": 1}}', "standard input:1: not understood: "),
+        (json.dumps(ALERTS[0]) + '\n\n{"labels": {"a": 1}}\n', "standard input:3: cannot be parsed: "),
+        ('{"labels": {"a": "b"}, "annotations": {"a": 1}}', "standard input:1: cannot be parsed: "),
     ],
 )
 def test_a_refused_record_is_reported_with_its_line(config: str, text: str, wanted: str) -> None:

@@ -116,5 +116,5 @@ def test_parse_each_names_the_first_wrong_item() -> None:
     assert parse_each(positive, [1, 2]) == [1, 2]
     with pytest.raises(Poison, match=r"^\[1\]\.n: negative$"):
         parse_each(positive, [1, -1, -2])
-    with pytest.raises(Poison, match=r"^no alerts$"):
+    with pytest.raises(Poison, match=r"^contains no alerts$"):
         parse_each(positive, [])

@@ -277,7 +277,7 @@ def test_a_refusal_names_the_keys_and_the_remedy() -> None:
         ({"alert_state": "alerting", "client": "Grafana"}, "use its webhook contact point"),
         ({"schema": {}, "payload": {}}, "set schemas.enable=false"),
         ({"reason": "BackOff", "type": "Warning", "msg": "m"}, "leave `layout` out"),
-        ({"labels": {"host": "h1"}}, "add that label"),
+        ({"labels": {"host": "h1"}}, "labels have no alertname: add it"),
         ({"check_result": {}, "state": 2}, "or a mapping"),
     ):
         reason = refusal(record)

@@ -61,10 +61,14 @@ def test_variables_set_fields(monkeypatch: pytest.MonkeyPatch) -> None:
             "a b",
             "STORMFOLD_ALERTS_TOPIC: expected text that matches '^[A-Za-z0-9_-][A-Za-z0-9._-]{0,248}$'",
         ),
-        ("max_poll_records", "0", "STORMFOLD_MAX_POLL_RECORDS: expected greater than or equal to 1"),
+        ("max_poll_records", "0", "STORMFOLD_MAX_POLL_RECORDS: expected at least 1"),
+        ("session_timeout", "15s", "STORMFOLD_SESSION_TIMEOUT: expected seconds, such as 15"),
+        ("session_timeout", "0", "STORMFOLD_SESSION_TIMEOUT: expected more than 0"),
+        ("session_timeout", "3601", "STORMFOLD_SESSION_TIMEOUT: expected at most 3600"),
+        ("max_poll_records", "many", "STORMFOLD_MAX_POLL_RECORDS: expected a whole number"),
         ("log_level", "loud", "STORMFOLD_LOG_LEVEL: expected 'debug', 'info', 'warning' or 'error'"),
-        ("kubeconfig", "/absent", "STORMFOLD_KUBECONFIG: Path does not point to a file"),
-        ("close_lease", "10", "STORMFOLD_CLOSE_LEASE: expected more than STORMFOLD_DELIVERY_TIMEOUT"),
+        ("kubeconfig", "/absent", "STORMFOLD_KUBECONFIG: expected a file, there is none at /absent"),
+        ("close_lease", "10", "STORMFOLD_CLOSE_LEASE: expected more than STORMFOLD_DELIVERY_TIMEOUT (10 s)"),
         (
             "kafka_sasl_username",
             "me",
@@ -246,14 +250,30 @@ def test_a_credential_from_an_empty_file(monkeypatch: pytest.MonkeyPatch, field:
     assert str(caught.value) == f"{variable(field)}: expected text, found an empty line"
 
 
-def test_unknown_variables_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A misspelt variable is an error that names the closest known one, rather than a default in silence."""
-    monkeypatch.setenv("STORMFOLD_ALERT_TOPIC", "x")
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("STORMFOLD_ALERT_TOPIC", "STORMFOLD_ALERTS_TOPIC"),
+        ("STORMFOLD_KAFKA", "STORMFOLD_KAFKA_BOOTSTRAP_SERVERS"),
+        ("STORMFOLD_KAFKA_BROKERS", "STORMFOLD_KAFKA_BOOTSTRAP_SERVERS"),
+        ("STORMFOLD_SESION_TIMEOUT", "STORMFOLD_SESSION_TIMEOUT"),
+    ],
+)
+def test_a_misspelt_variable_is_refused_with_the_closest_known_one(
+    monkeypatch: pytest.MonkeyPatch, name: str, known: str
+) -> None:
+    monkeypatch.setenv(name, "x")
     with pytest.raises(SettingsError) as caught:
         Settings()
-    assert str(caught.value) == (
-        "STORMFOLD_ALERT_TOPIC: unknown environment variable, the closest known one is STORMFOLD_ALERTS_TOPIC"
-    )
+    assert str(caught.value) == f"{name}: unknown environment variable, the closest known one is {known}"
+
+
+def test_a_variable_like_no_other_is_refused_with_the_page_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORMFOLD_DEAD_TOPIC", "x")
+    with pytest.raises(SettingsError) as caught:
+        Settings()
+    assert str(caught.value) == "STORMFOLD_DEAD_TOPIC: unknown environment variable"
+    assert caught.value.hint and "docs/reference/settings.md" in caught.value.hint
 
 
 def test_variables_of_kubernetes_services_are_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:

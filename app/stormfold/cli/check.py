@@ -38,7 +38,7 @@ Exits with 1 if the configuration or the alert can't be used."""
     "--alert",
     type=click.Path(exists=True, dir_okay=False, allow_dash=True),
     metavar="FILE",
-    help="Alerts in any understood format, whole or one on each line; - for standard input.",
+    help="Alerts in any supported format, whole or one on each line; - for standard input.",
 )
 @output_option
 @click.pass_context
@@ -84,11 +84,13 @@ def _show(config: Config, now: int) -> None:
 
 
 def _route(route: Route) -> dict[str, Any]:
+    counts = f"{route.storm_alerts} alerts or {route.storm_resources} resources"
+    new = [] if route.new_for is None else [f"new for {format_duration(route.new_for)}"]
     return {
         "route": route.name,
         "match": [str(matcher) for matcher in route.match] or "every alert",
         "group by": ALL_LABELS if route.group_by is None else route.group_by,
-        "storm when": f"{route.storm_alerts} alerts or {route.storm_resources} resources",
+        "storm when": ", ".join([counts, f"{route.storm_severity} or above", *new]),
         "namespace": route.namespace,
     }
 
@@ -113,7 +115,7 @@ def _explain(path: str, config: Config, now: int) -> list[dict[str, Any]]:
             try:
                 rows += [_row(keyed, alert, config, now) for keyed, alert in reader.parse(record.value, (), now)]
             except Poison as error:
-                raise DeadLetter(f"{name}:{record.line}: not understood: {error}") from None
+                raise DeadLetter(f"{name}:{record.line}: cannot be parsed: {error}") from None
     return rows
 
 

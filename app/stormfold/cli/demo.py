@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
+from stormfold.cli.output import program
 from stormfold.config import loads
 from stormfold.errors import StormfoldError
 from stormfold.local.demo import CONFIG, Demo, Outcome
@@ -65,9 +66,8 @@ def command(ctx: click.Context, seed: int, folder: Path, lines: bool, keep: bool
             keep = keep or not good
         except KeyboardInterrupt:
             _print(console, "Interrupted. The worker, Kafka and Redis are stopped.")
-            _print(
-                console, f"{pluralize(_count(folder), 'manifest')} written so far to {escape(str(folder / MANIFESTS))}"
-            )
+            if written := _count(folder):
+                _print(console, f"{pluralize(written, 'manifest')} written so far to {escape(str(folder / MANIFESTS))}")
             raise
         except StormfoldError:
             # Its message can refer to a log in the data folder.
@@ -75,7 +75,7 @@ def command(ctx: click.Context, seed: int, folder: Path, lines: bool, keep: bool
             raise
         finally:
             if keep:
-                command = f"stormfold up --data {shlex.quote(str(data))}"
+                command = f"{program()} up --data {shlex.quote(str(data))}"
                 _print(console, f"The data of Kafka and Redis are kept. To serve them again: {escape(command)}")
             else:
                 shutil.rmtree(data, ignore_errors=True)
@@ -123,18 +123,17 @@ def _print_outcome(console: Console, folder: Path, outcome: Outcome) -> bool:
     report = outcome.report
     storms = report.aggregates - report.non_storms
     files = _count(folder)
-    # The report counts an invalid record as one alert.
-    alerts = report.alerts - report.dead_letters
+    alerts = sum(found.alert_count for found in outcome.aggregates if found.aggregate_class == "Storm")
     manifests = escape(str(folder / MANIFESTS))
     console.print(summary(outcome, console))
     _print(
         console,
         "",
         f"[{'green' if report.balanced else 'bold red'}]{report.verdict}",
-        f"{pluralize(alerts, 'alert')}, {pluralize(files, 'manifest')}: {alerts // max(1, files):,} to 1."
+        f"{pluralize(files, 'manifest')} stand for {pluralize(alerts, 'alert')}: {alerts // max(1, files):,} to 1."
         + ("" if files == storms else f" [bold red]{pluralize(storms, 'manifest')} expected."),
         f"To apply the manifests: [bold]kubectl apply -f {manifests}[/] (after k8s/crd.yaml).",
-        "Next: [bold]stormfold up[/] runs the same servers, empty, for your own alerts.",
+        f"Next: [bold]{escape(program())} up[/] runs the same servers, empty, for your own alerts.",
     )
     return report.balanced and files == storms
 

@@ -14,11 +14,13 @@ from stormfold.kafka import dlq
 from stormfold.kafka.producer import Producer
 from stormfold.kafka.reader import open_reader
 from stormfold.settings import Settings
-from stormfold.text import escape_unprintable, pluralize
+from stormfold.text import escape_unprintable, pluralize, truncate
 from stormfold.times import format_timestamp
 
 PREVIEW = 60
 """Characters of a record in the list."""
+MAX_REASON = 80
+"""Bytes of a reason in the table; JSON and YAML have all of it."""
 BATCH_SIZE = 50
 """Records that are sent together; each may be as large as the topic allows."""
 
@@ -44,7 +46,10 @@ def command(ctx: click.Context, limit: int, show: str | None, output: Output) ->
         asyncio.run(_show(Settings(), show))
         return
     letters = asyncio.run(_newest(Settings(), limit))
-    emit(letters, ("time", "origin", "reason", "bytes", "redriven", "preview"), output)
+    rows = letters
+    if output == "table":
+        rows = [letter | {"reason": truncate(letter["reason"], MAX_REASON)} for letter in letters]
+    emit(rows, ("time", "origin", "reason", "bytes", "redriven", "preview"), output)
     if output == "table" and not letters:
         click.echo("There are no dead letters.", err=True)
     ctx.exit(0 if all(letter["redriven"] for letter in letters) else 1)
@@ -87,8 +92,13 @@ def redrive(origins: Sequence[str], redrive_all: bool, again: bool, yes: bool) -
         return
     if not yes:
         _confirm(f"Publish {pluralize(len(wanted), 'record')} again?")
-    count = asyncio.run(_redrive(settings, wanted))
-    click.echo(f"Published {pluralize(count, 'record')} again.")
+    asyncio.run(_redrive(settings, wanted))
+    for topic in sorted({chosen[origin]["topic"] for origin in wanted}):
+        redriven = sum(chosen[origin]["topic"] == topic for origin in wanted)
+        click.echo(
+            f"Published {pluralize(redriven, 'record')} to {_topics(settings)[topic]} again;"
+            f" those that are still invalid return to {topic}."
+        )
 
 
 def _confirm(question: str) -> None:
@@ -154,8 +164,8 @@ async def _show(settings: Settings, origin: str) -> None:
         click.get_binary_stream("stdout").write(value)
 
 
-async def _redrive(settings: Settings, origins: Collection[str]) -> int:
-    """Redrives the dead letters with these origins. Returns their number: several letters of a record are one."""
+async def _redrive(settings: Settings, origins: Collection[str]) -> None:
+    """Redrives the dead letters with these origins; several letters of a record are one."""
     producer = Producer(settings, "redrive")
     targets = _topics(settings)
     sent: set[str] = set()
@@ -172,7 +182,6 @@ async def _redrive(settings: Settings, origins: Collection[str]) -> int:
             await dlq.redrive(producer, batch, targets[batch[0].topic])
     finally:
         await producer.stop()
-    return len(sent)
 
 
 async def _letters(settings: Settings, origins: Collection[str]) -> AsyncIterator[ConsumerRecord]:

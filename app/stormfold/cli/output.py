@@ -5,6 +5,8 @@ Text of alerts is escaped: it cannot control a terminal.
 
 import json
 import re
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -99,6 +101,15 @@ def emit_document(data: Any, output: Output) -> None:
             r"[^ -~\n]", lambda match: match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1], text
         )
     click.echo(text, nl=False)
+
+
+def program() -> str:
+    """The command as the user typed it, for a message that names the next command."""
+    typed = Path(sys.argv[0])
+    on_path = shutil.which("stormfold")
+    if typed.name != "stormfold" or (on_path and typed.absolute() == Path(on_path).absolute()):
+        return "stormfold"
+    return shlex.quote(str(typed))
 
 
 def print_problem(problem: str, hint: str | None) -> None:

@@ -19,7 +19,7 @@ from stormfold.cli.alert_file import Record, read
 from stormfold.config import load
 from stormfold.decoding import Poison
 from stormfold.errors import ActionRequired
-from stormfold.formats import parse
+from stormfold.formats import check_contents, parse
 from stormfold.formats.mappings import Mappings
 from stormfold.kafka.producer import Producer, ProducerRecord
 from stormfold.kafka.topics import partitions_of
@@ -43,7 +43,9 @@ Examples:
 Exits with 1 and publishes nothing if a record cannot be parsed."""
 )
 @click.argument("file", type=click.File("rb"))
-@click.option("--force", is_flag=True, help="Also publish records that cannot be parsed; they become dead letters.")
+@click.option(
+    "--force", is_flag=True, help="Also publish records that are JSON but not alerts; they become dead letters."
+)
 def command(file: BinaryIO, force: bool) -> None:
     """Publish the alerts in FILE, or those on standard input for `-`.
 
@@ -89,7 +91,9 @@ def _check(records: Iterable[Record], mappings: Mappings) -> tuple[int, list[tup
     alerts, errors = 0, []
     for record in records:
         try:
-            alerts += len(parse(record.value, [], now, mappings))
+            found = parse(record.value, [], now, mappings)
+            check_contents(found)
+            alerts += len(found)
         except Poison as reason:
             errors.append((record.line, str(reason)))
     return alerts, errors

@@ -38,6 +38,8 @@ SERVER_TIMEOUT = 15.0
 """Seconds to wait for Kafka or Redis: longer than a slow server takes, but not forever for one that hangs."""
 WORKER_TIMEOUT = 2.0
 """Seconds to wait for the worker on this machine."""
+MIN_FRAGMENTED = 100_000_000
+"""Bytes in use below which fragmentation is not shown: the program itself then takes the larger part."""
 MAX_PARTITIONS = 8
 """Partitions of a stage in the table, those with the largest lag."""
 EXPIRED_HINT = "raise its retention above the longest outage; `stormfold audit` shows how many alerts are missing"
@@ -234,10 +236,9 @@ def _lines(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     memory = "unknown"
     if "policy" in redis:
         limit = f" of {redis['max_bytes'] / 2**20:,.0f}" if redis["max_bytes"] else ", no limit,"
-        memory = (
-            f"{redis['used_bytes'] / 2**20:,.1f}{limit} MiB used, {redis['policy']},"
-            f" fragmentation {redis['fragmentation_ratio']}"
-        )
+        memory = f"{redis['used_bytes'] / 2**20:,.1f}{limit} MiB used, {redis['policy']}"
+        if redis["used_bytes"] > MIN_FRAGMENTED:
+            memory += f", fragmentation {redis['fragmentation_ratio']}"
     yield "redis", f"{redis['url']}: {memory}"
     if worker["answers"]:
         yield "sink", status["sink"] or "unknown: the worker here does not run emit"

@@ -58,7 +58,7 @@ async def _list(settings: Settings, wanted: str, limit: int, output: Output) -> 
         return
     emit([_row(from_manifest(manifest)) for manifest in manifests], COLUMNS, output)
     if not manifests:
-        others = "" if wanted == "all" else " `--class all` also shows isolated and silenced groups."
+        others = "" if wanted == "all" else " `--class all` also shows isolated and silenced aggregates."
         click.echo(f"No storms yet.{others}", err=True)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from stormfold.cli.output import config_option
+from stormfold.cli.output import config_option, program
 from stormfold.config import Config, load
 from stormfold.health import Health
 from stormfold.local.stack import (
@@ -30,7 +30,7 @@ from stormfold.worker import Worker
 
 INTERVAL = 1.0
 """Seconds between two checks of the worker's health."""
-EXAMPLE = '{"labels": {"alertname": "DiskFull", "cluster": "prod", "node": "worker-\'$n\'"}}'
+EXAMPLE = '{"labels": {"alertname": "DiskFull", "cluster": "prod", "node": "node-\'$n\'"}}'
 PORT = click.IntRange(1, 65_535)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -139,7 +139,7 @@ stormfold is running. Ctrl-C stops it; the data are kept.
 To publish alerts, in another terminal:
 {exports}
   for n in 1 2 3 4 5; do echo '{EXAMPLE}'; done |
-    stormfold publish -      # or: kcat -P -b {settings.kafka_bootstrap_servers} -t {settings.alerts_topic}
+    {program()} publish -      # or: kcat -P -b {settings.kafka_bootstrap_servers} -t {settings.alerts_topic}
 
 These five alerts become one storm. It closes after {quiet} without a new alert, and appears here:
 """

@@ -8,7 +8,15 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from stormfold.alert import Alert
-from stormfold.decoding import DECODE_ERRORS, Poison, decode_json, parse_each, to_poison
+from stormfold.decoding import (
+    DECODE_ERRORS,
+    Poison,
+    decode_annotations,
+    decode_json,
+    decode_labels,
+    parse_each,
+    to_poison,
+)
 from stormfold.formats import alertmanager, cloudevents, event_recorder, kubernetes_event
 from stormfold.formats.cloudevents import Wrapping
 from stormfold.formats.mappings import Mappings, decode_record
@@ -47,7 +55,7 @@ def parse(
 
     The list is empty if the record is understood but reports no alert, such as the deletion of an Event. Raises
     `Poison` for the whole record, with the place and the reason, if any part of it is not understood. The contents of
-    labels and annotations are checked by `decode_labels` and `decode_annotations`.
+    labels and annotations are checked by `check_contents`, or when they are decoded.
     """
     for name, _ in headers:
         if (sendable := escape_surrogates(name)) != name:
@@ -56,6 +64,16 @@ def parse(
         raise Poison("no value")
     wrapping = cloudevents.wrapping(headers) if headers else _MAY
     return [] if wrapping is Wrapping.DELETED else _parse(value, now, wrapping, mappings)
+
+
+def check_contents(alerts: Sequence[Alert]) -> None:
+    """Raises `Poison` for the first alert with labels or annotations that intake would refuse."""
+    for index, alert in enumerate(alerts):
+        try:
+            decode_labels(alert.labels)
+            decode_annotations(alert.annotations)
+        except Poison as error:
+            raise (error if len(alerts) == 1 else error.prefixed(f"[{index}]")) from None
 
 
 def _parse(value: bytes, now: int, wrapping: Wrapping, mappings: Mappings) -> list[Alert]:

@@ -121,7 +121,7 @@ class AlertMapping:
                 found += [({**v, "parent": parent} if isinstance(v, dict) else v, parent) for v in values]
             items = found
         if not items:
-            raise Poison("no alerts", "each")
+            raise Poison("contains no alerts", "each")
         return [item for item, _ in items]
 
     def _parse_item(self, item: Json, parse_record: ParseRecord) -> list[Alert]:

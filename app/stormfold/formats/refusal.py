@@ -1,4 +1,4 @@
-"""The reason for which a record without a known format is refused: its keys, what is accepted, and a remedy."""
+"""The reason for which a record without a known format is refused: a remedy or what is accepted, and its keys."""
 
 from collections.abc import Mapping
 
@@ -18,7 +18,7 @@ _REMEDIES: tuple[tuple[frozenset[str], str], ...] = (
     ),
     (
         frozenset({"labels"}),
-        "labels without an alertname: add that label, or a status if it is an alert",
+        "labels have no alertname: add it, or a status if this is an alert",
     ),
     (
         frozenset({"reason", "type"}),
@@ -39,6 +39,7 @@ def refuse(members: Mapping[str, bytes]) -> Poison:
     if len(shown) > _MAX_KEYS:
         shown = shown[:_MAX_KEYS] + "…"
     remedy = next((text for needed, text in _REMEDIES if needed <= keys), None)
+    if remedy:
+        return Poison(f"{remedy}; the keys are: {shown}")
     accepted = "labels with an alertname, a webhook's alerts, an Event's involvedObject, or a mapping"
-    reason = f"no known format has these keys: {shown}; expected {accepted}" + (f". {remedy}" if remedy else "")
-    return Poison(reason if members.get("labels", b"{}") not in (b"{}", b"null") else f"no labels: {reason}")
+    return Poison(f"no known format has these keys: {shown}; expected {accepted}")

@@ -9,7 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.protocol.metadata import MetadataRequest
 
-from stormfold.errors import ActionRequired, Retry, StormfoldError
+from stormfold.errors import NOT_RUNNING_HINT, ActionRequired, Retry, StormfoldError
 from stormfold.kafka._patches import CONNECT_SECONDS
 from stormfold.settings import Settings
 from stormfold.tls import ReloadingSSLContext, tls_error
@@ -143,7 +143,8 @@ def broker_error(error: BaseException, settings: Settings) -> ActionRequired | R
         case errors.KafkaConnectionError() | errors.NodeNotReadyError() | errors.NoBrokersAvailable() | OSError():
             return Retry(
                 f"no Kafka broker answers at {settings.kafka_bootstrap_servers} (STORMFOLD_KAFKA_BOOTSTRAP_SERVERS): "
-                f"{_text(error)}"
+                f"{_text(error)}",
+                NOT_RUNNING_HINT,
             )
     return Retry(f"{kafka}: {_text(error)}")
 

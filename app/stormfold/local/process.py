@@ -107,6 +107,14 @@ class ServerProcess(ABC):
         """Whether the process is running."""
         return self._process is not None and self._process.poll() is None
 
+    def check_port(self) -> None:
+        """Raises `ActionRequired` if the port of this server is known and in use."""
+        if self.port and not port_is_free(self.port):
+            raise ActionRequired(
+                f"port {self.port} is in use, so {self.name.capitalize()} cannot start",
+                f"stop the program that listens there, or use --{self.name}-port",
+            )
+
     def start(self) -> None:
         """Starts the server unless it runs, and waits until it is ready.
 
@@ -164,10 +172,7 @@ class ServerProcess(ABC):
         if not self.port:
             before = memory.read_text() if memory.exists() else ""
             self.port = int(before) if before.isdigit() and port_is_free(int(before)) else free_port()
-        elif not port_is_free(self.port):
-            raise ActionRequired(
-                f"port {self.port} for {self.name} is in use", "stop the program that listens, or choose another port"
-            )
+        self.check_port()
         memory.write_text(str(self.port))
 
     def _wait_until_ready(self, begin: int) -> None:

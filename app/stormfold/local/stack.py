@@ -58,6 +58,8 @@ class Stack:
         with ExitStack() as stack:
             servers: tuple[ServerProcess, ...] = (self.redis, self.kafka)
             for server in servers:
+                server.check_port()
+            for server in servers:
                 self._report(f"Starting {server.name.capitalize()}")
                 server.start()
                 stack.callback(server.stop if graceful else server.kill)

@@ -208,7 +208,7 @@ def summary(outcome: Outcome, console: Console) -> RenderableType:
     isolated, silenced = (
         [aggregate for aggregate in ordered if aggregate.aggregate_class == name] for name in ("Isolated", "Silenced")
     )
-    others = (("more storm", storms[MAX_STORMS:]), ("isolated group", isolated), ("silenced group", silenced))
+    others = (("more storm", storms[MAX_STORMS:]), ("isolated aggregate", isolated), ("silenced aggregate", silenced))
     rest = [
         f"{pluralize(len(found), noun)} ({pluralize(sum(aggregate.alert_count for aggregate in found), 'alert')})"
         for noun, found in others

@@ -14,7 +14,7 @@ from redis.exceptions import (
     TimeoutError,
 )
 
-from stormfold.errors import ActionRequired, Retry
+from stormfold.errors import NOT_RUNNING_HINT, ActionRequired, Retry
 from stormfold.tls import tls_error
 
 
@@ -57,7 +57,7 @@ async def translate_errors() -> AsyncIterator[None]:
     except (ConnectionError, TimeoutError, BusyLoadingError, OSError) as error:
         if handshake := tls_error(error, "Redis", "STORMFOLD_REDIS", "STORMFOLD_REDIS_URL"):
             raise handshake from error
-        raise Retry(f"Redis is not available: {error}") from error
+        raise Retry(f"Redis is not available (STORMFOLD_REDIS_URL): {error}", NOT_RUNNING_HINT) from error
     except RedisError as error:
         if "OOM command not allowed" in str(error):
             # Redis before 7 wraps it as an error of the script.

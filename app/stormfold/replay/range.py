@@ -73,7 +73,8 @@ class Range:
         span = Span(max(self.span.begin, first), self.span.end)
         if span.begin >= span.end:
             raise ActionRequired(
-                f"the log begins too late: it is complete for storms that begin after {format_timestamp(first)}"
+                f"the log begins too late: it is complete for storms that begin after {format_timestamp(first)}",
+                "choose a range that begins after that",
             )
         return replace(self, span=span)
 

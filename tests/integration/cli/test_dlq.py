@@ -58,7 +58,10 @@ async def test_redriven_records_are_counted_once_more(topics: Settings, tmp_path
         asked = await stormfold(topics, "dlq", "redrive", "--all", stdin="n\n")
         assert asked.returncode == 1 and "Aborted" in asked.stderr
         done = await stormfold(topics, "dlq", "redrive", "--all", "--yes")
-        assert done.stdout == "Published 2 records again.\n"
+        assert done.stdout == (
+            f"Published 2 records to {topics.alerts_topic} again;"
+            f" those that are still invalid return to {topics.alerts_dlq_topic}.\n"
+        )
         report = await drained(topics, config)
         assert_balanced(report, alerts=4)
         (third,) = [found for found in await published(topics) if dict(found.headers).get("stormfold-redriven-from")

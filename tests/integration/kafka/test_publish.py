@@ -118,11 +118,14 @@ async def test_standard_input_is_read(topics: Settings) -> None:
 
 async def test_nothing_is_published_if_a_record_is_poison(topics: Settings) -> None:
     """All records are checked first, the lines are named, exit 1; `--force` publishes them nevertheless."""
-    content = b"\n".join([json.dumps(ALERT).encode(), b'{"temperature": 20}', b"17"])
+    content = b"\n".join(
+        [json.dumps(ALERT).encode(), b'{"temperature": 20}', b"17", b'{"labels": {"alertname": "A", "a": 5}}']
+    )
     result = await asyncio.to_thread(_publish, topics, "-", stdin=content)
     assert result.exit_code == 1
     assert "standard input:2: cannot be parsed" in result.stderr
     assert "standard input:3: cannot be parsed" in result.stderr
+    assert "standard input:4: cannot be parsed: labels.a: expected str, got int" in result.stderr
     assert "--force" in result.stderr
     assert await _published(topics) == []
     forced = await asyncio.to_thread(_publish, topics, "-", "--force", stdin=content)
@@ -131,7 +134,7 @@ async def test_nothing_is_published_if_a_record_is_poison(topics: Settings) -> N
 
 
 async def test_a_record_of_the_configured_mapping_is_published(topics: Settings, tmp_path: Path) -> None:
-    """The configuration of the environment says which records can be read."""
+    """The configuration of the environment decides which records can be read."""
     config = tmp_path / "stormfold.yaml"
     config.write_text("mappings: [{name: mine, when: temperature, labels: {alertname: \"'TooHot'\"}}]\n")
     settings = topics.model_copy(update={"config": config})

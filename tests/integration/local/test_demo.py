@@ -53,7 +53,7 @@ def test_the_live_picture_is_replaced_by_the_summary(tmp_path: Path) -> None:
         assert part(taken) == part(committed) != []
 
 
-@pytest.mark.parametrize("moment", ["Starting Kafka", "Starting a worker", "worker-7 stops responding"])
+@pytest.mark.parametrize("moment", ["Starting Kafka", "Starting a worker", "node-7 stops responding"])
 def test_ctrl_c_stops_the_servers_within_seconds(tmp_path: Path, moment: str) -> None:
     """It exits with 130, leaves no server, and prints where the manifests are."""
     with Running(tmp_path, "demo") as demo:
@@ -70,7 +70,7 @@ def test_ctrl_c_stops_the_servers_within_seconds(tmp_path: Path, moment: str) ->
 
 def test_sigterm_with_keep_stops_the_servers_and_keeps_their_data(tmp_path: Path) -> None:
     with Running(tmp_path, "demo", "--keep") as demo:
-        demo.wait_for("worker-7 stops responding")
+        demo.wait_for("node-7 stops responding")
         demo.interrupt(signal.SIGTERM)
         assert demo.wait(STOP_SECONDS) == 130
     assert servers(tmp_path) == []

@@ -19,6 +19,7 @@ from stormfold.local import kafka as local_kafka
 from stormfold.local.kafka import EmbeddedKafka
 from stormfold.local.process import HOST, free_port, port_is_free
 from stormfold.local.redis import MIN_VERSION, EmbeddedRedis, RedisBinary, find_servers
+from stormfold.local.stack import Stack
 from stormfold.settings import Settings
 from tests.support.servers import until
 
@@ -220,8 +221,18 @@ def test_free_port_never_returns_a_port_twice() -> None:
 def test_a_requested_port_in_use_is_an_error(tmp_path: Path) -> None:
     with socket.create_server((HOST, 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ActionRequired, match=f"port {port} for redis is in use"):
+        with pytest.raises(ActionRequired, match=f"port {port} is in use, so Redis cannot start"):
             EmbeddedRedis(tmp_path, port=port).start()
+
+
+def test_a_stack_starts_no_server_if_the_port_of_one_is_in_use(tmp_path: Path) -> None:
+    steps: list[str] = []
+    with socket.create_server((HOST, 0)) as taken:
+        port = taken.getsockname()[1]
+        stack = Stack(tmp_path, steps.append, kafka_port=port)
+        with pytest.raises(ActionRequired, match=f"port {port} is in use, so Kafka cannot start"), stack.running():
+            pass
+    assert steps == []
 
 
 @pytest.mark.parametrize("name", ["kafka", "redis"])
