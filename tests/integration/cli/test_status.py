@@ -14,6 +14,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import NewTopic, RecordsToDelete
 
+from stormfold.errors import NOT_RUNNING_HINT
 from stormfold.kafka.client import client_options, open_admin
 from stormfold.local.kafka import EmbeddedKafka
 from stormfold.local.process import free_port
@@ -182,7 +183,7 @@ async def test_servers_that_hang_are_problems_after_a_timeout(
         (
             "kafka",
             f"no Kafka broker answers at {broker.bootstrap} (STORMFOLD_KAFKA_BOOTSTRAP_SERVERS): no answer",
-            None,
+            NOT_RUNNING_HINT,
         ),
         ("redis", "no answer within 15 s", None),
     ]
