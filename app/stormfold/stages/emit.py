@@ -66,6 +66,7 @@ class Emit:
         committed = await read_committed(self._settings, self._member.group, self._member.topic)
         self._written = {}
         self._uncommitted = partitions - committed.keys()
+        self._blocked = set()
         return {p: Position(committed[p][0]) if p in committed else None for p in partitions}
 
     async def process(self, batch: Batch) -> None:
@@ -76,7 +77,13 @@ class Emit:
             self._written = {p: at for p, at in positions.items() if p in self._uncommitted} | self._written
             if await self.commit():
                 self._uncommitted = set()
-        if not all(await asyncio.gather(*(self._write_all(batch, *found) for found in batch.records.items()))):
+        try:
+            # An unexpected error cancels the other partitions: nothing is written outside of this call.
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._write_all(batch, *found)) for found in batch.records.items()]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from failed
+        if not all(task.result() for task in tasks):
             return
         for partition, records in batch.records.items():
             self._written[partition] = records[-1].offset + 1
@@ -123,15 +130,12 @@ class Emit:
                 if recovery := attempts.succeed():
                     log.info("written after retries", record=place, storm=_name(record), **recovery)
                 return True
-        self._blocked.discard(partition)
         return False
 
     def _report(self, place: str, record: Record, error: StormfoldError, attempt: Mapping[str, float]) -> None:
         metrics.SINK_ERRORS.labels("action_required" if isinstance(error, ActionRequired) else "retry").inc()
         if self._health.set_unhealthy(self.name, str(error), error.hint):
-            log.warning(
-                "cannot write", record=place, storm=_name(record), error=str(error), hint=error.hint, **attempt
-            )  # fmt: skip
+            log.warning("cannot write", record=place, storm=_name(record), error=str(error), hint=error.hint, **attempt)
 
     async def _write_once(self, place: str, record: Record) -> None:
         try:

@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer
 from msgspec import structs
 
 from stormfold import metrics
+from stormfold.attempts import Attempts
 from stormfold.config import Config
 from stormfold.errors import StormfoldError
 from stormfold.eventtime import PartitionPair
@@ -43,14 +45,9 @@ class Fold:
     name = "fold"
 
     def __init__(
-        self,
-        settings: Settings,
-        config: Config,
-        store: Store,
-        monitor: RedisMonitor,
-        health: Health,
+        self, settings: Settings, config: Config, store: Store, monitor: RedisMonitor, health: Health,
         member: GroupMember,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._settings = settings
         self._member = member
         self._config = config
@@ -66,6 +63,7 @@ class Fold:
         self._committed_at = 0.0
         self._committed_version = 0
         """Number of the state version in the last commit."""
+        self._attempts = Attempts()
         self._started = time.time_ns() // 1_000_000
 
     async def start_positions(self, consumer: AIOKafkaConsumer, partitions: set[int]) -> dict[int, Position]:
@@ -145,7 +143,7 @@ class Fold:
                 late_policy = LatePolicy(version.skip_before, watermark, behind.horizon)
                 merged = self._merger.merge(batch.records, self._source_positions, late_policy)
             except (StaleStateVersion, PositionConflict) as reason:
-                log.info("loading positions again", stage=self.name, reason=str(reason))
+                log.info("loading positions again", stage=self.name, **self._place(batch), reason=str(reason))
                 self._member.rewind()
             except StormfoldError as error:
                 await self._wait(batch, error)
@@ -162,9 +160,9 @@ class Fold:
     async def _wait(self, batch: Batch, error: StormfoldError) -> None:
         if isinstance(error, RedisOutOfMemory):
             metrics.REDIS_OOM_REJECTIONS.inc()
+        attempt = self._attempts.fail()
         if self._health.set_unhealthy(self.name, str(error), error.hint):
-            positions = {partition: self._positions[partition].offset for partition in batch.records}
-            log.warning("cannot fold", topic=self._settings.keyed_topic, positions=positions, error=str(error))
+            log.warning("cannot fold", stage=self.name, **self._place(batch), error=str(error), **attempt)
         await self._member.sleep_current(batch, BACKOFF)
         # The limits of a full Redis do not apply once it has free memory.
         await self._monitor.update()
@@ -174,6 +172,12 @@ class Fold:
         self._horizon = max(filter(None, (self._horizon, clock.horizon)), default=None)
         metrics.STATE_VERSION.set(version.number)
         self._health.set_healthy(self.name)
+        if recovery := self._attempts.succeed():
+            log.info("folded again", stage=self.name, topic=self._member.topic, **recovery)
+
+    def _place(self, batch: Batch) -> dict[str, Any]:
+        """Fields for the log: the topic, and where the batch begins in each partition."""
+        return {"topic": self._member.topic, "positions": {p: self._positions[p].offset for p in batch.records}}
 
     def _advance(self, marks: Mapping[PartitionPair, int]) -> None:
         for (partition, _), reached in marks.items():

@@ -130,27 +130,26 @@ class Intake:
 
     async def process(self, batch: Batch) -> None:
         """Sends the alerts of a poll in chunks; commits and writes marks when they are due."""
-        if not self._member.is_current(batch):
+        # Marks can find a newer version: it holds from the next poll on, as marks state the grace of this one's alerts.
+        version = self._version
+        if not self._member.is_current(batch) or version is None:
             return
-        assert self._version is not None
         records = 0
         try:
-            for chunk in self._chunks(batch, self._version):
+            for chunk in self._chunks(batch, version):
                 if records:
-                    await self._mark_if_due(self._version, MARK_INTERVAL)
+                    await self._mark_if_due(version, MARK_INTERVAL)
                     if not self._member.is_current(batch):
                         return
                 await self._send(chunk)
                 records += chunk.alerts + len(chunk.poison)
             self._advance_at_ends(batch)
-            await self._mark_if_due(self._version, MARK_INTERVAL if records else IDLE_MARK_INTERVAL)
+            await self._mark_if_due(version, MARK_INTERVAL if records else IDLE_MARK_INTERVAL)
         except StormfoldError as error:
-            failure = self._attempts.fail()
+            attempt = self._attempts.fail()
             if self._health.set_unhealthy(self.name, str(error), error.hint):
-                log.warning(
-                    "cannot deliver", stage=self.name, topic=self._member.topic, positions=self._member.positions,
-                    error=str(error), **failure,
-                )  # fmt: skip
+                at = {"topic": self._member.topic, "positions": self._member.positions}
+                log.warning("cannot deliver", stage=self.name, **at, error=str(error), **attempt)
             await self._member.sleep_current(batch, BACKOFF)
             self._member.rewind()
         else:
@@ -159,12 +158,12 @@ class Intake:
 
     async def commit(self) -> set[int]:
         """Commits what was delivered of the partitions that are still assigned; returns those."""
-        assigned = self._member.assigned()
-        notes = {
-            partition: (at.offset, self._note(partition, at.timestamp).encode())
-            for partition, at in self._positions.items()
-            if partition in assigned
-        }
+        notes = {}
+        for p in self._positions.keys() & self._member.assigned():
+            offset, timestamp = self._positions[p]
+            base = self._offset_base.get(p, 0)
+            note = CommitMetadata(event_time=self._progress[p].reached, offset_base=base, timestamp=timestamp)
+            notes[p] = offset, note.encode()
         if not notes or not await self._member.commit(notes):
             return set()
         with suppress(Retry):
@@ -243,19 +242,10 @@ class Intake:
     def _event_times(self) -> dict[int, int]:
         return {partition: at.reached for partition, at in self._progress.items() if at.reached is not None}
 
-    def _note(self, partition: int, timestamp: int) -> CommitMetadata:
-        return CommitMetadata(
-            event_time=self._progress[partition].reached,
-            offset_base=self._offset_base.get(partition, 0),
-            timestamp=timestamp,
-        )
-
     async def _mark_if_due(self, version: StateVersion, interval: float) -> None:
-        if time.monotonic() - self._marked_at >= interval:
-            await self._mark(version)
-
-    async def _mark(self, version: StateVersion) -> None:
         """Commits, then writes the marks of what was committed into every keyed partition."""
+        if time.monotonic() - self._marked_at < interval:
+            return
         for partition in self._progress.keys() - self._positions.keys():
             # Nothing was read or committed yet: the position is the beginning.
             self._positions[partition] = Position(await self._member.beginning_offset(partition))
