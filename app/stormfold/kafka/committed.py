@@ -16,39 +16,27 @@ COORDINATOR_SECONDS = 10.0
 """Longest wait for a group's coordinator: a new broker creates the topic for offsets when the first group asks."""
 _NO_COORDINATOR = (GroupCoordinatorNotAvailableError, GroupLoadInProgressError, NotCoordinatorForGroupError)
 
-_FIELD_NAMES = {
-    "event_time": "e",
-    "closed_before": "c",
-    "horizon": "h",
-    "state_version": "n",
-    "keyed_partitions": "k",
-    "windows": "w",
-    "windows_since": "s",
-    "offset_base": "b",
-    "timestamp": "t",
-}
 
-
-class CommitMetadata(msgspec.Struct, frozen=True, omit_defaults=True, rename=_FIELD_NAMES):
+class CommitMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
     """Metadata of a committed offset (times in ms). It outlives Redis."""
 
-    event_time: int | None = None
+    event_time: int | None = msgspec.field(default=None, name="e")
     """Intake: event time reached in this partition of `alerts`."""
-    closed_before: int | None = None
+    closed_before: int | None = msgspec.field(default=None, name="c")
     """Fold: every aggregate that begins before this time is closed and published."""
-    horizon: int | None = None
+    horizon: int | None = msgspec.field(default=None, name="h")
     """Fold: the horizon. Intake assigns no event time before it."""
-    state_version: int = 0
+    state_version: int = msgspec.field(default=0, name="n")
     """Fold: number of the state version."""
-    keyed_partitions: int = 0
+    keyed_partitions: int = msgspec.field(default=0, name="k")
     """Fold: number of keyed partitions of the state version. A series must stay in its partition."""
-    windows: Windows | None = None
+    windows: Windows | None = msgspec.field(default=None, name="w")
     """Fold: the windows of the state version, which also hold for what was closed and published."""
-    windows_since: int | None = None
+    windows_since: int | None = msgspec.field(default=None, name="s")
     """Fold: alerts before this time were counted under other windows. None if there never were others."""
-    offset_base: int = 0
+    offset_base: int = msgspec.field(default=0, name="b")
     """Intake: added to offsets in source positions, so that they ascend although `alerts` was created again."""
-    timestamp: int = -1
+    timestamp: int = msgspec.field(default=-1, name="t")
     """Timestamp of the record before the offset."""
 
     def encode(self) -> str:

@@ -64,6 +64,7 @@ class BatchConsumer(Service):
     ) -> None:
         super().__init__(**kwargs)
         self.member = member
+        self._log = log.bind(stage=member.name, topic=member.topic)
         self.busy = asyncio.Lock()
         """Held while the stage processes a batch; a rebalance waits for it for some time."""
         self._stage = stage
@@ -84,7 +85,7 @@ class BatchConsumer(Service):
                 await self._stage.process(batch)
             except Exception as error:
                 # A defect of stormfold. Rewinding loses nothing.
-                log.exception("stage failed", stage=member.name, topic=member.topic, positions=member.positions)
+                self._log.exception("stage failed", positions=member.positions)
                 member.health.set_unhealthy(member.name, str(unexpected(error)))
                 await member.sleep_current(batch, BACKOFF)
                 member.rewind()
@@ -101,7 +102,7 @@ class BatchConsumer(Service):
             async with asyncio.timeout(seconds):
                 await self.busy.acquire()
         except TimeoutError:
-            log.warning("a batch is still in progress", stage=self.member.name, topic=self.member.topic, waited=seconds)
+            self._log.warning("a batch is still in progress", waited=seconds)
             return
         try:
             await self._stage.commit()
@@ -142,7 +143,7 @@ class BatchConsumer(Service):
                     member.client = None
             except Exception as error:
                 if not self.should_stop:
-                    log.exception("poll failed", stage=member.name, topic=member.topic, positions=member.positions)
+                    self._log.exception("poll failed", positions=member.positions)
                     member.report_problem(unexpected(error))
                     member.rewind()
                 await self.sleep(BACKOFF)
@@ -186,7 +187,7 @@ class BatchConsumer(Service):
         member = self.member
         if member.needs_positions:
             return
-        log.warning("position is out of the log's range", stage=member.name, topic=member.topic, error=str(error))
+        self._log.warning("position is out of the log's range", error=str(error))
         # First the polled records, which the log may not have any more. Committed, they do not count as lost.
         while self._in_progress is not None and member.is_current(self._in_progress):
             await self.sleep(FETCH_WAIT_MS / 1000)

@@ -9,7 +9,6 @@ A redrive mark, a record with the header `stormfold-redriven` and no value, stat
 import asyncio
 import re
 from collections.abc import Sequence
-from typing import Protocol
 
 import structlog
 from aiokafka import ConsumerRecord
@@ -33,15 +32,6 @@ MAX_REASON_BYTES = 1000
 Headers = list[tuple[str, bytes]]
 
 
-class Letter(Record, Protocol):
-    """A record of a dead-letter topic."""
-
-    @property
-    def topic(self) -> str: ...
-    @property
-    def partition(self) -> int: ...
-
-
 async def send_to_dlq(producer: Producer, dlq_topic: str, record: Record, origin: str, reason: str) -> None:
     """Writes a record to a dead-letter topic; truncated if the topic does not take the whole.
 
@@ -57,35 +47,35 @@ async def send_to_dlq(producer: Producer, dlq_topic: str, record: Record, origin
     log.warning("dead letter", origin=origin, reason=reason, topic=dlq_topic)
 
 
-def origin(letter: Letter) -> str:
+def origin(letter: ConsumerRecord) -> str:
     """The topic-partition-offset of the record; if the header is missing, that of the letter itself."""
     return _header(letter, ORIGIN) or f"{letter.topic}-{letter.partition}-{letter.offset}"
 
 
-def origin_in(letter: Letter, topic: str) -> tuple[int, int] | None:
+def origin_in(letter: ConsumerRecord, topic: str) -> tuple[int, int] | None:
     """Partition and offset of the record in `topic`; None if the origin is not a place in that topic."""
     value = dict(letter.headers).get(ORIGIN) or b""
     found = re.fullmatch(rb"%b-([0-9]{1,10})-([0-9]{1,19})" % re.escape(topic.encode()), value)
     return (int(found[1]), int(found[2])) if found else None
 
 
-def reason(letter: Letter) -> str:
+def reason(letter: ConsumerRecord) -> str:
     """Why the record cannot be processed."""
     return _header(letter, REASON)
 
 
-def is_truncated(letter: Letter) -> bool:
+def is_truncated(letter: ConsumerRecord) -> bool:
     """Whether the record was too large for the dead-letter topic. The last header is never a producer's."""
     return bool(letter.headers) and letter.headers[-1][0] == TRUNCATED
 
 
-def is_redrive_mark(letter: Letter) -> bool:
+def is_redrive_mark(letter: ConsumerRecord) -> bool:
     """Whether this is a redrive mark and not a dead letter."""
     names = dict(letter.headers)
     return REDRIVEN in names and ORIGIN not in names
 
 
-def redriven_origin(mark: Letter) -> str:
+def redriven_origin(mark: ConsumerRecord) -> str:
     """The origin that a redrive mark states."""
     return _header(mark, REDRIVEN)
 
@@ -107,7 +97,7 @@ async def redrive(producer: Producer, letters: Sequence[ConsumerRecord], target:
     )
 
 
-def _redriven_headers(letter: Letter) -> Headers:
+def _redriven_headers(letter: ConsumerRecord) -> Headers:
     """The headers of the original record, and where it comes from."""
     ours = {REASON, ORIGIN}
     kept = list(letter.headers)
@@ -117,5 +107,5 @@ def _redriven_headers(letter: Letter) -> Headers:
     return [*(header for header in kept if header[0] != REDRIVEN_FROM), (REDRIVEN_FROM, origin(letter).encode())]
 
 
-def _header(letter: Letter, name: str) -> str:
+def _header(letter: ConsumerRecord, name: str) -> str:
     return (dict(letter.headers).get(name) or b"").decode(errors="replace")

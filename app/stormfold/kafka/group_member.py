@@ -45,6 +45,7 @@ class GroupMember:
     def __init__(self, name: str, topic: str, settings: Settings, health: Health) -> None:
         self.name = name
         self.topic = topic
+        self._log = log.bind(stage=name, topic=topic)
         self.group = settings.consumer_group(name)
         self.settings = settings
         self.health = health
@@ -141,7 +142,7 @@ class GroupMember:
     def rewind(self) -> None:
         """Goes back to the stored positions of all assigned partitions, and drops what was polled since."""
         metrics.REWINDS.labels(self.name).inc()
-        log.info("rewinding", stage=self.name, topic=self.topic, positions=self.positions)
+        self._log.info("rewinding", positions=self.positions)
         self.invalidate_assignment()
 
     def invalidate_assignment(self) -> None:
@@ -196,10 +197,9 @@ class GroupMember:
             )
         except KafkaError as error:
             rebalanced = isinstance(error, CommitFailedError | IllegalGenerationError | RebalanceInProgressError)
-            (log.info if rebalanced else log.warning)(
-                "commit failed", stage=self.name, topic=self.topic, offsets={p: o for p, (o, _) in offsets.items()},
-                error=str(error), duration_seconds=seconds_since(started),
-            )  # fmt: skip
+            report = self._log.info if rebalanced else self._log.warning
+            next_offsets, seconds = {p: offset for p, (offset, _) in offsets.items()}, seconds_since(started)
+            report("commit failed", offsets=next_offsets, error=str(error), duration_seconds=seconds)
             return False
         return True
 
@@ -216,10 +216,7 @@ class GroupMember:
         self._reported = str(error)
         attempt = self._attempts.fail()
         if self.health.set_unhealthy(self.name, str(error), error.hint):
-            log.warning(
-                "cannot read", stage=self.name, topic=self.topic, partitions=sorted(self.assigned()), error=str(error),
-                **attempt,
-            )  # fmt: skip
+            self._log.warning("cannot read", partitions=sorted(self.assigned()), error=str(error), **attempt)
 
     def mark_recovered(self) -> None:
         """Something was read, or there is nothing to read: clears the problem that prevented it.
@@ -231,7 +228,7 @@ class GroupMember:
         elif self._reported is not None:
             self.health.clear(self.name, self._reported)
         if recovery := self._attempts.succeed():
-            log.info("reading again", stage=self.name, topic=self.topic, **recovery)
+            self._log.info("reading again", **recovery)
         self.awaiting_first_poll, self._reported = False, None
 
     def stop(self) -> None:

@@ -22,6 +22,7 @@ class RebalanceListener(ConsumerRebalanceListener):
     def __init__(self, member: GroupMember, drain: Callable[[float], Awaitable[None]]) -> None:
         self._member = member
         self._drain = drain
+        self._log = log.bind(stage=member.name, topic=member.topic)
         self._started = time.monotonic()
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
@@ -30,10 +31,9 @@ class RebalanceListener(ConsumerRebalanceListener):
         partitions = sorted(tp.partition for tp in revoked)
         if partitions:
             await self._drain(member.settings.session_timeout / 3)
-            log.info(
-                "partitions revoked", stage=member.name, topic=member.topic, partitions=partitions,
-                positions=member.positions, duration_seconds=seconds_since(self._started),
-            )  # fmt: skip
+            seconds = seconds_since(self._started)
+            at = member.positions
+            self._log.info("partitions revoked", partitions=partitions, positions=at, duration_seconds=seconds)
         member.invalidate_assignment()
         member.positions, member.event_times, member.start_offsets = {}, {}, {}
 
@@ -41,10 +41,8 @@ class RebalanceListener(ConsumerRebalanceListener):
         """Pauses the new partitions until their positions are known."""
         member, assigned = self._member, list(assigned)
         metrics.ASSIGNMENTS.labels(member.name).inc()
-        log.info(
-            "partitions assigned", stage=member.name, topic=member.topic,
-            partitions=sorted(tp.partition for tp in assigned), duration_seconds=seconds_since(self._started),
-        )  # fmt: skip
+        partitions = sorted(tp.partition for tp in assigned)
+        self._log.info("partitions assigned", partitions=partitions, duration_seconds=seconds_since(self._started))
         member.invalidate_assignment()
         member.awaiting_first_poll = True
         member.client.pause(*assigned)

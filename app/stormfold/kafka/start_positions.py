@@ -36,6 +36,7 @@ class PositionAssigner:
 
     def __init__(self, member: GroupMember) -> None:
         self._member = member
+        self._log = log.bind(stage=member.name, topic=member.topic)
         self._unverified: dict[int, Position] = {}
         """Positions to compare with the record before them, which is read first."""
 
@@ -62,14 +63,9 @@ class PositionAssigner:
                 member.unmanaged.add(tp.partition)
         member.start_reading(positions, {tp.partition: end for tp, end in ends.items()})
         if member.unmanaged:
-            log.warning(
-                "partitions are not read: they are not part of the state version", stage=member.name,
-                topic=member.topic, partitions=sorted(member.unmanaged),
-            )  # fmt: skip
-        log.info(
-            "positions assigned", stage=member.name, topic=member.topic, positions=positions,
-            duration_seconds=seconds_since(started),
-        )  # fmt: skip
+            problem = "partitions are not read: they are not part of the state version"
+            self._log.warning(problem, partitions=sorted(member.unmanaged))
+        self._log.info("positions assigned", positions=positions, duration_seconds=seconds_since(started))
 
     def verify_positions(self, records: Mapping[int, list[Record]]) -> None:
         """Compares the first records of partitions with those that were read before, and removes them."""
@@ -92,10 +88,8 @@ class PositionAssigner:
             return position.offset
         if lost:
             metrics.LOST_RECORDS.labels(member.name, tp.partition).inc(lost)
-            log.error(
-                "retention deleted records before they were read", stage=member.name, topic=member.topic,
-                partition=tp.partition, lost=lost, beginning=begin,
-            )  # fmt: skip
+            problem = "retention deleted records before they were read"
+            self._log.error(problem, partition=tp.partition, lost=lost, beginning=begin)
         first = offset_to_verify(position, begin)
         if first is not None:
             self._unverified[tp.partition] = position

@@ -92,55 +92,37 @@ def topics(
         "message.timestamp.type", "LogAppendTime", "a backlog with old timestamps would be deleted by retention"
     )
     deleted = Setting("cleanup.policy", "delete", "compaction removes records that have not been read")
-    created = (
-        Setting("message.timestamp.type", "CreateTime"),
-        Setting("message.timestamp.after.max.ms", FOREVER),
-        Setting("retention.ms", "-1"),
-    )
+    timestamps = [stamped._replace(reason="")]
+    if producer_timestamps:
+        timestamps = [stamped._replace(value="CreateTime", reason=""), Setting("retention.ms", "-1")]
+        timestamps.append(Setting("message.timestamp.after.max.ms", FOREVER))
 
-    def retention(ms: int, minimum: int, reason: str) -> Setting:
-        return Setting("retention.ms", str(ms), reason, minimum)
+    def retention(ms: int, reason: str) -> Setting:
+        return Setting("retention.ms", str(ms), reason, 24 * HOUR)
 
     def max_bytes(size: int, reason: str = "") -> Setting:
         return Setting("max.message.bytes", str(size), reason, size)
 
-    timestamps = created if producer_timestamps else (Setting(stamped.name, stamped.value),)
-    dlq_retention = retention(STORMS_RETENTION, 24 * HOUR, "dead letters could expire before they are redriven")
-    dlq_max_bytes = max_bytes(max_record + DLQ_EXTRA, "a dead letter is its record and the reason")
+    def topic(name: str, partitions: int, purpose: str, *specific: Setting) -> Topic:
+        return Topic(name, partitions, (deleted, *specific), purpose)
+
+    dlq = (stamped, retention(STORMS_RETENTION, "dead letters could expire before they are redriven"))
     return (
-        Topic(
-            settings.alerts_topic,
-            partitions,
-            (deleted, max_bytes(max_record), *timestamps),
-            "what producers publish",
+        topic(settings.alerts_topic, partitions, "what producers publish", max_bytes(max_record), *timestamps),
+        topic(
+            settings.keyed_topic, partitions, "alerts by fingerprint, stamped with event time", stamped,
+            max_bytes(max_record, "an alert would fit in `alerts` but not here"),
+            retention(KEYED_RETENTION, "alerts could be gone before they are folded, or folded again"),
         ),
-        Topic(
-            settings.keyed_topic,
-            partitions,
-            (
-                deleted, stamped, max_bytes(max_record, "an alert would fit in `alerts` but not here"),
-                retention(KEYED_RETENTION, 24 * HOUR, "alerts could be gone before they are folded, or folded again"),
-            ),
-            "alerts by fingerprint, stamped with event time",
+        topic(
+            settings.storms_topic, partitions, "closed storms, whole manifests", stamped,
+            retention(STORMS_RETENTION, "storms could be gone before they are written"),
         ),
-        Topic(
-            settings.storms_topic,
-            partitions,
-            (deleted, stamped, retention(STORMS_RETENTION, 24 * HOUR, "storms could be gone before they are written")),
-            "closed storms, whole manifests",
+        topic(
+            settings.alerts_dlq_topic, 1, "records that are not alerts", *dlq,
+            max_bytes(max_record + DLQ_EXTRA, "a dead letter is its record and the reason"),
         ),
-        Topic(
-            settings.alerts_dlq_topic,
-            1,
-            (deleted, stamped, dlq_max_bytes, dlq_retention),
-            "records that are not alerts",
-        ),
-        Topic(
-            settings.storms_dlq_topic,
-            1,
-            (deleted, stamped, dlq_retention),
-            "storms that the API server rejected",
-        ),
+        topic(settings.storms_dlq_topic, 1, "storms that the API server rejected", *dlq),
     )  # fmt: skip
 
 
@@ -201,11 +183,6 @@ def validate(wanted: Iterable[Topic], present: dict[str, TopicState]) -> list[Fi
     return findings
 
 
-async def check(admin: AIOKafkaAdminClient, wanted: Sequence[Topic]) -> list[Finding]:
-    """Compares the topics in Kafka with what is needed. Raises aiokafka's errors."""
-    return validate(wanted, await describe(admin, wanted))
-
-
 async def create(admin: AIOKafkaAdminClient, wanted: Sequence[Topic]) -> list[str]:
     """Creates missing topics and leaves the others as they are; returns the names of the new ones.
 
@@ -219,15 +196,11 @@ async def create(admin: AIOKafkaAdminClient, wanted: Sequence[Topic]) -> list[st
     replicas = min(REPLICAS, brokers)
     # With acks=all, an acknowledged record survives the loss of a broker.
     durable = {"min.insync.replicas": str(replicas - 1)} if replicas >= REPLICAS else {}
-    response = await admin.create_topics(
-        [
-            NewTopic(
-                topic.name, topic.partitions, replicas,
-                topic_configs={setting.name: setting.value for setting in topic.settings} | durable,
-            )
-            for topic in missing
-        ]
-    )  # fmt: skip
+    new = []
+    for topic in missing:
+        configs = {setting.name: setting.value for setting in topic.settings} | durable
+        new.append(NewTopic(topic.name, topic.partitions, replicas, topic_configs=configs))
+    response = await admin.create_topics(new)
     created = []
     for name, code, message in response.topic_errors:
         error = for_code(code)

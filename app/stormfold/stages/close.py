@@ -151,18 +151,18 @@ class Close(PeriodicService):
         if aggregates:
             if not self._lease_covers_delivery(claim):
                 raise Retry("the lease may end before the storms are delivered")
-            await self._publish(aggregates)
+            records = [ProducerRecord(one.name.encode(), encode_manifest(one)) for one in aggregates]
+            await self._producer.send_by_key(self._settings.storms_topic, records)
         completed = await self._store.complete(version, self._token, completions)
         metrics.COMPLETION_CONFLICTS.inc(completed.count(False))
-        self._report_old(
-            aggregate
-            for (group, _), aggregate in zip(final, aggregates, strict=True)
-            if lacks_news(aggregate, group.meta)
-        )
-        for (_, part), aggregate in zip(final, aggregates, strict=True):
+        old = []
+        for (group, part), aggregate in zip(final, aggregates, strict=True):
+            if lacks_news(aggregate, group.meta):
+                old.append(aggregate)
             metrics.STORMS_CLOSED.labels(aggregate.aggregate_class).inc()
             metrics.ALERTS_CLOSED.labels(aggregate.aggregate_class).inc(aggregate.alert_count)
             metrics.CLOSE_LATENCY_SECONDS.observe(max(0, claim.watermark - part.due) / 1000)
+        self._report_old(old)
 
     async def _fold_segments(self, version: StateVersion, final: list[tuple[OpenBuckets, Segment]]) -> list[Aggregate]:
         wanted = [(group.group, bucket) for group, part in final for bucket in part.buckets]
@@ -172,9 +172,8 @@ class Close(PeriodicService):
             for _, part in final
         ]
 
-    def _report_old(self, aggregates: Iterable[Aggregate]) -> None:
-        """Counts groups that are no storm only because their alerts are old, and warns about them now and then."""
-        old = list(aggregates)
+    def _report_old(self, old: list[Aggregate]) -> None:
+        """Counts groups that are not a storm only because their alerts are old, and warns about them now and then."""
         metrics.GROUPS_OLD.inc(len(old))
         if old and time.monotonic() - self._warned_at > OLD_WARNING_INTERVAL:
             self._warned_at = time.monotonic()
@@ -189,10 +188,6 @@ class Close(PeriodicService):
         """Whether the lease lasts until a record sent now is acknowledged, if the broker answers within its timeout."""
         age = time.monotonic() - claim.claimed_at
         return age < self._settings.close_lease - self._settings.delivery_timeout
-
-    async def _publish(self, aggregates: list[Aggregate]) -> None:
-        records = (ProducerRecord(aggregate.name.encode(), encode_manifest(aggregate)) for aggregate in aggregates)
-        await self._producer.send_by_key(self._settings.storms_topic, records)
 
     def _new_horizon(self) -> Horizon:
         windows = self._version.windows if self._version else self._config.windows

@@ -119,7 +119,10 @@ class Emit:
                     await self._write_once(place, record)
             except StormfoldError as error:
                 self._blocked.add(partition)
-                self._report(place, record, error, attempts.fail())
+                metrics.SINK_ERRORS.labels("action_required" if isinstance(error, ActionRequired) else "retry").inc()
+                failed = {"error": str(error), "hint": error.hint, **attempts.fail()}
+                if self._health.set_unhealthy(self.name, str(error), error.hint):
+                    log.warning("cannot write", record=place, storm=_name(record), **failed)
                 wanted = error.after if isinstance(error, Retry) else ACTION_BACKOFF
                 await self._member.sleep_current(batch, wanted or backoff)
                 backoff = min(backoff * 2, MAX_BACKOFF)
@@ -131,11 +134,6 @@ class Emit:
                     log.info("written after retries", record=place, storm=_name(record), **recovery)
                 return True
         return False
-
-    def _report(self, place: str, record: Record, error: StormfoldError, attempt: Mapping[str, float]) -> None:
-        metrics.SINK_ERRORS.labels("action_required" if isinstance(error, ActionRequired) else "retry").inc()
-        if self._health.set_unhealthy(self.name, str(error), error.hint):
-            log.warning("cannot write", record=place, storm=_name(record), error=str(error), hint=error.hint, **attempt)
 
     async def _write_once(self, place: str, record: Record) -> None:
         try:

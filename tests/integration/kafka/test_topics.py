@@ -2,17 +2,17 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.structs import OffsetAndMetadata
 from click.testing import CliRunner, Result
 
 from stormfold.cli import command
 from stormfold.kafka.client import client_options, open_admin
 from stormfold.kafka.committed import CommitMetadata, read_committed
-from stormfold.kafka.topics import FOREVER, HOUR, MAX_RECORD, PARTITIONS, check, create, describe
+from stormfold.kafka.topics import FOREVER, HOUR, MAX_RECORD, PARTITIONS, Finding, Topic, create, describe, validate
 from stormfold.kafka.topics import topics as wanted_topics
 from stormfold.settings import Settings
 from tests.support.servers import environment
@@ -25,6 +25,11 @@ def _run(settings: Settings, *arguments: str) -> Result:
 async def _make(settings: Settings, name: str, configs: Mapping[str, str]) -> None:
     async with open_admin(settings) as admin:
         await admin.create_topics([NewTopic(name, 2, 1, topic_configs=dict(configs))])
+
+
+async def check(admin: AIOKafkaAdminClient, wanted: Sequence[Topic]) -> list[Finding]:
+    """Compares the topics in Kafka with what is needed."""
+    return validate(wanted, await describe(admin, wanted))
 
 
 async def test_created_topics_pass_the_check(settings: Settings) -> None:
