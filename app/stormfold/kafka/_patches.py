@@ -78,20 +78,12 @@ class _Records:
 class _Batch:
     """A record batch, read whole by aiokafka's C parser, or by its Python parser if that fails."""
 
-    __slots__ = (
-        "_batch", "_source", "base_offset", "is_control_batch", "is_transactional", "next_offset", "producer_id",
-        "validate_crc",
-    )  # fmt: skip
-
     def __init__(self, batch: Any, *source: Any) -> None:
         self._batch = batch
         self._source = source
-        self.base_offset = batch.base_offset
-        self.next_offset = batch.next_offset
-        self.producer_id = batch.producer_id
-        self.is_control_batch = batch.is_control_batch
-        self.is_transactional = batch.is_transactional
-        self.validate_crc = batch.validate_crc
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batch, name)
 
     def __iter__(self) -> Iterator[Any]:
         try:

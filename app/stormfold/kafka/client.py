@@ -22,12 +22,6 @@ METADATA_MAX_AGE_MS = 5_000
 """Longest that a new leader or an added partition can stay unknown. It is shorter than the default grace, or the first
 records of an added partition would be late."""
 
-_CREDENTIALS = (errors.SaslAuthenticationFailed, errors.AuthenticationFailedError)
-_MECHANISM = (
-    errors.UnsupportedSaslMechanismError,
-    errors.IllegalSaslStateError,
-    errors.AuthenticationMethodNotSupported,
-)
 _FORBIDDEN = {
     errors.TopicAuthorizationFailedError: "use topic",
     errors.GroupAuthorizationFailedError: "use consumer group",
@@ -114,12 +108,16 @@ def broker_error(error: BaseException, settings: Settings) -> ActionRequired | R
     if handshake := tls_error(error, kafka, "STORMFOLD_KAFKA", "STORMFOLD_KAFKA_BOOTSTRAP_SERVERS"):
         return handshake
     match error:
-        case _ if isinstance(error, _CREDENTIALS):
+        case errors.SaslAuthenticationFailed() | errors.AuthenticationFailedError():
             return ActionRequired(
                 f"{kafka} rejects the credentials",
                 "check STORMFOLD_KAFKA_SASL_USERNAME and STORMFOLD_KAFKA_SASL_PASSWORD",
             )
-        case _ if isinstance(error, _MECHANISM):
+        case (
+            errors.UnsupportedSaslMechanismError()
+            | errors.IllegalSaslStateError()
+            | errors.AuthenticationMethodNotSupported()
+        ):
             return ActionRequired(
                 f"{kafka} does not support the SASL mechanism {settings.kafka_sasl_mechanism}",
                 "check STORMFOLD_KAFKA_SASL_MECHANISM and STORMFOLD_KAFKA_SECURITY_PROTOCOL",

@@ -88,12 +88,9 @@ async def redrive(producer: Producer, letters: Sequence[ConsumerRecord], target:
     await asyncio.gather(
         *(producer.send_record(target, ProducerRecord(one.key, one.value), _redriven_headers(one)) for one in letters)
     )
+    marks = [(letter.topic, origin(letter).encode()) for letter in letters]
     await asyncio.gather(
-        *(
-            producer.send_record(letter.topic, ProducerRecord(value, None), [(REDRIVEN, value)])
-            for letter in letters
-            for value in [origin(letter).encode()]
-        )
+        *(producer.send_record(topic, ProducerRecord(mark, None), [(REDRIVEN, mark)]) for topic, mark in marks)
     )
 
 

@@ -128,7 +128,6 @@ class GroupMember:
         return self.unmanaged | self.quarantined.keys()
 
     def assigned(self) -> set[int]:
-        """Partitions of this member."""
         return {tp.partition for tp in self.client.assignment()} if self.client else set()
 
     def topic_partitions(self, partitions: Iterable[int]) -> list[TopicPartition]:

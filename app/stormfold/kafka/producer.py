@@ -88,7 +88,6 @@ class Producer:
             raise broker_error(error, self._settings) from error
 
     async def partitions(self, topic: str) -> int:
-        """Number of partitions of a topic."""
         client = await self._connected()
         try:
             return len(await client.partitions_for(topic))
@@ -96,7 +95,6 @@ class Producer:
             raise broker_error(error, self._settings) from error
 
     async def stop(self) -> None:
-        """Closes the connection."""
         if self._client is not None:
             client, self._client = self._client, None
             await client.stop()

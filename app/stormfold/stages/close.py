@@ -59,13 +59,12 @@ class Close(PeriodicService):
         self._store = store
         self._producer = Producer(settings, self.name)
         self._version: StateVersion | None = None
-        self._horizon = self._new_horizon()
+        self._horizon = Horizon(config.idle_timeout, config.windows.slice_length)
         self._warned_at = float("-inf")
         self._token = secrets.token_hex(8)
         self.clock: Clock | None = None
 
     async def on_stop(self) -> None:
-        """Closes the connection."""
         await self._producer.stop()
 
     async def run_once(self) -> float:
@@ -85,21 +84,21 @@ class Close(PeriodicService):
         version = self._version
         if version is None:
             version = self._version = await self._store.version()
-            self._horizon = self._new_horizon()
             if version is None:
                 # Fold or intake opens one as soon as it has partitions.
                 return None
+            self._horizon = Horizon(self._config.idle_timeout, version.windows.slice_length)
         horizon, min_marks = await self._observe_horizon(version)
         claimed_at = time.monotonic()
+        lease = round(self._settings.close_lease * 1000)
         clock, groups = await self._store.claim(
-            version,
-            horizon,
-            min_marks=min_marks,
-            limit=MAX_GROUPS_PER_CLAIM,
-            token=self._token,
-            lease=round(self._settings.close_lease * 1000),
+            version, horizon, min_marks=min_marks, limit=MAX_GROUPS_PER_CLAIM, token=self._token, lease=lease
         )
-        self._set_clock(clock)
+        self.clock = clock
+        metrics.OPEN_GROUPS.set(clock.open_groups)
+        metrics.IDLE_PARTITION_PAIRS.set(len(self._horizon.idle))
+        if clock.horizon is not None:
+            metrics.HORIZON_DELAY_SECONDS.set(clock.horizon)
         if clock.open_groups == 0 and await change_windows(self._store, version):
             self._version = None
             return None
@@ -139,14 +138,9 @@ class Close(PeriodicService):
                     metrics.STORMS_DEDUPLICATED.inc()
                 else:
                     final.append((group, part))
-            completions.append(
-                Completion(
-                    group.group,
-                    delete=[bucket for part in done for bucket in part.buckets],
-                    stay=sum(len(part.buckets) for part in rest),
-                    due=rest[0].due if rest else 0,
-                )
-            )
+            delete = [bucket for part in done for bucket in part.buckets]
+            stay = sum(len(part.buckets) for part in rest)
+            completions.append(Completion(group.group, delete=delete, stay=stay, due=rest[0].due if rest else 0))
         aggregates = await self._fold_segments(version, final)
         if aggregates:
             if not self._lease_covers_delivery(claim):
@@ -188,17 +182,6 @@ class Close(PeriodicService):
         """Whether the lease lasts until a record sent now is acknowledged, if the broker answers within its timeout."""
         age = time.monotonic() - claim.claimed_at
         return age < self._settings.close_lease - self._settings.delivery_timeout
-
-    def _new_horizon(self) -> Horizon:
-        windows = self._version.windows if self._version else self._config.windows
-        return Horizon(self._config.idle_timeout, windows.slice_length)
-
-    def _set_clock(self, clock: Clock) -> None:
-        self.clock = clock
-        metrics.OPEN_GROUPS.set(clock.open_groups)
-        metrics.IDLE_PARTITION_PAIRS.set(len(self._horizon.idle))
-        if clock.horizon is not None:
-            metrics.HORIZON_DELAY_SECONDS.set(clock.horizon)
 
 
 def _chunks(groups: Iterable[OpenBuckets]) -> Iterator[list[OpenBuckets]]:

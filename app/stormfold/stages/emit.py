@@ -96,7 +96,6 @@ class Emit:
         return await self._member.commit({p: (offset, "") for p, offset in self._written.items() if p in assigned})
 
     async def stop(self) -> None:
-        """Closes the connections."""
         await self._producer.stop()
         if self._started:
             await self._sink.close()

@@ -19,7 +19,6 @@ from stormfold.kafka.committed import CommitMetadata
 from stormfold.kafka.group_member import GroupMember
 from stormfold.merge import LatePolicy, Merged, Merger, SourcePosition
 from stormfold.positions import Position
-from stormfold.redis.clock import Clock
 from stormfold.redis.errors import BehindWatermark, PositionConflict, RedisOutOfMemory, StaleStateVersion
 from stormfold.redis.fold import Move
 from stormfold.redis.store import Store
@@ -102,20 +101,14 @@ class Fold:
         if version is None:
             return False
         self._committed_at = time.monotonic()
-        assigned = self._member.assigned()
         metadata = CommitMetadata(
-            closed_before=self._closed_before,
-            horizon=self._horizon,
-            state_version=version.number,
-            keyed_partitions=version.partitions,
-            windows=version.windows,
-            windows_since=version.windows_since,
-        )
-        offsets = {
-            partition: (at.offset, structs.replace(metadata, timestamp=at.timestamp).encode())
-            for partition, at in self._positions.items()
-            if partition in assigned
-        }
+            closed_before=self._closed_before, horizon=self._horizon, state_version=version.number,
+            keyed_partitions=version.partitions, windows=version.windows, windows_since=version.windows_since,
+        )  # fmt: skip
+        offsets = {}
+        for partition in self._positions.keys() & self._member.assigned():
+            offset, timestamp = self._positions[partition]
+            offsets[partition] = offset, structs.replace(metadata, timestamp=timestamp).encode()
         if not offsets or not await self._member.commit(offsets):
             return False
         self._committed_version = version.number
@@ -153,7 +146,12 @@ class Fold:
                 self._positions |= {move.partition: Position(move.end, move.timestamp) for move in moves}
                 self._source_positions |= merged.source_positions
                 self._advance(merged.marks)
-                self._folded(clock, version)
+                self._closed_before = closed_before(version, clock)
+                self._horizon = max(filter(None, (self._horizon, clock.horizon)), default=None)
+                metrics.STATE_VERSION.set(version.number)
+                self._health.set_healthy(self.name)
+                if recovery := self._attempts.succeed():
+                    log.info("folded again", stage=self.name, topic=self._member.topic, **recovery)
                 self._count(merged, overflowed)
                 return
 
@@ -166,14 +164,6 @@ class Fold:
         await self._member.sleep_current(batch, BACKOFF)
         # The limits of a full Redis do not apply once it has free memory.
         await self._monitor.update()
-
-    def _folded(self, clock: Clock, version: StateVersion) -> None:
-        self._closed_before = closed_before(version, clock)
-        self._horizon = max(filter(None, (self._horizon, clock.horizon)), default=None)
-        metrics.STATE_VERSION.set(version.number)
-        self._health.set_healthy(self.name)
-        if recovery := self._attempts.succeed():
-            log.info("folded again", stage=self.name, topic=self._member.topic, **recovery)
 
     def _place(self, batch: Batch) -> dict[str, Any]:
         """Fields for the log: the topic, and where the batch begins in each partition."""

@@ -171,7 +171,6 @@ class Intake:
         return set(notes)
 
     async def stop(self) -> None:
-        """Closes the connections."""
         await self._producer.stop()
 
     def _chunks(self, batch: Batch, version: StateVersion) -> Iterator[_Chunk]:

@@ -1,7 +1,5 @@
 """Work that is repeated independently of the agents, whatever errors it ends with."""
 
-from collections.abc import Mapping
-
 import structlog
 from mode import Service
 
@@ -35,16 +33,13 @@ class PeriodicService(Service):
             try:
                 wait = await self.run_once()
             except Exception as error:
-                wait = BACKOFF
-                self._report(error, attempts.fail())
+                wait, attempt = BACKOFF, attempts.fail()
+                problem = error if isinstance(error, StormfoldError) else unexpected(error)
+                if self.health.set_unhealthy(self.name, str(problem), problem.hint):
+                    report = log.warning if problem is error else log.exception
+                    report("component failed", component=self.name, error=str(problem), **attempt)
             else:
                 self.health.set_healthy(self.name)
                 if recovery := attempts.succeed():
                     log.info("component recovered", component=self.name, **recovery)
             await self.sleep(wait)
-
-    def _report(self, error: Exception, attempt: Mapping[str, float]) -> None:
-        problem = error if isinstance(error, StormfoldError) else unexpected(error)
-        if self.health.set_unhealthy(self.name, str(problem), problem.hint):
-            report = log.warning if problem is error else log.exception
-            report("component failed", component=self.name, error=str(problem), **attempt)
