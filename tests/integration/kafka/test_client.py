@@ -114,4 +114,4 @@ async def test_diagnose_finds_why_a_producer_did_not_start(guarded: str) -> None
     with pytest.raises(KafkaError) as raised:
         await producer.start()
     await producer.stop()
-    assert "user name or password" in str(await diagnose(raised.value, settings))
+    assert "rejects the credentials" in str(await diagnose(raised.value, settings))
