@@ -130,7 +130,8 @@ class Intake:
 
     async def process(self, batch: Batch) -> None:
         """Sends the alerts of a poll in chunks; commits and writes marks when they are due."""
-        # Marks can find a newer version: it holds from the next poll on, as marks state the grace of this one's alerts.
+        # A mark may find a newer version, which applies from the next poll: all marks of a poll state the grace under
+        # which its alerts are stamped.
         version = self._version
         if not self._member.is_current(batch) or version is None:
             return

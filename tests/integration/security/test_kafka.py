@@ -108,10 +108,10 @@ REFUSED: dict[str, tuple[Callable[[Authority, Authority], tuple[str, dict[str, A
         lambda _, other: ("MUTUAL", {"kafka_ssl_certfile": other.issue("certified").both}),
         "refuses the client's certificate, or requires one",
     ),
-    "wrong password": (lambda *_: ("LOGIN", login("PLAIN", "plain", f"{PASSWORD}!")), "user name or password"),
+    "wrong password": (lambda *_: ("LOGIN", login("PLAIN", "plain", f"{PASSWORD}!")), "rejects the credentials"),
     "wrong password, SCRAM": (
         lambda *_: ("LOGIN", login("SCRAM-SHA-512", "scram", f"{PASSWORD}!")),
-        "user name or password",
+        "rejects the credentials",
     ),
     "unknown mechanism": (lambda *_: ("LOGIN", login("SCRAM-SHA-256", "scram")), "SASL mechanism SCRAM-SHA-256"),
 }
