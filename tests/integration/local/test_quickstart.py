@@ -18,7 +18,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "quickstart.md"
 async def test_every_command_of_the_quickstart_works(tmp_path: Path) -> None:
     """They end in the storm that the page describes. `make demo` has tests of its own."""
     (tmp_path / ".venv").symlink_to(sys.prefix)
-    demo, first, second, third = blocks(PAGE)
+    demo, first, second, third, last = blocks(PAGE)
     assert "make demo" in demo
 
     def typed(lines: str, **exported: str) -> str:
@@ -43,3 +43,6 @@ async def test_every_command_of_the_quickstart_works(tmp_path: Path) -> None:
         assert (spec["alertCount"], spec["distinctAlerts"], spec["resourceCount"]) == (24, 12, 12)
         running.interrupt()
         assert running.wait(STOP_SECONDS) == 0
+    assert (tmp_path / "quick").is_dir()
+    typed(last)
+    assert not {path.name for path in tmp_path.iterdir()} & {"quick", "quick.yaml", "alerts.json", "storms"}
