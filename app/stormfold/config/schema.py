@@ -37,7 +37,7 @@ _DEFAULT = Config()
 
 class WindowsSection(Section):
     gap: Duration = _DEFAULT.windows.gap
-    """Longest silence inside a storm: a storm ends when no alert has come for this long."""
+    """Longest time without an alert inside a storm: after it, the storm ends."""
     grace: DurationOrZero = _DEFAULT.windows.grace
     """How far the clocks of producers and workers may disagree; storms close this much later. At most `slice`."""
     slice: Annotated[Duration, Field(validate_default=True)] = _DEFAULT.windows.slice_length
