@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from stormfold.alert import Alert
 from stormfold.decoding import Poison, decode_annotations, decode_labels
 from stormfold.fingerprint import fingerprint
-from stormfold.formats import parse
+from stormfold.formats import check_contents, parse
 from stormfold.resource import RESOURCE_LABELS, find_resource
 
 SAMPLES = Path(__file__).parent / "testdata/formats"
@@ -424,6 +424,20 @@ def test_an_event_has_the_labels_of_its_fields(fields: dict[str, Any], expected:
 )  # fmt: skip
 def test_a_refusal_has_the_place_and_the_reason(value: Any, reason: str) -> None:
     assert refusal(value) == reason
+
+
+@pytest.mark.parametrize(
+    ("records", "reason"),
+    [
+        ([alert(labels={"alertname": "A", "a": 5})], "labels.a: expected str, got int"),
+        ([ALERT, alert(annotations={"a": 5})], "[1].annotations.a: expected str, got int"),
+    ],
+)
+def test_the_contents_of_labels_and_annotations_are_checked(records: list[Any], reason: str) -> None:
+    alerts = parse(json.dumps(records).encode(), [], NOW)
+    with pytest.raises(Poison) as refused:
+        check_contents(alerts)
+    assert str(refused.value) == reason
 
 
 def test_a_record_without_a_value_is_refused() -> None:

@@ -16,9 +16,9 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 
 from stormfold import metrics
 from stormfold.config import Config
-from stormfold.decoding import Poison, decode_annotations, decode_labels
+from stormfold.decoding import Poison
 from stormfold.errors import ActionRequired, StormfoldError
-from stormfold.formats import parse
+from stormfold.formats import check_contents, parse
 from stormfold.formats.mappings import Mappings
 from stormfold.receive.credentials import Credentials
 from stormfold.receive.delivery import Delivery, Headers, describe
@@ -174,9 +174,7 @@ class Receiver:
 
         def understood(record: bytes) -> bool:
             try:
-                for alert in parse(record, headers, now, self._mappings):
-                    decode_labels(alert.labels)
-                    decode_annotations(alert.annotations)
+                check_contents(parse(record, headers, now, self._mappings))
             except Poison:
                 return False
             return True
