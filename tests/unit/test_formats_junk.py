@@ -127,6 +127,6 @@ def repeated(head: bytes, piece: bytes, tail: bytes = b"") -> bytes:
     ids=lambda value: value[:40].decode(errors="backslashreplace"),
 )
 def test_10_mb_are_read_in_linear_time(value: bytes) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     understood_or_refused(value, [])
-    assert time.monotonic() - began < SOON
+    assert time.process_time() - began < SOON

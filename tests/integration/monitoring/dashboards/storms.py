@@ -144,6 +144,19 @@ def _wrong() -> list[Part]:
             Query("sum(rate(stormfold_alerts_skipped_total[$__rate_interval]))", "skipped by a rebuild"),
         ),
         graph(
+            "Alerts that do not qualify or say too little", "Per second: began too long ago, do not say when they "
+            "began (they count as new), or whose severity is unknown (it ranks as warning).", units.Short,
+            Query("sum(rate(stormfold_alerts_old_total[$__rate_interval]))", "old"),
+            Query("sum(rate(stormfold_alerts_start_unknown_total[$__rate_interval]))", "start unknown"),
+            Query("sum(rate(stormfold_alerts_severity_unknown_total[$__rate_interval]))", "severity unknown"),
+        ),
+        graph(
+            "Records and groups without a storm", "Per minute: records that report no alert, such as deletions; "
+            "isolated aggregates with enough alerts for a storm, but too few new ones.", units.Short,
+            Query("sum(rate(stormfold_records_skipped_total[$__rate_interval])) * 60", "records skipped"),
+            Query("sum(rate(stormfold_groups_old_total[$__rate_interval])) * 60", "groups with old alerts"),
+        ),
+        graph(
             "Dead letters", "Records per minute, by topic.", units.Short,
             Query("sum by (topic) (rate(stormfold_dead_letters_total[$__rate_interval])) * 60", "{{topic}}"),
         ),
