@@ -23,7 +23,7 @@ from stormfold.formats import expression
 from stormfold.group import GroupMeta
 from stormfold.kafka.topics import topics
 from stormfold.keyed_record import Body, Marks
-from stormfold.redis.layout import Keys, VersionKeys
+from stormfold.redis.layout import Key, Keys, VersionKeys
 from stormfold.settings import Settings, variable
 from tests.benchmarks.results import load
 
@@ -80,7 +80,7 @@ def redis_keys() -> str:
     """A row per Redis key, from its property."""
     rows = []
     for owner, prefix in ((Keys, ""), (VersionKeys, "<version>:")):
-        keys = Keys("<prefix>") if owner is Keys else VersionKeys("")
+        keys = Keys("<prefix>") if owner is Keys else VersionKeys("", Key(""), "")
         for name, member in vars(owner).items():
             if isinstance(member, property) and name != "root":
                 key = getattr(keys, name).removeprefix("<prefix>:{0}:")

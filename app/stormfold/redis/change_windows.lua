@@ -5,15 +5,15 @@
 --
 -- KEYS
 --   1 state_version     hash
---   2 pending_windows   hash
---   3 open              zset
---   4 positions         hash
---   5 source_positions  hash
---   6 marks             hash
---   7 new_positions     hash of the next version
---   8 new_source_positions  hash of the next version
---   9 new_marks         hash of the next version
---  10 void              never exists
+--   2 void              never exists
+--   3 pending_windows   hash
+--   4 open              zset
+--   5 positions         hash
+--   6 source_positions  hash
+--   7 marks             hash
+--   8 new_positions     hash of the next version
+--   9 new_source_positions  hash of the next version
+--  10 new_marks         hash of the next version
 -- ARGV
 --   1 number            of the version that the caller knows
 -- Returns

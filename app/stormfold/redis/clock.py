@@ -4,10 +4,8 @@ from dataclasses import dataclass
 
 from stormfold.eventtime import PartitionPair
 from stormfold.redis import layout
-from stormfold.redis.access import RedisAccess
 from stormfold.redis.errors import translate_errors
-from stormfold.redis.layout import Key
-from stormfold.redis.script import Script
+from stormfold.redis.script import RedisAccess, script
 from stormfold.redis.versions import StateVersion
 
 
@@ -38,8 +36,8 @@ class MarksSnapshot:
     """Changes with each fold call that brings marks."""
 
 
-@Script
-def clock(*, state_version: Key, marks: Key, open: Key, number: str) -> None:
+@script("state_version", "marks", "open", "number")
+def clock() -> None:
     """Reads horizon and open groups at one moment."""
 
 
@@ -52,14 +50,7 @@ class ClockAccess(RedisAccess):
         Read apart, Redis could lose its data between the two: the time up to which all is closed and published, which
         follows from them, would be after groups that a rebuild then drops.
         """
-        names = self.keys.of(version.number)
-        _, *values = await clock(
-            self.redis,
-            state_version=self.keys.state_version,
-            marks=names.marks,
-            open=names.open,
-            number=str(version.number),
-        )
+        _, *values = await clock(self, version.number)
         return Clock.read(*values)
 
     async def marks(self, version: StateVersion) -> MarksSnapshot:

@@ -7,18 +7,10 @@ import msgspec
 
 from stormfold.errors import ActionRequired, Retry
 from stormfold.group import GroupMeta
-from stormfold.redis.access import RedisAccess
 from stormfold.redis.clock import Clock
 from stormfold.redis.errors import translate_errors
-from stormfold.redis.layout import (
-    META_FIELD,
-    SUMMARY_FIELD,
-    Key,
-    pairs,
-    unpack_members,
-    unpack_summary,
-)
-from stormfold.redis.script import Packed, Script
+from stormfold.redis.layout import META_FIELD, SUMMARY_FIELD, pairs, unpack_members, unpack_summary
+from stormfold.redis.script import Packed, RedisAccess, script
 from stormfold.redis.versions import StateVersion
 from stormfold.storm import BucketDetail
 from stormfold.window import Bucket
@@ -45,20 +37,13 @@ class Completion:
     """Watermark from which they may have a final segment (ms)."""
 
 
-@Script
-def claim(
-    *, state_version: Key, marks: Key, due: Key, open: Key, void: Key, number: str, group_prefix: str,
-    bucket_prefix: str, lease_prefix: str, horizon_seen: int | None, min_marks: int, grace: int, limit: int,
-    token: str, lease: int,
-) -> None:  # fmt: skip
+@script("state_version", "marks", "due", "open", "void", "number", "group_prefix", "bucket_prefix", "lease_prefix")
+def claim(*, horizon_seen: int | None, min_marks: int, grace: int, limit: int, token: str, lease: int) -> None:
     """Moves the horizon and leases groups that are due."""
 
 
-@Script
-def complete(
-    *, state_version: Key, due: Key, open: Key, void: Key, number: str, group_prefix: str, bucket_prefix: str,
-    lease_prefix: str, token: str, completions: Packed,
-) -> None:  # fmt: skip
+@script("state_version", "due", "open", "void", "number", "group_prefix", "bucket_prefix", "lease_prefix")
+def complete(*, token: str, completions: Packed) -> None:
     """Deletes what was published and releases the leases."""
 
 
@@ -73,18 +58,9 @@ class CloseAccess(RedisAccess):
         `min_marks` is the number of marks at `horizon_seen` or later: where fewer are, Redis went back since, and the
         horizon stays. Raises `StaleStateVersion`.
         """
-        names = self.keys.of(version.number)
         _, horizon, open_groups, first_open, *claimed = await claim(
-            self.redis,
-            state_version=self.keys.state_version,
-            marks=names.marks,
-            due=names.due,
-            open=names.open,
-            void=names.void,
-            number=str(version.number),
-            group_prefix=names.group,
-            bucket_prefix=names.bucket,
-            lease_prefix=names.lease,
+            self,
+            version.number,
             horizon_seen=horizon_seen,
             min_marks=min_marks,
             grace=version.windows.grace,
@@ -104,7 +80,7 @@ class CloseAccess(RedisAccess):
             pipeline = self.redis.pipeline(transaction=False)
             for group, bucket in wanted:
                 pipeline.hgetall(names.bucket_key(group, bucket.start))
-                pipeline.hmget(f"{names.group}{group}", str(bucket.start), META_FIELD)
+                pipeline.hmget(f"{names.group_prefix}{group}", str(bucket.start), META_FIELD)
             found = list(pairs(await pipeline.execute()))
         if not all(fields and None not in of_group for fields, of_group in found):
             raise Retry("a claimed bucket was completed by another closer")
@@ -117,17 +93,9 @@ class CloseAccess(RedisAccess):
 
         Raises `StaleStateVersion`.
         """
-        names = self.keys.of(version.number)
         _, *completed = await complete(
-            self.redis,
-            state_version=self.keys.state_version,
-            due=names.due,
-            open=names.open,
-            void=names.void,
-            number=str(version.number),
-            group_prefix=names.group,
-            bucket_prefix=names.bucket,
-            lease_prefix=names.lease,
+            self,
+            version.number,
             token=token,
             completions=[
                 [item.group, item.stay, item.due, [value for b in item.delete for value in (str(b.start), b.alerts)]]
@@ -142,19 +110,15 @@ class CloseAccess(RedisAccess):
         result = []
         async with translate_errors():
             for group in await self.redis.zrange(names.open, 0, -1):
-                key = names.group.encode() + group
-                pipeline = self.redis.pipeline(transaction=False).hget(key, META_FIELD).hkeys(key)
-                meta, fields = await pipeline.execute()
+                key = names.group_prefix.encode() + group
+                meta, fields = await self.redis.pipeline(transaction=False).hget(key, META_FIELD).hkeys(key).execute()
                 starts = [field for field in fields if field != META_FIELD]
                 pipeline = self.redis.pipeline(transaction=False)
                 for start in starts:
                     pipeline.hget(names.bucket_key(group.decode(), int(start)), SUMMARY_FIELD)
-                summaries = await pipeline.execute()
+                found = zip(starts, await pipeline.execute(), strict=True)
                 if meta is not None:
-                    flat = [
-                        v for start, summary in zip(starts, summaries, strict=True) if summary for v in (start, summary)
-                    ]
-                    result.append(_open_buckets(group, meta, flat))
+                    result.append(_open_buckets(group, meta, [v for item in found if item[1] for v in item]))
         return result
 
 

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from stormfold.merge import Merged
-from stormfold.redis.access import RedisAccess
 from stormfold.redis.clock import Clock
 from stormfold.redis.errors import BehindWatermark, PositionConflict
-from stormfold.redis.layout import Key, ScriptReply, pack_row, pack_source_position, pair_field
-from stormfold.redis.script import Packed, Script
+from stormfold.redis.layout import ScriptReply, pack_pair, pack_row
+from stormfold.redis.script import Packed, RedisAccess, script
 from stormfold.redis.versions import StateVersion
 
 
@@ -33,12 +32,12 @@ class Limits:
     """False: new fingerprints are counted but do not become members."""
 
 
-@Script
+@script(
+    "state_version", "positions", "source_positions", "marks", "due", "open", "number", "group_prefix", "bucket_prefix"
+)
 def fold(
-    *, state_version: Key, positions: Key, source_positions: Key, marks: Key, due: Key, open: Key, number: str,
-    group_prefix: str, bucket_prefix: str, grace: int, max_fingerprints: int, max_groups: int, track_new: bool,
-    alerts_partitions: int, moves: Packed, new_source_positions: Packed, new_marks: Packed, overflow: Packed,
-    rows: Packed,
+    *, grace: int, max_fingerprints: int, max_groups: int, track_new: bool, alerts_partitions: int, moves: Packed,
+    new_source_positions: Packed, new_marks: Packed, overflow: Packed, rows: Packed,
 ) -> None:  # fmt: skip
     """Folds alerts and moves positions, all or nothing."""
 
@@ -54,30 +53,17 @@ class FoldAccess(RedisAccess):
         Returns the clock, and the alerts that went into overflow groups: 0 the second time.
         Raises `StaleStateVersion`, `PositionConflict`, `BehindWatermark`, `RedisOutOfMemory`.
         """
-        names = self.keys.of(version.number)
         code, *values = await fold(
-            self.redis,
-            state_version=self.keys.state_version,
-            positions=names.positions,
-            source_positions=names.source_positions,
-            marks=names.marks,
-            due=names.due,
-            open=names.open,
-            number=str(version.number),
-            group_prefix=names.group,
-            bucket_prefix=names.bucket,
+            self,
+            version.number,
             grace=version.windows.grace,
             max_fingerprints=limits.max_fingerprints,
             max_groups=limits.max_groups,
             track_new=limits.track_new,
             alerts_partitions=merged.alerts_partitions,
             moves=[[str(value) for value in move] for move in moves],
-            new_source_positions=[
-                value
-                for pair, at in merged.source_positions.items()
-                for value in (pair_field(pair), pack_source_position(at))
-            ],
-            new_marks=[value for pair, time in merged.marks.items() for value in (pair_field(pair), time)],
+            new_source_positions=[pack_pair(one) for item in merged.source_positions.items() for one in item],
+            new_marks=[value for pair, time in merged.marks.items() for value in (pack_pair(pair), time)],
             overflow=merged.overflow,
             rows=[pack_row(row) for row in merged.rows],
         )

@@ -25,9 +25,12 @@ Key = NewType("Key", str)
 
 @dataclass(frozen=True, slots=True)
 class VersionKeys:
-    """Key names of one state version."""
+    """Key names of one state version, by the names that scripts have for them."""
 
     base: str
+    """The beginning of all others."""
+    state_version: Key
+    number: str
 
     @property
     def positions(self) -> Key:
@@ -62,18 +65,18 @@ class VersionKeys:
         return Key(self.base + "open")
 
     @property
-    def group(self) -> str:
+    def group_prefix(self) -> str:
         """Prefix. hash, no TTL: `m` → `GroupMeta` in msgpack, `<bucket start>` → example."""
         return self.base + "g:"
 
     @property
-    def bucket(self) -> str:
+    def bucket_prefix(self) -> str:
         """Prefix of `<group>:<start>`. hash, no TTL: `a` → bucket summary, 8-byte fingerprint → member;
         `m` → `GroupMeta` if it differs from the group's."""
         return self.base + "b:"
 
     @property
-    def lease(self) -> str:
+    def lease_prefix(self) -> str:
         """Prefix. string, TTL: the lease time. Token of the closer that has claimed the group."""
         return self.base + "l:"
 
@@ -84,7 +87,7 @@ class VersionKeys:
 
     def bucket_key(self, group: str, start: int) -> str:
         """Name of the hash of a bucket."""
-        return f"{self.bucket}{group}{SEPARATOR}{start}"
+        return f"{self.bucket_prefix}{group}{SEPARATOR}{start}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,7 @@ class Keys:
 
     def of(self, number: int) -> VersionKeys:
         """Keys of the state version with that number."""
-        return VersionKeys(f"{self.root}{number}:")
+        return VersionKeys(f"{self.root}{number}:", self.state_version, str(number))
 
 
 SEPARATOR = ":"
@@ -226,11 +229,6 @@ def unpack_members(start: int, fields: Mapping[bytes, bytes]) -> dict[bytes, Mem
     }
 
 
-def packed_resource(member: bytes) -> bytes:
-    """Resource of a member in msgpack, empty if it has none."""
-    return member[MEMBER.size :]
-
-
 def position_fields(positions: Iterable[tuple[int, Position]]) -> dict[str, str]:
     """Fields of `VersionKeys.positions`."""
     fields: dict[str, str] = {}
@@ -249,26 +247,15 @@ def read_positions(fields: Mapping[bytes, bytes]) -> dict[int, Position]:
     }
 
 
-def pair_field(pair: PartitionPair) -> str:
-    """Field of a partition pair."""
+def pack_pair(pair: PartitionPair | SourcePosition) -> str:
+    """Field of a partition pair, or value of a source position."""
     return f"{pair[0]}{SEPARATOR}{pair[1]}"
 
 
-def read_pair(field: bytes) -> PartitionPair:
-    """The opposite of `pair_field`."""
-    keyed, alerts = field.split(SEPARATOR.encode())
-    return int(keyed), int(alerts)
-
-
-def pack_source_position(at: SourcePosition) -> str:
-    """Value of a source position."""
-    return f"{at[0]}{SEPARATOR}{at[1]}"
-
-
-def read_source_position(value: bytes) -> SourcePosition:
-    """The opposite of `pack_source_position`."""
-    offset, index = value.split(SEPARATOR.encode())
-    return int(offset), int(index)
+def read_pair(packed: bytes) -> tuple[int, int]:
+    """The opposite of `pack_pair`."""
+    first, second = packed.split(SEPARATOR.encode())
+    return int(first), int(second)
 
 
 def pairs(flat: Sequence[Any]) -> Iterable[tuple[Any, Any]]:

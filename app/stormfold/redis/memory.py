@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from stormfold.errors import ActionRequired
-from stormfold.redis.access import RedisAccess
 from stormfold.redis.errors import translate_errors
+from stormfold.redis.script import RedisAccess
 
 MAXMEMORY_POLICY = "noeviction"
 """Under any other policy Redis can evict open groups."""

@@ -9,8 +9,8 @@ import msgspec
 
 from stormfold.group import GroupMeta
 from stormfold.redis.errors import translate_errors
-from stormfold.redis.layout import META_FIELD, SUMMARY_FIELD, Key, Summary, packed_resource, unpack_summary
-from stormfold.redis.script import Packed, Script
+from stormfold.redis.layout import MEMBER, META_FIELD, SUMMARY_FIELD, Summary, unpack_summary
+from stormfold.redis.script import Packed, script
 from stormfold.redis.store import Store
 from stormfold.redis.versions import StateVersion
 
@@ -65,11 +65,8 @@ class _Group(NamedTuple):
     buckets: tuple[_Bucket, ...]
 
 
-@Script
-def top_groups(
-    *, state_version: Key, open: Key, number: str, group_prefix: str, bucket_prefix: str, first: int, count: int,
-    limit: int, others: Packed,
-) -> None:  # fmt: skip
+@script("state_version", "open", "number", "group_prefix", "bucket_prefix")
+def top_groups(*, first: int, count: int, limit: int, others: Packed) -> None:
     """Finds the largest groups of a range."""
 
 
@@ -100,19 +97,8 @@ class OpenGroups:
 
     async def _compare(self, version: StateVersion) -> tuple[int, list[_Group]]:
         """Compares the next range with the largest so far; returns open groups and the largest."""
-        keys = self._store.keys
-        names = keys.of(version.number)
         _, open_groups, *found = await top_groups(
-            self._store.redis,
-            state_version=keys.state_version,
-            open=names.open,
-            number=str(version.number),
-            group_prefix=names.group,
-            bucket_prefix=names.bucket,
-            first=self._next,
-            count=GROUPS_PER_CALL,
-            limit=self._limit,
-            others=self._names,
+            self._store, version.number, first=self._next, count=GROUPS_PER_CALL, limit=self._limit, others=self._names
         )
         return open_groups, [_group(*item) for item in found]
 
@@ -148,7 +134,7 @@ def _open_group(group: _Group, read: Sequence[Mapping[bytes, bytes]]) -> OpenGro
     """`read` has the fields of some of the group's buckets."""
     summaries = [bucket.summary for bucket in group.buckets]
     members = [
-        (name, packed_resource(value))
+        (name, value[MEMBER.size :])
         for fields in read
         for name, value in fields.items()
         if name not in (SUMMARY_FIELD, META_FIELD)

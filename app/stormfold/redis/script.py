@@ -1,18 +1,19 @@
-"""Calls Lua scripts through typed functions: KEYS and ARGV of a script follow from the function's signature.
+"""Calls Lua scripts through typed functions: KEYS and ARGV of a script follow from the function's declaration.
 
-A script finds each parameter as a local variable of the same name, converted by its type, and the constants of the
-layout; the header of its file repeats the parameters in order, which a test compares with the signature.
+A script finds the names of its state version that it asks for and each parameter as a local variable, converted by its
+type, and the constants of the layout; the header of its file repeats them in order, which a test compares.
 """
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Annotated, Any, Generic, ParamSpec
 
 import msgpack
 
 from stormfold.redis.errors import StaleStateVersion, translate_errors
-from stormfold.redis.layout import Key, ScriptReply, lua_constants
+from stormfold.redis.layout import Key, Keys, ScriptReply, lua_constants
 
 Packed = Annotated[Sequence[Any] | Mapping[str, str], "msgpack"]
 """A parameter that reaches the script as a table."""
@@ -29,24 +30,41 @@ _FROM_ARGV: dict[Any, str] = {
 """Lua expression of an argument, by the type of its parameter. None reaches the script as nil."""
 
 
-class Script(Generic[P]):
-    """A Lua script of this package, called like the function that declares it, after a client."""
+@dataclass
+class RedisAccess:
+    """A client, and the key names under one prefix."""
 
-    def __init__(self, declaration: Callable[P, None]) -> None:
+    redis: Any
+    """A `redis.asyncio.Redis` that does not decode replies; its own types are `bytes | str` for each of them."""
+    prefix: str
+    keys: Keys = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.keys = Keys(self.prefix)
+
+
+class Script(Generic[P]):
+    """A Lua script of this package, called like the function that declares it, for one state version."""
+
+    def __init__(self, declaration: Callable[P, None], names: Sequence[str]) -> None:
         self.name = declaration.__name__
-        types = {name: item.annotation for name, item in inspect.signature(declaration).parameters.items()}
+        self.names = names
+        types: dict[str, Any] = {name: str if name.endswith(("number", "_prefix")) else Key for name in names}
+        types |= {name: item.annotation for name, item in inspect.signature(declaration).parameters.items()}
         self.keys = [name for name, annotation in types.items() if annotation is Key]
         self.arguments = {name: annotation for name, annotation in types.items() if annotation is not Key}
         self.body = (files("stormfold.redis") / f"{self.name}.lua").read_text()
         self.source = "".join((self._prelude(), "\n", self.body))
 
-    async def __call__(self, redis: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
+    async def __call__(self, access: RedisAccess, number: int, /, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Returns the reply. Raises `StaleStateVersion` if it is `STALE`, and the errors of `translate_errors`."""
         assert not args, "scripts take keyword arguments only"
+        names = access.keys.of(number)
+        values = {name: getattr(names, name) for name in self.names} | kwargs
         async with translate_errors():
-            reply = await redis.register_script(self.source)(
-                keys=[kwargs[name] for name in self.keys],
-                args=[_encode(kwargs[name], annotation) for name, annotation in self.arguments.items()],
+            reply = await access.redis.register_script(self.source)(
+                keys=[values[name] for name in self.keys],
+                args=[_encode(values[name], annotation) for name, annotation in self.arguments.items()],
             )
         if isinstance(reply, list) and reply[0] == ScriptReply.STALE:
             raise StaleStateVersion
@@ -60,6 +78,11 @@ class Script(Generic[P]):
         for name, constant in lua_constants().items():
             values[name] = repr(constant)
         return f"local {', '.join(values)} = {', '.join(values.values())}"
+
+
+def script(*names: str) -> Callable[[Callable[P, None]], Script[P]]:
+    """Declares a script that gets these attributes of `VersionKeys` before the parameters of the function."""
+    return lambda declaration: Script(declaration, names)
 
 
 def pack(value: Any) -> bytes:

@@ -7,10 +7,9 @@ from stormfold.eventtime import PartitionPair
 from stormfold.merge import SourcePosition
 from stormfold.positions import Position
 from stormfold.redis import layout
-from stormfold.redis.access import RedisAccess
 from stormfold.redis.errors import StaleStateVersion, translate_errors
 from stormfold.redis.layout import Key
-from stormfold.redis.script import Packed, Script
+from stormfold.redis.script import Packed, RedisAccess, script
 from stormfold.window import Rebuild, Windows
 
 SWEEP_CHUNK = 500
@@ -61,18 +60,13 @@ class State:
     source_positions: dict[PartitionPair, SourcePosition]
 
 
-@Script
-def open_state(
-    *, state_version: Key, void: Key, positions: Key, pending_windows: Key, known: str, fields: Packed, starts: Packed
-) -> None:
+@script("state_version", "void", "positions", "pending_windows")
+def open_state(*, known: str, fields: Packed, starts: Packed) -> None:
     """Opens a state version if the known one is current."""
 
 
-@Script
-def change_windows(
-    *, state_version: Key, pending_windows: Key, open: Key, positions: Key, source_positions: Key, marks: Key,
-    new_positions: Key, new_source_positions: Key, new_marks: Key, void: Key, number: str,
-) -> None:  # fmt: skip
+@script("state_version", "void", "pending_windows", "open", "positions", "source_positions", "marks", "number")
+def change_windows(*, new_positions: Key, new_source_positions: Key, new_marks: Key) -> None:
     """Continues in the next state version under the pending windows."""
 
 
@@ -99,27 +93,26 @@ class VersionAccess(RedisAccess):
         return State(
             version,
             layout.read_positions(positions),
-            {layout.read_pair(name): layout.read_source_position(value) for name, value in sources.items()},
+            {layout.read_pair(name): layout.read_pair(value) for name, value in sources.items()},
         )
 
     async def version(self) -> StateVersion | None:
         """The current state version."""
-        async with translate_errors():
-            fields: dict[bytes, bytes] = await self.redis.hgetall(self.keys.state_version)
-        values = {name.decode(): int(value) for name, value in fields.items()}
+        values = await self._numbers(self.keys.state_version)
         return _read_version(values) if layout.NUMBER in values else None
+
+    async def _numbers(self, key: Key) -> dict[str, int]:
+        async with translate_errors():
+            fields: dict[bytes, bytes] = await self.redis.hgetall(key)
+        return {name.decode(): int(value) for name, value in fields.items()}
 
     async def open_state_version(
         self, known: int | None, version: StateVersion, starts: Mapping[int, Position]
     ) -> bool:
         """Opens `version` at `starts` if the version of number `known` is current; False if it is not."""
-        new = self.keys.of(version.number)
         opened = await open_state(
-            self.redis,
-            state_version=self.keys.state_version,
-            void=new.void,
-            positions=new.positions,
-            pending_windows=new.pending_windows,
+            self,
+            version.number,
             known="" if known is None else str(known),
             fields=_version_fields(version),
             starts=layout.position_fields(starts.items()),
@@ -135,28 +128,19 @@ class VersionAccess(RedisAccess):
 
     async def pending_windows(self, version: StateVersion) -> PendingWindows | None:
         """The windows that were requested, if any."""
-        async with translate_errors():
-            fields: dict[bytes, bytes] = await self.redis.hgetall(self.keys.of(version.number).pending_windows)
-        values = {name.decode(): int(value) for name, value in fields.items()}
+        values = await self._numbers(self.keys.of(version.number).pending_windows)
         ends = {int(name): value for name, value in values.items() if name.isdecimal()}
         return PendingWindows(_read_windows(values), values[layout.REQUESTED_AT], ends) if values else None
 
     async def change_windows(self, version: StateVersion) -> bool:
         """Opens the next state version under the pending windows; False if there are none, or not all is closed."""
-        old, new = self.keys.of(version.number), self.keys.of(version.number + 1)
+        new = self.keys.of(version.number + 1)
         changed = await change_windows(
-            self.redis,
-            state_version=self.keys.state_version,
-            pending_windows=old.pending_windows,
-            open=old.open,
-            positions=old.positions,
-            source_positions=old.source_positions,
-            marks=old.marks,
+            self,
+            version.number,
             new_positions=new.positions,
             new_source_positions=new.source_positions,
             new_marks=new.marks,
-            void=new.void,
-            number=str(version.number),
         )
         return bool(changed)
 

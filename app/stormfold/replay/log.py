@@ -3,7 +3,6 @@
 from array import array
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, suppress
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from aiokafka import ConsumerRecord
@@ -125,12 +124,11 @@ async def read_event_times(wanted: Range) -> tuple[Range, EventTimes]:
     return wanted if lost_until is None else wanted.without(lost_until), times
 
 
-@dataclass(slots=True)
-class _Rekeyed:
+class _Rekeyed(NamedTuple):
     """A keyed record of an alert that was parsed again."""
 
     offset: int
-    value: bytes | None
+    value: bytes
 
 
 async def read_parsed(wanted: Range, times: EventTimes) -> AsyncGenerator[Batch, None]:

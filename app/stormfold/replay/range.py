@@ -80,14 +80,9 @@ class Range:
 
 
 async def open_range(
-    settings: Settings,
-    config: Config,
-    wanted: Span,
-    reader: TopicReader,
-    on_progress: OnProgress,
-    *,
+    settings: Settings, config: Config, wanted: Span, reader: TopicReader, on_progress: OnProgress, *,
     as_counted: bool = False,
-) -> Range:
+) -> Range:  # fmt: skip
     """The part of a range that is closed and completely in the log. Raises `Retry` or `ActionRequired`.
 
     With `as_counted` only the part that was counted under the configured windows.
@@ -107,9 +102,7 @@ async def open_range(
         raise ActionRequired(
             f"storms that begin after {format_timestamp(closed)} may still be open", "choose an earlier range"
         )
-    horizon = max(
-        (metadata.horizon for _, metadata in committed.values() if metadata.horizon is not None), default=closed
-    )
+    horizon = max((m.horizon for _, m in committed.values() if m.horizon is not None), default=closed)
     partitions = await keyed_partitions(settings, committed)
     result = Range(settings, config, reader, on_progress, span, partitions, horizon, windows_since)
     lost_until = await _lost_until(result)

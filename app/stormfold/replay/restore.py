@@ -93,7 +93,7 @@ async def restore(settings: Settings, config: Config, wanted: Span, on_progress:
             result.alerts = in_memory.alerts
             result.same = len(inside & confirmed)
             result.unexplained = sorted(inside - confirmed - {difference.name for difference in result.differs})
-            result.ambiguous = [s.name for s, _ in missing if doubtful_groups & {s.group, s.overflow_group}]
+            result.ambiguous = [s.aggregate.name for s, _ in missing if doubtful_groups & {s.group, s.overflow_group}]
             values.seek(0)
             result.published = await _publish(settings, missing, values, set(result.ambiguous))
     return result
@@ -107,7 +107,9 @@ async def _publish(
     done: list[str] = []
     try:
         for start in range(0, len(missing), BATCH_SIZE):
-            batch = [(summary.name, values.read(size)) for summary, size in missing[start : start + BATCH_SIZE]]
+            batch = [
+                (summary.aggregate.name, values.read(size)) for summary, size in missing[start : start + BATCH_SIZE]
+            ]
             records = {name: ProducerRecord(name.encode(), value) for name, value in batch if name not in excluded}
             await producer.send_by_key(settings.storms_topic, list(records.values()))
             done += records

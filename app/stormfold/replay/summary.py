@@ -29,11 +29,6 @@ class Summary:
         return cls(without_details(aggregate), hashlib.blake2b(value, digest_size=16).digest())
 
     @property
-    def name(self) -> str:
-        """Name of the aggregate."""
-        return self.aggregate.name
-
-    @property
     def group(self) -> Group:
         """The group of the aggregate."""
         labels = tuple(sorted(self.aggregate.group_labels.items()))

@@ -58,8 +58,8 @@ async def foreign_keys(redis: Redis, settings: Settings) -> set[bytes]:
         version.open,
     )
     forms = [
-        *map(re.escape, fixed), re.escape(version.group) + group, re.escape(version.bucket) + group + r":\d+",
-        re.escape(version.lease) + group,
+        *map(re.escape, fixed), re.escape(version.group_prefix) + group, re.escape(version.lease_prefix) + group,
+        re.escape(version.bucket_prefix) + group + r":\d+",
     ]  # fmt: skip
     found: list[Any] = await redis.keys()
     return {key for key in found if not re.fullmatch("|".join(forms), key.decode())}

@@ -256,7 +256,7 @@ class TestComplete:
         before = await everything(redis)
         wrong = [bucket._replace(alerts=count) for bucket, count in zip(mine.buckets, counts, strict=True)]
         assert await store.complete(VERSION, "me", [delete(mine, wrong)]) == [False]
-        assert before.pop(f"{store.keys.of(1).lease}{mine.group}".encode()) == b"me"
+        assert before.pop(f"{store.keys.of(1).lease_prefix}{mine.group}".encode()) == b"me"
         assert await everything(redis) == before
         assert (await claim(store))[1] == [mine]
 
@@ -334,5 +334,5 @@ async def test_an_ordinary_bucket_is_a_listpack(store: Store, redis: Redis) -> N
     await start(store)
     name, example = "payments-api-gateway-7d9f6c5b4-x2x8q-{:03}", b'{"labels":{"alertname":"%s"}}' % (b"x" * 900)
     await Folder(store)([alert(n, 3, resource=name.format(n), example=example) for n in range(200)])
-    encoding = await redis.object("ENCODING", f"{store.keys.of(1).bucket}{alert(1, 3).group}:{NOW}")
+    encoding = await redis.object("ENCODING", f"{store.keys.of(1).bucket_prefix}{alert(1, 3).group}:{NOW}")
     assert encoding in (b"listpack", b"ziplist")

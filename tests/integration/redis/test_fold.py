@@ -180,10 +180,10 @@ async def test_a_key_of_a_wrong_type_fails_the_call_before_it_writes(store: Stor
     fresh = alert(9, 25, meta=THIRD)
     key = {
         "state version": store.keys.state_version,
-        "group": names.group + alert(1, 3).group,
-        "bucket": f"{names.bucket}{alert(1, 3).group}:{NOW}",
-        "new group": names.group + fresh.group,
-        "new bucket": f"{names.bucket}{fresh.group}:{NOW + 20}",
+        "group": names.group_prefix + alert(1, 3).group,
+        "bucket": f"{names.bucket_prefix}{alert(1, 3).group}:{NOW}",
+        "new group": names.group_prefix + fresh.group,
+        "new bucket": f"{names.bucket_prefix}{fresh.group}:{NOW + 20}",
     }.get(which) or getattr(names, which)
     await redis.delete(key)
     await redis.sadd(key, "taken")
