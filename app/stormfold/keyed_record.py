@@ -16,7 +16,7 @@ ALERT = 1
 MARKS = 2
 RESOLVED = 1
 LATE = 2
-NO_NEWS = 4
+NOT_QUALIFIED = 4
 """The alert does not qualify: it began too long before its event time, or is not severe enough. A firing alert without
 this flag qualifies, so that records of writers that do not know it keep their meaning."""
 
@@ -65,10 +65,10 @@ def encode_alert(
     partition: int,
     offset: int,
     index: int,
-    no_news: bool = False,
+    not_qualified: bool = False,
 ) -> bytes:
     """The value of an alert's keyed record; `body` is an encoded `Body`."""
-    flags = RESOLVED * resolved | LATE * late | NO_NEWS * no_news
+    flags = RESOLVED * resolved | LATE * late | NOT_QUALIFIED * not_qualified
     return HEAD.pack(ALERT, flags, time, partition, offset, index) + body
 
 

@@ -19,7 +19,7 @@ from stormfold.keyed_record import (
     HEAD,
     LATE,
     MARKS,
-    NO_NEWS,
+    NOT_QUALIFIED,
     RESOLVED,
     Body,
     decode_marks,
@@ -30,9 +30,9 @@ from stormfold.window import Windows, first_due
 
 QUALIFIED = 2
 """Flag of a member: some alert of it qualified (`RESOLVED` is the other: its newest alert is resolved)."""
-STATUS = RESOLVED | NO_NEWS
+STATUS = RESOLVED | NOT_QUALIFIED
 MEMBER_FLAGS = tuple(flags & RESOLVED | (0 if flags & STATUS else QUALIFIED) for flags in range(STATUS + 1))
-"""Flags of a member with one alert, by that alert's `RESOLVED` and `NO_NEWS`."""
+"""Flags of a member with one alert, by that alert's `RESOLVED` and `NOT_QUALIFIED`."""
 MEMO_BYTES = 64 * 1024 * 1024
 """Bytes of decoded bodies that are kept, some 40,000 usual ones; above it, all of them are dropped."""
 KNOWN_BYTES = 500

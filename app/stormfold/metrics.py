@@ -114,7 +114,7 @@ STATE_VERSIONS_OPENED = _counter(
 STORMS_CLOSED = _counter("storms_closed", "Aggregates published, by class", "storm_class", values=_CLASSES)
 ALERTS_CLOSED = _counter("alerts_closed", "Alerts in published aggregates, by class", "storm_class", values=_CLASSES)
 GROUPS_OLD = _counter(
-    "groups_old", "Isolated aggregates with enough firing alerts for a storm, of which too few are new"
+    "groups_old", "Isolated aggregates with enough firing alerts for a storm, of which too few qualify"
 )
 STORMS_DEDUPLICATED = _counter("storms_deduplicated", "Aggregates of a rebuild that had been published before")
 COMPLETION_CONFLICTS = _counter("completion_conflicts", "Published groups not deleted: lease lost or group changed")

@@ -67,7 +67,7 @@ class Keyed(NamedTuple):
     new_for: int
     """An alert that began more than this long (ms) before its event time does not qualify."""
 
-    def is_news(self, starts_at: int | None, time: int) -> bool:
+    def qualifies(self, starts_at: int | None, time: int) -> bool:
         """Whether an alert that began then qualifies if it fires, at event time `time` (ms)."""
         return self.severe and (starts_at is None or time - starts_at <= self.new_for)
 

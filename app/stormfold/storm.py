@@ -56,7 +56,7 @@ class Member(NamedTuple):
     resolved: bool
     """Status of its newest alert."""
     qualified: bool
-    """Whether any of its alerts qualified: it fired, was severe enough, and was news."""
+    """Whether any of its alerts qualified: it fired, was severe enough, and was new."""
     resource: Resource | None
 
 
@@ -170,7 +170,7 @@ def classify(meta: GroupMeta, alerts: int, resources: int) -> AggregateClass:
     return "Isolated"
 
 
-def lacks_news(aggregate: Aggregate, meta: GroupMeta) -> bool:
+def lacks_qualified(aggregate: Aggregate, meta: GroupMeta) -> bool:
     """Whether enough alerts fire for a storm, but too few of them qualify: most began long ago, or are not severe."""
     firing = aggregate.distinct - aggregate.resolved
     resources = min(firing, aggregate.resource_count)

@@ -65,7 +65,7 @@ def keyed_values(config: Config, value: bytes, headers: Headers = ()) -> list[by
     found = SeriesReader(config).parse(value, headers, NOW)
     return [
         encode_alert(
-            keyed.body_at(NOW), NOW, alert.resolved, False, 0, 0, index, not keyed.is_news(alert.starts_at, NOW)
+            keyed.body_at(NOW), NOW, alert.resolved, False, 0, 0, index, not keyed.qualifies(alert.starts_at, NOW)
         )
         for index, (keyed, alert) in enumerate(found)
     ]

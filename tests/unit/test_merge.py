@@ -179,7 +179,7 @@ def test_a_member_keeps_its_newest_status_and_that_it_ever_qualified(
 ) -> None:
     """A resolution counts among equally new alerts."""
     sent = [
-        Sent(Alert(bytes(8), GROUP, time, is_resolved, no_news=is_old), (0, 0), (n, 0))
+        Sent(Alert(bytes(8), GROUP, time, is_resolved, not_qualified=is_old), (0, 0), (n, 0))
         for n, (time, (is_resolved, is_old)) in enumerate(alerts)
     ]
     (row,) = merge(sent).rows

@@ -183,7 +183,7 @@ class TestRecords:
 
 
 @pytest.mark.parametrize(
-    ("route", "severity", "starts_at", "news"),
+    ("route", "severity", "starts_at", "qualifies"),
     [
         (Route("default"), "critical", None, True),
         (Route("default"), "WARN", 100_000, True),
@@ -198,7 +198,7 @@ class TestRecords:
     ],
 )
 def test_only_severe_and_new_alerts_count_towards_a_storm(
-    route: Route, severity: str, starts_at: int | None, news: bool
+    route: Route, severity: str, starts_at: int | None, qualifies: bool
 ) -> None:
     keyed = SeriesReader(Config(routes=(route,))).keyed(incoming({"alertname": "A", "severity": severity}))
-    assert keyed.is_news(starts_at, 1_000_000) is news
+    assert keyed.qualifies(starts_at, 1_000_000) is qualifies

@@ -241,17 +241,22 @@ def _detail(content: plain.Content) -> BucketDetail:
 
 
 @pytest.mark.parametrize(
-    ("firing", "resolved", "no_news", "lacks"),
+    ("firing", "resolved", "not_qualified", "lacks"),
     [(5, 0, True, True), (5, 0, False, False), (4, 0, True, False), (4, 3, True, False), (5, 3, True, True)],
 )
-def test_a_group_lacks_news_if_enough_alerts_fire_but_too_few_are_new(
-    firing: int, resolved: int, no_news: bool, lacks: bool
+def test_a_group_lacks_qualified_alerts_if_enough_fire_but_too_few_qualify(
+    firing: int, resolved: int, not_qualified: bool, lacks: bool
 ) -> None:
     meta = GroupMeta("default", {"alertname": "A"}, "storms", False, 10, 5)
     alerts = [
         plain.Alert(
-            bytes([number] * 8), meta, 0, number >= firing, no_news=no_news, resource=Resource("P", "", str(number))
+            bytes([number] * 8),
+            meta,
+            0,
+            number >= firing,
+            not_qualified=not_qualified,
+            resource=Resource("P", "", str(number)),
         )
         for number in range(firing + resolved)
     ]
-    assert storm.lacks_news(only(alerts), meta) is lacks
+    assert storm.lacks_qualified(only(alerts), meta) is lacks

@@ -148,7 +148,7 @@ def _why_not(keyed: Keyed, alert: Alert, now: int) -> str | None:
         return "resolved"
     if not keyed.severe:
         return f"{keyed.series.severity.name} is below {route.storm_severity}"
-    if not keyed.is_news(alert.starts_at, now):
+    if not keyed.qualifies(alert.starts_at, now):
         assert alert.starts_at is not None
         return f"began {format_timestamp(alert.starts_at)}, more than {format_duration(keyed.new_for)} ago"
     return None

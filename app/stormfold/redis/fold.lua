@@ -192,7 +192,7 @@ local function fold_row(row)
       redis.call('HSET', group_key, start, example)
     end
     local old_severity = string.sub(before, at)
-    local name_end = find(old_severity, UNQUALIFIED, 1, true)
+    local name_end = find(old_severity, UNQUALIFIED_SEPARATOR, 1, true)
     if name_end then
       unqualified = tonumber(string.sub(old_severity, name_end + 1)) or 0
       old_severity = string.sub(old_severity, 1, name_end - 1)
@@ -215,7 +215,7 @@ local function fold_row(row)
   end
   local summary = struct_pack(SUMMARY, alerts, first, last, late, rank, truncated) .. severity
   if unqualified > 0 then
-    summary = summary .. UNQUALIFIED .. string.format('%d', unqualified)
+    summary = summary .. UNQUALIFIED_SEPARATOR .. string.format('%d', unqualified)
   end
   redis.call('HSET', key, SUMMARY_FIELD, summary)
 end

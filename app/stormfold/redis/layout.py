@@ -134,8 +134,8 @@ SUMMARY_FIELD = b"a"
 
 SUMMARY = struct.Struct(">IQQIBB")
 """A bucket summary: alerts, first and last (ms), late, severity rank, truncated; then the severity's name and, after
-`UNQUALIFIED`, the number of alerts without a member that do not qualify, unless it is 0."""
-UNQUALIFIED = "\n"
+`UNQUALIFIED_SEPARATOR`, the number of alerts without a member that do not qualify, unless it is 0."""
+UNQUALIFIED_SEPARATOR = "\n"
 MEMBER = struct.Struct(">IIB")
 """A member: alerts, newest - bucket start (ms), flags; the resource in msgpack follows, or nothing."""
 
@@ -166,7 +166,7 @@ def lua_constants() -> dict[str, str | int]:
     """Constants by their name in Lua. Indexes of a row begin at 1."""
     names = (
         "SEPARATOR", "NUMBER", "PARTITIONS", "GAP", "GRACE", "SLICE", "CLOSED_BEFORE", "WINDOWS_SINCE", "REQUESTED_AT",
-        "HORIZON", "ALERTS_PARTITIONS", "MARKS_VERSION", "TIMESTAMP_SUFFIX", "UNQUALIFIED",
+        "HORIZON", "ALERTS_PARTITIONS", "MARKS_VERSION", "TIMESTAMP_SUFFIX", "UNQUALIFIED_SEPARATOR",
     )  # fmt: skip
     return {
         **{name: globals()[name] for name in names},
@@ -215,7 +215,7 @@ class Summary(NamedTuple):
 def unpack_summary(value: bytes) -> Summary:
     """Reads field `SUMMARY_FIELD` of a bucket."""
     alerts, first, last, late, rank, truncated = SUMMARY.unpack_from(value)
-    severity, _, number = value[SUMMARY.size :].decode().partition(UNQUALIFIED)
+    severity, _, number = value[SUMMARY.size :].decode().partition(UNQUALIFIED_SEPARATOR)
     # Somebody else may have written a severity with the separator to the keyed topic.
     unqualified = int(number) if number.isascii() and number.isdigit() else 0
     return Summary(alerts, first, last, late, rank, bool(truncated), severity, unqualified)

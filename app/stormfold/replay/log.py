@@ -157,7 +157,7 @@ async def read_parsed(wanted: Range, times: EventTimes) -> AsyncGenerator[Batch,
             for index, (keyed, alert) in enumerate(alerts):
                 value = encode_alert(
                     keyed.body_at(time), time=time, resolved=alert.resolved, late=late, partition=partition,
-                    offset=record.offset, index=index, no_news=not keyed.is_news(alert.starts_at, time),
+                    offset=record.offset, index=index, not_qualified=not keyed.qualifies(alert.starts_at, time),
                 )  # fmt: skip
                 rekeyed.append(_Rekeyed(record.offset, value))
         yield Batch(partition, rekeyed, min(reached.values()) - wanted.disorder)

@@ -22,7 +22,7 @@ from stormfold.redis.versions import StateVersion
 from stormfold.settings import Settings
 from stormfold.stages.periodic import PeriodicService
 from stormfold.stages.state_version import change_windows
-from stormfold.storm import Aggregate, fold_segment, lacks_news
+from stormfold.storm import Aggregate, fold_segment, lacks_qualified
 from stormfold.window import Segment, segments
 
 log = structlog.get_logger(__name__)
@@ -151,7 +151,7 @@ class Close(PeriodicService):
         metrics.COMPLETION_CONFLICTS.inc(completed.count(False))
         old = []
         for (group, part), aggregate in zip(final, aggregates, strict=True):
-            if lacks_news(aggregate, group.meta):
+            if lacks_qualified(aggregate, group.meta):
                 old.append(aggregate)
             metrics.STORMS_CLOSED.labels(aggregate.aggregate_class).inc()
             metrics.ALERTS_CLOSED.labels(aggregate.aggregate_class).inc(aggregate.alert_count)

@@ -66,8 +66,8 @@ class _Chunk:
     start_unknown: int = 0
     severity_unknown: int = 0
 
-    def lacks_news(self, keyed: Keyed, alert: Alert, event_time: int) -> bool:
-        """The opposite of `keyed.is_news`; also counts old alerts, and unknown beginnings and severities."""
+    def does_not_qualify(self, keyed: Keyed, alert: Alert, event_time: int) -> bool:
+        """The opposite of `keyed.qualifies`; also counts old alerts, and unknown beginnings and severities."""
         if not keyed.series.severity.known:
             self.severity_unknown += 1
         start = alert.starts_at
@@ -198,8 +198,10 @@ class Intake:
                 offset = base + record.offset
                 for index, (keyed, alert) in enumerate(parsed):
                     body = keyed.body_at(event_time) if keyed.silences else keyed.body
-                    no_news = chunk.lacks_news(keyed, alert, event_time)
-                    value = encode_alert(body, event_time, alert.resolved, late, partition, offset, index, no_news)
+                    value = encode_alert(
+                        body, event_time, alert.resolved, late, partition, offset, index,
+                        chunk.does_not_qualify(keyed, alert, event_time),
+                    )  # fmt: skip
                     outgoing[keyed.number % partitions].append((keyed.key, value))
                 alerts += len(parsed)
                 if not parsed:

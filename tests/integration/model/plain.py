@@ -64,7 +64,7 @@ class Alert:
     time: int
     resolved: bool = False
     late: bool = False
-    no_news: bool = False
+    not_qualified: bool = False
     rank: int = 2
     resource: Resource | None = None
     example: bytes = b"{}"
@@ -77,7 +77,7 @@ class Alert:
     @property
     def qualifies(self) -> bool:
         """Whether it counts towards a storm."""
-        return not (self.resolved or self.no_news)
+        return not (self.resolved or self.not_qualified)
 
     @property
     def packed_resource(self) -> bytes:
@@ -102,7 +102,7 @@ class Alert:
         """The value of its keyed record, if it came from that place of `alerts`."""
         return encode_alert(
             self.body(), time=self.time, resolved=self.resolved, late=self.late,
-            partition=partition, offset=offset, index=index, no_news=self.no_news,
+            partition=partition, offset=offset, index=index, not_qualified=self.not_qualified,
         )  # fmt: skip
 
 

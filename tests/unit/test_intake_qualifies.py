@@ -1,4 +1,4 @@
-"""Intake and the keyed alert agree on which alerts are news; intake also counts the reasons."""
+"""Intake and the keyed alert agree on which alerts qualify; intake also counts the reasons."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def test_intake_decides_news_like_the_keyed_alert(severity: str, starts_at: int 
     chunk = _Chunk()
     alert = Alert(b'{"alertname": "A", "severity": "%b"}' % severity.encode(), starts_at=starts_at)
     keyed = SeriesReader(Config()).keyed(alert)
-    assert chunk.lacks_news(keyed, alert, NOW) is not keyed.is_news(starts_at, NOW)
+    assert chunk.does_not_qualify(keyed, alert, NOW) is not keyed.qualifies(starts_at, NOW)
     assert chunk.severity_unknown == (severity == "bananas")
     assert chunk.start_unknown == (starts_at is None or starts_at > NOW)
     assert chunk.old == (starts_at in (0, NOW - 900_001))
