@@ -52,14 +52,12 @@ async def translate_errors() -> AsyncIterator[None]:
             f"Redis rejects the credentials: {error}",
             "check STORMFOLD_REDIS_USERNAME and STORMFOLD_REDIS_PASSWORD, or the credentials in STORMFOLD_REDIS_URL",
         ) from error
-    except OutOfMemoryError as error:
-        raise RedisOutOfMemory(f"Redis is out of memory: {error}") from error
     except (ConnectionError, TimeoutError, BusyLoadingError, OSError) as error:
         if handshake := tls_error(error, "Redis", "STORMFOLD_REDIS", "STORMFOLD_REDIS_URL"):
             raise handshake from error
         raise Retry(f"Redis is not available (STORMFOLD_REDIS_URL): {error}", NOT_RUNNING_HINT) from error
     except RedisError as error:
-        if "OOM command not allowed" in str(error):
-            # Redis before 7 wraps it as an error of the script.
+        # Redis before 7 wraps it as an error of the script.
+        if isinstance(error, OutOfMemoryError) or "OOM command not allowed" in str(error):
             raise RedisOutOfMemory(f"Redis is out of memory: {error}") from error
         raise Retry(f"Redis returned an error: {error}") from error

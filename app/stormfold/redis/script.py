@@ -6,7 +6,6 @@ type, and the constants of the layout; the header of its file repeats them in or
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Annotated, Any, Generic, ParamSpec
 
@@ -30,17 +29,14 @@ _FROM_ARGV: dict[Any, str] = {
 """Lua expression of an argument, by the type of its parameter. None reaches the script as nil."""
 
 
-@dataclass
 class RedisAccess:
     """A client, and the key names under one prefix."""
 
-    redis: Any
-    """A `redis.asyncio.Redis` that does not decode replies; its own types are `bytes | str` for each of them."""
-    prefix: str
-    keys: Keys = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.keys = Keys(self.prefix)
+    def __init__(self, redis: Any, prefix: str) -> None:
+        """`redis` is a `redis.asyncio.Redis` that does not decode replies; its types are `bytes | str` for each."""
+        self.redis = redis
+        self.prefix = prefix
+        self.keys = Keys(prefix)
 
 
 class Script(Generic[P]):

@@ -110,14 +110,9 @@ class VersionAccess(RedisAccess):
         self, known: int | None, version: StateVersion, starts: Mapping[int, Position]
     ) -> bool:
         """Opens `version` at `starts` if the version of number `known` is current; False if it is not."""
-        opened = await open_state(
-            self,
-            version.number,
-            known="" if known is None else str(known),
-            fields=_version_fields(version),
-            starts=layout.position_fields(starts.items()),
-        )
-        return bool(opened)
+        known_number = "" if known is None else str(known)
+        fields, positions = _version_fields(version), layout.position_fields(starts.items())
+        return bool(await open_state(self, version.number, known=known_number, fields=fields, starts=positions))
 
     async def request_windows(self, version: StateVersion, pending: PendingWindows) -> None:
         """Requests windows to follow those of `version`, in place of an earlier request."""
@@ -135,12 +130,9 @@ class VersionAccess(RedisAccess):
     async def change_windows(self, version: StateVersion) -> bool:
         """Opens the next state version under the pending windows; False if there are none, or not all is closed."""
         new = self.keys.of(version.number + 1)
+        positions, source_positions = new.positions, new.source_positions
         changed = await change_windows(
-            self,
-            version.number,
-            new_positions=new.positions,
-            new_source_positions=new.source_positions,
-            new_marks=new.marks,
+            self, version.number, new_positions=positions, new_source_positions=source_positions, new_marks=new.marks
         )
         return bool(changed)
 
