@@ -32,5 +32,6 @@ def test_the_picture_has_the_storms_of_the_incident() -> None:
         for name, of in ((name, storms[name]) for name in largest)
     ]
     alerts = sum(group.alerts for group in groups.values())
-    assert any(line.startswith(f"{alerts:,} alerts, {len(storms)} manifests") for line in below)
+    folded = sum(group.alerts for group in storms.values())
+    assert any(line.startswith(f"{len(storms)} manifests stand for {folded:,} alerts: ") for line in below)
     assert any("Counted exactly once" in line and f"{alerts:,} in {len(storms)} storms" in line for line in below)
