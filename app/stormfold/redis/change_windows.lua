@@ -16,9 +16,12 @@
 --  10 new_marks         hash of the next version
 -- ARGV
 --   1 number            of the version that the caller knows
+--   2 committed         msgpack: keyed partition to the offset that fold has committed to Kafka
+--   3 closed            closed_before that fold has committed (ms), or ''
 -- Returns
 --   1                   the next version is current
---   0                   another one is current, no windows are pending, or something is open or not folded
+--   0                   another one is current, no windows are pending, or something is open or not folded; also if
+--                       Redis went back and is behind what was committed: what was closed since would be counted again
 local function hash(key)
   local result, flat = {}, redis.call('HGETALL', key)
   for i = 1, #flat, 2 do
@@ -45,9 +48,15 @@ for field, stop in pairs(requested) do
     return 0
   end
 end
+for field, offset in pairs(committed) do
+  if tonumber(folded[field] or '0') < tonumber(offset) then
+    return 0
+  end
+end
 
 local old, old_marks = hash(state_version), hash(marks)
 local counted_before = math.max(
+  tonumber(closed) or -math.huge,
   old_marks[HORIZON] and tonumber(old_marks[HORIZON]) - tonumber(old[GRACE]) or -math.huge,
   old[WINDOWS_SINCE] and tonumber(old[WINDOWS_SINCE]) or -math.huge,
   old[CLOSED_BEFORE] and tonumber(old[CLOSED_BEFORE]) or -math.huge

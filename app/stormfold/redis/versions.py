@@ -66,7 +66,9 @@ def open_state(*, known: str, fields: Packed, starts: Packed) -> None:
 
 
 @script("state_version", "void", "pending_windows", "open", "positions", "source_positions", "marks", "number")
-def change_windows(*, new_positions: Key, new_source_positions: Key, new_marks: Key) -> None:
+def change_windows(
+    *, new_positions: Key, new_source_positions: Key, new_marks: Key, committed: Packed, closed: int | None
+) -> None:
     """Continues in the next state version under the pending windows."""
 
 
@@ -127,13 +129,20 @@ class VersionAccess(RedisAccess):
         ends = {int(name): value for name, value in values.items() if name.isdecimal()}
         return PendingWindows(_read_windows(values), values[layout.REQUESTED_AT], ends) if values else None
 
-    async def change_windows(self, version: StateVersion) -> bool:
-        """Opens the next state version under the pending windows; False if there are none, or not all is closed."""
+    async def change_windows(
+        self, version: StateVersion, committed: Mapping[int, int], closed: int | None = None
+    ) -> bool:
+        """Opens the next state version under the pending windows; False if there are none, or not all is closed.
+
+        Also False if Redis went back: if a position is before the offset that fold has `committed` to Kafka. `closed`
+        is the committed `closed_before` (ms): what begins before it is not counted again under the new windows.
+        """
         new = self.keys.of(version.number + 1)
         positions, source_positions = new.positions, new.source_positions
         changed = await change_windows(
-            self, version.number, new_positions=positions, new_source_positions=source_positions, new_marks=new.marks
-        )
+            self, version.number, new_positions=positions, new_source_positions=source_positions, new_marks=new.marks,
+            committed={str(partition): str(offset) for partition, offset in committed.items()}, closed=closed,
+        )  # fmt: skip
         return bool(changed)
 
     async def reset_positions(self, version: StateVersion, partitions: Iterable[int]) -> None:

@@ -99,7 +99,7 @@ class Close(PeriodicService):
         metrics.IDLE_PARTITION_PAIRS.set(len(self._horizon.idle))
         if clock.horizon is not None:
             metrics.HORIZON_DELAY_SECONDS.set(clock.horizon)
-        if clock.open_groups == 0 and await change_windows(self._store, version):
+        if clock.open_groups == 0 and await change_windows(self._settings, self._store, version):
             self._version = None
             return None
         if not groups or clock.horizon is None:

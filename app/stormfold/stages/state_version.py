@@ -114,9 +114,16 @@ async def _request_windows(
         )
 
 
-async def change_windows(store: Store, version: StateVersion) -> bool:
-    """Opens the next state version under requested windows, if nothing is open: closed segments keep their cuts."""
-    changed = await store.change_windows(version)
+async def change_windows(settings: Settings, store: Store, version: StateVersion) -> bool:
+    """Opens the next state version under requested windows, if nothing is open: closed segments keep their cuts.
+
+    Not while Redis is behind fold's commits. Then it went back, and what was closed since is folded again first.
+    """
+    if await store.pending_windows(version) is None:
+        return False
+    committed = await read_committed(settings, settings.consumer_group("fold"), settings.keyed_topic)
+    offsets = {partition: offset for partition, (offset, _) in committed.items()}
+    changed = await store.change_windows(version, offsets, newest_closed_before(committed))
     if changed:
         metrics.STATE_VERSIONS_OPENED.labels("windows").inc()
         log.warning("opened a state version with other windows", version=version.number + 1)

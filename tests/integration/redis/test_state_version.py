@@ -117,7 +117,7 @@ class TestOtherWindows:
         """The watermark stays, and no alert before it is counted."""
         windows = structs.replace(self.WINDOWS, grace=grace)
         await self.request(store, windows)
-        assert await store.change_windows(VERSION)
+        assert await store.change_windows(VERSION, {})
         state = await store.load()
         assert state is not None
         watermark = NOW - VERSION.windows.grace
@@ -133,7 +133,7 @@ class TestOtherWindows:
     async def test_windows_change_before_anything_was_folded(self, store: Store) -> None:
         await start(store)
         await store.request_windows(VERSION, PendingWindows(self.WINDOWS, NOW, {0: 0, 1: 0}))
-        assert await store.change_windows(VERSION)
+        assert await store.change_windows(VERSION, {})
         state = await store.load()
         assert state is not None
         assert (state.version, state.positions) == (self.NEW, {0: Position(0, -1), 1: Position(0, -1)})
@@ -145,7 +145,7 @@ class TestOtherWindows:
         assert version.rebuild is not None
         await start(store, version)
         await store.request_windows(version, PendingWindows(self.WINDOWS, NOW, {0: 0, 1: 0}))
-        assert await store.change_windows(version)
+        assert await store.change_windows(version, {})
         assert await store.version() == replace(self.NEW, windows_since=max(since or 0, version.rebuild.closed_before))
 
     async def test_windows_do_not_change_while_a_group_is_open_or_records_are_not_folded(
@@ -154,17 +154,31 @@ class TestOtherWindows:
         await self.request(store)
         await store.request_windows(VERSION, PendingWindows(self.WINDOWS, NOW, {0: 5, 1: 2}))
         before = await everything(redis)
-        assert not await store.change_windows(VERSION)
+        assert not await store.change_windows(VERSION, {})
         assert await everything(redis) == before
         await store.fold(VERSION, [Move(0, 4, 5, NOW)], merged([alert(1, NOW)]), LIMITS)
         before = await everything(redis)
-        assert not await store.change_windows(VERSION)
-        assert not await store.change_windows(replace(VERSION, number=4))
+        assert not await store.change_windows(VERSION, {})
+        assert not await store.change_windows(replace(VERSION, number=4), {})
         assert await everything(redis) == before
+
+    async def test_windows_do_not_change_while_redis_is_behind_the_commits(self, store: Store, redis: Redis) -> None:
+        """It went back, maybe to before aggregates that are published: under other windows they would count again."""
+        await self.request(store)
+        before = await everything(redis)
+        assert not await store.change_windows(VERSION, {0: 4, 1: 3})
+        assert await everything(redis) == before
+        assert await store.change_windows(VERSION, {0: 4, 1: 2})
+
+    async def test_what_was_closed_by_a_commit_is_not_counted_under_new_windows(self, store: Store) -> None:
+        """Redis may have gone back to a horizon before it, at the same positions."""
+        await self.request(store)
+        assert await store.change_windows(VERSION, {0: 4, 1: 2}, NOW + 50)
+        assert await store.version() == replace(self.NEW, windows_since=NOW + 50)
 
     async def test_windows_do_not_change_without_a_request(self, store: Store) -> None:
         await start(store)
-        assert not await store.change_windows(VERSION)
+        assert not await store.change_windows(VERSION, {})
         assert await store.version() == VERSION
 
 
