@@ -188,7 +188,11 @@ def test_no_storm_is_missed_because_alerts_are_not_listed(
 ) -> None:
     # Few resources make a storm here, or many alerts.
     meta = GroupMeta("default", {"alertname": "A"}, "storms", False, 10, 2)
-    alerts = [(replace(alert, meta=meta), is_listed) for alert, is_listed in alerts]
+    # The labels decide both the fingerprint and the resource, so one fingerprint has one resource.
+    resources = {alert.fingerprint: alert.resource for alert, _ in alerts}
+    alerts = [
+        (replace(alert, meta=meta, resource=resources[alert.fingerprint]), is_listed) for alert, is_listed in alerts
+    ]
     listed = plain.buckets([alert for alert, is_listed in alerts if is_listed], windows)
     unlisted: defaultdict[tuple[str, int], Counter[bytes]] = defaultdict(Counter)
     for alert, is_listed in alerts:
