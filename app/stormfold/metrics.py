@@ -79,6 +79,13 @@ def _histogram(
     return histogram
 
 
+def _registry(*metrics: Collector) -> CollectorRegistry:
+    registry = CollectorRegistry(auto_describe=True)
+    for metric in metrics:
+        registry.register(metric)
+    return registry
+
+
 BUILD_INFO = _gauge("build_info", "1, with the version of the worker as labels", "version", "python")
 BUILD_INFO.labels(__version__, platform.python_version()).set(1)
 READY = _gauge("ready", "1 if the worker can do its work, else 0")
@@ -172,3 +179,5 @@ RECEIVE_SECONDS = _histogram(
     "Time from a request with alerts to its answer",
     (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
+RECEIVE_REGISTRY = _registry(RECEIVE_REQUESTS, RECEIVE_RECORDS, RECEIVE_SECONDS)
+"""The metrics of `stormfold receive`: with those of workers, an alert for a missing worker would see one."""

@@ -12,6 +12,7 @@ COPIES = {
     "Dockerfile": r"^ARG VERSION=(\S+)$",
     ".env": r"^WORKER_TAG=(\S+)$",
     "k8s/base/worker/kustomization.yaml": r"name: stormfold\n    newTag: (\S+)$",
+    "k8s/overlays/receive/kustomization.yaml": r"name: stormfold\n    newTag: (\S+)$",
     "docs/how-to/deploy.md": r"(?:newTag: |/stormfold:)(\d[\w.]*)",
 }
 """File, and a pattern that finds every copy of the version in it."""

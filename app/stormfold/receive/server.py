@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import structlog
@@ -36,10 +37,10 @@ READ_SECONDS = 10.0
 IN_THREAD_BYTES = 256 * 1024
 """Bodies above this size are split in a thread, so that others need not wait for them."""
 CHECK_SECONDS = 1.0
-"""Interval in which certificate files are checked for changes."""
+"""Interval in which certificate files are checked for changes, and Kafka for `/readyz`."""
 
 NO_STORE = {"Cache-Control": "no-store"}
-_OPEN = ("/healthz",)
+_OPEN = ("/healthz", "/readyz")
 """Paths that need no credentials: probes have none."""
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -56,8 +57,11 @@ class Receiver:
         self._mappings = Mappings(config.mappings)
         self._credentials = Credentials(settings.receive_token_file, settings.receive_users_file)
         self._delivery = Delivery(settings)
-        self._expose = make_aiohttp_handler(metrics.REGISTRY)
+        self._expose = make_aiohttp_handler(metrics.RECEIVE_REGISTRY)
         self._held = 0
+        self._checking = asyncio.Lock()
+        self._checked_at = float("-inf")
+        self._problem: StormfoldError | None = None
         self._tls = _server_context(settings.receive_ssl_certfile, settings.receive_ssl_keyfile)
         self._reloading: asyncio.Task[None] | None = None
         self._runner: web.AppRunner | None = None
@@ -189,14 +193,26 @@ class Receiver:
     async def _healthz(self, _: web.Request) -> web.StreamResponse:
         return web.json_response({"healthy": True}, headers=NO_STORE)
 
-    async def _readyz(self, _: web.Request) -> web.StreamResponse:
-        problem = None
-        try:
-            await self._delivery.check()
-        except StormfoldError as error:
-            problem = {"component": "kafka", "problem": str(error), "hint": error.hint}
-        body = {"ready": problem is None, "problems": [problem] if problem else []}
+    async def _readyz(self, request: web.Request) -> web.StreamResponse:
+        problem = await self._check()
+        found = [{"component": "kafka", "problem": str(problem), "hint": problem.hint}] if problem else []
+        body: dict[str, Any] = {"ready": problem is None}
+        # Names of servers are only for those who may send.
+        if self._credentials.accepts(request.headers.get("Authorization")):
+            body["problems"] = found
         return web.json_response(body, status=503 if problem else 200, headers=NO_STORE)
+
+    async def _check(self) -> StormfoldError | None:
+        """The problem with Kafka, if any, which is asked at most once in `CHECK_SECONDS`."""
+        async with self._checking:
+            if time.monotonic() - self._checked_at >= CHECK_SECONDS:
+                try:
+                    await self._delivery.check()
+                    self._problem = None
+                except StormfoldError as error:
+                    self._problem = error
+                self._checked_at = time.monotonic()
+            return self._problem
 
     async def _reload_certificate(self, context: ssl.SSLContext) -> None:
         certfile, keyfile = self._settings.receive_ssl_certfile, self._settings.receive_ssl_keyfile

@@ -23,7 +23,8 @@ COMPOSE = ROOT / "docker-compose.yml"
 DOCKERFILE = ROOT / "Dockerfile"
 K8S = ROOT / "k8s"
 OVERLAYS = sorted(path.parent for path in (K8S / "overlays").glob("*/kustomization.yaml"))
-ALONE = [K8S, K8S / "base", *(path for path in OVERLAYS if path.name != "monitoring")]
+RECEIVE = K8S / "overlays" / "receive"
+ALONE = [K8S, K8S / "base", *(path for path in OVERLAYS if path.name not in ("monitoring", "receive"))]
 """Folders that are a complete deployment."""
 COMPONENTS = sorted(path.parent for path in (K8S / "components").glob("*/kustomization.yaml"))
 """Components that can be added to one of those."""
@@ -84,13 +85,16 @@ def foreign_definitions() -> Iterator[Manifest]:
             yield yaml.safe_load((module(name) / file).read_text())
 
 
-def built(kustomize: Path, folder: Path, components: Iterable[Path] = ()) -> list[Manifest]:
-    """Returns the manifests of `kubectl apply -k FOLDER`, with components added as in the overlay `managed`."""
-    if components:
+def built(kustomize: Path, folder: Path, components: Iterable[Path] = (), *more: Path) -> list[Manifest]:
+    """Returns the manifests of `kubectl apply -k FOLDER`, with components added as in the overlay `managed`.
+
+    `more` are further folders of manifests.
+    """
+    if components or more:
         text = yaml.safe_load((K8S / "overlays" / "managed" / "kustomization.yaml").read_text())
         with tempfile.TemporaryDirectory() as name:
             here = Path(name).resolve()
-            text["resources"] = [os.path.relpath(folder.resolve(), here)]
+            text["resources"] = [os.path.relpath(path.resolve(), here) for path in (folder, *more)]
             text["components"] = [os.path.relpath(path.resolve(), here) for path in components]
             (here / "kustomization.yaml").write_text(yaml.safe_dump(text))
             return built(kustomize, here)

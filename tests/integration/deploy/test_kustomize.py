@@ -344,7 +344,8 @@ def test_the_pod_monitor_selects_the_pods_of_every_variant(tools: Programs) -> N
     (monitor,) = of("PodMonitor", built(tools.kustomize, K8S / "overlays" / "monitoring"))
     for variant in WITH_COMPONENTS:
         for _, labels, pod in pods(built(tools.kustomize, *variant)):
-            assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
+            (expression,) = monitor["spec"]["selector"]["matchExpressions"]
+            assert expression["operator"] == "In" and labels[expression["key"]] in expression["values"]
             assert labels[monitor["spec"]["jobLabel"]] == JOB
             assert monitor["metadata"]["namespace"] == "storms"
             assert pod["containers"][0]["ports"][0]["name"] == monitor["spec"]["podMetricsEndpoints"][0]["port"]

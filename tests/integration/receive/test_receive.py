@@ -250,7 +250,7 @@ async def test_bodies_in_memory_are_limited(topics: Settings, monkeypatch: pytes
 
 
 async def test_tokens_and_users_are_checked_and_can_change(topics: Settings, tmp_path: Path) -> None:
-    """Only /healthz needs none. A changed file counts from the next request on, a missing one changes nothing."""
+    """Probes need none. A changed file counts from the next request on, a missing one changes nothing."""
     tokens, users = tmp_path / "tokens", tmp_path / "users"
     tokens.write_text("one\n")
     users.write_text("prometheus:pass\n")
@@ -266,7 +266,7 @@ async def test_tokens_and_users_are_checked_and_can_change(topics: Settings, tmp
         assert [await status(value) for value in (None, "Bearer two", "Basic x", "Bearer")] == [401] * 4
         assert await status("Bearer one") == 200
         assert await status(aiohttp.encode_basic_auth("prometheus", "pass")) == 200
-        assert [await status(None, path) for path in ("/healthz", "/readyz", "/metrics")] == [200, 401, 401]
+        assert [await status(None, path) for path in ("/healthz", "/readyz", "/metrics")] == [200, 200, 401]
         tokens.write_text("two\n")
         assert [await status(f"Bearer {value}") for value in ("one", "two")] == [401, 200]
         tokens.unlink()
