@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from stormfold.scope import IncidentRules
 from stormfold.text import quote
 
 OVERFLOW_LABEL = "stormfold_overflow"
@@ -30,6 +31,8 @@ class GroupMeta(msgspec.Struct, frozen=True, array_like=True):
     """Distinct fingerprints of qualifying alerts that make a storm."""
     storm_resources: int
     """Distinct resources of qualifying alerts that make a storm."""
+    incident: IncidentRules | None = None
+    """How its storms join incidents; None: they do not."""
 
 
 class Group(NamedTuple):
@@ -53,7 +56,7 @@ def group_id(route: str, labels: Mapping[str, str], silenced: bool) -> str:
 
 def overflow_meta(meta: GroupMeta) -> GroupMeta:
     """The overflow group of the same route and silencing."""
-    return msgspec.structs.replace(meta, labels={OVERFLOW_LABEL: "true"})
+    return msgspec.structs.replace(meta, labels={OVERFLOW_LABEL: "true"}, incident=None)
 
 
 def aggregate_name(meta: GroupMeta, start: int, gap: int) -> str:

@@ -8,15 +8,19 @@ from typing import Any
 import msgspec
 
 from stormfold.decoding import Malformed, decode_untrusted
+from stormfold.scope import IncidentScope
 from stormfold.storm import Aggregate
 from stormfold.times import format_timestamp, to_milliseconds
 
 API_VERSION = "stormfold.dev/v1alpha1"
 KIND = "AlertStorm"
 DOMAIN = "stormfold.dev"
+SCOPE_ANNOTATION = f"{DOMAIN}/incident"
+"""Annotation: `IncidentScope` as JSON."""
 
 _NOT_LABEL_VALUE = re.compile(r"[^A-Za-z0-9._-]+")
 _json = msgspec.json.Decoder()
+_scope = msgspec.json.Decoder(IncidentScope)
 
 
 def to_manifest(aggregate: Aggregate) -> dict[str, Any]:
@@ -33,6 +37,7 @@ def to_manifest(aggregate: Aggregate) -> dict[str, Any]:
                 f"{DOMAIN}/severity": label_value(aggregate.severity),
                 f"{DOMAIN}/last-seen": str(aggregate.last_seen // 1000),
             },
+            **encode_scope(aggregate.scope),
         },
         "spec": {
             "class": aggregate.aggregate_class,
@@ -73,6 +78,17 @@ def decode_manifest(value: bytes | None) -> Aggregate:
     return from_manifest(decode_untrusted(_json.decode, value or b""))
 
 
+def encode_scope(scope: IncidentScope | None) -> dict[str, dict[str, str]]:
+    """The part of a resource's metadata that holds its scope; empty without one."""
+    return {} if scope is None else {"annotations": {SCOPE_ANNOTATION: msgspec.json.encode(scope).decode()}}
+
+
+def decode_scope(metadata: Mapping[str, Any]) -> IncidentScope | None:
+    """The scope in the metadata of a resource; None without one. Raises `msgspec.ValidationError` if it is not one."""
+    text = (metadata.get("annotations") or {}).get(SCOPE_ANNOTATION)
+    return None if text is None else _scope.decode(text)
+
+
 def label_value(text: str) -> str:
     """`text` as a Kubernetes label value: at most 63 of alphanumerics, `-`, `_`, `.`, alphanumeric at both ends."""
     return _NOT_LABEL_VALUE.sub("-", text)[:63].strip("-_.")
@@ -101,4 +117,5 @@ def _fields(metadata: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, A
         "close_reason": spec["closeReason"],
         "late": spec["lateAlerts"],
         "truncated": spec["truncated"],
+        "scope": decode_scope(metadata),
     }

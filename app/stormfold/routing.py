@@ -75,6 +75,8 @@ class Route:
     """… and began at most this long (ms) before its event time; None: whenever it began."""
     namespace: str = "storms"
     """Namespace of the storms' resources."""
+    incidents: bool = True
+    """Whether its storms join incidents."""
 
 
 DEFAULT_ROUTE = Route("default")
@@ -105,9 +107,9 @@ def route_for(labels: Mapping[str, str], routes: Iterable[Route]) -> Route:
     return next(route for route in routes if all_match(route.match, labels))
 
 
-def group_labels(labels: Mapping[str, str], route: Route) -> dict[str, str]:
-    """The labels that the route groups by, without absent and empty ones."""
-    names = labels if route.group_by is None else route.group_by
+def group_labels(labels: Mapping[str, str], route: Route, scope: Iterable[str] = ()) -> dict[str, str]:
+    """The labels that the route groups by, and those of `scope`, without absent and empty ones."""
+    names = labels if route.group_by is None else (*route.group_by, *scope)
     return {name: labels[name] for name in names if labels.get(name)}
 
 

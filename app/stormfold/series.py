@@ -181,7 +181,8 @@ class SeriesReader:
         )
 
     def _group(self, route: Route, labels: Mapping[str, str], silenced: bool) -> Group:
-        shared = group_labels(labels, route)
+        rules = self._config.incidents if route.incidents else None
+        shared = group_labels(labels, route, rules.by if rules else ())
         key = (route.name, silenced, *shared.items())
         known = self._groups.get(key)
         if known is None:
@@ -193,6 +194,7 @@ class SeriesReader:
                     silenced=silenced,
                     storm_alerts=route.storm_alerts,
                     storm_resources=route.storm_resources,
+                    incident=rules,
                 )
             )
             self._hold(3 * len(known.meta) + SERIES_BYTES)

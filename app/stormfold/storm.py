@@ -9,6 +9,7 @@ import msgspec
 from stormfold.eventtime import EventTime
 from stormfold.group import GroupMeta, aggregate_name, pattern
 from stormfold.resource import Resource
+from stormfold.scope import IncidentScope
 from stormfold.text import truncate
 from stormfold.window import Segment
 
@@ -101,6 +102,8 @@ class Aggregate(msgspec.Struct, frozen=True, kw_only=True):
     close_reason: str
     late: Count
     truncated: bool
+    scope: IncidentScope | None = None
+    """Scope of the incident that it can be part of; None: of none."""
 
     @property
     def affected(self) -> tuple[str, ...]:
@@ -145,6 +148,22 @@ def fold_segment(segment: Segment, details: Iterable[BucketDetail], gap: int, ma
         close_reason=segment.reason,
         late=sum(detail.late for detail in ordered),
         truncated=len(resources) < len(affected) or any(detail.truncated for detail in ordered),
+        scope=incident_scope(meta, worst.rank, gap),
+    )
+
+
+def incident_scope(meta: GroupMeta, rank: int, gap: int) -> IncidentScope | None:
+    """The scope of an aggregate of a group, closed under windows with that gap (ms); None if it joins no incident."""
+    rules = meta.incident
+    if rules is None:
+        return None
+    return IncidentScope(
+        labels=_truncate_labels({name: meta.labels[name] for name in rules.by if name in meta.labels}),
+        gap=rules.gap,
+        max_length=rules.max_length,
+        namespace=rules.namespace,
+        window_gap=gap,
+        rank=rank,
     )
 
 

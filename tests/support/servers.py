@@ -31,6 +31,8 @@ def fresh_settings(kafka: EmbeddedKafka, redis: EmbeddedRedis, **more: Any) -> S
         storms_topic=f"{name}-storms",
         alerts_dlq_topic=f"{name}-alerts-dlq",
         storms_dlq_topic=f"{name}-storms-dlq",
+        incidents_topic=f"{name}-incidents",
+        incidents_dlq_topic=f"{name}-incidents-dlq",
         http_address="127.0.0.1:0",
         **more,
     )

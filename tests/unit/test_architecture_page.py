@@ -25,7 +25,7 @@ def test_the_record_of_the_page_becomes_its_keyed_record() -> None:
     record = block("json").replace("\n ", " ").strip().encode()
     ((keyed, alert),) = SeriesReader(Config()).parse(record, (), TIME)
     value = encode_alert(keyed.body_at(TIME), TIME, alert.resolved, False, 3, 0, 0)
-    assert (len(record), len(value)) == (172, 277)
+    assert (len(record), len(value)) == (172, 304)
 
     shown = block("text")
     octets = re.findall(r"^(?:value| {5})   ((?:[0-9a-f]{2} )+)", shown, re.MULTILINE)

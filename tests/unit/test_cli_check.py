@@ -125,7 +125,7 @@ def test_each_alert_is_explained_in_a_list_or_in_lines(config: str, form: Callab
             "status": "resolved",
             "route": "nodes",
             "namespace": "infra",
-            "groupLabels": {"alertname": "NodeDown"},
+            "groupLabels": {"alertname": "NodeDown", "cluster": "lab"},
             "resource": "Node/n1",
             "severity": "critical",
             "severityLabel": "page",

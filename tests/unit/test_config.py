@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stormfold.config import Config, ConfigError, dump, load, loads
+from stormfold.config.schema import RESERVED_LABELS
 from stormfold.routing import DEFAULT_ROUTE, Matcher, Route, Silence, parse_matchers
+from stormfold.scope import IncidentRules
 from stormfold.times import format_duration
 from stormfold.window import Windows
 
@@ -37,6 +39,9 @@ def configs(draw: st.DrawFn) -> Config:
     gap = draw(st.integers(1, 100_000))
     slice_ = gap * draw(st.integers(2, 10))
     severities = draw(unique(TEXTS, 1))
+    incident_gap = gap + draw(st.integers(1, 10**9))
+    by = unique(TEXTS.filter(lambda name: name not in RESERVED_LABELS))
+    rules = st.builds(IncidentRules, by, st.just(incident_gap), st.integers(incident_gap, 2 * 10**9), NAMES)
     routes = [
         Route(
             name=name,
@@ -47,6 +52,7 @@ def configs(draw: st.DrawFn) -> Config:
             storm_severity=draw(st.sampled_from(["warning", *severities])),
             new_for=draw(st.none() | DURATIONS),
             namespace=draw(NAMES),
+            incidents=draw(st.booleans()),
         )
         for name in draw(unique(NAMES))
     ]
@@ -58,6 +64,7 @@ def configs(draw: st.DrawFn) -> Config:
     return Config(
         windows=Windows(gap, draw(st.integers(0, slice_)), slice_),
         idle_timeout=draw(DURATIONS),
+        incidents=draw(st.none() | rules),
         routes=(*routes, DEFAULT_ROUTE),
         silences=tuple(silences),
         severity_label=draw(TEXTS),
@@ -112,8 +119,9 @@ def test_all_keys_are_read() -> None:
                 namespace="payments-storms",
             ),
             Route("watchdog", parse_matchers('alertname="Watchdog","a name with spaces"!=""'), None),
-            Route("rest", (), ()),
+            Route("rest", (), (), incidents=False),
         ),
+        incidents=IncidentRules(("cluster", "region"), 240_000, 2_700_000, "incidents"),
         silences=(
             Silence("move of the lab", parse_matchers("cluster=lab"), 1_769_860_800_000, 1_769_905_800_500),
             Silence("test alerts", parse_matchers("alertname=~Test.*,cluster!=prod"), 1_769_817_600_000, None),
@@ -136,6 +144,12 @@ def test_all_keys_are_read() -> None:
 @pytest.mark.parametrize("name", ["good_empty", "good_comment", "good_nulls"])
 def test_an_empty_file_has_the_defaults(name: str) -> None:
     assert load(FILES / f"{name}.yaml") == load(None) == Config()
+
+
+def test_incidents_can_be_off_and_their_gap_follows_the_windows() -> None:
+    assert load(FILES / "good_incidents_off.yaml") == Config(incidents=None)
+    rules = loads("windows: {gap: 40m, slice: 120m}", "f").incidents
+    assert rules is not None and (rules.gap, rules.max_length) == (80 * 60_000, 80 * 60_000)
 
 
 def test_a_default_route_follows_a_last_route_with_conditions() -> None:

@@ -130,6 +130,7 @@ def test_group_labels_leave_out_absent_labels(labels: dict[str, str]) -> None:
     assert group_labels(labels, Route("some", group_by=("a", "z"))) == {k: v for k, v in present.items() if k == "a"}
     assert group_labels(labels, Route("all", group_by=None)) == present
     assert group_labels(labels, Route("one", group_by=())) == {}
+    assert group_labels(labels, Route("one", group_by=()), ["z"]) == {k: v for k, v in present.items() if k == "z"}
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from stormfold.keyed_record import Body, encode_alert
 from stormfold.merge import LatePolicy, Merger
 from stormfold.resource import find_resource
 from stormfold.routing import Matcher, Route, Silence, group_labels, route_for
+from stormfold.scope import IncidentRules
 from stormfold.series import Keyed, SeriesReader
 from stormfold.storm import cut_example
 from stormfold.window import Windows
@@ -27,6 +28,7 @@ EXACT = settings(deadline=None, max_examples=200, print_blob=True)
 DATABASE = Route("database", (Matcher("team", "=", "db"),), ("alertname",), 3, 2, "databases")
 EVERYTHING = Route("default", group_by=None)
 NIGHT = Silence("night", (Matcher("env", "=~", "dev|test"),), 100, 200)
+RULES = IncidentRules()
 CONFIG = Config(routes=(DATABASE, EVERYTHING), silences=(NIGHT,))
 
 names = st.sampled_from(["alertname", "team", "env", "severity", "pod", "node", "namespace", "x"])
@@ -59,9 +61,9 @@ def test_a_keyed_alert_agrees_with_the_functions_for_its_parts(
     severity = seen.get("severity", "")
     resource = find_resource(seen, CONFIG.resource_labels)
     for time, silenced in ((99, False), (100, seen.get("env") == "dev"), (199, seen.get("env") == "dev"), (200, False)):
-        group = group_labels(seen, route)
+        group = group_labels(seen, route, RULES.by)
         assert meta(keyed, time) == GroupMeta(
-            route.name, group, route.namespace, silenced, route.storm_alerts, route.storm_resources
+            route.name, group, route.namespace, silenced, route.storm_alerts, route.storm_resources, RULES
         )
         rank = CONFIG.severities.index(severity if severity in CONFIG.severities else "warning")
         assert body(keyed, time) == Body(

@@ -4,11 +4,12 @@ from typing import Any
 
 import yaml
 
-from stormfold.config.fields import OFF
+from stormfold.config.fields import OFF, ON
 from stormfold.config.model import Config
 from stormfold.config.schema import ALL_LABELS
 from stormfold.formats.mappings import to_document
 from stormfold.routing import Route, Silence
+from stormfold.scope import IncidentRules
 from stormfold.times import format_duration, format_timestamp
 
 
@@ -27,6 +28,7 @@ def document(config: Config) -> dict[str, Any]:
         },
         "idle_timeout": format_duration(config.idle_timeout),
         "routes": [_route(route) for route in config.routes],
+        "incidents": _incidents(config.incidents),
         "silences": [_silence(silence) for silence in config.silences],
         "severity": {
             "label": config.severity_label,
@@ -60,6 +62,18 @@ def _route(route: Route) -> dict[str, Any]:
             "new_for": OFF if route.new_for is None else format_duration(route.new_for),
         },
         "namespace": route.namespace,
+        "incidents": ON if route.incidents else OFF,
+    }
+
+
+def _incidents(rules: IncidentRules | None) -> dict[str, Any] | str:
+    if rules is None:
+        return OFF
+    return {
+        "by": list(rules.by),
+        "gap": format_duration(rules.gap),
+        "max": format_duration(rules.max_length),
+        "namespace": rules.namespace,
     }
 
 

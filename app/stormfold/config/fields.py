@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -10,8 +10,9 @@ from pydantic_core import PydanticCustomError
 from stormfold.routing import Matcher, MatcherError, parse_matchers
 from stormfold.times import YEAR, parse_duration, parse_timestamp
 
-OFF = "off"
-"""Instead of a duration: no limit."""
+OFF: Final = "off"
+ON: Final = "on"
+"""`off` instead of a duration: no limit."""
 
 
 def refuse(problem: str, *at: str | int) -> NoReturn:

@@ -7,6 +7,7 @@ from stormfold import severity
 from stormfold.formats.mappings import AlertMapping
 from stormfold.resource import EXPORTERS, RESOURCE_LABELS
 from stormfold.routing import DEFAULT_ROUTE, Route, Silence
+from stormfold.scope import IncidentRules
 from stormfold.storm import AggregateClass
 from stormfold.window import Windows
 
@@ -21,6 +22,8 @@ class Config:
     idle_timeout: int = 900_000
     routes: tuple[Route, ...] = (DEFAULT_ROUTE,)
     """In order; the last one matches every alert."""
+    incidents: IncidentRules | None = IncidentRules()  # noqa: RUF009 - it cannot be changed
+    """How storms join incidents, except those of routes that say otherwise; None: they do not."""
     silences: tuple[Silence, ...] = ()
     severity_label: str = "severity"
     severities: tuple[str, ...] = severity.ORDER

@@ -1,11 +1,13 @@
 """The configuration file as pydantic models: every key, its type, its default and its meaning."""
 
 from itertools import pairwise
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from stormfold.config.fields import (
+    OFF,
+    ON,
     Count,
     Duration,
     DurationOrOff,
@@ -25,6 +27,7 @@ from stormfold.config.fields import (
 from stormfold.config.mapping_section import MappingSection
 from stormfold.config.model import Config
 from stormfold.routing import DEFAULT_ROUTE, Matcher, Route, Silence
+from stormfold.scope import IncidentRules
 from stormfold.storm import AggregateClass
 from stormfold.times import format_duration, format_timestamp
 from stormfold.window import Windows
@@ -32,7 +35,11 @@ from stormfold.window import Windows
 ALL_LABELS = "..."
 """In `group_by`: every label, so that each label set is a group of its own."""
 
+RESERVED_LABELS = ("alertname", "severity", "stormfold")
+"""Labels that cannot distinguish incidents: the announced alert has values of its own for them."""
+
 _DEFAULT = Config()
+_RULES = IncidentRules()
 
 
 class WindowsSection(Section):
@@ -79,6 +86,8 @@ class RouteSection(Section):
     """Either count of qualifying alerts makes a group a storm."""
     namespace: Namespace = DEFAULT_ROUTE.namespace
     """Namespace of the storms' resources."""
+    incidents: Literal["on", "off"] = ON if DEFAULT_ROUTE.incidents else OFF
+    """`off`: its storms join no incident."""
 
     @field_validator("group_by")
     @classmethod
@@ -97,7 +106,39 @@ class RouteSection(Section):
             storm_severity=self.storm_when.severity,
             new_for=self.storm_when.new_for,
             namespace=self.namespace,
+            incidents=self.incidents == ON,
         )
+
+
+class IncidentsSection(Section):
+    by: Annotated[Texts, Field(max_length=16)] = _RULES.by
+    """Labels whose values distinguish scopes: only storms with the same values join one incident. Every group is also
+    grouped by them. A label that an alert does not have is absent, which is a scope of its own."""
+    gap: Duration | None = None
+    """A storm joins an incident if its first alert is at most this long after the latest alert of the storms of the
+    scope before it. Senders repeat alerts every 1 to 5 minutes, so it is longer than the gap of a storm, which it must
+    exceed. If not set: 6m, at least twice the gap of `windows`."""
+    max: Duration | None = None
+    """A storm that begins this long after the first alert of an incident begins another one, which continues it. If not
+    set: 1h, at least `gap`."""
+    namespace: Namespace = _RULES.namespace
+    """Namespace of the incidents' resources."""
+
+    @field_validator("by")
+    @classmethod
+    def _not_of_one_alert(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for index, name in enumerate(value):
+            if name in RESERVED_LABELS:
+                refuse(f"expected labels that the alerts of one cause share, found {name!r}", index)
+        return value
+
+    def rules(self, windows: WindowsSection) -> IncidentRules:
+        gap = self.gap or max(_RULES.gap, 2 * windows.gap)
+        return IncidentRules(self.by, gap, self.max or max(_RULES.max_length, gap), self.namespace)
+
+
+def _section_or_off(value: object) -> object:
+    return None if value == OFF else value
 
 
 class SilenceSection(Section):
@@ -165,6 +206,8 @@ class ConfigFile(Section):
     routes: tuple[RouteSection, ...] = ()
     """In order: the first that matches an alert takes it. If the last one has conditions, a route `default` with the
     defaults below follows it."""
+    incidents: Annotated[IncidentsSection | None, BeforeValidator(_section_or_off)] = IncidentsSection()
+    """Which storms are one incident; `off`: no incidents."""
     silences: tuple[SilenceSection, ...] = ()
     """Alerts that are counted but make no storm: their class is `Silenced`."""
     severity: SeveritySection = SeveritySection()
@@ -196,6 +239,18 @@ class ConfigFile(Section):
             if (name := route.storm_when.severity).lower() not in known:
                 expected = ", ".join(self.severity.order)
                 refuse(f"expected one of {expected}, found {name!r}", "routes", index, "storm_when", "severity")
+        return self
+
+    @model_validator(mode="after")
+    def _longer_than_windows(self) -> Self:
+        if self.incidents is not None:
+            rules = self.incidents.rules(self.windows)
+            if rules.gap <= self.windows.gap:
+                expected = f"more than the gap of windows ({format_duration(self.windows.gap)})"
+                refuse(f"expected {expected}, found {format_duration(rules.gap)}", "incidents", "gap")
+            if rules.max_length < rules.gap:
+                expected = f"at least gap ({format_duration(rules.gap)})"
+                refuse(f"expected {expected}, found {format_duration(rules.max_length)}", "incidents", "max")
         return self
 
     @field_validator("routes")
@@ -230,6 +285,7 @@ class ConfigFile(Section):
             windows=Windows(self.windows.gap, self.windows.grace, self.windows.slice),
             idle_timeout=self.idle_timeout,
             routes=routes if routes and not routes[-1].match else (*routes, DEFAULT_ROUTE),
+            incidents=None if self.incidents is None else self.incidents.rules(self.windows),
             silences=tuple(section.silence() for section in self.silences),
             severity_label=self.severity.label,
             severities=self.severity.order,

@@ -1,4 +1,4 @@
-"""The five topics: the settings that each needs and why, checking them, and creating missing topics."""
+"""The topics: the settings that each needs and why, checking them, and creating missing topics."""
 
 import asyncio
 import time
@@ -23,6 +23,8 @@ KEYED_RETENTION = 72 * HOUR
 """Longer than the longest outage: only records that are still here can be folded again."""
 STORMS_RETENTION = 168 * HOUR
 """How long storms can be listed, audited, and written to a sink that was unavailable."""
+INCIDENTS_RETENTION = 2 * STORMS_RETENTION
+"""A storm that is read again must find its incident, so that it does not begin another one."""
 MAX_RECORD = 1_048_588
 """Kafka's default for the largest record (bytes)."""
 DLQ_EXTRA = 64 * 1024
@@ -83,7 +85,7 @@ class Finding(NamedTuple):
 def topics(
     settings: Settings, partitions: int = PARTITIONS, *, producer_timestamps: bool = False, max_record: int = MAX_RECORD
 ) -> tuple[Topic, ...]:
-    """The five topics under the names of the settings.
+    """The topics under the names of the settings.
 
     With `producer_timestamps`, `alerts` keeps the timestamps that producers set, of any time, for replays. It deletes
     nothing, because brokers delete records by timestamp. `max_record` is the largest alert record in bytes.
@@ -97,8 +99,8 @@ def topics(
         timestamps = [stamped._replace(value="CreateTime", reason=""), Setting("retention.ms", "-1")]
         timestamps.append(Setting("message.timestamp.after.max.ms", FOREVER))
 
-    def retention(ms: int, reason: str) -> Setting:
-        return Setting("retention.ms", str(ms), reason, 24 * HOUR)
+    def retention(ms: int, reason: str, minimum: int = 24 * HOUR) -> Setting:
+        return Setting("retention.ms", str(ms), reason, minimum)
 
     def max_bytes(size: int, reason: str = "") -> Setting:
         return Setting("max.message.bytes", str(size), reason, size)
@@ -119,10 +121,15 @@ def topics(
             retention(STORMS_RETENTION, "storms could be gone before they are written"),
         ),
         topic(
+            settings.incidents_topic, partitions, "incidents, whole manifests", stamped,
+            retention(INCIDENTS_RETENTION, "storms read again would begin incidents again", 48 * HOUR),
+        ),
+        topic(
             settings.alerts_dlq_topic, 1, "records that are not alerts", *dlq,
             max_bytes(max_record + DLQ_EXTRA, "a dead letter is its record and the reason"),
         ),
         topic(settings.storms_dlq_topic, 1, "storms that the API server rejected", *dlq),
+        topic(settings.incidents_dlq_topic, 1, "incidents that the API server rejected", *dlq),
     )  # fmt: skip
 
 

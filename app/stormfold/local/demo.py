@@ -28,6 +28,9 @@ windows: {gap: 2s, grace: 1s, slice: 20s}
 routes:
 # All alerts about one node are one storm; other alerts are grouped by name and cluster, as by default.
 - {name: nodes, match: 'alertname=~"(Kube)?(Node|let).*"', group_by: [node], storm_when: {alerts: 3}}
+# Events do not name their cluster. All storms of one cluster that follow each other are one incident.
+default_labels: {cluster: eu1}
+incidents: {by: [cluster], gap: 6s}
 silences:
 - {name: staging is being rebuilt, match: 'cluster="staging"'}
 """

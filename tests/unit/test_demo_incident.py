@@ -83,7 +83,7 @@ def test_it_has_storms_isolated_groups_and_a_silenced_one(records: Sequence[Inci
     groups = expected(records)
     classes = Counter(group.aggregate_class for group in groups.values())
     assert classes["Storm"] >= 12 and classes["Isolated"] >= 10 and classes["Silenced"] == 1
-    assert groups['{node="node-7"}'].aggregate_class == "Storm"
+    assert groups['{cluster="eu1",node="node-7"}'].aggregate_class == "Storm"
     pods = groups['KubePodCrashLooping{cluster="eu1"}']
     assert pods.alerts > 3 * pods.distinct and pods.resolved == pods.distinct > 50
     assert groups['KubePodNotReady{cluster="staging"}'].aggregate_class == "Silenced"
