@@ -7,7 +7,9 @@ import ast
 import inspect
 import re
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from itertools import pairwise, takewhile
+from operator import getitem
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -156,7 +158,23 @@ def storm_fields() -> str:
     )
 
 
+def chart_values() -> str:
+    """A row per value of the Helm chart that has a comment."""
+    text = (ROOT / "k8s" / "chart" / "values.yaml").read_text()
+    values = yaml.safe_load(text)
+    rows = []
+    for comment, indent, name in re.findall(r"((?:^ *# .*\n)+)( *)(\w+):", text, re.MULTILINE):
+        groups = re.findall(r"^(\w+):$", text[: text.index(comment)], re.MULTILINE) if indent else []
+        path = [*groups[-1:], name]
+        value = reduce(getitem, path, values)
+        default = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
+        meaning = " ".join(line.strip().removeprefix("# ") for line in comment.splitlines())
+        rows.append((f"`{'.'.join(path)}`", "" if value in ("", [], {}) else f"`{default}`", meaning))
+    return table(("value", "default", "meaning"), rows)
+
+
 BLOCKS = {
+    "chart_values": chart_values,
     "commands": commands,
     "storm_fields": storm_fields,
     "redis_keys": redis_keys,

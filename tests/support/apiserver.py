@@ -55,18 +55,20 @@ class Binaries(NamedTuple):
     kine: Path
 
 
-def binaries() -> Binaries:
-    """Returns the cached programs, which are built first where they are missing. Raises `CannotBuild`."""
+def program(name: str) -> Path:
+    """Returns a cached program of Kubernetes, which is built first where it is missing. Raises `CannotBuild`."""
     found = re.search(r"\bk8s\.io/kubernetes (v\S+)", (_MODULE / "go.mod").read_text())
     assert found, "go.mod names the version"
-    cache = cache_dir()
-    return Binaries(
-        build(
-            cache / "kube-apiserver" / found[1] / "kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver",
-            module=_MODULE,
-        ),
-        build(cache / "kine" / KINE / "kine", f"github.com/k3s-io/kine@{KINE}"),
-    )  # fmt: skip
+    # Programs report this version; without it, clients take them for an old one.
+    version = f"-ldflags=-s -w -X k8s.io/component-base/version.gitVersion={found[1]}"
+    folder = cache_dir() / "kubernetes" / found[1] / name
+    return build(folder / name, f"k8s.io/kubernetes/cmd/{name}", version, module=_MODULE)
+
+
+def binaries() -> Binaries:
+    """Returns the programs of an API server. Raises `CannotBuild`."""
+    kine = build(cache_dir() / "kine" / KINE / "kine", f"github.com/k3s-io/kine@{KINE}")
+    return Binaries(program("kube-apiserver"), kine)
 
 
 class Answer(NamedTuple):

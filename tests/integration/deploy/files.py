@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[3]
 COMPOSE = ROOT / "docker-compose.yml"
 DOCKERFILE = ROOT / "Dockerfile"
 K8S = ROOT / "k8s"
+CHART = K8S / "chart"
 OVERLAYS = sorted(path.parent for path in (K8S / "overlays").glob("*/kustomization.yaml"))
 RECEIVE = K8S / "overlays" / "receive"
 ALONE = [K8S, K8S / "base", *(path for path in OVERLAYS if path.name not in ("monitoring", "receive"))]
@@ -38,6 +39,7 @@ MANAGED = {
 """The other variants, with the components that add credentials and TLS to them."""
 
 KUSTOMIZE = "v5.8.2"
+HELM = "v4.3.2"
 KEDA = "github.com/kedacore/keda/v2@v2.21.0"
 DEFINITIONS = {
     "github.com/prometheus-operator/prometheus-operator@v0.85.0": (
@@ -60,6 +62,7 @@ class Programs(NamedTuple):
 
     compose: Path
     kustomize: Path
+    helm: Path
 
 
 def programs() -> Programs:
@@ -69,6 +72,7 @@ def programs() -> Programs:
     return Programs(
         build(cache_dir() / "compose" / version / "compose", ".", module=folder),
         build(cache_dir() / "kustomize" / KUSTOMIZE / "kustomize", f"sigs.k8s.io/kustomize/kustomize/v5@{KUSTOMIZE}"),
+        build(cache_dir() / "helm" / HELM / "helm", f"helm.sh/helm/v4/cmd/helm@{HELM}"),
     )
 
 

@@ -200,3 +200,18 @@ async def test_the_image_runs_read_only_and_stops_in_time(builder: Buildah, tmp_
         assert await asyncio.to_thread(container.process.wait, STOPPED_WITHIN) == 0
     finally:
         container.close()
+
+
+@needed
+async def test_the_image_runs_as_any_user_that_openshift_assigns(builder: Buildah, tmp_path: Path) -> None:
+    """Such a user has no name, no home folder, and the group 0."""
+    configuration = builder.configuration(IMAGE) | {"User": "1000660000:0"}
+    container = Container(builder.unpacked(IMAGE), configuration, tmp_path)
+    try:
+        await until(lambda: "Redis is not available" in container.log.read_text(), 60, "the worker runs")
+        await until(container.check, what="the health check of the image passes")
+        assert (await container.execute("stormfold", "--version")).returncode == 0
+        os.kill(await container.pid(), signal.SIGTERM)
+        assert await asyncio.to_thread(container.process.wait, STOPPED_WITHIN) == 0
+    finally:
+        container.close()

@@ -27,8 +27,9 @@ from tests.integration.deploy.files import (
     ours,
     parse,
 )
+from tests.integration.deploy.manifests import dry_run, names, of, pods, variables
 from tests.integration.deploy.test_docs import blocks
-from tests.integration.deploy.test_kustomize import dry_run, ident, names, of, pods, variables
+from tests.integration.deploy.test_kustomize import ident
 from tests.integration.deploy.test_kustomize import installed as installed
 from tests.support.apiserver import ApiServer
 

@@ -1,0 +1,135 @@
+{{/* Prints an object with the changes that values make, or nothing. */}}
+{{- define "stormfold.object" -}}
+{{- $object := .object -}}
+{{- $values := .root.Values -}}
+{{- $namespace := .root.Release.Namespace -}}
+{{- $_ := include "stormfold.label" . -}}
+{{- $kind := $object.kind -}}
+{{- $shown := true -}}
+{{- $namespaces := list $namespace -}}
+{{- if eq $kind "Namespace" -}}
+{{- $shown = false -}}
+{{- else if eq $kind "CustomResourceDefinition" -}}
+{{- $shown = $values.crds.enabled -}}
+{{- if $values.crds.keep -}}
+{{- $_ := set $object.metadata "annotations" (dict "helm.sh/resource-policy" "keep") -}}
+{{- end -}}
+{{- else if has $kind (list "Role" "RoleBinding") -}}
+{{- $shown = $values.rbac.enabled -}}
+{{- $namespaces = concat $namespaces $values.namespaces | uniq -}}
+{{- range $object.subjects -}}
+{{- $_ := set . "namespace" $namespace -}}
+{{- end -}}
+{{- else if eq $kind "ServiceAccount" -}}
+{{- with $values.serviceAccount.annotations -}}
+{{- $_ := set $object.metadata "annotations" . -}}
+{{- end -}}
+{{- else if eq $kind "PodDisruptionBudget" -}}
+{{- $shown = $values.podDisruptionBudget.enabled -}}
+{{- else if eq $kind "NetworkPolicy" -}}
+{{- $shown = $values.networkPolicy.enabled -}}
+{{- $_ := set $object.spec "ingress" (concat $object.spec.ingress $values.networkPolicy.ingress) -}}
+{{- $_ := set $object.spec "egress" (concat $object.spec.egress $values.networkPolicy.egress) -}}
+{{- else if eq $kind "ConfigMap" -}}
+{{- $_ := include "stormfold.config" . -}}
+{{- else if eq $kind "Deployment" -}}
+{{- $_ := include "stormfold.deployment" . -}}
+{{- else if has $kind (list "PodMonitor" "PrometheusRule") -}}
+{{- $_ := set $object.metadata "labels" (merge (dict) $values.monitoring.labels $object.metadata.labels) -}}
+{{- end -}}
+{{- if $shown -}}
+{{- range $namespaces -}}
+{{- if ne $kind "CustomResourceDefinition" -}}
+{{- $_ := set $object.metadata "namespace" . -}}
+{{- end }}
+---
+{{ $text := toYaml $object -}}
+{{- if eq $kind "PrometheusRule" -}}
+{{- $text = $text | replace "http://127.0.0.1:3000/" (printf "%s/" (trimSuffix "/" $values.monitoring.grafana)) -}}
+{{- end -}}
+{{- $text }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Changes the data of the ConfigMaps of the base. */}}
+{{- define "stormfold.config" -}}
+{{- $values := .root.Values -}}
+{{- $data := .object.data -}}
+{{- $namespace := .root.Release.Namespace -}}
+{{- if eq .object.metadata.name "stormfold-environment" -}}
+{{- range $name, $value := $values.environment -}}
+{{- $_ := set $data $name (kindIs "string" $value | ternary $value (toJson $value)) -}}
+{{- end -}}
+{{- else if eq .object.metadata.name "stormfold" -}}
+{{- $name := "stormfold.yaml" -}}
+{{- if $values.configuration -}}
+{{- $_ := set $data $name $values.configuration -}}
+{{- range $route := (fromYaml $values.configuration).routes -}}
+{{- $target := $route.namespace | default "storms" -}}
+{{- if not (has $target (concat (list $namespace) $values.namespaces)) -}}
+{{- fail (printf "configuration: the route %s writes to the namespace %s, which is neither that of the release (%s) nor in `namespaces`" $route.name $target $namespace) -}}
+{{- end -}}
+{{- end -}}
+{{- else if ne $namespace "storms" -}}
+{{- $configuration := get $data $name | fromYaml -}}
+{{- range $configuration.routes -}}
+{{- $_ := set . "namespace" $namespace -}}
+{{- end -}}
+{{- $_ := set $data $name (toYaml $configuration) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Changes a Deployment and its pods. */}}
+{{- define "stormfold.deployment" -}}
+{{- $values := .root.Values -}}
+{{- $object := .object -}}
+{{- $own := get $values (get $object.metadata.labels "app.kubernetes.io/component") -}}
+{{- $_ := unset $object.spec "replicas" -}}
+{{- if not (kindIs "invalid" $own.replicas) -}}
+{{- $_ := set $object.spec "replicas" (int $own.replicas) -}}
+{{- end -}}
+{{- $metadata := $object.spec.template.metadata -}}
+{{- $_ := set $metadata "labels" (merge (dict) $metadata.labels $values.pod.labels) -}}
+{{- $settings := dict "environment" $values.environment "configuration" $values.configuration | toJson -}}
+{{- $base := printf "%s%s" (.root.Files.Get "base/common/environment.env") (.root.Files.Get "base/common/stormfold.yaml") -}}
+{{- $checksum := dict "checksum/configuration" (printf "%s%s" $settings $base | sha256sum) -}}
+{{- $_ := set $metadata "annotations" (merge (dict) $checksum $values.pod.annotations) -}}
+{{- $pod := $object.spec.template.spec -}}
+{{- range $key := list "nodeSelector" "tolerations" "affinity" "priorityClassName" -}}
+{{- with get $values.pod $key -}}
+{{- $_ := set $pod $key . -}}
+{{- end -}}
+{{- end -}}
+{{- if $values.image.pullSecrets -}}
+{{- $secrets := list -}}
+{{- range $values.image.pullSecrets -}}
+{{- $secrets = append $secrets (dict "name" .) -}}
+{{- end -}}
+{{- $_ := set $pod "imagePullSecrets" $secrets -}}
+{{- end -}}
+{{- if $values.openshift -}}
+{{- $_ := set $pod "securityContext" (omit $pod.securityContext "runAsUser" "runAsGroup" "fsGroup") -}}
+{{- end -}}
+{{- if $values.tls.secret -}}
+{{- $volume := dict "name" "tls" "secret" (dict "secretName" $values.tls.secret) -}}
+{{- $_ := set $pod "volumes" (append $pod.volumes $volume) -}}
+{{- end -}}
+{{- range $container := $pod.containers -}}
+{{- $_ := set $container "image" (printf "%s:%s" $values.image.repository ($values.image.tag | default $.root.Chart.AppVersion)) -}}
+{{- with $values.image.pullPolicy -}}
+{{- $_ := set $container "imagePullPolicy" . -}}
+{{- end -}}
+{{- $_ := set $container "resources" $own.resources -}}
+{{- range $source := $container.envFrom -}}
+{{- with $source.secretRef -}}
+{{- $_ := set $source "secretRef" (dict "name" $values.credentials.secret "optional" (not $values.credentials.required)) -}}
+{{- end -}}
+{{- end -}}
+{{- if $values.tls.secret -}}
+{{- $mount := dict "name" "tls" "mountPath" "/etc/stormfold-tls" "readOnly" true -}}
+{{- $_ := set $container "volumeMounts" (append $container.volumeMounts $mount) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
