@@ -1,6 +1,7 @@
 {{/*
-These templates read the kustomization.yaml files of k8s/base and k8s/overlays/monitoring, which are links in the chart. They
-know the parts of kustomize that those use: resources, labels, configMapGenerator. A test compares the results.
+These templates read the kustomization.yaml files of k8s/base, k8s/overlays/receive and k8s/overlays/monitoring, which are
+links in the chart. They know the parts of kustomize that those use: resources, labels, configMapGenerator. A test compares
+the results.
 */}}
 
 {{/* Prints the objects of a folder, and of the folders that it names. `labels` has those of outer folders. */}}

@@ -28,7 +28,8 @@
 {{- $shown = $values.podDisruptionBudget.enabled -}}
 {{- else if eq $kind "NetworkPolicy" -}}
 {{- $shown = $values.networkPolicy.enabled -}}
-{{- $_ := set $object.spec "ingress" (concat $object.spec.ingress $values.networkPolicy.ingress) -}}
+{{- $own := eq $object.metadata.name "stormfold" | ternary $values.worker $values.receive -}}
+{{- $_ := set $object.spec "ingress" (concat $object.spec.ingress $own.ingress) -}}
 {{- $_ := set $object.spec "egress" (concat $object.spec.egress $values.networkPolicy.egress) -}}
 {{- else if eq $kind "ConfigMap" -}}
 {{- $_ := include "stormfold.config" . -}}
@@ -58,9 +59,9 @@
 {{- $data := .object.data -}}
 {{- $namespace := .root.Release.Namespace -}}
 {{- if eq .object.metadata.name "stormfold-environment" -}}
-{{- range $name, $value := $values.environment -}}
-{{- $_ := set $data $name (kindIs "string" $value | ternary $value (toJson $value)) -}}
-{{- end -}}
+{{- include "stormfold.variables" (dict "data" $data "environment" $values.environment) -}}
+{{- else if eq .object.metadata.name "stormfold-receive" -}}
+{{- include "stormfold.variables" (dict "data" $data "environment" $values.receive.environment) -}}
 {{- else if eq .object.metadata.name "stormfold" -}}
 {{- $name := "stormfold.yaml" -}}
 {{- if $values.configuration -}}
@@ -81,6 +82,14 @@
 {{- end -}}
 {{- end -}}
 
+{{/* Sets variables in the data of a ConfigMap. */}}
+{{- define "stormfold.variables" -}}
+{{- $data := .data -}}
+{{- range $name, $value := .environment -}}
+{{- $_ := set $data $name (kindIs "string" $value | ternary $value (toJson $value)) -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Changes a Deployment and its pods. */}}
 {{- define "stormfold.deployment" -}}
 {{- $values := .root.Values -}}
@@ -92,9 +101,11 @@
 {{- end -}}
 {{- $metadata := $object.spec.template.metadata -}}
 {{- $_ := set $metadata "labels" (merge (dict) $metadata.labels $values.pod.labels) -}}
-{{- $settings := dict "environment" $values.environment "configuration" $values.configuration | toJson -}}
-{{- $base := printf "%s%s" (.root.Files.Get "base/common/environment.env") (.root.Files.Get "base/common/stormfold.yaml") -}}
-{{- $checksum := dict "checksum/configuration" (printf "%s%s" $settings $base | sha256sum) -}}
+{{- $settings := list $own.environment $values.environment $values.configuration -}}
+{{- range list "base/common/environment.env" "base/common/stormfold.yaml" "overlays/receive/environment.env" -}}
+{{- $settings = append $settings ($.root.Files.Get .) -}}
+{{- end -}}
+{{- $checksum := dict "checksum/configuration" (toJson $settings | sha256sum) -}}
 {{- $_ := set $metadata "annotations" (merge (dict) $checksum $values.pod.annotations) -}}
 {{- $pod := $object.spec.template.spec -}}
 {{- range $key := list "nodeSelector" "tolerations" "affinity" "priorityClassName" -}}
@@ -112,6 +123,11 @@
 {{- if $values.openshift -}}
 {{- $_ := set $pod "securityContext" (omit $pod.securityContext "runAsUser" "runAsGroup" "fsGroup") -}}
 {{- end -}}
+{{- range $pod.volumes -}}
+{{- if and .secret (eq .name "receive") -}}
+{{- $_ := set .secret "secretName" $values.receive.secret -}}
+{{- end -}}
+{{- end -}}
 {{- if $values.tls.secret -}}
 {{- $volume := dict "name" "tls" "secret" (dict "secretName" $values.tls.secret) -}}
 {{- $_ := set $pod "volumes" (append $pod.volumes $volume) -}}
@@ -125,6 +141,11 @@
 {{- range $source := $container.envFrom -}}
 {{- with $source.secretRef -}}
 {{- $_ := set $source "secretRef" (dict "name" $values.credentials.secret "optional" (not $values.credentials.required)) -}}
+{{- end -}}
+{{- end -}}
+{{- if $own.https -}}
+{{- range list $container.startupProbe $container.livenessProbe $container.readinessProbe -}}
+{{- $_ := set .httpGet "scheme" "HTTPS" -}}
 {{- end -}}
 {{- end -}}
 {{- if $values.tls.secret -}}

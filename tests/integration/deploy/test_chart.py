@@ -15,7 +15,7 @@ from tests.integration.deploy.files import CHART, K8S, Manifest, Programs, built
 from tests.integration.deploy.helm import Helm, HelmError
 from tests.integration.deploy.manifests import names, of, pods, variables
 
-HASH = re.compile(r"^(stormfold(?:-environment)?)-[bcdfghkmt24-9]{10}$")
+HASH = re.compile(r"^(stormfold(?:-environment|-receive)?)-[bcdfghkmt24-9]{10}$")
 """Kustomize adds a hash to the names of its ConfigMaps."""
 MANAGED_VALUES = {
     "environment": {
@@ -74,10 +74,11 @@ def test_the_chart_and_the_kustomize_base_make_the_same_objects(helm: Helm, tool
     assert comparable(helm.rendered()) == expected
 
 
-def test_the_chart_and_the_overlay_monitoring_make_the_same_objects(helm: Helm, tools: Programs) -> None:
+@pytest.mark.parametrize("overlay", ["receive", "monitoring"])
+def test_the_chart_and_an_overlay_make_the_same_objects(helm: Helm, tools: Programs, overlay: str) -> None:
     base = comparable(built(tools.kustomize, K8S / "base"))
-    expected = base | comparable(built(tools.kustomize, K8S / "overlays" / "monitoring"))
-    assert comparable(helm.rendered({"monitoring": {"enabled": True}})) == expected
+    expected = base | comparable(built(tools.kustomize, K8S / "overlays" / overlay))
+    assert comparable(helm.rendered({overlay: {"enabled": True}})) == expected
 
 
 def test_values_give_workers_the_logins_and_the_tls_of_the_overlay_managed(helm: Helm, tools: Programs) -> None:
@@ -100,7 +101,9 @@ def test_the_chart_has_the_version_of_the_package() -> None:
     assert chart["version"] == chart["appVersion"] == __version__
 
 
-@pytest.mark.parametrize("values", [{}, MANAGED_VALUES, {"monitoring": {"enabled": True}}, {"openshift": True}])
+@pytest.mark.parametrize(
+    "values", [{}, MANAGED_VALUES, {"monitoring": {"enabled": True}}, {"receive": {"enabled": True}}]
+)
 def test_helm_lint_finds_nothing(helm: Helm, values: dict[str, Any]) -> None:
     assert "[WARNING]" not in helm("lint", "--strict", CHART, values=values)
 
@@ -132,14 +135,9 @@ def keys(value: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 def test_values_schema_and_documented_values_have_the_same_keys() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
-    properties = schema["properties"]
     documented = re.findall(r"^\| `([\w.]+)` \|", chart_values(), re.MULTILINE)
     groups = {name.rpartition(".")[0] for name in documented} - {""}
-    for name, value in properties.items():
-        if "$ref" in value:
-            properties[name] = schema["$defs"][value["$ref"].rpartition("/")[2]]
-    resources = {name for name in keys(properties) if ".resources." in name}
-    assert set(documented) | groups == set(keys(properties)) - resources - {"global"}
+    assert set(documented) | groups == set(keys(schema["properties"])) - {"global"}
 
 
 def one(manifests: list[Manifest], kind: str, name: str = "stormfold") -> Manifest:
@@ -246,7 +244,8 @@ def test_network_rules_labels_and_links_of_the_monitoring_are_added(helm: Helm) 
     rule = {"ports": [{"protocol": "TCP", "port": 26379}]}
     manifests = helm.rendered(
         {
-            "networkPolicy": {"ingress": [rule], "egress": [rule]},
+            "worker": {"ingress": [rule]},
+            "networkPolicy": {"egress": [rule]},
             "monitoring": {"enabled": True, "labels": {"release": "prometheus"}, "grafana": "https://grafana.example/"},
         }
     )
@@ -261,6 +260,34 @@ def test_network_rules_labels_and_links_of_the_monitoring_are_added(helm: Helm) 
         if "alert" in each
     }
     assert links and all(link.startswith("https://grafana.example/d/") for link in links)
+
+
+def test_receivers_get_variables_files_and_rules_of_their_own(helm: Helm) -> None:
+    rule = {"from": [{"podSelector": {"matchLabels": {"app": "sender"}}}]}
+    receive = {
+        "enabled": True,
+        "replicas": None,
+        "environment": {"STORMFOLD_RECEIVE_TOKEN_FILE": "/etc/stormfold-receive/tokens"},
+        "secret": "tokens",
+        "https": True,
+        "ingress": [rule],
+    }
+    manifests = helm.rendered({"receive": receive, "environment": {"STORMFOLD_REDIS_URL": "redis://other:6379/0"}})
+    deployment = one(manifests, "Deployment", "stormfold-receive")
+    assert "replicas" not in deployment["spec"]
+    pod = deployment["spec"]["template"]["spec"]
+    assert {"secretName": "tokens", "optional": True} in [volume.get("secret") for volume in pod["volumes"]]
+    (container,) = pod["containers"]
+    probes = [container[name]["httpGet"] for name in ("startupProbe", "livenessProbe", "readinessProbe")]
+    assert [probe["scheme"] for probe in probes] == ["HTTPS"] * 3
+    found = variables(pod, manifests)
+    with environment({name: value for name, value in found.items() if not name.endswith("_FILE")}) as settings:
+        assert settings.redis_url == "redis://other:6379/0"
+    assert found["STORMFOLD_RECEIVE_TOKEN_FILE"] == "/etc/stormfold-receive/tokens"
+    assert rule in one(manifests, "NetworkPolicy", "stormfold-receive")["spec"]["ingress"]
+    assert rule not in one(manifests, "NetworkPolicy")["spec"]["ingress"]
+    worker = one(manifests, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    assert "scheme" not in worker["livenessProbe"]["httpGet"]
 
 
 def test_workers_accept_variables_and_configuration_of_the_chart(helm: Helm) -> None:

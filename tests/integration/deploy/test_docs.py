@@ -75,7 +75,9 @@ def test_stormfold_commands_exist_with_their_options(
     monkeypatch.chdir(tmp_path)
     for name in ("stormfold.yaml", "alerts.json", "alert.json"):
         Path(name).touch()
-    found = [words[words.index("stormfold") + 1 :] for words in typed(page) if "stormfold" in words and words[0] != "helm"]
+    found = [
+        words[words.index("stormfold") + 1 :] for words in typed(page) if "stormfold" in words and words[0] != "helm"
+    ]
     commands = [words for words in found if words and words != ["--help"]]
     assert commands or page not in (DEPLOY, STACK)
     for words in commands:
