@@ -1,7 +1,9 @@
 """Drives the whole pipeline: publishes records, runs workers as processes, reads the topics, and audits the books."""
 
 import asyncio
+import random
 import subprocess
+import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from stormfold.redis.client import connect
 from stormfold.redis.store import Store
 from stormfold.settings import Settings
 from stormfold.storm import Aggregate
-from tests.support.alerts import Sent
+from tests.support.alerts import Sent, alert, record
 from tests.support.model import Counts, batch_model, counts_of, keyed_model
 from tests.support.workers import Workers
 
@@ -46,6 +48,21 @@ async def publish(settings: Settings, records: Iterable[Sent], compression: str 
         await asyncio.gather(*waiting)
     finally:
         await producer.stop()
+
+
+async def publish_live(settings: Settings, seconds: float, seed: int) -> int:
+    """Publishes alerts at the current time for some seconds; returns their number."""
+    rng = random.Random(seed)
+    end, sent = time.time() + seconds, 0
+    while (now := time.time()) < end:
+        # Every group is silent now and then, so that sessions close while others are open.
+        awake = [n for n in range(12) if int(now / 3 + n) % 3]
+        made = [alert(f"Live{rng.choice(awake)}", pod=f"pod-{rng.randrange(40)}") for _ in range(60)]
+        at = int(now * 1000)
+        await publish(settings, [Sent(at, record(one), rng.randrange(3)) for one in made])
+        sent += len(made)
+        await asyncio.sleep(0.05)
+    return sent
 
 
 async def read_topic(settings: Settings, topic: str) -> list[Any]:

@@ -66,7 +66,8 @@ class EmbeddedRedis(ServerProcess):
     ) -> None:
         super().__init__(data_dir, port)
         self._maxmemory = maxmemory
-        self._binary = binary
+        self.binary = binary
+        """Path of the server; None is the first one found."""
 
     @property
     def url(self) -> str:
@@ -88,7 +89,7 @@ class EmbeddedRedis(ServerProcess):
             "hash-max-ziplist-entries": "512",
             "hash-max-ziplist-value": "128",
         }
-        binary = self._binary or next((server.path for server in find_servers()), None)
+        binary = self.binary or next((server.path for server in find_servers()), None)
         if binary is None:
             raise ActionRequired(
                 f"no Redis {'.'.join(map(str, MIN_VERSION))} or newer found",

@@ -1,70 +1,22 @@
 """The client of Redis: one connection pool from the settings, with credentials and TLS."""
 
-import asyncio
-from collections.abc import Iterable, Mapping
 from typing import Any
 
-from redis import exceptions
-from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection, UnixDomainSocketConnection
-from redis.asyncio.connection import AbstractConnection, parse_url
+from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
 from stormfold.errors import ActionRequired
+from stormfold.redis.connection import CONNECTIONS, Primary
 from stormfold.settings import Settings
 from stormfold.tls import ReloadingSSLContext
 
 TIMEOUT = 5.0
 """Seconds for a reply or a connection; afterwards a script may be resent, which its positions reveal."""
 
-
-class _Interruptible(AbstractConnection):
-    """A connection that ends when the task that waits for it is cancelled.
-
-    redis-py sends with `asyncio.wait_for`, which before Python 3.12 loses a cancellation that arrives together with
-    the end of the awaited operation, so that the cancelled task would run without end.
-    """
-
-    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
-        if not self.is_connected:
-            await self.connect_check_health(check_health=False)
-        if check_health:
-            await self.check_health()  # type: ignore[no-untyped-call]
-        seconds, self.socket_timeout = self.socket_timeout, None
-        try:
-            async with asyncio.timeout(seconds):
-                await super().send_packed_command(command, check_health=False)
-        except TimeoutError as error:
-            raise exceptions.TimeoutError("Timeout writing to socket") from error
-        finally:
-            self.socket_timeout = seconds
-
-
-class _PlainConnection(_Interruptible, Connection):
-    pass
-
-
-class _LocalConnection(_Interruptible, UnixDomainSocketConnection):
-    pass
-
-
-class _EncryptedConnection(_Interruptible, Connection):
-    """A TLS connection that reloads its certificate files; redis-py's `SSLConnection` does not."""
-
-    def __init__(self, tls: ReloadingSSLContext, **options: Any) -> None:
-        super().__init__(**options)
-        self._tls = tls
-
-    def _connection_arguments(self) -> Mapping[str, Any]:
-        return {**super()._connection_arguments(), "ssl": self._tls}
-
-
-_CONNECTIONS = {
-    Connection: _PlainConnection,
-    SSLConnection: _EncryptedConnection,
-    UnixDomainSocketConnection: _LocalConnection,
-}
-"""Replacement of each of redis-py's connection classes."""
+CHECK_INTERVAL = 1
+"""Seconds after which a connection asks again whether its server is still a primary."""
 
 
 def connect(settings: Settings) -> Redis:
@@ -73,7 +25,7 @@ def connect(settings: Settings) -> Redis:
         "decode_responses": False,
         "socket_timeout": TIMEOUT,
         "socket_connect_timeout": TIMEOUT,
-        "health_check_interval": 30,
+        "health_check_interval": CHECK_INTERVAL,
         "retry": Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=1),
         **parse_url(settings.redis_url),
     }
@@ -84,7 +36,7 @@ def connect(settings: Settings) -> Redis:
     scheme = options.pop("connection_class", Connection)
     if scheme is SSLConnection:
         options["tls"] = _tls(settings)
-    return Redis.from_pool(ConnectionPool(connection_class=_CONNECTIONS[scheme], **options))
+    return Redis.from_pool(ConnectionPool(connection_class=CONNECTIONS[scheme], primary=Primary(), **options))
 
 
 def _tls(settings: Settings) -> ReloadingSSLContext:

@@ -17,6 +17,11 @@ from redis.exceptions import (
 from stormfold.errors import NOT_RUNNING_HINT, ActionRequired, Retry
 from stormfold.tls import tls_error
 
+REPLICA_HINT = (
+    "let the address lead to the primary, or use redis+sentinel:// or redis+cluster://, which follow failovers;"
+    " see docs/operations/redis.md"
+)
+
 
 class StaleStateVersion(Retry):
     """Redis holds another state version than expected, or none: load it again."""
@@ -28,6 +33,13 @@ class PositionConflict(Retry):
 
 class RedisOutOfMemory(Retry):
     """Redis is out of memory and rejects writes: nothing was written, lag grows until storms are closed."""
+
+
+class NotPrimary(ConnectionError):
+    """The server is a replica: the connection is closed, and the next one may find the primary."""
+
+    def __init__(self, server: str, primary: str | None = None) -> None:
+        super().__init__(f"{server} is a replica" + (f" of {primary}" if primary else ""))
 
 
 class BehindWatermark(Exception):
@@ -52,6 +64,8 @@ async def translate_errors() -> AsyncIterator[None]:
             f"Redis rejects the credentials: {error}",
             "check STORMFOLD_REDIS_USERNAME and STORMFOLD_REDIS_PASSWORD, or the credentials in STORMFOLD_REDIS_URL",
         ) from error
+    except NotPrimary as error:
+        raise Retry(f"Redis at {error} and accepts no writes (STORMFOLD_REDIS_URL)", REPLICA_HINT) from error
     except (ConnectionError, TimeoutError, BusyLoadingError, OSError) as error:
         if handshake := tls_error(error, "Redis", "STORMFOLD_REDIS", "STORMFOLD_REDIS_URL"):
             raise handshake from error

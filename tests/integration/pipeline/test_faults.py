@@ -19,10 +19,9 @@ from stormfold.local.kafka import EmbeddedKafka
 from stormfold.local.redis import EmbeddedRedis
 from stormfold.redis.client import connect
 from stormfold.redis.store import Store
-from stormfold.settings import Settings
 from tests.support.alerts import Sent, alert, record
 from tests.support.model import Counts
-from tests.support.pipeline import Pipeline, publish
+from tests.support.pipeline import Pipeline, publish_live
 from tests.support.servers import PARTITIONS, fresh_settings, until
 from tests.support.workers import Workers, stop
 
@@ -124,27 +123,12 @@ async def begun(pipeline: Pipeline, model: dict[str, Counts]) -> None:
         await until(folded, what="something is folded")
 
 
-async def live(settings: Settings, seconds: float, seed: int) -> int:
-    """Publishes alerts at the current time for some seconds; returns their number."""
-    rng = random.Random(seed)
-    end, sent = time.time() + seconds, 0
-    while (now := time.time()) < end:
-        # Every group is silent now and then, so that sessions close while others are open.
-        awake = [n for n in range(12) if int(now / 3 + n) % 3]
-        made = [alert(f"Live{rng.choice(awake)}", pod=f"pod-{rng.randrange(40)}") for _ in range(60)]
-        at = int(now * 1000)
-        await publish(settings, [Sent(at, record(one), rng.randrange(3)) for one in made])
-        sent += len(made)
-        await asyncio.sleep(0.05)
-    return sent
-
-
 async def test_a_flushed_redis_is_rebuilt_and_no_closed_aggregate_is_published_again(
     pipeline: Pipeline, client: Redis
 ) -> None:
     """FLUSHALL three times after aggregates were closed; each rebuild starts from C."""
     pipeline.start()
-    publishing = asyncio.ensure_future(live(pipeline.settings, 24.0, 10))
+    publishing = asyncio.ensure_future(publish_live(pipeline.settings, 24.0, 10))
     for wait in (12.0, 3.0, 5.0):
         await asyncio.sleep(wait)
         await client.flushall()
@@ -156,7 +140,7 @@ async def test_a_flushed_redis_is_rebuilt_and_no_closed_aggregate_is_published_a
 async def test_workers_killed_while_alerts_arrive_lose_nothing(pipeline: Pipeline) -> None:
     """Of two workers, one is killed with SIGKILL every few seconds while alerts arrive and sessions close."""
     pair = [pipeline.start(), pipeline.start()]
-    publishing = asyncio.ensure_future(live(pipeline.settings, 24.0, 11))
+    publishing = asyncio.ensure_future(publish_live(pipeline.settings, 24.0, 11))
     for turn in range(5):
         await asyncio.sleep(4.3)
         pair[turn % 2].kill()

@@ -25,12 +25,12 @@ from stormfold.replay.range import Range, Span, open_range
 from stormfold.replay.restore import restore
 from stormfold.settings import Settings
 from stormfold.storm import Aggregate
-from tests.integration.pipeline.test_faults import incident, live
+from tests.integration.pipeline.test_faults import incident
 from tests.support import pipeline
 from tests.support.alerts import Sent, record
 from tests.support.cli import stormfold
 from tests.support.model import batch_model, counts_of, keyed_alerts
-from tests.support.pipeline import assert_balanced, books, drained, publish, read_topic
+from tests.support.pipeline import assert_balanced, books, drained, publish, publish_live, read_topic
 from tests.support.servers import until
 from tests.support.workers import Workers
 
@@ -58,7 +58,7 @@ async def published(settings: Settings) -> dict[str, bytes]:
 async def publish_until(settings: Settings, done: asyncio.Event) -> None:
     """Publishes live alerts until `done` is set."""
     for seed in count():
-        await live(settings, 1.0, seed)
+        await publish_live(settings, 1.0, seed)
         if done.is_set():
             return
 
@@ -201,7 +201,7 @@ async def test_storms_counted_under_earlier_windows_are_not_restored(
     began = time.time_ns() // 1_000_000
     workers.config = config_file
     first = workers.start()
-    await live(topics, 1.0, seed=1)
+    await publish_live(topics, 1.0, seed=1)
     assert_balanced(await drained(topics, config_file))
     old = await published(topics)
     first.terminate()
@@ -216,7 +216,7 @@ async def test_storms_counted_under_earlier_windows_are_not_restored(
         return (await newest_commit(topics)).windows_since
 
     since: int = await until(changed, what="the new windows hold")
-    await live(topics, 1.0, seed=2)
+    await publish_live(topics, 1.0, seed=2)
     ended = time.time_ns() // 1_000_000
     assert_balanced(await drained(topics, wide))
 
