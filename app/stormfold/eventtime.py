@@ -55,7 +55,7 @@ class Horizon:
     """
 
     def __init__(self, idle_timeout: int, max_lead: int) -> None:
-        self._idle_timeout = idle_timeout
+        self.idle_timeout = idle_timeout
         self._max_lead = max_lead
         self._seen: dict[PartitionPair, tuple[int | None, int]] = {}
         """Mark of each pair, and the active time at which it came."""
@@ -84,7 +84,7 @@ class Horizon:
         paused = [pair for pair in pairs if pair in marks and marks[pair] > last + self._max_lead]
         for pair in changed + paused:
             self._seen[pair] = (marks.get(pair), self._active)
-        self.idle = frozenset(pair for pair in pairs if self._active - self._seen[pair][1] > self._idle_timeout)
+        self.idle = frozenset(pair for pair in pairs if self._active - self._seen[pair][1] > self.idle_timeout)
         values = [marks.get(pair) for pair in pairs if pair not in self.idle]
         known = [value for value in values if value is not None]
         return min(known) if known and len(known) == len(values) else None

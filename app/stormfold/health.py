@@ -32,7 +32,7 @@ STALE_HINT = "restart the worker; unfinished work is repeated and counted once"
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """The reason why a component cannot do its work."""
+    """The reason why a component cannot do its work, or a warning about it."""
 
     component: str
     problem: str
@@ -54,6 +54,8 @@ class Health:
         """Component → monotonic time (s) of its last heartbeat."""
         self.reported: dict[str, Problem] = {}
         """Component → the problem that it reported itself."""
+        self.warnings: dict[str, Problem] = {}
+        """Component → a problem that does not keep the worker from its work."""
         self._started, self._started_at = time.monotonic(), time.time()
 
     def heartbeat(self, name: str) -> None:
@@ -76,6 +78,16 @@ class Health:
         """Clears this problem; a different one that was reported since stays."""
         if name in self.reported and self.reported[name].problem == problem:
             self.set_healthy(name)
+
+    def set_warning(self, name: str, problem: str, hint: str | None = None) -> bool:
+        """Records a problem that does not keep the component from its work; True if it is new."""
+        before = self.warnings.get(name)
+        self.warnings[name] = Problem(name, problem, before.since if before else time.time(), hint)
+        return before is None or before.problem != problem
+
+    def clear_warning(self, name: str) -> None:
+        """Records that the problem is over."""
+        self.warnings.pop(name, None)
 
     def stale(self) -> list[str]:
         """Components without a heartbeat for longer than `timeout`, sorted."""

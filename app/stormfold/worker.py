@@ -9,7 +9,7 @@ import structlog
 from faust.app.base import BootStrategy
 from redis.asyncio import Redis
 
-from stormfold.config import Config
+from stormfold.config import Config, ReloadableConfig
 from stormfold.health import Health
 from stormfold.kafka.consumer import BatchConsumer, Stage
 from stormfold.kafka.group_member import GroupMember
@@ -18,6 +18,7 @@ from stormfold.redis.store import Store
 from stormfold.settings import Settings
 from stormfold.sinks import open_sink
 from stormfold.stages.close import Close
+from stormfold.stages.config_watcher import ConfigWatcher
 from stormfold.stages.emit import Emit
 from stormfold.stages.fold import Fold
 from stormfold.stages.intake import Intake
@@ -51,11 +52,11 @@ class Worker:
 
     def __init__(self, settings: Settings, config: Config) -> None:
         self.settings = settings
-        self.config = config
+        self.configuration = ReloadableConfig(config, settings.config)
         self.health = Health(self.members)
         self.redis: Redis = connect(settings)
         self.store = Store(self.redis, settings.redis_prefix)
-        self.redis_monitor = RedisMonitor(config, self.store, self.health)
+        self.redis_monitor = RedisMonitor(self.configuration, self.store, self.health)
         self.close: Close | None = None
         self.stages: list[Stage] = []
         self.consumers: list[BatchConsumer] = []
@@ -66,9 +67,11 @@ class Worker:
         self.app.finalize()
         self.app.service(self.redis_monitor)
         self.app.service(KafkaProbe(settings, self.health, self.members))
+        self.config_watcher = ConfigWatcher(self.configuration, self.health)
+        self.app.service(self.config_watcher)
         self._add_stages()
         self.web = Web(
-            settings.http_bind, self.health, lambda: open_live(settings, config, self.store),
+            settings.http_bind, self.health, lambda: open_live(settings, self.configuration, self.store),
             settings.sink if "emit" in settings.stage_names else None,
         )  # fmt: skip
 
@@ -77,22 +80,22 @@ class Worker:
         return [consumer.member for consumer in self.consumers]
 
     def _add_stages(self) -> None:
-        settings, config, store, health = self.settings, self.config, self.store, self.health
+        settings, configuration, store, health = self.settings, self.configuration, self.store, self.health
         names = settings.stage_names
         if "intake" in names:
             member = GroupMember(Intake.name, settings.alerts_topic, settings, health)
-            self._consume(member, Intake(settings, config, store, health, member))
+            self._consume(member, Intake(settings, configuration, store, health, member))
         if "fold" in names:
             member = GroupMember(Fold.name, settings.keyed_topic, settings, health)
-            self._consume(member, Fold(settings, config, store, self.redis_monitor, health, member))
+            self._consume(member, Fold(settings, configuration, store, self.redis_monitor, health, member))
         if "close" in names:
-            self.close = Close(settings, config, store, health)
+            self.close = Close(settings, configuration, store, health)
             self.app.service(self.close)
         if "emit" in names:
-            sink = open_sink(settings.sink, settings, {route.namespace for route in config.routes})
+            sink = open_sink(settings.sink, settings, configuration.namespaces)
             member = GroupMember(Emit.name, settings.storms_topic, settings, health)
-            self._consume(member, Emit(settings, config, sink, health, member))
-            self.app.service(Retention(config, sink, health))
+            self._consume(member, Emit(settings, configuration, sink, health, member))
+            self.app.service(Retention(configuration, sink, health))
 
     def _consume(self, member: GroupMember, stage: Stage) -> None:
         """Connects a stage to its topic: a consumer puts batches into a channel, an agent takes them from it."""
@@ -109,11 +112,15 @@ class Worker:
         self.consumers.append(consumer)
 
     async def run(self) -> None:
-        """Runs until SIGTERM or SIGINT, then stops within seconds: batches in progress are finished and committed."""
+        """Runs until SIGTERM or SIGINT, then stops within seconds: batches in progress are finished and committed.
+
+        SIGHUP reloads the configuration.
+        """
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self.config_watcher.requested.set)
         await self.start()
         try:
             await stop.wait()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stormfold.config import Config
+from stormfold.config import Config, ReloadableConfig
 from stormfold.errors import ActionRequired
 from stormfold.health import Health
 from stormfold.kafka.batch import Batch
@@ -62,7 +62,7 @@ async def test_an_unexpected_error_ends_every_write_and_frees_blocked_partitions
     monkeypatch.setattr(emit, "read_committed", nothing_committed)
     health, sink, settings = Health(), Sink(), Settings()
     member = GroupMember("emit", "storms", settings, health)
-    stage: Any = Emit(settings, Config(), sink, health, member)  # type: ignore[arg-type]
+    stage: Any = Emit(settings, ReloadableConfig(Config()), sink, health, member)  # type: ignore[arg-type]
     await stage.start_positions(None, {0, 1, 2})
     stage._uncommitted = set()
     names = {0: b"forbidden", 1: b"defect", 2: b"sibling"}

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from stormfold.config import Config
+from stormfold.config import Config, LoadedConfig, ReloadableConfig
+from stormfold.errors import Retry
 from stormfold.eventtime import Progress
 from stormfold.health import Health
 from stormfold.kafka.batch import Batch
@@ -13,6 +14,7 @@ from stormfold.keyed_record import decode_marks
 from stormfold.positions import Position
 from stormfold.redis.clock import Clock
 from stormfold.redis.versions import StateVersion
+from stormfold.series import SeriesReader
 from stormfold.settings import Settings
 from stormfold.stages import intake
 from stormfold.stages.intake import Intake
@@ -85,10 +87,77 @@ async def test_all_marks_of_a_poll_state_the_grace_under_which_its_alerts_are_st
     monkeypatch.setattr(intake, "MAX_ALERTS_PER_CHUNK", 1)
     monkeypatch.setattr(intake, "MARK_INTERVAL", 0.0)
     member: Any = Member()
-    stage: Any = Intake(Settings(), Config(), Store(), Health(), member)  # type: ignore[arg-type]
+    stage: Any = Intake(Settings(), ReloadableConfig(Config()), Store(), Health(), member)  # type: ignore[arg-type]
     stage._producer = producer = Producer()
     stage._version, stage._progress, stage._positions = OLD, {0: Progress(None)}, {0: Position(0)}
     await stage.process(Batch(0, {0: [Stored(offset) for offset in range(3)]}, {}))
     assert producer.graces == [8_000] * len(producer.graces) and len(producer.graces) > 2
     await stage.process(Batch(0, {0: [Stored(3)]}, {}))
     assert producer.graces[-1] == 1_000
+
+
+class Outage(Producer):
+    """Sends to no server. The first `failures` deliveries fail, after a part of them may have arrived."""
+
+    def __init__(self, failures: int) -> None:
+        super().__init__()
+        self.failures = failures
+        self.sent: list[str] = []
+
+    async def send(self, _topic: str, records: dict[int, list[tuple[bytes | None, bytes]]]) -> None:
+        self.sent += [key.decode() for key, _ in records[0] if key is not None]
+        if self.failures:
+            self.failures -= 1
+            raise Retry("no acknowledgement")
+
+
+class Rewinding(Member):
+    """A member that counts rewinds."""
+
+    rewinds = 0
+
+    async def sleep_current(self, _batch: Batch, _seconds: float) -> bool:
+        return True
+
+    def rewind(self) -> None:
+        self.rewinds += 1
+
+
+def with_cluster(name: str) -> Config:
+    """A configuration under which an alert without a cluster has another fingerprint."""
+    return Config(default_labels={"cluster": name})
+
+
+def key_under(config: Config) -> str:
+    ((keyed, _),) = SeriesReader(config).parse(Stored(0).value, [], 0)
+    return keyed.key.decode()
+
+
+async def test_a_reloaded_configuration_waits_until_what_was_sent_is_committed() -> None:
+    """What is sent again must have the same key: in another partition, fold would count it twice."""
+    before, after = with_cluster("a"), with_cluster("b")
+    old, new = key_under(before), key_under(after)
+    configuration, member, producer = ReloadableConfig(before), Rewinding(), Outage(failures=1)
+    stage: Any = Intake(Settings(), configuration, Store(), Health(), member)  # type: ignore[arg-type]
+    stage._producer, stage._version, stage._marked_at = producer, NEW, float("inf")
+    stage._progress, stage._positions = {0: Progress(None)}, {0: Position(0)}
+    await stage.process(Batch(0, {0: [Stored(0), Stored(1)]}, {}))
+    configuration.current = replace(configuration.current, config=after)
+    assert member.rewinds == 1
+    await stage.process(Batch(1, {0: [Stored(0)]}, {}))
+    await stage.process(Batch(1, {0: [Stored(1)]}, {}))
+    assert producer.sent == [old] * 4, "record 1 was sent under the old configuration"
+    await stage.process(Batch(1, {0: [Stored(2)]}, {}))
+    assert producer.sent[4:] == [new] and member.rewinds == 1
+
+
+async def test_reloaded_windows_are_requested_once_by_a_rewind() -> None:
+    configuration, member, producer = ReloadableConfig(Config()), Rewinding(), Outage(failures=0)
+    stage: Any = Intake(Settings(), configuration, Store(), Health(), member)  # type: ignore[arg-type]
+    stage._producer, stage._version, stage._marked_at = producer, NEW, float("inf")
+    stage._progress, stage._positions = {0: Progress(None)}, {0: Position(0)}
+    configuration.current = LoadedConfig(Config(windows=Windows(grace=1)), configuration.current.windows_at + 1)
+    await stage.process(Batch(0, {0: [Stored(0)]}, {}))
+    assert member.rewinds == 1 and producer.sent == []
+    await stage.process(Batch(1, {0: [Stored(0)]}, {}))
+    assert member.rewinds == 1 and len(producer.sent) == 1

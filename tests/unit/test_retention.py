@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from stormfold import metrics
-from stormfold.config import Config
+from stormfold.config import Config, ReloadableConfig
 from stormfold.errors import Retry
 from stormfold.health import Health
 from stormfold.sinks import OnDeleted
@@ -34,7 +34,7 @@ class SlowSink(NullSink):
 @asynccontextmanager
 async def running_retention(sink: SlowSink) -> AsyncIterator[Health]:
     health = Health(timeout=TIMEOUT)
-    retention = Retention(Config(), sink, health)
+    retention = Retention(ReloadableConfig(Config()), sink, health)
     await retention.start()
     try:
         yield health

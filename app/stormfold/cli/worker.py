@@ -34,13 +34,16 @@ Examples:
   STORMFOLD_SINK=kubernetes stormfold worker --stages emit
 
 SIGTERM or Ctrl-C stops it cleanly, with exit code 0. A second signal exits immediately: another worker repeats the
-unfinished work, and every alert is still counted once."""
+unfinished work, and every alert is still counted once. The configuration file is read again when it changes, and on
+SIGHUP; one that cannot be used is refused, and the one before applies."""
 )
 @click.option("--stages", help="Stages to run, of intake,fold,close,emit; default: all.")
 @config_option
 @click.option("--sink", help="kubernetes, directory:PATH or none; default: STORMFOLD_SINK.")
 def command(stages: str | None, config: Path | None, sink: str | None) -> None:
     """Run a worker with existing Kafka, Redis and sink, until SIGTERM or Ctrl-C."""
+    # Until the worker handles it, there is nothing to reload.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     given: dict[str, Any] = {"stages": stages, "config": config, "sink": sink}
     settings = Settings(**{name: value for name, value in given.items() if value is not None})
     loaded = load(settings.config)

@@ -57,7 +57,7 @@ class Sink(Protocol):
 def open_sink(spec: str, settings: Settings, namespaces: Iterable[str] = ("storms",)) -> Sink:
     """The sink that `spec` names: `kubernetes`, `directory:PATH` or `none`. Raises `ActionRequired` for anything else.
 
-    `namespaces` are those that the routes write to.
+    `namespaces` are those that the routes write to; it is iterated over whenever they are needed.
     """
     kind, _, path = spec.partition(":")
     if kind == "directory" and path:

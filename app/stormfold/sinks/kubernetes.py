@@ -76,7 +76,7 @@ class KubernetesSink:
     def __init__(self, kubeconfig: Path | None, context: str | None, namespaces: Iterable[str]) -> None:
         self._kubeconfig = kubeconfig
         self._context = context
-        self._namespaces = tuple(sorted(set(namespaces)))
+        self._namespaces = namespaces
         self._configuration = client.Configuration()
         self._api: client.CustomObjectsApi | None = None
         self._stale = True

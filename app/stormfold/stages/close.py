@@ -8,7 +8,7 @@ from typing import NamedTuple
 import structlog
 
 from stormfold import metrics
-from stormfold.config import Config
+from stormfold.config import ReloadableConfig
 from stormfold.errors import Retry
 from stormfold.eventtime import Horizon
 from stormfold.health import Health
@@ -52,10 +52,11 @@ class Close(PeriodicService):
 
     name = "close"
 
-    def __init__(self, settings: Settings, config: Config, store: Store, health: Health) -> None:
+    def __init__(self, settings: Settings, configuration: ReloadableConfig, store: Store, health: Health) -> None:
         super().__init__(health)
         self._settings = settings
-        self._config = config
+        self._configuration = configuration
+        config = self._config = configuration.current.config
         self._store = store
         self._producer = Producer(settings, self.name)
         self._version: StateVersion | None = None
@@ -69,6 +70,8 @@ class Close(PeriodicService):
 
     async def run_once(self) -> float:
         """Claims groups once and closes what is final in them."""
+        self._config = self._configuration.current.config
+        self._horizon.idle_timeout = self._config.idle_timeout
         try:
             claim = await self._claim()
             if claim is None:

@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaConsumer
 
 from stormfold import metrics
 from stormfold.attempts import Attempts
-from stormfold.config import Config
+from stormfold.config import ReloadableConfig
 from stormfold.decoding import Malformed, decode_untrusted
 from stormfold.errors import ActionRequired, DeadLetter, Retry, StormfoldError
 from stormfold.health import Health
@@ -41,9 +41,13 @@ class Emit:
 
     name = "emit"
 
-    def __init__(self, settings: Settings, config: Config, sink: Sink, health: Health, member: GroupMember) -> None:
+    def __init__(
+        self, settings: Settings, configuration: ReloadableConfig, sink: Sink, health: Health, member: GroupMember
+    ) -> None:
         self._settings = settings
-        self._config = config
+        self._configuration = configuration
+        self._config = configuration.current.config
+        """The configuration of the batch in progress."""
         self._sink = sink
         self._health = health
         self._member = member
@@ -71,6 +75,7 @@ class Emit:
 
     async def process(self, batch: Batch) -> None:
         """Writes the aggregates of a poll, partitions concurrently and each in order; commits when all are done."""
+        self._config = self._configuration.current.config
         if self._uncommitted and self._member.is_current(batch):
             # Before writing, which may take without limit: only a commit lets others compute the lag.
             positions = self._member.positions

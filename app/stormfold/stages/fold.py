@@ -10,7 +10,7 @@ from msgspec import structs
 
 from stormfold import metrics
 from stormfold.attempts import Attempts
-from stormfold.config import Config
+from stormfold.config import ReloadableConfig
 from stormfold.errors import StormfoldError
 from stormfold.eventtime import PartitionPair
 from stormfold.health import Health
@@ -44,16 +44,18 @@ class Fold:
     name = "fold"
 
     def __init__(
-        self, settings: Settings, config: Config, store: Store, monitor: RedisMonitor, health: Health,
+        self, settings: Settings, configuration: ReloadableConfig, store: Store, monitor: RedisMonitor, health: Health,
         member: GroupMember,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._member = member
-        self._config = config
+        self._configuration = configuration
+        self._loaded = configuration.current
+        """The configuration whose windows were requested last."""
         self._store = store
         self._monitor = monitor
         self._health = health
-        self._merger = Merger(config.windows)
+        self._merger = Merger(self._loaded.config.windows)
         self._version: StateVersion | None = None
         self._positions: dict[int, Position] = {}
         self._source_positions: dict[PartitionPair, SourcePosition] = {}
@@ -63,11 +65,11 @@ class Fold:
         self._committed_version = 0
         """Number of the state version in the last commit."""
         self._attempts = Attempts()
-        self._started = time.time_ns() // 1_000_000
 
     async def start_positions(self, consumer: AIOKafkaConsumer, partitions: set[int]) -> dict[int, Position]:
         """Continues from the positions in Redis."""
-        state = await ensure_state_version(self._store, consumer, self._settings, self._config.windows, self._started)
+        self._loaded = self._configuration.current
+        state = await ensure_state_version(self._store, consumer, self._settings, self._loaded)
         version = self._version = state.version
         self._merger.windows = version.windows
         self._positions = {p: at for p, at in state.positions.items() if p in partitions}
@@ -83,6 +85,10 @@ class Fold:
         """Folds a poll; waits while Redis is unavailable or full, until the batch is no longer current."""
         version = self._version
         if not self._member.is_current(batch) or version is None:
+            return
+        if self._configuration.current.windows_at != self._loaded.windows_at:
+            # The assignment of positions requests the new windows.
+            self._member.rewind()
             return
         if batch.records:
             if self._committed_version != version.number and not await self.commit():

@@ -17,7 +17,7 @@ from aiokafka import AIOKafkaConsumer
 from stormfold import metrics
 from stormfold.alert import Alert
 from stormfold.attempts import Attempts
-from stormfold.config import Config
+from stormfold.config import ReloadableConfig
 from stormfold.decoding import Poison
 from stormfold.errors import Retry, StormfoldError
 from stormfold.eventtime import Progress
@@ -91,13 +91,17 @@ class Intake:
 
     name = "intake"
 
-    def __init__(self, settings: Settings, config: Config, store: Store, health: Health, member: GroupMember) -> None:
+    def __init__(
+        self, settings: Settings, configuration: ReloadableConfig, store: Store, health: Health, member: GroupMember
+    ) -> None:
         self._settings = settings
-        self._config = config
+        self._configuration = configuration
+        self._loaded = configuration.current
+        """The configuration that applies; see `_apply_configuration`."""
         self._store = store
         self._health = health
         self._member = member
-        self._reader = SeriesReader(config)
+        self._reader = SeriesReader(self._loaded.config)
         self._producer = Producer(settings, self.name)
         self._version: StateVersion | None = None
         self._horizon: int | None = None
@@ -106,19 +110,21 @@ class Intake:
         self._progress: dict[int, Progress] = {}
         self._positions: dict[int, Position] = {}
         self._offset_base: dict[int, int] = {}
+        self._sent: dict[int, int] = {}
+        """Offset after the last record that was sent, by partition, even if it was not acknowledged."""
         self._marked_at = 0.0
         self._attempts = Attempts()
-        self._started = time.time_ns() // 1_000_000
         metrics.DEAD_LETTERS.labels(settings.alerts_dlq_topic)
 
     async def start_positions(self, consumer: AIOKafkaConsumer, partitions: set[int]) -> dict[int, Position | None]:
         """Continues from the commits, which carry the event time reached."""
-        state = await ensure_state_version(self._store, consumer, self._settings, self._config.windows, self._started)
+        state = await ensure_state_version(self._store, consumer, self._settings, self._loaded)
         committed = await intake_positions(self._settings, self._store)
         self._version = state.version
         clock = await self._store.clock(state.version)
         self._horizon, self._latest_horizon = clock.horizon, await newest_horizon(self._settings, clock)
         self._progress, self._positions, self._offset_base = {}, {}, {}
+        self._sent = {partition: end for partition, end in self._sent.items() if partition in partitions}
         for partition in partitions:
             offset, note = committed.get(partition, (None, CommitMetadata()))
             self._progress[partition] = Progress(note.event_time)
@@ -134,6 +140,8 @@ class Intake:
         # which its alerts are stamped.
         version = self._version
         if not self._member.is_current(batch) or version is None:
+            return
+        if self._loaded is not self._configuration.current and not await self._apply_configuration():
             return
         records = 0
         try:
@@ -215,7 +223,29 @@ class Intake:
             chunk.finish(partition, progress, records[-1], alerts)
         yield chunk
 
+    async def _apply_configuration(self) -> bool:
+        """Applies a reloaded configuration once all that was sent is committed; returns whether the batch is current.
+
+        Records that are sent again must give the same alerts in the same partitions, or fold would count them twice.
+        """
+        at = {p: self._positions.get(p, Position(0)).offset for p in self._member.assigned()}
+        if any(at.get(partition, end) < end for partition, end in self._sent.items()):
+            return True
+        committed = await self.commit()
+        if committed != self._positions.keys() & self._member.assigned():
+            return True
+        before, self._loaded = self._loaded, self._configuration.current
+        self._reader = SeriesReader(self._loaded.config)
+        log.info("configuration applied", stage=self.name, positions=self._member.positions)
+        if self._loaded.windows_at == before.windows_at:
+            return True
+        # The assignment of positions requests the new windows.
+        self._member.rewind()
+        return False
+
     async def _send(self, chunk: _Chunk) -> None:
+        for partition, position in chunk.positions.items():
+            self._sent[partition] = max(position.offset, self._sent.get(partition, 0))
         if chunk.outgoing:
             await self._producer.send(self._settings.keyed_topic, chunk.outgoing)
         for partition, record, reason in chunk.poison:

@@ -5,7 +5,7 @@ from contextlib import suppress
 import structlog
 
 from stormfold import metrics
-from stormfold.config import Config
+from stormfold.config import ReloadableConfig
 from stormfold.errors import StormfoldError
 from stormfold.health import Health
 from stormfold.redis.fold import Limits
@@ -26,11 +26,12 @@ class RedisMonitor(PeriodicService):
 
     name = "redis"
 
-    def __init__(self, config: Config, store: Store, health: Health) -> None:
+    def __init__(self, configuration: ReloadableConfig, store: Store, health: Health) -> None:
         super().__init__(health)
-        self._config = config
+        self._configuration = configuration
         self._store = store
         self.memory: Memory | None = None
+        config = configuration.current.config
         self.limits = Limits(config.max_fingerprints, config.max_groups)
 
     async def run_once(self) -> float:
@@ -51,7 +52,8 @@ class RedisMonitor(PeriodicService):
         if high == self.limits.track_new:
             change = "above" if high else "no longer above"
             log.warning(f"Redis memory {change} {100 * HIGH_SHARE:.0f} %", share=round(memory.share, 3))
-        self.limits = Limits(self._config.max_fingerprints, self._config.max_groups, track_new=not high)
+        config = self._configuration.current.config
+        self.limits = Limits(config.max_fingerprints, config.max_groups, track_new=not high)
         metrics.REDIS_USED_BYTES.set(memory.used)
         metrics.REDIS_MAX_BYTES.set(memory.maximum)
         metrics.REDIS_FRAGMENTATION_RATIO.set(memory.fragmentation)

@@ -3,7 +3,7 @@
 import time
 
 from stormfold import metrics
-from stormfold.config import Config
+from stormfold.config import ReloadableConfig
 from stormfold.health import Health
 from stormfold.sinks import Sink
 from stormfold.stages.periodic import PeriodicService
@@ -17,15 +17,16 @@ class Retention(PeriodicService):
 
     name = "retention"
 
-    def __init__(self, config: Config, sink: Sink, health: Health) -> None:
+    def __init__(self, configuration: ReloadableConfig, sink: Sink, health: Health) -> None:
         super().__init__(health)
-        self._config = config
+        self._configuration = configuration
         self._sink = sink
 
     async def run_once(self) -> float:
         """Deletes resources that are too old or too many."""
         now = time.time_ns() // 1_000_000
-        await self._sink.delete_expired(now, self._config.retention, self._config.max_storms, self._on_deleted)
+        config = self._configuration.current.config
+        await self._sink.delete_expired(now, config.retention, config.max_storms, self._on_deleted)
         return INTERVAL
 
     def _on_deleted(self, resources: int) -> None:

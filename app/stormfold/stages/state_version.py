@@ -7,6 +7,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from stormfold import metrics
+from stormfold.config import LoadedConfig
 from stormfold.errors import Retry
 from stormfold.kafka.committed import Committed, newest_closed_before, newest_metadata, read_committed
 from stormfold.kafka.topics import partitions_of
@@ -23,34 +24,34 @@ log = structlog.get_logger(__name__)
 
 
 async def ensure_state_version(
-    store: Store, consumer: AIOKafkaConsumer, settings: Settings, windows: Windows, started: int
+    store: Store, consumer: AIOKafkaConsumer, settings: Settings, loaded: LoadedConfig
 ) -> State:
     """The state to continue; opens a new state version where the one in Redis is missing or cannot be continued.
 
-    `consumer` is used only to look up offsets. `started` is the start of the worker with these windows (ms): the
-    windows of the worker that was started last apply. Raises `Retry`, also if another worker opened a version first, or
-    `ActionRequired`.
+    `consumer` is used only to look up offsets. Requests the windows of `loaded`: those that a worker loaded last apply.
+    Raises `Retry`, also if another worker opened a version first, or `ActionRequired`.
     """
+    windows, loaded_at = loaded.config.windows, loaded.windows_at
     await skip_expired(store, consumer, settings)
     committed = await read_committed(settings, settings.consumer_group("fold"), settings.keyed_topic)
     state = await store.load()
     if state is not None:
         reason = await _reason_to_rebuild(state, store, consumer, settings, committed)
         if reason is None:
-            await _request_windows(state, store, consumer, settings, windows, started)
+            await _request_windows(state, store, consumer, settings, windows, loaded_at)
             return state
         log.warning("cannot continue the state version in Redis", version=state.version.number, reason=reason)
-    version = await _open(state, store, consumer, settings, committed, windows, started)
+    version = await _open(state, store, consumer, settings, committed, windows, loaded_at)
     state = await store.load()
     if state is None:
         raise Retry(f"state version {version.number} disappeared from Redis after it was opened")
-    await _request_windows(state, store, consumer, settings, windows, started)
+    await _request_windows(state, store, consumer, settings, windows, loaded_at)
     return state
 
 
 async def _open(
     state: State | None, store: Store, consumer: AIOKafkaConsumer, settings: Settings, committed: Committed,
-    windows: Windows, started: int,
+    windows: Windows, loaded_at: int,
 ) -> StateVersion:  # fmt: skip
     """Opens a state version that continues from the commits; it may also be another worker that opens one."""
     known = state.version.number if state else None
@@ -60,7 +61,7 @@ async def _open(
     number = newest + 2 if newest else 1
     closed_before = newest_closed_before(committed)
     # What is closed was cut under the windows of that time: others must wait until all of it has been read again.
-    current, requested_at = (windows, started) if last.windows is None else (last.windows, 0)
+    current, requested_at = (windows, loaded_at) if last.windows is None else (last.windows, 0)
     # If `closed_before` lies inside a bucket, it is `windows_since`: alerts of the bucket from then on are not closed
     # yet, those before it are skipped.
     rebuild = None if closed_before is None else Rebuild.of(current.bucket(closed_before), current)
@@ -87,9 +88,9 @@ async def keyed_partitions(settings: Settings, committed: Committed) -> range:
 
 
 async def _request_windows(
-    state: State, store: Store, consumer: AIOKafkaConsumer, settings: Settings, windows: Windows, started: int
+    state: State, store: Store, consumer: AIOKafkaConsumer, settings: Settings, windows: Windows, loaded_at: int
 ) -> None:
-    """Requests the configured windows, unless a worker that was started later has or requested others.
+    """Requests the configured windows, unless a worker that loaded its windows later has or requested others.
 
     So two configurations that run at the same time do not alternate. The request has the ends of the log: alerts before
     them may have been published under the current windows, and Redis may have to read them again.
@@ -99,11 +100,13 @@ async def _request_windows(
     wanted, requested_at = version.windows, version.requested_at
     if pending is not None:
         wanted, requested_at = pending.windows, pending.requested_at
-    if windows != wanted and started > requested_at:
-        wanted, requested_at = windows, started
+    if windows != wanted and loaded_at > requested_at:
+        wanted, requested_at = windows, loaded_at
         log.warning("windows change as soon as no group is open", version=version.number, windows=windows)
     elif windows != wanted:
-        log.warning("windows differ from the configured ones: a worker that was started later has them", windows=wanted)
+        log.warning(
+            "windows differ from the configured ones: another worker loaded its configuration later", windows=wanted
+        )
     if pending is None and wanted == version.windows:
         return
     ends = await consumer.end_offsets(_topic_partitions(settings, state.positions))

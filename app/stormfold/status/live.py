@@ -16,7 +16,7 @@ import structlog
 from aiokafka import ConsumerRecord
 
 from stormfold import logs, metrics
-from stormfold.config import Config
+from stormfold.config import ReloadableConfig
 from stormfold.decoding import Malformed
 from stormfold.errors import StormfoldError
 from stormfold.kafka.client import open_admin
@@ -182,10 +182,10 @@ class _Server:
 class Live:
     """Reads Kafka and Redis at each look, and keeps their last answers."""
 
-    def __init__(self, settings: Settings, config: Config, store: Store) -> None:
+    def __init__(self, settings: Settings, configuration: ReloadableConfig, store: Store) -> None:
         self._settings = settings
         self._store = store
-        self._writes = settings.sink != "none" and "Storm" in config.publish
+        self._configuration = configuration
         self._open_groups = OpenGroups(store, SHOWN)
         self._recent = RecentStorms(settings.storms_topic)
         self.servers = (
@@ -239,14 +239,17 @@ class Live:
             horizon=redis.clock.horizon if redis and redis.clock else None,
             closed_until=closed_until(kafka) if kafka else None,
             groups=self._groups,
-            recent=self._recent.storms(self._written() if self._writes else None),
+            recent=self._recent.storms(self._written()),
             stages=self._stages(kafka) if kafka else {},
             memory=redis.memory if redis else None,
             oom_rejections=int(metrics.REGISTRY.get_sample_value("stormfold_redis_oom_rejections_total") or 0),
             events=list(islice(reversed(logs.RECENT_EVENTS), SHOWN)),
         )
 
-    def _written(self) -> dict[int, int]:
+    def _written(self) -> dict[int, int] | None:
+        """Next offset that emit writes, by partition; None if storms do not become resources."""
+        if self._settings.sink == "none" or "Storm" not in self._configuration.current.config.publish:
+            return None
         committed = self._kafka.committed.get("emit", {}) if self._kafka else {}
         return {partition: offset for partition, (offset, _) in committed.items()}
 
@@ -261,9 +264,9 @@ class Live:
 
 
 @asynccontextmanager
-async def open_live(settings: Settings, config: Config, store: Store) -> AsyncIterator[Live]:
+async def open_live(settings: Settings, configuration: ReloadableConfig, store: Store) -> AsyncIterator[Live]:
     """Yields the source of the page's data and closes its connections at the end."""
-    live = Live(settings, config, store)
+    live = Live(settings, configuration, store)
     try:
         yield live
     finally:

@@ -1,16 +1,17 @@
 """The worker's HTTP server. It needs neither Kafka nor Redis, so that it can report that they do not answer."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Any
 
 from aiohttp import web
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from stormfold import metrics
 from stormfold.errors import ActionRequired
-from stormfold.health import Health
+from stormfold.health import Health, Problem
 from stormfold.web.page import OpenLive, Page
 
 NO_STORE = {"Cache-Control": "no-store"}
@@ -74,11 +75,8 @@ class Web:
         return web.json_response(body, status=503 if stale else 200, headers=NO_STORE)
 
     async def _readyz(self, _: web.Request) -> web.StreamResponse:
-        problems = [
-            {**asdict(problem), "since": datetime.fromtimestamp(problem.since, UTC).isoformat(timespec="seconds")}
-            for problem in self._health.problems()
-        ]
-        body = {"ready": not problems, "problems": problems, "sink": self._sink}
+        problems, warnings = _described(self._health.problems()), _described(self._health.warnings.values())
+        body = {"ready": not problems, "problems": problems, "warnings": warnings, "sink": self._sink}
         return web.json_response(body, status=503 if problems else 200, headers=NO_STORE)
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
@@ -98,3 +96,11 @@ class Web:
         for problem in problems:
             metrics.COMPONENT_UNHEALTHY.labels(problem.component).set(1)
         return await self._expose(request)
+
+
+def _described(problems: Iterable[Problem]) -> list[dict[str, Any]]:
+    """Problems as `/readyz` shows them."""
+    return [
+        {**asdict(problem), "since": datetime.fromtimestamp(problem.since, UTC).isoformat(timespec="seconds")}
+        for problem in problems
+    ]

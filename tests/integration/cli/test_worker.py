@@ -10,7 +10,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 
 from stormfold.local.process import free_port
@@ -69,6 +71,44 @@ async def test_a_worker_starts_and_stops_cleanly_without_servers(tmp_path: Path,
     assert lines[0]["message"] == "worker started" and lines[-1]["message"] == "worker stopped"
     assert all({"level", "logger", "timestamp", "message"} <= line.keys() for line in lines)
     assert worker.out == "" and "hunter2" not in worker.err
+
+
+async def test_a_changed_file_and_sighup_reload_the_configuration_of_a_running_worker(tmp_path: Path) -> None:
+    """A file that cannot be used is refused: `/readyz` and a metric show it, and the worker runs on."""
+    port, file = free_port(), tmp_path / "stormfold.yaml"
+    values = NOWHERE | {"STORMFOLD_HTTP_ADDRESS": f"127.0.0.1:{port}"}
+    file.write_text("max_storms: 1000")
+
+    def logged(message: str) -> list[dict[str, Any]]:
+        lines = map(json.loads, worker.err.splitlines())
+        return [line for line in lines if line["message"] == message]
+
+    async def fetch(path: str) -> str:
+        async with aiohttp.ClientSession() as client, client.get(f"http://127.0.0.1:{port}{path}") as response:
+            return await response.text()
+
+    async def warnings() -> Any:
+        return json.loads(await fetch("/readyz"))["warnings"]
+
+    with process(tmp_path, values, "--config", str(file)) as worker:
+        await until(lambda: "worker started" in worker.err, what="it has started")
+        assert await warnings() == []
+        file.write_text("max_storms: 3000")
+        await until(lambda: logged("configuration reloaded"), what="the changed file is applied")
+        file.write_text("max_storm: 1")
+        (warning,) = await until(warnings, what="the bad file is refused")
+        assert warning["component"] == "configuration" and f"{file}:1:1: max_storm: unknown key" in warning["problem"]
+        assert "stormfold_config_last_reload_successful 0.0" in await fetch("/metrics")
+        assert len(logged("configuration refused, the one before applies")) == 1
+        file.write_text("max_storms: 3000")
+        worker.popen.send_signal(signal.SIGHUP)
+        await until(lambda: len(logged("configuration reloaded")) == 2, what="the file is read again")
+        assert [line["changed"] for line in logged("configuration reloaded")] == [["max_storms"], []]
+        assert await warnings() == []
+        assert "stormfold_config_last_reload_successful 1.0" in await fetch("/metrics")
+        worker.popen.terminate()
+        await until(lambda: worker.popen.poll() is not None, 20, "it has stopped")
+        assert worker.popen.returncode == 0
 
 
 async def test_options_override_the_environment(topics: Settings, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The cases under "Not promised" in the guarantees: how far each goes, and what shows it."""
 
+from contextlib import suppress
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -7,9 +8,11 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from stormfold.errors import ActionRequired
+from stormfold.errors import ActionRequired, Retry
 from stormfold.group import OVERFLOW_LABEL
+from stormfold.stages import intake
 from stormfold.window import Windows
+from tests.integration.model.broker import Crash, Fault
 from tests.integration.model.test_scenarios import turn
 from tests.integration.model.world import DEFAULT, World
 
@@ -68,6 +71,34 @@ async def test_alerts_may_be_missing_if_redis_is_lost_while_groups_overflow(
     # D alone is cut later than in what began with B: of what was closed with that it lacks a slice.
     others = {storm.group_labels["alertname"] for storm in world.storm_records() if storm not in overflow}
     assert (others, missing(world)) == (({"A", "B", "C", "D"}, 6) if lost else ({"A", "C"}, 0))
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_alerts_may_be_missing_or_doubled_if_intake_is_killed_and_starts_with_other_default_labels(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    """What it sent and did not commit is sent again to other partitions. A reload waits for the commit."""
+    world = World(redis, monkeypatch, SMALL, 1, 2, Random(1))
+    monkeypatch.setattr(intake, "MAX_ALERTS_PER_CHUNK", 1_000)
+    for _ in range(3):
+        await turn(world, milliseconds=500)
+    for pod in range(20):
+        world.put(0, world.clock.now, {"labels": {"alertname": "A", "pod": f"p{pod}"}})
+    world.broker.fault = Fault(0, Random(1), Crash() if killed else Retry("not delivered"))
+    with suppress(Crash):
+        await world.intakes[0].poll(500)
+    assert 0 < len(world.keyed_alerts()) < 20
+    labels = {"zone": "a"}
+    if killed:
+        world.config = replace(world.config, default_labels=labels)
+        world.configured(SMALL)
+    else:
+        world.reloaded(SMALL, default_labels=labels)
+    world.put(0, world.clock.now, {"labels": {"alertname": "A", "pod": "new"}})
+    await world.drain()
+    assert (missing(world) != 0) == killed
+    newest = world.intakes[0].stage._loaded.config
+    assert newest.default_labels == labels
 
 
 def one(name: str) -> dict[str, Any]:

@@ -149,14 +149,18 @@ async def test_alerts_during_a_change_of_grace_join_nothing_that_was_published(
     await counted(world)
 
 
+@pytest.mark.parametrize("reload", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-async def test_windows_of_the_worker_started_last_apply_and_change_once(world: World, seed: int) -> None:
-    """Workers are replaced one at a time."""
+async def test_windows_of_the_worker_that_loaded_them_last_apply_and_change_once(
+    world: World, seed: int, reload: bool
+) -> None:
+    """Workers are replaced, or reload their configuration, one at a time."""
+    configure = world.reloaded if reload else world.configured
     random = Random(seed)
     await turns(world, 2)
     before = (await version(world)).number
     world.clock.now += 1
-    world.configured(LARGE, workers=(1,))
+    configure(LARGE, workers=(1,))
     for _ in range(200):
         if random.random() < 0.15:
             alert(world, f"G{random.randrange(5)}", random.randrange(9))
@@ -167,7 +171,7 @@ async def test_windows_of_the_worker_started_last_apply_and_change_once(world: W
             await members[owner].assign({0})
         await turn(world, milliseconds=500)
     assert (await version(world)).number <= before + 1
-    world.configured(LARGE)
+    configure(LARGE)
     await counted(world)
     assert ((await version(world)).number, (await version(world)).windows) == (before + 1, LARGE)
 

@@ -17,7 +17,7 @@ import pytest
 from msgspec import structs
 from redis.asyncio import Redis
 
-from stormfold.config import Config
+from stormfold.config import Config, LoadedConfig, ReloadableConfig
 from stormfold.errors import Retry, StormfoldError
 from stormfold.group import GroupMeta
 from stormfold.health import Health
@@ -102,6 +102,7 @@ class World:
         self.snapshot: dict[bytes, Any] | None = None
         for module in ("intake", "fold", "close"):
             patch.setattr(f"stormfold.stages.{module}.time", self.clock)
+        patch.setattr("stormfold.config.reloadable.time", self.clock)
         for module in ("intake", "close"):
             # Polls and claims are worked through in parts: few alerts at once make many of them.
             patch.setattr(f"stormfold.stages.{module}.MAX_ALERTS_PER_CHUNK", random.choice((1, 2, 5, 1000)))
@@ -123,7 +124,7 @@ class World:
 
     def _intake(self) -> GroupMember:
         def make_stage(member: Any) -> Any:
-            stage: Any = Intake(self.settings, self.config, self._store(), Health(), member)
+            stage: Any = Intake(self.settings, ReloadableConfig(self.config), self._store(), Health(), member)
             stage._producer = Producer(self.broker)
             return stage
 
@@ -131,10 +132,10 @@ class World:
 
     def _fold(self) -> GroupMember:
         store = self._store()
-        monitor = RedisMonitor(self.config, store, Health())
+        monitor = RedisMonitor(ReloadableConfig(self.config), store, Health())
         member = GroupMember(
             self.broker, "fold", self.settings.keyed_topic,
-            lambda member: Fold(self.settings, self.config, store, monitor, Health(), member),
+            lambda member: Fold(self.settings, ReloadableConfig(self.config), store, monitor, Health(), member),
         )  # fmt: skip
         commit = member.commit
 
@@ -148,7 +149,7 @@ class World:
         return member
 
     def _closer(self) -> Any:
-        closer: Any = Close(self.settings, self.config, self._store(), Health())
+        closer: Any = Close(self.settings, ReloadableConfig(self.config), self._store(), Health())
         closer._producer = Producer(self.broker)
         return closer
 
@@ -286,11 +287,12 @@ class World:
                 self.closers[at] = self._closer()
 
     async def reconfigure(self, random: Random) -> None:
-        """A worker is replaced by one with other windows, as in a rolling change that may stop half way."""
+        """A worker gets other windows, by a restart or a reload, as in a rolling change that may stop half way."""
         windows = random.choice(
             [structs.replace(w, grace=g) for w in (self.windows, *OTHERS) for g in (w.grace, 3 * w.grace, w.grace // 3)]
         )
-        self.configured(windows, random.choice(((0,), (1,), (0, 1))))
+        apply = random.choice((self.configured, self.reloaded))
+        apply(windows, random.choice(((0,), (1,), (0, 1))))
 
     def configured(self, windows: Windows, workers: tuple[int, ...] = (0, 1)) -> None:
         """Stops these workers and starts them with other windows."""
@@ -299,6 +301,15 @@ class World:
             self.intakes[at] = self._reborn(self.intakes[at], self._intake())
             self.folds[at] = self._reborn(self.folds[at], self._fold())
             self.closers[at] = self._closer()
+
+    def reloaded(self, windows: Windows, workers: tuple[int, ...] = (0, 1), **changes: Any) -> None:
+        """These workers reload the configuration, with other windows and other `changes`."""
+        self.config = replace(self.config, windows=windows, **changes)
+        for at in workers:
+            for stage in (self.intakes[at].stage, self.folds[at].stage, self.closers[at]):
+                before = stage._configuration.current
+                at_windows = before.windows_at if before.config.windows == windows else self.clock.now
+                stage._configuration.current = LoadedConfig(self.config, at_windows)
 
     def _reborn(self, dead: GroupMember, new: GroupMember) -> GroupMember:
         new.partitions = dead.partitions
