@@ -17,7 +17,7 @@ INTERVAL = 1.0
 
 
 class ConfigWatcher(PeriodicService):
-    """Keeps the configuration of a worker as its file is. Whoever sets `requested` asks for a reload at once."""
+    """Keeps the configuration of a worker as its file is. Setting `requested` reloads the file at once."""
 
     name = "configuration"
 

@@ -120,6 +120,13 @@ CASES: dict[str, Sequence[Case]] = {
             }],
         )
     ],
+    "StormfoldConfigRefused": [
+        Case(
+            {_of("stormfold_config_last_reload_successful"): "1x5 0x9 1x9"},
+            fires=11, resolved=16, labels=WORKER,
+            near=[{_of("stormfold_config_last_reload_successful"): "0x4 1 0x4 1x9"}],
+        )
+    ],
     "StormfoldNotReady": [
         Case(
             {_of("stormfold_component_unhealthy", component="emit"): "_x5 1x9 stale"},

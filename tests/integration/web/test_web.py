@@ -68,7 +68,7 @@ async def test_a_complete_worker_is_ready_and_exports_the_lag_of_each_partition(
     await publish(topics, [Sent(1_780_000_000_000 + n, record(alert(pod=f"p-{n}")), n % 3) for n in range(30)])
     async with working(topics) as worker:
         await until(lambda: ready(worker), what="it is ready")
-        assert (await get(worker, "/readyz")).body == {"ready": True, "problems": [], "sink": "none"}
+        assert (await get(worker, "/readyz")).body == {"ready": True, "problems": [], "warnings": [], "sink": "none"}
         lag = await lags(worker)
         assert lag.keys() >= {("intake", "0"), ("intake", "1"), ("intake", "2"), ("fold", "0"), ("emit", "2")}
 

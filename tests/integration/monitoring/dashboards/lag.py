@@ -46,7 +46,7 @@ def _now() -> list[Part]:
         figure(
             "Workers ready", "Workers that can do their work. If there are none, see the brokers' view at the end.",
             "count(stormfold_ready == 1) or vector(0)", steps=[(1, "green")], below="red",
-            alerts=["StormfoldDown", "StormfoldWorkerDown", "StormfoldNotReady"],
+            alerts=["StormfoldDown", "StormfoldWorkerDown", "StormfoldNotReady", "StormfoldConfigRefused"],
         ),
         figure(
             "Records waiting", "In all stages and partitions, reported by the workers.", "sum(stormfold_lag_records)",
