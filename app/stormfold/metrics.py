@@ -89,11 +89,11 @@ def _registry(*metrics: Collector) -> CollectorRegistry:
 BUILD_INFO = _gauge("build_info", "1, with the version of the worker as labels", "version", "python")
 BUILD_INFO.labels(__version__, platform.python_version()).set(1)
 READY = _gauge("ready", "1 if the worker can do its work, else 0")
-CONFIG_RELOAD_SUCCESSFUL = _gauge(
+CONFIG_LAST_RELOAD_SUCCESSFUL = _gauge(
     "config_last_reload_successful",
     "1 if the worker applies its configuration file as it is now, 0 if it refused the last change",
 )
-CONFIG_RELOADED_SECONDS = _gauge(
+CONFIG_LAST_RELOAD_SUCCESS_TIMESTAMP_SECONDS = _gauge(
     "config_last_reload_success_timestamp_seconds", "When the configuration was last loaded (Unix time)"
 )
 COMPONENT_UNHEALTHY = _gauge("component_unhealthy", "1 for each component that cannot do its work", "component")

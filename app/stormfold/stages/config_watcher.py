@@ -25,8 +25,8 @@ class ConfigWatcher(PeriodicService):
         super().__init__(health)
         self.requested = asyncio.Event()
         self._configuration = configuration
-        metrics.CONFIG_RELOAD_SUCCESSFUL.set(1)
-        metrics.CONFIG_RELOADED_SECONDS.set_to_current_time()
+        metrics.CONFIG_LAST_RELOAD_SUCCESSFUL.set(1)
+        metrics.CONFIG_LAST_RELOAD_SUCCESS_TIMESTAMP_SECONDS.set_to_current_time()
 
     async def run_once(self) -> float:
         """Waits for a request, at most `INTERVAL`, and reloads the file if it was requested or the file changed."""
@@ -45,15 +45,15 @@ class ConfigWatcher(PeriodicService):
         try:
             changes = await asyncio.to_thread(self._configuration.reload)
         except ConfigError as error:
-            metrics.CONFIG_RELOAD_SUCCESSFUL.set(0)
+            metrics.CONFIG_LAST_RELOAD_SUCCESSFUL.set(0)
             hint = f"correct it: `stormfold check {file}` shows every problem"
             self.health.set_warning(self.name, f"{file} is refused, the configuration before applies: {error}", hint)
             log.warning("configuration refused, the one before applies", file=file, error=str(error), hint=hint)
             return
         refused_before = self.name in self.health.warnings
         self.health.clear_warning(self.name)
-        metrics.CONFIG_RELOAD_SUCCESSFUL.set(1)
-        metrics.CONFIG_RELOADED_SECONDS.set_to_current_time()
+        metrics.CONFIG_LAST_RELOAD_SUCCESSFUL.set(1)
+        metrics.CONFIG_LAST_RELOAD_SUCCESS_TIMESTAMP_SECONDS.set_to_current_time()
         if changes or refused_before or requested:
             seconds = round(time.monotonic() - started, 3)
             log.info("configuration reloaded", file=file, changed=changes, duration_seconds=seconds)
