@@ -50,7 +50,7 @@ class Client:
 def tracked(client: Client) -> tuple[GroupMember, EndTracker]:
     """A member with this client."""
     member = GroupMember("intake", "alerts", Settings(), Health())
-    member.client = client
+    member.client, member.generation = client, 1
     return member, EndTracker(member)
 
 
@@ -65,6 +65,17 @@ async def test_an_end_needs_two_fetches_and_the_leader() -> None:
     assert await tracker.read_to_end() == {}
     await tracker.update()
     assert await tracker.read_to_end() == {0: (1000, 5)}
+
+
+async def test_a_member_without_its_first_assignment_has_no_response() -> None:
+    """The broker that coordinates its group may be out of reach: this is looked into if the silence lasts."""
+    member, tracker = tracked(Client())
+    member.generation, before = 0, member.last_response_at
+    await tracker.update()
+    assert member.last_response_at == before
+    member.generation = 1
+    await tracker.update()
+    assert member.last_response_at > before
 
 
 async def test_a_partition_with_unread_records_is_not_at_its_end() -> None:

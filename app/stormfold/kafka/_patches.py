@@ -11,6 +11,8 @@
    closes a producer at once.
 5. All requests share one timeout, and brokers are asked one after the other, under a lock. To find a new leader or
    coordinator in place of a silent broker would take as many timeouts of the largest fetch as there are requests.
+6. A consumer or producer starts although no broker can be reached at the address that it advertises, and retries
+   without limit. `reaches_a_broker` finds out.
 """
 
 import asyncio
@@ -179,9 +181,23 @@ def _limit_connecting(connect: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(connect)
     async def wrapped(connection: AIOKafkaConnection) -> Any:
         async with asyncio.timeout(CONNECT_SECONDS):
+            # uvloop logs the failure of a lookup whose caller was cancelled as an exception that nobody retrieved.
+            lookup = asyncio.ensure_future(asyncio.get_running_loop().getaddrinfo(connection.host, connection.port))
+            lookup.add_done_callback(lambda done: done.cancelled() or done.exception())
+            await asyncio.shield(lookup)
             return await connect(connection)
 
     return wrapped
+
+
+# 6. Brokers that cannot be reached
+
+
+async def reaches_a_broker(client: Any) -> bool:
+    """Whether a started client can connect to one of the brokers at the address that this broker advertises."""
+    network = client.client if isinstance(client, AIOKafkaProducer) else client._client
+    node = network.get_random_node()
+    return node is None or bool(await network.ready(node))
 
 
 fetcher.MemoryRecords = _Records

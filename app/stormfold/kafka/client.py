@@ -1,6 +1,8 @@
-"""What all Kafka clients have in common: options, and errors in one line with the fix."""
+"""What all Kafka clients have in common: options, starting, and errors in one line with the fix."""
 
-from collections.abc import AsyncIterator, Iterable
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,7 +12,7 @@ from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.protocol.metadata import MetadataRequest
 
 from stormfold.errors import NOT_RUNNING_HINT, ActionRequired, Retry, StormfoldError
-from stormfold.kafka._patches import CONNECT_SECONDS
+from stormfold.kafka._patches import CONNECT_SECONDS, reaches_a_broker
 from stormfold.settings import Settings
 from stormfold.tls import ReloadingSSLContext, tls_error
 
@@ -21,6 +23,8 @@ broker takes over from a silent one, and shorter than the workers' session timeo
 METADATA_MAX_AGE_MS = 5_000
 """Longest that a new leader or an added partition can stay unknown. It is shorter than the default grace, or the first
 records of an added partition would be late."""
+REACH_SECONDS = 1.0
+"""Seconds that a client may take to start and to reach a broker; after them, all brokers are tried."""
 
 _FORBIDDEN = {
     errors.TopicAuthorizationFailedError: "use topic",
@@ -57,12 +61,36 @@ def client_options(settings: Settings) -> dict[str, Any]:
     return options
 
 
+async def start_client(client: Any, settings: Settings) -> None:
+    """Starts a consumer, producer or admin client. Raises `Retry` or `ActionRequired`; the caller closes the client.
+
+    Of its own accord aiokafka would wait without limit for brokers that cannot be reached where they advertise.
+    """
+
+    async def start() -> bool:
+        await client.start()
+        return await reaches_a_broker(client)
+
+    starting = asyncio.ensure_future(start())
+    try:
+        done, _ = await asyncio.wait({starting}, timeout=REACH_SECONDS)
+        if not done or not await starting:
+            await check_brokers(settings, any_is_enough=True)
+        await starting
+    except (errors.KafkaError, OSError) as error:
+        raise await diagnose(error, settings) from error
+    finally:
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait({starting})
+
+
 @asynccontextmanager
 async def open_admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
     """Opens an admin client. aiokafka's errors in the block become `ActionRequired` or `Retry`."""
     admin = AIOKafkaAdminClient(**client_options(settings))
     try:
-        await admin.start()
+        await start_client(admin, settings)
         yield admin
     except (errors.KafkaError, OSError) as error:
         raise await diagnose(error, settings) from error
@@ -71,41 +99,74 @@ async def open_admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
 
 
 async def metadata(settings: Settings, topics: Iterable[str]) -> Any:
-    """Metadata of these topics from the first broker that answers. A missing topic is not created.
+    """Metadata of these topics from the first bootstrap server that answers. A missing topic is not created.
 
-    If no broker answers, raises the reason: `ActionRequired` if it applies to any broker, else `Retry`.
+    If none answers, raises the reason: `ActionRequired` if it applies to any broker, else `Retry`.
     """
-    options = client_options(settings) | {"request_timeout_ms": round(CONNECT_SECONDS * 1000)}
-    del options["bootstrap_servers"], options["metadata_max_age_ms"]
     reasons: list[ActionRequired | Retry] = []
     for host, port, _ in collect_hosts(settings.kafka_bootstrap_servers):
         try:
-            connection = await create_conn(host, port, **options)
+            connection = await _connect(settings, host, port)
             try:
                 return await connection.send(MetadataRequest(list(topics), allow_auto_topic_creation=False))
             finally:
                 connection.close()
         except (errors.KafkaError, OSError) as error:
             reasons.append(broker_error(error, settings))
-    raise next((reason for reason in reasons if isinstance(reason, ActionRequired)), reasons[0])
+    raise _worst(reasons)
+
+
+async def check_brokers(settings: Settings, *, any_is_enough: bool = False) -> None:
+    """Connects to all brokers at the addresses that they advertise.
+
+    Raises the reason if one of them cannot be reached, or with `any_is_enough` only if none can.
+    """
+
+    async def check(host: str, port: int) -> ActionRequired | Retry | None:
+        try:
+            (await _connect(settings, host, port)).close()
+        except (errors.KafkaError, OSError) as error:
+            return broker_error(error, settings, f"{host}:{port}")
+        return None
+
+    brokers = (await metadata(settings, ())).brokers
+    found = await asyncio.gather(*(check(host, port) for _, host, port, *_ in brokers))
+    reasons = [reason for reason in found if reason is not None]
+    if reasons and not (any_is_enough and len(reasons) < len(found)):
+        raise _worst(reasons)
+
+
+async def _connect(settings: Settings, host: str, port: int) -> Any:
+    options = client_options(settings) | {"request_timeout_ms": round(CONNECT_SECONDS * 1000)}
+    del options["bootstrap_servers"], options["metadata_max_age_ms"]
+    return await create_conn(host, port, **options)
+
+
+def _worst(reasons: Sequence[ActionRequired | Retry]) -> ActionRequired | Retry:
+    return next((reason for reason in reasons if isinstance(reason, ActionRequired)), reasons[0])
 
 
 async def diagnose(error: BaseException, settings: Settings) -> StormfoldError:
-    """Like `broker_error`; if aiokafka hides why a connection failed, connects again to find the reason."""
-    if isinstance(error, errors.KafkaConnectionError):
+    """Like `broker_error`; if a client could not reach a broker, connects to all of them to find the reason."""
+    if not isinstance(error, errors.BrokerResponseError) or error.retriable:
         try:
-            await metadata(settings, ())
+            await check_brokers(settings)
         except StormfoldError as reason:
             return reason
     return broker_error(error, settings)
 
 
-def broker_error(error: BaseException, settings: Settings) -> ActionRequired | Retry:
-    """Converts an error of a Kafka client by what to do about it; the message is one line without credentials."""
-    kafka, user = f"Kafka at {settings.kafka_bootstrap_servers}", settings.kafka_sasl_username or "this client"
+def broker_error(error: BaseException, settings: Settings, advertised: str = "") -> ActionRequired | Retry:
+    """Converts an error of a Kafka client by what to do about it; the message is one line without credentials.
+
+    `advertised` is the address of a broker in the metadata, if the connection to it failed.
+    """
+    kafka = f"Kafka at {advertised or settings.kafka_bootstrap_servers}"
+    user = settings.kafka_sasl_username or "this client"
     if isinstance(error, errors.KafkaConnectionError) and isinstance(error.__cause__, OSError | EOFError):
         error = error.__cause__
-    if handshake := tls_error(error, kafka, "STORMFOLD_KAFKA", "STORMFOLD_KAFKA_BOOTSTRAP_SERVERS"):
+    source = "advertised.listeners of the broker" if advertised else "STORMFOLD_KAFKA_BOOTSTRAP_SERVERS"
+    if handshake := tls_error(error, kafka, "STORMFOLD_KAFKA", source):
         return handshake
     match error:
         case errors.SaslAuthenticationFailed() | errors.AuthenticationFailedError():
@@ -139,6 +200,12 @@ def broker_error(error: BaseException, settings: Settings) -> ActionRequired | R
         case errors.BrokerResponseError() if not error.retriable:
             return ActionRequired(f"{kafka} rejected the request: {_text(error)}")
         case errors.KafkaConnectionError() | errors.NodeNotReadyError() | errors.NoBrokersAvailable() | OSError():
+            if advertised:
+                return Retry(
+                    f"Kafka at {settings.kafka_bootstrap_servers} answers, but advertises {advertised}, "
+                    f"which cannot be reached from here: {_text(error)}",
+                    "start that broker, correct its advertised.listeners, or make that address known and open here",
+                )
             return Retry(
                 f"no Kafka broker answers at {settings.kafka_bootstrap_servers} (STORMFOLD_KAFKA_BOOTSTRAP_SERVERS): "
                 f"{_text(error)}",
@@ -148,8 +215,13 @@ def broker_error(error: BaseException, settings: Settings) -> ActionRequired | R
 
 
 def _text(error: BaseException) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer"
+    match error:
+        case TimeoutError():
+            return "no answer"
+        case ConnectionRefusedError():
+            return "connection refused"
+        case socket.gaierror(errno=socket.EAI_NONAME):
+            return "unknown host"
     text = error.strerror if isinstance(error, OSError) else ", ".join(_subjects(error.args))
     return " ".join((text or str(error) or type(error).__name__).split())
 

@@ -15,7 +15,7 @@ from mode import Service
 from stormfold.errors import StormfoldError, unexpected
 from stormfold.kafka._patches import Record
 from stormfold.kafka.batch import Batch
-from stormfold.kafka.client import broker_error
+from stormfold.kafka.client import diagnose
 from stormfold.kafka.ends import EndTracker
 from stormfold.kafka.group_member import FETCH_WAIT_MS, GroupMember
 from stormfold.kafka.rebalance import RebalanceListener
@@ -134,7 +134,7 @@ class BatchConsumer(Service):
                 member.report_problem(error)
                 await self.sleep(BACKOFF)
             except KafkaError as error:
-                member.report_problem(broker_error(error, member.settings))
+                member.report_problem(await diagnose(error, member.settings))
                 await self.sleep(BACKOFF)
                 if not error.retriable and not isinstance(error, KafkaTimeoutError):
                     # aiokafka repeats this error of its group without end, also after the reason for it is gone.

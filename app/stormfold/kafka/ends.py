@@ -28,6 +28,9 @@ class EndTracker:
     async def update(self) -> None:
         """Requests all ends once. Logs failures; polling reports them."""
         member = self._member
+        if member.client is not None and not member.generation:
+            # It waits for its first assignment; if that takes long, a broker may be out of reach.
+            return
         try:
             await self._request_all()
             member.last_response_at = time.monotonic()

@@ -16,7 +16,7 @@ from stormfold.errors import StormfoldError
 from stormfold.health import Health
 from stormfold.kafka._patches import raw_record
 from stormfold.kafka.batch import Batch
-from stormfold.kafka.client import broker_error, client_options, diagnose
+from stormfold.kafka.client import client_options, diagnose, start_client
 from stormfold.kafka.topics import partitions_of
 from stormfold.settings import Settings
 
@@ -100,10 +100,10 @@ class GroupMember:
             fetch_max_bytes=FETCH_BYTES,
         )
         try:
-            await client.start()
-        except (KafkaError, OSError) as error:
+            await start_client(client, self.settings)
+        except StormfoldError:
             await client.stop()
-            raise await diagnose(error, self.settings) from error
+            raise
         self.client = client
         client.subscribe([self.topic], listener=listener)
 
@@ -164,7 +164,7 @@ class GroupMember:
         try:
             return int((await self.client.beginning_offsets([tp]))[tp])
         except KafkaError as error:
-            raise broker_error(error, self.settings) from error
+            raise await diagnose(error, self.settings) from error
 
     def set_paused(self, partitions: set[int]) -> None:
         """Pauses fetching of exactly these partitions, and of those that are not read."""

@@ -9,8 +9,9 @@ from typing import NamedTuple
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
-from stormfold.errors import DeadLetter
-from stormfold.kafka.client import broker_error, client_options, diagnose
+from stormfold.errors import DeadLetter, StormfoldError
+from stormfold.kafka._patches import abort_producer
+from stormfold.kafka.client import client_options, diagnose, start_client
 from stormfold.settings import Settings
 from stormfold.text import escape_surrogates
 
@@ -55,7 +56,7 @@ class Producer:
             if isinstance(error, BaseException):
                 self._discard(client)
                 if isinstance(error, KafkaError | OSError):
-                    raise broker_error(error, self._settings) from error
+                    raise await diagnose(error, self._settings) from error
                 raise error
 
     async def send_by_key(self, topic: str, records: Iterable[ProducerRecord]) -> None:
@@ -85,14 +86,14 @@ class Producer:
             raise DeadLetter(f"record is larger than {topic} takes") from error
         except (KafkaError, OSError) as error:
             self._discard(client)
-            raise broker_error(error, self._settings) from error
+            raise await diagnose(error, self._settings) from error
 
     async def partitions(self, topic: str) -> int:
         client = await self._connected()
         try:
             return len(await client.partitions_for(topic))
         except (KafkaError, OSError) as error:
-            raise broker_error(error, self._settings) from error
+            raise await diagnose(error, self._settings) from error
 
     async def stop(self) -> None:
         if self._client is not None:
@@ -113,10 +114,10 @@ class Producer:
                     max_request_size=MAX_RECORD_BYTES,
                 )
                 try:
-                    await client.start()
-                except (KafkaError, OSError) as error:
-                    await client.stop()
-                    raise await diagnose(error, self._settings) from error
+                    await start_client(client, self._settings)
+                except StormfoldError as error:
+                    await abort_producer(client, error)
+                    raise
                 self._client = client
             return self._client
 

@@ -7,7 +7,7 @@ from contextlib import aclosing, asynccontextmanager
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
-from stormfold.kafka.client import client_options, diagnose
+from stormfold.kafka.client import client_options, diagnose, start_client
 from stormfold.kafka.topics import partitions_of
 from stormfold.settings import Settings
 
@@ -128,7 +128,7 @@ async def _open_consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
         fetch_max_wait_ms=50,
     )
     try:
-        await consumer.start()
+        await start_client(consumer, settings)
         # Its tasks must have started before it is stopped, or stopping raises.
         await asyncio.sleep(0)
         yield consumer

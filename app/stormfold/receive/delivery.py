@@ -10,7 +10,7 @@ from aiokafka.errors import KafkaError
 
 from stormfold.errors import Retry, StormfoldError
 from stormfold.kafka._patches import abort_producer
-from stormfold.kafka.client import broker_error, client_options, diagnose
+from stormfold.kafka.client import broker_error, client_options, start_client
 from stormfold.kafka.topics import partitions_of
 from stormfold.receive.split import MAX_ALERT_BYTES
 from stormfold.settings import Settings
@@ -81,12 +81,9 @@ class Delivery:
                     max_request_size=2 * MAX_ALERT_BYTES,
                 )
                 try:
-                    await client.start()
-                except (KafkaError, OSError) as error:
-                    await client.stop()
-                    raise await diagnose(error, self._settings) from error
-                except asyncio.CancelledError:
-                    await client.stop()
+                    await start_client(client, self._settings)
+                except (StormfoldError, asyncio.CancelledError):
+                    await abort_producer(client, Retry())
                     raise
                 self._client = client
             return self._client

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 from stormfold.errors import StormfoldError
 from stormfold.health import Health
-from stormfold.kafka.client import metadata
+from stormfold.kafka.client import check_brokers
 from stormfold.kafka.group_member import GroupMember
 from stormfold.settings import Settings
 from stormfold.stages.periodic import PeriodicService
@@ -28,11 +28,11 @@ class KafkaProbe(PeriodicService):
         self._unavailable = False
 
     async def run_once(self) -> float:
-        """Connects to Kafka if it was silent, and until it responds. Raises the reason if it does not."""
+        """Connects to all brokers if Kafka was silent, and until they respond. Raises the reason if one does not."""
         if self._unavailable or self._is_silent():
             self._unavailable = True
             try:
-                await metadata(self._settings, ())
+                await check_brokers(self._settings)
             except StormfoldError:
                 for stage in self._stages():
                     self.health.heartbeat(stage)

@@ -10,7 +10,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from stormfold.errors import ActionRequired
-from stormfold.kafka.client import client_options
+from stormfold.kafka.client import client_options, start_client
 from stormfold.kafka.committed import CommitMetadata, Committed, read_committed
 from stormfold.kafka.reader import TopicReader, open_reader
 from stormfold.positions import Position, RecordTime, Verdict, check_position, offset_to_verify
@@ -71,7 +71,7 @@ async def _commit(settings: Settings, group: str, topic: str, reset: Mapping[int
     """Commits offset 0 for a group. Raises `ActionRequired` if it has members."""
     consumer = AIOKafkaConsumer(**client_options(settings), group_id=group, enable_auto_commit=False)
     try:
-        await consumer.start()
+        await start_client(consumer, settings)
         offsets = {TopicPartition(topic, p): OffsetAndMetadata(0, metadata.encode()) for p, metadata in reset.items()}
         consumer.assign(list(offsets))
         await consumer.commit(offsets)

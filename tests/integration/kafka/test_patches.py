@@ -1,6 +1,8 @@
 """What stormfold changes in aiokafka: records as they are parsed, broken connections, lookups."""
 
 import asyncio
+import gc
+from typing import Any
 
 import pytest
 import uvloop
@@ -55,6 +57,27 @@ def test_writing_to_a_broken_connection_raises_a_kafka_error(kafka: EmbeddedKafk
         assert not connection.connected()
 
     uvloop.run(ask())
+
+
+def test_a_lookup_of_a_host_that_fails_after_its_caller_was_cancelled_leaves_no_exception() -> None:
+    """uvloop would log it as an exception that nobody retrieved."""
+    left: list[dict[str, Any]] = []
+
+    async def give_up() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: left.append(context))
+        connecting = asyncio.ensure_future(create_conn("kafka.invalid", 9092))
+        await asyncio.sleep(0)
+        connecting.cancel()
+        await asyncio.wait({connecting})
+        # Lookups are done in order, by a few threads.
+        for _ in range(3):
+            with pytest.raises(OSError):
+                await loop.getaddrinfo("kafka.invalid", 9092)
+        gc.collect()
+
+    uvloop.run(give_up())
+    assert left == []
 
 
 @pytest.mark.parametrize("turns", range(4))
