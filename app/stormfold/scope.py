@@ -6,6 +6,9 @@ configurations form the same incidents.
 
 import msgspec
 
+ANNOUNCED_LABEL = ("stormfold", "incident")
+"""Label of the alerts that announce incidents. Alerts with it are silenced: they come back through Alertmanager."""
+
 
 class IncidentRules(msgspec.Struct, frozen=True, array_like=True):
     """How storms of a group join incidents, as intake decided. Times are milliseconds."""

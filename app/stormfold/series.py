@@ -17,7 +17,8 @@ from stormfold.formats.mappings import Mappings
 from stormfold.group import Group, GroupMeta
 from stormfold.keyed_record import Body
 from stormfold.resource import Resource, find_resource
-from stormfold.routing import Route, Silence, all_match, group_labels, route_for
+from stormfold.routing import Matcher, Route, Silence, all_match, group_labels, route_for
+from stormfold.scope import ANNOUNCED_LABEL
 from stormfold.severity import Severities, Severity
 from stormfold.storm import cut_example
 
@@ -28,6 +29,9 @@ SERIES_BYTES = 600
 
 FOREVER = 2**63
 """Milliseconds longer than any time."""
+
+ECHO = Silence("incidents that stormfold announced", (Matcher(ANNOUNCED_LABEL[0], "=", ANNOUNCED_LABEL[1]),))
+"""An announced incident that comes back as an alert must not become a storm of its own."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -173,7 +177,7 @@ class SeriesReader:
         resource = alert.about or find_resource(labels, config.resource_labels, config.exporters)
         return Series(
             fingerprint=alert.fingerprint or fingerprint(labels),
-            silences=tuple(s for s in config.silences if all_match(s.match, labels)),
+            silences=tuple(s for s in (ECHO, *config.silences) if all_match(s.match, labels)),
             route=route,
             group=self._group(route, labels, False),
             severity=self._severities[labels.get(config.severity_label, "")],

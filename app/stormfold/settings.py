@@ -17,6 +17,7 @@ PREFIX = "STORMFOLD_"
 STAGES = ("intake", "fold", "close", "emit")
 """The stages of a worker, in the order of the pipeline."""
 
+_HTTP_URL = re.compile(r"https?://([^\s:/?#@\[\],]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\s?#,]*)?")
 _ADDRESS = re.compile(r"(?P<host>[^\s:/@\[\],]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
 # Kubernetes sets such variables in every pod for each Service: "stormfold-web" gives STORMFOLD_WEB_PORT.
 _SERVICE_LINK = re.compile(
@@ -37,6 +38,14 @@ def _address(value: str) -> str:
 
 def _addresses(value: str) -> str:
     return ",".join(_address(address.strip()) for address in value.split(","))
+
+
+def _http_urls(value: str) -> str:
+    urls = [url.strip().rstrip("/") for url in value.split(",")]
+    for url in urls:
+        if not _HTTP_URL.fullmatch(url):
+            raise ValueError("expected http://HOST:PORT or https://HOST, without credentials, query or fragment")
+    return ",".join(urls)
 
 
 def _sink(value: str) -> str:
@@ -112,6 +121,24 @@ class Settings(BaseSettings):
     """PEM file of the certificate that `stormfold receive` shows; with one it takes HTTPS only."""
     receive_ssl_keyfile: FilePath | None = None
     """PEM file of its key, if it is not in the file of the certificate."""
+
+    alertmanager: Annotated[str, AfterValidator(_http_urls)] | None = None
+    """URLs of Alertmanager, such as `http://alertmanager:9093`, separated by commas. Incidents that are still open are
+    announced to every address that the names have. Without it, nothing is announced."""
+    alertmanager_token_file: FilePath | None = None
+    """File with the bearer token for Alertmanager; it is read for each request."""
+    alertmanager_username: str | None = None
+    """User name for Alertmanager, with the next."""
+    alertmanager_password_file: FilePath | None = None
+    """File with the password for Alertmanager; it is read for each request."""
+    alertmanager_ssl_cafile: FilePath | None = None
+    """PEM file with the CA certificates for Alertmanager; default: the CA certificates of the system."""
+    alertmanager_ssl_certfile: FilePath | None = None
+    """PEM file with the client certificate, if Alertmanager requires one."""
+    alertmanager_ssl_keyfile: FilePath | None = None
+    """PEM file with the client key, if it is not in the file of the certificate."""
+    external_url: Annotated[str, AfterValidator(_http_urls)] | None = None
+    """URL under which people reach the status page: the link in announced incidents. Without it, they have no link."""
 
     alerts_topic: Topic = "alerts"
     """Topic that producers publish alerts to."""
@@ -206,6 +233,10 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"{variable('kafka_security_protocol')}: expected SASL_SSL or SASL_PLAINTEXT, to use the credentials"
             )
+        if (self.alertmanager_username is None) != (self.alertmanager_password_file is None):
+            raise ValueError(
+                f"{variable('alertmanager_username')} and {variable('alertmanager_password_file')}: expected both"
+            )
         files = (self.redis_ssl_cafile, self.redis_ssl_certfile, self.redis_ssl_keyfile)
         if any(files) and not self.redis_url.startswith("rediss://"):
             raise ValueError(f"{variable('redis_url')}: expected rediss://, to use the files for TLS")
@@ -224,6 +255,11 @@ class Settings(BaseSettings):
     def redis_url_safe(self) -> str:
         """URL of Redis without credentials, for messages."""
         return without_credentials(self.redis_url)
+
+    @property
+    def alertmanager_urls(self) -> tuple[str, ...]:
+        """URLs of Alertmanager."""
+        return tuple(self.alertmanager.split(",")) if self.alertmanager else ()
 
     @property
     def http_bind(self) -> tuple[str, int]:

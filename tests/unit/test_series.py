@@ -204,3 +204,11 @@ def test_only_severe_and_new_alerts_count_towards_a_storm(
 ) -> None:
     keyed = SeriesReader(Config(routes=(route,))).keyed(incoming({"alertname": "A", "severity": severity}))
     assert keyed.qualifies(starts_at, 1_000_000) is qualifies
+
+
+def test_an_incident_that_stormfold_announced_is_silenced_when_it_comes_back() -> None:
+    """With any configuration: it must not become a storm of storms."""
+    reader = SeriesReader(Config())
+    announced = {"alertname": "AlertIncident", "cluster": "eu1", "stormfold": "incident", "severity": "critical"}
+    assert meta(reader.keyed(incoming(announced)), 5).silenced
+    assert not meta(reader.keyed(incoming(announced | {"stormfold": "other"})), 5).silenced

@@ -75,6 +75,16 @@ class CloseAccess(RedisAccess):
 
         Raises `Retry` if a bucket is gone, because the lease was lost, or differs, because Redis went back.
         """
+        found = await self.find_details(version, wanted)
+        details = [detail for detail in found if detail is not None]
+        if len(details) < len(found):
+            raise Retry("a claimed bucket was completed by another closer")
+        return details
+
+    async def find_details(
+        self, version: StateVersion, wanted: Sequence[tuple[str, Bucket]]
+    ) -> list[BucketDetail | None]:
+        """Details of the buckets of groups, in the same order; None for those that are gone."""
         names = self.keys.of(version.number)
         async with translate_errors():
             pipeline = self.redis.pipeline(transaction=False)
@@ -82,10 +92,9 @@ class CloseAccess(RedisAccess):
                 pipeline.hgetall(names.bucket_key(group, bucket.start))
                 pipeline.hmget(f"{names.group_prefix}{group}", str(bucket.start), META_FIELD)
             found = list(pairs(await pipeline.execute()))
-        if not all(fields and None not in of_group for fields, of_group in found):
-            raise Retry("a claimed bucket was completed by another closer")
         return [
-            _detail(bucket, fields, *of_group) for (_, bucket), (fields, of_group) in zip(wanted, found, strict=True)
+            _detail(bucket, fields, *of_group) if fields and None not in of_group else None
+            for (_, bucket), (fields, of_group) in zip(wanted, found, strict=True)
         ]
 
     async def complete(self, version: StateVersion, token: str, completions: Iterable[Completion]) -> list[bool]:

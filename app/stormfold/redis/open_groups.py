@@ -1,6 +1,6 @@
 """The largest open groups, found at a cost that does not grow with the number of open groups."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -13,6 +13,8 @@ from stormfold.redis.layout import MEMBER, META_FIELD, SUMMARY_FIELD, Summary, u
 from stormfold.redis.script import Packed, script
 from stormfold.redis.store import Store
 from stormfold.redis.versions import StateVersion
+from stormfold.storm import Aggregate, BucketDetail, fold_segment
+from stormfold.window import Bucket, segments
 
 GROUPS_PER_CALL = 500
 """Groups in one script call: about a millisecond of Redis."""
@@ -65,42 +67,68 @@ class _Group(NamedTuple):
     buckets: tuple[_Bucket, ...]
 
 
-@script("state_version", "open", "number", "group_prefix", "bucket_prefix")
-def top_groups(*, first: int, count: int, limit: int, others: Packed) -> None:
+@script("state_version", "marks", "open", "number", "group_prefix", "bucket_prefix")
+def top_groups(*, first: int, count: int, limit: int, by_members: bool, others: Packed) -> None:
     """Finds the largest groups of a range."""
 
 
-class OpenGroups:
+class _Top(NamedTuple):
+    horizon: int | None
+    """When the look began (ms)."""
+    open: int
+    seen: int
+    groups: list[_Group]
+
+
+class _Ranking:
     """Compares some of the open groups at each look, one range after the other, and remembers the `limit` largest."""
 
-    def __init__(self, store: Store, limit: int) -> None:
+    def __init__(self, store: Store, limit: int, by_members: bool) -> None:
         self._store = store
         self._limit = limit
+        self._by_members = by_members
         self._number: int | None = None
         self._next = 0
         self._seen_all = False
         self._names: list[str] = []
 
-    async def look(self, version: StateVersion) -> TopGroups:
+    async def look(self, version: StateVersion) -> _Top:
         """Raises `Retry` or `ActionRequired`, `StaleStateVersion` if that version is not current."""
         if version.number != self._number:
             self._number, self._next, self._seen_all, self._names = version.number, 0, False, []
+        horizons = []
         for _ in range(CALLS_PER_LOOK):
-            open_groups, groups = await self._compare(version)
+            _, horizon, open_groups, *found = await top_groups(
+                self._store,
+                version.number,
+                first=self._next,
+                count=GROUPS_PER_CALL,
+                limit=self._limit,
+                by_members=self._by_members,
+                others=self._names,
+            )
+            horizons.append(int(horizon) if horizon else None)
+            groups = [_group(*item) for item in found]
             self._names = [group.name for group in groups]
             self._next += GROUPS_PER_CALL
             if self._next >= open_groups:
                 self._next, self._seen_all = 0, True
                 break
         seen = open_groups if self._seen_all else self._next
-        return TopGroups(open_groups, seen, await self._count(version, groups))
+        return _Top(horizons[0], open_groups, seen, groups)
 
-    async def _compare(self, version: StateVersion) -> tuple[int, list[_Group]]:
-        """Compares the next range with the largest so far; returns open groups and the largest."""
-        _, open_groups, *found = await top_groups(
-            self._store, version.number, first=self._next, count=GROUPS_PER_CALL, limit=self._limit, others=self._names
-        )
-        return open_groups, [_group(*item) for item in found]
+
+class OpenGroups:
+    """The `limit` largest open groups by alerts."""
+
+    def __init__(self, store: Store, limit: int) -> None:
+        self._store = store
+        self._ranking = _Ranking(store, limit, by_members=False)
+
+    async def look(self, version: StateVersion) -> TopGroups:
+        """Raises `Retry` or `ActionRequired`, `StaleStateVersion` if that version is not current."""
+        top = await self._ranking.look(version)
+        return TopGroups(top.open, top.seen, await self._count(version, top.groups))
 
     async def _count(self, version: StateVersion, groups: Sequence[_Group]) -> tuple[OpenGroup, ...]:
         """Reads members, of the largest groups first, up to `MAX_MEMBERS`."""
@@ -120,6 +148,60 @@ class OpenGroups:
         return tuple(
             _open_group(group, list(islice(replies, count))) for group, count in zip(groups, wanted, strict=True)
         )
+
+
+class OpenSegments:
+    """The open segments of the `limit` groups with the most distinct alerts, as aggregates of what has come so far."""
+
+    def __init__(self, store: Store, limit: int, max_resources: int) -> None:
+        self._store = store
+        self._max_resources = max_resources
+        self._ranking = _Ranking(store, limit, by_members=True)
+
+    async def look(self, version: StateVersion) -> tuple[int | None, list[Aggregate]]:
+        """The watermark (ms; None before there is one) when the look began, and the aggregates.
+
+        What is not read, to bound the look, makes their distinct counts too low, never too high. Raises `Retry` or
+        `ActionRequired`, `StaleStateVersion` if that version is not current.
+        """
+        top = await self._ranking.look(version)
+        watermark = None if top.horizon is None else top.horizon - version.windows.grace
+        left = MAX_MEMBERS
+        wanted: list[tuple[str, Bucket]] = []
+        for group in top.groups:
+            for bucket in group.buckets:
+                if bucket.fields <= left:
+                    left -= bucket.fields
+                    wanted.append((group.name, bucket.summary.bucket(bucket.start)))
+        found = await self._store.find_details(version, wanted)
+        details = {(name, bucket.start): one for (name, bucket), one in zip(wanted, found, strict=True) if one}
+        return watermark, [one for group in top.groups for one in self._aggregates(version, group, details)]
+
+    def _aggregates(
+        self, version: StateVersion, group: _Group, details: Mapping[tuple[str, int], BucketDetail]
+    ) -> Iterator[Aggregate]:
+        summaries = {bucket.start: bucket.summary for bucket in group.buckets}
+        buckets = [summary.bucket(start) for start, summary in summaries.items()]
+        for segment in segments(buckets, version.windows, version.rebuild):
+            if version.rebuild is None or segment.start >= version.rebuild.closed_before:
+                parts = (
+                    details.get((group.name, start)) or _without_members(group.meta, summaries[start])
+                    for start, *_ in segment.buckets
+                )
+                yield fold_segment(segment, parts, version.windows.gap, self._max_resources)
+
+
+def _without_members(meta: GroupMeta, summary: Summary) -> BucketDetail:
+    """The detail of a bucket that was not read."""
+    return BucketDetail(
+        meta=msgspec.msgpack.encode(meta),
+        rank=summary.rank,
+        severity=summary.severity,
+        late=summary.late,
+        truncated=True,
+        example=b"{}",
+        members={},
+    )
 
 
 def _group(name: bytes, meta: bytes, flat: Sequence[Any]) -> _Group:

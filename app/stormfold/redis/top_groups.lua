@@ -2,7 +2,8 @@
 --
 -- KEYS
 --   1 state_version     hash
---   2 open              zset
+--   2 marks             hash
+--   3 open              zset
 -- ARGV
 --   1 number            of the state version that the caller knows
 --   2 group_prefix      prefix of group keys
@@ -10,9 +11,10 @@
 --   4 first             rank in `open` of the first group of the range
 --   5 count             groups in the range
 --   6 limit             most groups to return
---   7 others            {group, ...}: groups to compare with those of the range
+--   7 by_members        whether the largest are those with the most members in one bucket, not the most alerts
+--   8 others            {group, ...}: groups to compare with those of the range
 -- Returns
---   {DONE, open groups, {group, meta, {bucket start, summary, fields of the bucket, ...}}, ...}, the largest first
+--   {DONE, horizon or '', open groups, {group, meta, {bucket start, summary, fields of the bucket, ...}}, ...}, the largest first
 --   {STALE}             another state version, or none
 if redis.call('HGET', state_version, NUMBER) ~= number then
   return {STALE}
@@ -33,7 +35,11 @@ for _, group in ipairs(groups) do
     for _, field in ipairs(redis.call('HKEYS', group_prefix .. group)) do
       local bucket = field ~= META_FIELD and summary(group, field)
       if bucket then
-        sizes[group] = sizes[group] + struct.unpack(SUMMARY, bucket)
+        if by_members then
+          sizes[group] = math.max(sizes[group], redis.call('HLEN', bucket_prefix .. group .. SEPARATOR .. field))
+        else
+          sizes[group] = sizes[group] + struct.unpack(SUMMARY, bucket)
+        end
       end
     end
     if sizes[group] > 0 then
@@ -45,7 +51,7 @@ table.sort(found, function(a, b)
   return sizes[a] > sizes[b] or (sizes[a] == sizes[b] and a < b)
 end)
 
-local result = {DONE, redis.call('ZCARD', open)}
+local result = {DONE, redis.call('HGET', marks, HORIZON) or '', redis.call('ZCARD', open)}
 for i = 1, math.min(limit, #found) do
   local group, buckets = found[i], {}
   for _, field in ipairs(redis.call('HKEYS', group_prefix .. group)) do

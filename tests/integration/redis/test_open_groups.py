@@ -10,8 +10,11 @@ from redis.asyncio import Redis
 from stormfold.group import GroupMeta
 from stormfold.redis.close import Completion
 from stormfold.redis.errors import StaleStateVersion
-from stormfold.redis.open_groups import CALLS_PER_LOOK, GROUPS_PER_CALL, OpenGroup, OpenGroups, TopGroups
+from stormfold.redis.open_groups import CALLS_PER_LOOK, GROUPS_PER_CALL, OpenGroup, OpenGroups, OpenSegments, TopGroups
 from stormfold.redis.store import Store
+from stormfold.redis.versions import StateVersion
+from stormfold.storm import Aggregate, fold_segment
+from stormfold.window import Rebuild, segments
 from tests.integration.redis.actions import GROUP, LIMITS, NOW, OTHER, VERSION, Folder, alert, everything, full, start
 
 
@@ -135,3 +138,52 @@ async def test_a_full_redis_shows_its_largest_groups(store: Store, redis: Redis)
     async with full(redis):
         await redis.script_flush()
         assert (await OpenGroups(store, 5).look(VERSION)).open == 1
+
+
+async def closed(store: Store, version: StateVersion) -> list[Aggregate]:
+    """The open segments as close would fold them, whether they are due or not."""
+    result = []
+    for one in await store.open_buckets(version):
+        for segment in segments(one.buckets, version.windows, version.rebuild):
+            details = await store.details(version, [(one.group, bucket) for bucket in segment.buckets])
+            result.append(fold_segment(segment, details, version.windows.gap, 50))
+    return sorted(result, key=lambda one: one.name)
+
+
+async def test_open_segments_are_the_aggregates_of_what_has_come_so_far(store: Store, redis: Redis) -> None:
+    await start(store)
+    alerts = [alert(n, n, resource=f"r{n}", rank=n % 3) for n in range(9)]
+    later = [alert(n, 75 + n, resource=f"r{n}") for n in range(4)]
+    await Folder(store)([*alerts, *later, *(alert(n, 5, meta=OTHER) for n in range(3))])
+    before = await everything(redis)
+    watermark, found = await OpenSegments(store, 5, 50).look(VERSION)
+    assert sorted(found, key=lambda one: one.name) == await closed(store, VERSION)
+    assert len(found) == 3 and watermark is None
+    assert await everything(redis) == before
+
+
+async def test_the_segments_with_the_most_distinct_alerts_are_found_first(store: Store) -> None:
+    """Not those that are repeated most."""
+    await start(store)
+    repeated = [alert(1, 3, meta=group(0)) for _ in range(50)]
+    await Folder(store)([*repeated, *(alert(n, 3, meta=group(1)) for n in range(4))])
+    _, (found,) = await OpenSegments(store, 1, 50).look(VERSION)
+    assert (found.pattern, found.distinct, found.alert_count) == ("A001", 4, 4)
+
+
+async def test_segments_that_are_not_read_have_all_alerts_and_no_distinct_ones(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stormfold.redis.open_groups.MAX_MEMBERS", 60)
+    await start(store)
+    await Folder(store)([alert(n, n % 10, resource=f"r{n}") for n in range(100)])
+    _, (found,) = await OpenSegments(store, 5, 50).look(VERSION)
+    assert (found.alert_count, found.distinct, found.aggregate_class, found.truncated) == (100, 0, "Isolated", True)
+
+
+async def test_segments_that_were_published_before_a_rebuild_are_left_out(store: Store) -> None:
+    version = replace(VERSION, rebuild=Rebuild(NOW - 1_000, NOW + 50))
+    await start(store, version)
+    await Folder(store, version)([alert(1, 3), alert(2, 75)])
+    _, (found,) = await OpenSegments(store, 5, 50).look(version)
+    assert found.first_seen == NOW + 75

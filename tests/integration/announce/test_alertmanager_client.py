@@ -1,0 +1,145 @@
+"""Posting to Alertmanager: every instance gets every alert, and one that is away delays and hides nothing."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stormfold.announce import alertmanager as client_module
+from stormfold.announce.alertmanager import Alertmanager as Client
+from stormfold.settings import Settings
+from tests.integration.security.certificates import Authority
+from tests.support.alertmanager import Alertmanager, program
+from tests.support.gobuild import built
+
+CONFIG = "route: {receiver: none}\nreceivers: [{name: none}]\n"
+USER, PASSWORD = "stormfold", "test"
+HASH = "$2b$12$hNf2lSsxfm0.i4a.1kVpSOVyBCfIB51VRjgBUyv6kdnyTlgWj81Ay"
+"""bcrypt of the password."""
+
+
+@asynccontextmanager
+async def running(folder: Path, *options: str) -> AsyncIterator[Alertmanager]:
+    """An Alertmanager on a free port."""
+    server = Alertmanager(folder, CONFIG, *options)
+    await asyncio.to_thread(server.start)
+    try:
+        yield server
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+@asynccontextmanager
+async def posting(**settings: Any) -> AsyncIterator[Client]:
+    client = Client(Settings(**settings))
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+def incidents(number: int = 1) -> list[dict[str, Any]]:
+    """Alerts as incidents are announced."""
+    now = datetime.now(UTC)
+    return [
+        {
+            "labels": {"alertname": "AlertIncident", "cluster": f"eu{n}", "stormfold": "incident"},
+            "annotations": {"summary": "x" * 900},
+            "startsAt": now.isoformat(),
+            "endsAt": (now + timedelta(minutes=1)).isoformat(),
+        }
+        for n in range(number)
+    ]
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
+
+
+@pytest.fixture(autouse=True)
+def _built(request: pytest.FixtureRequest) -> None:
+    built(request.config, program)
+
+
+async def test_every_instance_gets_all_alerts_and_one_that_is_away_is_named(tmp_path: Path) -> None:
+    away = f"http://127.0.0.1:{free_port()}"
+    async with running(tmp_path / "a") as one, running(tmp_path / "b") as other:
+        urls = [f"http://{one.address}", away, f"http://{other.address}/", "http://no-such-host.invalid:9093"]
+        async with posting(alertmanager=", ".join(urls)) as client:
+            problems = await client.post(incidents(200))
+            assert problems.keys() == {away, urls[3]}
+            assert "no-such-host.invalid" in problems[urls[3]]
+            for server in (one, other):
+                assert len(await server.alerts()) == 200, "more than one request, as a body has 64 KB at most"
+            found = await client.firing({"alertname": "AlertIncident", "stormfold": "incident"})
+            assert found is not None and len(found) == 200
+            assert await client.firing({"stormfold": "other"}) == []
+
+
+async def test_every_address_of_a_name_gets_all_alerts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(tmp_path / "a") as server:
+        port = server.port
+        second = Alertmanager(tmp_path / "b", CONFIG, f"--web.listen-address=127.0.0.3:{port}")
+        await asyncio.to_thread(second.start)
+        try:
+            resolve = asyncio.get_running_loop().getaddrinfo
+
+            async def two(host: str, *more: Any, **options: Any) -> Any:
+                assert host == "alertmanager.monitoring"
+                return [*await resolve("127.0.0.1", *more, **options), *await resolve("127.0.0.3", *more, **options)]
+
+            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", two)
+            async with posting(alertmanager=f"http://alertmanager.monitoring:{port}") as client:
+                assert await client.post(incidents()) == {}
+            assert len(await server.alerts()) == len(await second.alerts()) == 1
+        finally:
+            await asyncio.to_thread(second.stop)
+
+
+async def test_tls_and_basic_authentication_from_files(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ca")
+    pair = authority.issue("alertmanager")
+    web = tmp_path / "web.yml"
+    web.write_text(
+        f"tls_server_config: {{cert_file: {pair.cert}, key_file: {pair.key}}}\nbasic_auth_users: {{{USER}: '{HASH}'}}\n"
+    )
+    password = tmp_path / "password"
+    password.write_text("wrong\n")
+    async with running(tmp_path / "a", f"--web.config.file={web}") as server:
+        settings: dict[str, Any] = {
+            "alertmanager": f"https://{server.address}",
+            "alertmanager_username": USER,
+            "alertmanager_password_file": password,
+        }
+        async with posting(**settings) as client:
+            (problem,) = set((await client.post(incidents())).values())
+            assert "certificate verify failed" in problem
+        async with posting(**settings, alertmanager_ssl_cafile=authority.file) as client:
+            (problem,) = (await client.post(incidents())).values()
+            assert problem.startswith("401")
+            password.write_text(f"{PASSWORD}\n")
+            assert await client.post(incidents()) == {}
+            found = await client.firing({"stormfold": "incident"})
+            assert found is not None and len(found) == 1
+
+
+async def test_an_instance_that_does_not_answer_costs_its_timeout_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "TIMEOUT", 0.5)
+    silent = await asyncio.start_server(lambda _reader, _writer: asyncio.sleep(60), "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    async with silent, running(tmp_path / "a") as server:
+        async with posting(alertmanager=f"http://127.0.0.1:{port},http://{server.address}") as client:
+            problems = await client.post(incidents())
+        assert problems == {f"http://127.0.0.1:{port}": "no answer within 0.5 s"}
+        assert len(await server.alerts()) == 1
+        silent.close()
