@@ -23,6 +23,8 @@ this flag qualifies, so that records of writers that do not know it keep their m
 HEAD = struct.Struct(">BBQIQI")
 """kind, flags, event time (ms), alerts partition, offset, index in the record."""
 
+_pack_head = HEAD.pack
+
 _PartitionNumber = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 """Number of a partition, or of partitions, in Kafka's range."""
 
@@ -69,7 +71,12 @@ def encode_alert(
 ) -> bytes:
     """The value of an alert's keyed record; `body` is an encoded `Body`."""
     flags = RESOLVED * resolved | LATE * late | NOT_QUALIFIED * not_qualified
-    return HEAD.pack(ALERT, flags, time, partition, offset, index) + body
+    return pack_alert(body, time, flags, partition, offset, index)
+
+
+def pack_alert(body: bytes, time: int, flags: int, partition: int, offset: int, index: int) -> bytes:
+    """`encode_alert` with the flags as they are packed."""
+    return _pack_head(ALERT, flags, time, partition, offset, index) + body
 
 
 _marks_encoder = msgspec.msgpack.Encoder()

@@ -49,7 +49,7 @@ class Series(NamedTuple):
     """`Resource` in msgpack, or empty."""
 
 
-class Keyed(NamedTuple):
+class Keyed(msgspec.Struct, frozen=True, gc=False):
     """An alert, ready to be stamped and sent: the key and body of its keyed record."""
 
     key: bytes
@@ -70,6 +70,8 @@ class Keyed(NamedTuple):
     """Whether it is at least as severe as its route requires of a qualifying alert."""
     new_for: int
     """An alert that began more than this long (ms) before its event time does not qualify."""
+    certain_for: int
+    """One that began at most this long (ms) before it qualifies; -1 if none does, or its severity is unknown."""
 
     def qualifies(self, starts_at: int | None, time: int) -> bool:
         """Whether an alert that began then qualifies if it fires, at event time `time` (ms)."""
@@ -148,6 +150,8 @@ class SeriesReader:
         body = silenced = _body(series, series.group, example)
         if series.silences:
             silenced = _body(series, self._group(series.route, labels, True), example)
+        severe = series.severity.rank <= self._severities[series.route.storm_severity].rank
+        new_for = FOREVER if series.route.new_for is None else series.route.new_for
         return Keyed(
             key=series.fingerprint.encode(),
             number=int(series.fingerprint, 16),
@@ -158,8 +162,9 @@ class SeriesReader:
             given=alert.fingerprint,
             about=alert.about,
             series=series,
-            severe=series.severity.rank <= self._severities[series.route.storm_severity].rank,
-            new_for=FOREVER if series.route.new_for is None else series.route.new_for,
+            severe=severe,
+            new_for=new_for,
+            certain_for=new_for if severe and series.severity.known else -1,
         )
 
     def _annotations_of(self, alert: Alert) -> tuple[bytes, Mapping[str, str]]:

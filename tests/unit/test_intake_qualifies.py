@@ -16,7 +16,9 @@ def test_intake_decides_news_like_the_keyed_alert(severity: str, starts_at: int 
     chunk = _Chunk()
     alert = Alert(b'{"alertname": "A", "severity": "%b"}' % severity.encode(), starts_at=starts_at)
     keyed = SeriesReader(Config()).keyed(alert)
-    assert chunk.does_not_qualify(keyed, alert, NOW) is not keyed.qualifies(starts_at, NOW)
+    assert chunk.qualifies(keyed, alert, NOW) is keyed.qualifies(starts_at, NOW)
+    certain = starts_at is not None and 0 <= NOW - starts_at <= keyed.certain_for
+    assert certain is (severity == "critical" and starts_at in (NOW - 900_000, NOW))
     assert chunk.severity_unknown == (severity == "bananas")
     assert chunk.start_unknown == (starts_at is None or starts_at > NOW)
     assert chunk.old == (starts_at in (0, NOW - 900_001))

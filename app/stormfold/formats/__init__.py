@@ -42,6 +42,7 @@ _members = msgspec.json.Decoder(dict[str, Raw])
 _MAY, _MUST = Wrapping.MAY, Wrapping.MUST
 """Looked up once: to look up a member of the class costs as much as to decode a tenth of an alert."""
 _PRESETS = Mappings()
+_NAMED = b'"alertname"'
 _ALERT_KEYS = {"annotations", "status", "state", "startsAt", "endsAt", "generatorURL", "fingerprint"}
 """Fields of an alert, any of which makes an object with labels an alert."""
 
@@ -62,7 +63,9 @@ def parse(
             raise Poison(f"not UTF-8: the name of a header, here {sendable[:64]}")
     if not value:
         raise Poison("no value")
-    wrapping = cloudevents.wrapping(headers) if headers else _MAY
+    if not headers:
+        return _parse(value, now, _MAY, mappings)
+    wrapping = cloudevents.wrapping(headers)
     return [] if wrapping is Wrapping.DELETED else _parse(value, now, wrapping, mappings)
 
 
@@ -102,7 +105,8 @@ def _parse(value: bytes, now: int, wrapping: Wrapping, mappings: Mappings) -> li
             alert = to_alert(record, now)
         except Poison as error:
             return _parse_mapped(value, now, mappings, error)
-        if b'"alertname"' in alert.labels or _is_alert(value):
+        # Prometheus and Alertmanager sort labels, so the name is the first.
+        if alert.labels[1:12] == _NAMED or _NAMED in alert.labels or _is_alert(value):
             return [alert if record.severity is UNSET else _with_severity(alert, record.severity)]
     kind = b"" if record.kind is UNSET else bytes(record.kind)
     if kind in (b'"EventList"', b'"List"'):
@@ -184,17 +188,31 @@ def _parse_mistyped(value: bytes, now: int, wrapping: Wrapping, mappings: Mappin
 
 
 def _parse_list(value: bytes, records: list[_Record], now: int, wrapping: Wrapping, mappings: Mappings) -> list[Alert]:
-    if wrapping is not _MUST and all(
-        record.labels is not UNSET
-        and record.alerts is UNSET
-        and record.specversion is UNSET
-        and record.severity is UNSET
-        and b'"alertname"' in bytes(record.labels)
-        for record in records
-    ):
-        return alertmanager.parse_alerts(records, now)
+    if wrapping is not _MUST and (alerts := _parse_plain(records, now)):
+        return alerts
     items = decode_json(_items, value)
     return _parse_items(items, now, wrapping, mappings)
+
+
+def _parse_plain(records: list[_Record], now: int) -> list[Alert]:
+    """The alerts of a list of plain alerts with names; empty if one of them is wrong or of another format."""
+    alerts = []
+    try:
+        for record in records:
+            if (
+                record.labels is UNSET
+                or record.alerts is not UNSET
+                or record.specversion is not UNSET
+                or record.severity is not UNSET
+            ):
+                return []
+            alert = to_alert(record, now)
+            if alert.labels[1:12] != _NAMED and _NAMED not in alert.labels:
+                return []
+            alerts.append(alert)
+    except Poison:
+        return []
+    return alerts
 
 
 def _parse_items(items: Sequence[Raw], now: int, wrapping: Wrapping, mappings: Mappings) -> list[Alert]:

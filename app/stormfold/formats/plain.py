@@ -19,6 +19,7 @@ _ZERO_TIME = datetime(1, 1, 1, tzinfo=UTC)
 """Go's zero time: Alertmanager's "not set"."""
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 _HEX = "0123456789abcdef"
+_BRACE = ord("{")
 
 _RESOLVED = {
     "firing": False,
@@ -65,10 +66,10 @@ def to_alert(fields: AlertFields, now: int, group_resolved: bool = False) -> Ale
     in the future that moves while they fire.
     """
     labels = b"null" if fields.labels is UNSET else bytes(fields.labels)
-    if not labels.startswith(b"{"):
+    if labels[0] != _BRACE:
         raise Poison("no labels") if labels == b"null" else Poison("expected object", "labels")
     annotations = b"null" if fields.annotations is UNSET else bytes(fields.annotations)
-    if not annotations.startswith(b"{"):
+    if annotations[0] != _BRACE:
         if annotations != b"null":
             raise Poison("expected object", "annotations")
         annotations = b"{}"

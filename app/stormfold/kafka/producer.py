@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from stormfold.errors import DeadLetter, StormfoldError
-from stormfold.kafka._patches import abort_producer
+from stormfold.kafka._patches import abort_producer, append_records
 from stormfold.kafka.client import client_options, diagnose, start_client
 from stormfold.settings import Settings
 from stormfold.text import escape_surrogates
@@ -135,9 +135,5 @@ class Producer:
         at = 0
         while at < len(records):
             batch = client.create_batch()
-            while at < len(records):
-                key, value = records[at]
-                if batch.append(key=key, value=value, timestamp=None) is None:
-                    break
-                at += 1
+            at = append_records(batch, records, at)
             await (await client.send_batch(batch, topic, partition=partition))

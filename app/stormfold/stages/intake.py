@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Self
 
 import structlog
@@ -28,7 +29,7 @@ from stormfold.kafka.committed import CommitMetadata, Committed, read_committed
 from stormfold.kafka.dlq import send_to_dlq
 from stormfold.kafka.group_member import GroupMember
 from stormfold.kafka.producer import Pair, Producer
-from stormfold.keyed_record import Marks, encode_alert, encode_marks
+from stormfold.keyed_record import LATE, NOT_QUALIFIED, RESOLVED, Marks, encode_marks, pack_alert
 from stormfold.positions import Position
 from stormfold.redis.store import Store
 from stormfold.redis.versions import StateVersion
@@ -46,6 +47,8 @@ BACKOFF = 1.0
 """Seconds to wait after a failed delivery."""
 MAX_ALERTS_PER_CHUNK = 10_000
 """Alerts that are encoded and sent at once. One record may hold hundreds, and encoding blocks the event loop."""
+
+_timestamp = attrgetter("timestamp")
 
 
 @dataclass(slots=True)
@@ -66,8 +69,8 @@ class _Chunk:
     start_unknown: int = 0
     severity_unknown: int = 0
 
-    def does_not_qualify(self, keyed: Keyed, alert: Alert, event_time: int) -> bool:
-        """The opposite of `keyed.qualifies`; also counts old alerts, and unknown beginnings and severities."""
+    def qualifies(self, keyed: Keyed, alert: Alert, event_time: int) -> bool:
+        """`keyed.qualifies`; also counts old alerts, and unknown beginnings and severities."""
         if not keyed.series.severity.known:
             self.severity_unknown += 1
         start = alert.starts_at
@@ -75,8 +78,8 @@ class _Chunk:
             self.start_unknown += 1
         elif event_time - start > keyed.new_for:
             self.old += 1
-            return True
-        return not keyed.severe
+            return False
+        return keyed.severe
 
     def finish(self, partition: int, progress: Progress, last: Record, alerts: int) -> Self:
         """Records how far the chunk goes in a partition, and its number of alerts in all partitions."""
@@ -188,6 +191,8 @@ class Intake:
         partitions, grace = version.partitions, version.windows.grace
         chunk = _Chunk()
         outgoing, alerts = chunk.outgoing, 0
+        # This loop runs once for each alert: it calls little, and looks up little.
+        parse = self._reader.parse
         for partition, records in batch.records.items():
             # A copy: if the chunk is not delivered, a commit must not carry its event time.
             progress = replace(self._progress[partition])
@@ -196,20 +201,26 @@ class Intake:
                 # Only an idle partition can be behind it. Its alerts are late here and not in fold, because a rebuild
                 # reads the keyed topic and must find the same event times.
                 progress.advance_to(self._latest_horizon)
-            stamps = progress.stamps((record.timestamp for record in records), now, grace)
+            stamps = progress.stamps(map(_timestamp, records), now, grace)
             for record, (event_time, late) in zip(records, stamps, strict=True):
                 try:
-                    parsed = self._reader.parse(record.value, record.headers, event_time)
+                    parsed = parse(record.value, record.headers, event_time)
                 except Poison as reason:
                     chunk.poison.append((partition, record, str(reason)))
                     continue
                 offset = base + record.offset
                 for index, (keyed, alert) in enumerate(parsed):
                     body = keyed.body_at(event_time) if keyed.silences else keyed.body
-                    value = encode_alert(
-                        body, event_time, alert.resolved, late, partition, offset, index,
-                        chunk.does_not_qualify(keyed, alert, event_time),
-                    )  # fmt: skip
+                    flags = LATE if late else 0
+                    if alert.resolved:
+                        flags |= RESOLVED
+                    start = alert.starts_at
+                    # Most alerts certainly qualify, which costs no call.
+                    if (start is None or not 0 <= event_time - start <= keyed.certain_for) and not chunk.qualifies(
+                        keyed, alert, event_time
+                    ):
+                        flags |= NOT_QUALIFIED
+                    value = pack_alert(body, event_time, flags, partition, offset, index)
                     outgoing[keyed.number % partitions].append((keyed.key, value))
                 alerts += len(parsed)
                 if not parsed:

@@ -1,4 +1,4 @@
-"""What stormfold changes in aiokafka: records as they are parsed, broken connections, lookups."""
+"""What stormfold changes in aiokafka: records as they are parsed and appended, broken connections, lookups."""
 
 import asyncio
 import gc
@@ -9,10 +9,12 @@ import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.conn import create_conn
 from aiokafka.errors import KafkaConnectionError
+from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.util import wait_for
 
-from stormfold.kafka._patches import Record, _limit_lookups, raw_record
+from stormfold.kafka._patches import Record, _limit_lookups, append_records, raw_record
 from stormfold.kafka.client import client_options
 from stormfold.local.kafka import EmbeddedKafka
 from stormfold.settings import Settings
@@ -41,6 +43,24 @@ async def _read(settings: Settings, count: int, **options: object) -> list[Recor
         consumer.assign([partition])
         consumer.seek(partition, 0)
         return [await consumer.getone() for _ in range(count)]
+
+
+def test_append_records_fills_batches_like_append() -> None:
+    records: list[tuple[bytes | None, bytes | None]] = [(b"k%d" % number, b"v" * 40) for number in range(100)]
+    records += [(None, b"v"), (b"k", None)]
+    at = 0
+    while at < len(records):
+        usual, batch = BatchBuilder(1_000, 0), BatchBuilder(1_000, 0)
+        first = at
+        at = append_records(batch, records, first)
+        for key, value in records[first:]:
+            if usual.append(timestamp=None, key=key, value=value) is None:
+                break
+        assert batch.record_count() == usual.record_count() == at - first > 0
+        parsed = list(MemoryRecords(bytes(batch._build())).next_batch())
+        assert [(one.offset, one.key, one.value) for one in parsed] == [
+            (offset, *record) for offset, record in enumerate(records[first:at])
+        ]
 
 
 @pytest.mark.parametrize("turns", range(4))
