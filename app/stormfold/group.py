@@ -1,7 +1,6 @@
 """A group of alerts: its identity, its meta data, the overflow group, and the names of its aggregates."""
 
 import hashlib
-import re
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -9,11 +8,10 @@ from typing import NamedTuple
 import msgspec
 
 from stormfold.scope import IncidentRules
-from stormfold.text import quote
+from stormfold.text import quote, slug
 
 OVERFLOW_LABEL = "stormfold_overflow"
 """Label of the one group per route that takes the alerts of new groups while too many groups are open."""
-_NOT_SLUG = re.compile(r"[^a-z0-9]+")
 
 
 class GroupMeta(msgspec.Struct, frozen=True, array_like=True):
@@ -68,8 +66,7 @@ def aggregate_name(meta: GroupMeta, start: int, gap: int) -> str:
     bucket = start.to_bytes(8, "big", signed=True) + gap.to_bytes(8, "big")
     digest = hashlib.blake2b(_identity(meta.route, meta.labels, meta.silenced) + bucket, digest_size=8).hexdigest()
     text = meta.labels.get("alertname") or "-".join(f"{k}-{v}" for k, v in sorted(meta.labels.items()))
-    slug = _NOT_SLUG.sub("-", text[:200].lower()).strip("-")[:40].strip("-") or "storm"
-    return f"{slug}-{digest}"
+    return f"{slug(text, 'storm')}-{digest}"
 
 
 def pattern(labels: Mapping[str, str]) -> str:

@@ -1,12 +1,18 @@
 """An incident: the storms of one scope that follow each other in time, as one record and one resource."""
 
-from typing import Literal
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from stormfold.eventtime import EventTime
 from stormfold.scope import IncidentScope
 from stormfold.storm import AffectedResource, Count, Example
+
+Entry = TypeVar("Entry", bound=msgspec.Struct)
+
+TIMES_BYTES = 64
+"""Bytes that an entry of a list can have in the resource in addition to its own as JSON: times are longer there."""
 
 IncidentCloseReason = Literal["Quiet", "MaxDuration"]
 
@@ -23,7 +29,7 @@ class IncidentStorm(msgspec.Struct, frozen=True, kw_only=True):
     last_seen: EventTime
 
 
-class OtherGroup(msgspec.Struct, frozen=True, kw_only=True):
+class OtherGroup(msgspec.Struct, frozen=True):
     """An isolated aggregate that is listed with an incident."""
 
     pattern: str
@@ -78,3 +84,28 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
     """Name of the incident before it in the scope, if only the longest duration separates them."""
     truncated: bool = False
     """Whether a list does not have everything, or a count is a lower bound."""
+
+
+def limit_storms(storms: Iterable[IncidentStorm]) -> tuple[IncidentStorm, ...]:
+    """The first storms, at most 200 and 200 KB."""
+    return _limit(storms, lambda storm: (storm.first_seen, storm.name), 200, 200_000)
+
+
+def limit_other_groups(groups: Iterable[OtherGroup]) -> tuple[OtherGroup, ...]:
+    """The largest of the other groups, at most 50 and 50 KB."""
+    return _limit(groups, lambda group: (-group.alert_count, group.pattern, group.first_seen), 50, 50_000)
+
+
+def limit_namespaces(namespaces: Iterable[NamespaceCount]) -> tuple[NamespaceCount, ...]:
+    """The namespaces with the most alerts, at most 50 and 30 KB."""
+    return _limit(namespaces, lambda namespace: (-namespace.alerts, namespace.name), 50, 30_000)
+
+
+def _limit(entries: Iterable[Entry], order: Callable[[Entry], Any], most: int, size: int) -> tuple[Entry, ...]:
+    found: list[Entry] = []
+    for entry in sorted(entries, key=order)[:most]:
+        size -= len(msgspec.json.encode(entry)) + TIMES_BYTES
+        if size < 0:
+            break
+        found.append(entry)
+    return tuple(found)

@@ -9,6 +9,9 @@ import msgspec
 ANNOUNCED_LABEL = ("stormfold", "incident")
 """Label of the alerts that announce incidents. Alerts with it are silenced: they come back through Alertmanager."""
 
+ScopeKey = tuple[tuple[str, str], ...]
+"""Identity of a scope: the names and values of its labels, by name."""
+
 
 class IncidentRules(msgspec.Struct, frozen=True, array_like=True):
     """How storms of a group join incidents, as intake decided. Times are milliseconds."""
@@ -37,6 +40,6 @@ class IncidentScope(msgspec.Struct, frozen=True, kw_only=True):
     """Place of its severity in the configured order, 0 the highest."""
 
     @property
-    def key(self) -> tuple[tuple[str, str], ...]:
+    def key(self) -> ScopeKey:
         """Identity of the scope."""
         return tuple(sorted(self.labels.items()))

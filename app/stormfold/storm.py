@@ -14,7 +14,8 @@ from stormfold.text import truncate
 from stormfold.window import Segment
 
 AggregateClass = Literal["Storm", "Isolated", "Silenced"]
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+MAX_COUNT = 2**63 - 1
+Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
 
 MAX_LIST_BYTES = 100_000
 """Limit of `affectedResources` as JSON: with everything else a resource stays far below etcd's 1.5 MiB."""

@@ -1,4 +1,8 @@
-"""Text for people: escapes for text of unknown origin, quoting, truncation and counts."""
+"""Text for people: escapes for text of unknown origin, quoting, truncation, slugs and counts."""
+
+import re
+
+_NOT_SLUG = re.compile(r"[^a-z0-9]+")
 
 
 def escape_unprintable(text: str) -> str:
@@ -34,3 +38,8 @@ def truncate(text: str, size: int) -> str:
     if len(text) * 4 <= size or len(raw := text.encode()) <= size:
         return text
     return raw[: size - 3].decode(errors="ignore") + "…"
+
+
+def slug(text: str, default: str) -> str:
+    """The beginning of a resource name: at most 40 of `a-z`, `0-9` and `-` of the text, or `default` if it has none."""
+    return _NOT_SLUG.sub("-", text[:200].lower()).strip("-")[:40].strip("-") or default
