@@ -3,14 +3,17 @@
 import asyncio
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import click
 
 from stormfold.cli.output import config_option, program
 from stormfold.config import Config, load
+from stormfold.errors import ActionRequired
 from stormfold.health import Health
+from stormfold.local.process import HOST, port_is_free
 from stormfold.local.stack import (
     Stack,
     follow_aggregates,
@@ -22,6 +25,7 @@ from stormfold.local.stack import (
     run_in_background,
     running_worker,
 )
+from stormfold.receive.server import Receiver
 from stormfold.settings import Settings, variable
 from stormfold.storm import Aggregate
 from stormfold.text import escape_unprintable, pluralize
@@ -30,7 +34,11 @@ from stormfold.worker import Worker
 
 INTERVAL = 1.0
 """Seconds between two checks of the worker's health."""
+ANSWER_SECONDS = 2.0
+"""Longest wait for the answers to requests in hand when the command ends; their senders repeat them."""
 EXAMPLE = '{"labels": {"alertname": "DiskFull", "cluster": "prod", "node": "node-\'$n\'"}}'
+RECEIVE_SETTINGS = [name for name in Settings.model_fields if name.startswith("receive_") and name != "receive_address"]
+"""Who may send, and the certificate: `up` takes these from the environment."""
 PORT = click.IntRange(1, 65_535)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -55,12 +63,24 @@ Examples:
     metavar="PORT",
     help="Port of health, metrics and status page; default: STORMFOLD_HTTP_ADDRESS, or 8080 if free, else any.",
 )
+@click.option(
+    "--receive-port",
+    type=PORT,
+    metavar="PORT",
+    help="Port for alerts over HTTP; default: STORMFOLD_RECEIVE_ADDRESS, or 9095 if free, else any.",
+)
+@click.option("--no-receive", is_flag=True, help="Take no alerts over HTTP.")
 def command(
     config: Path | None, folder: Path | None, output: Path | None, kafka_port: int | None, redis_port: int | None,
-    http_port: int | None,
+    http_port: int | None, receive_port: int | None, no_receive: bool,
 ) -> None:  # fmt: skip
-    """Run Kafka, Redis and a worker on this machine until Ctrl-C; print each storm that closes."""
+    """Run Kafka, Redis, a worker and a receiver on this machine until Ctrl-C; print each storm that closes."""
     environment = Settings()
+    if receive_port and not port_is_free(receive_port):
+        raise ActionRequired(
+            f"port {receive_port} is in use, so no alerts can be received there",
+            "stop the program that listens there, or use another --receive-port",
+        )
     loaded = load(config or environment.config)
     folder = (folder or environment.data_dir / "up").absolute()
     with lock_directory(folder, "choose another folder with --data"), interruptible():
@@ -69,30 +89,46 @@ def command(
             with stack.running():
                 settings = stack.settings(
                     sink=f"directory:{(output or folder / 'storms').absolute()}",
-                    http_address=_http_address(environment, http_port),
+                    http_address=_address(environment, "http_address", http_port),
+                    receive_address=_address(environment, "receive_address", receive_port),
+                    **{name: getattr(environment, name) for name in RECEIVE_SETTINGS},
                 )
                 log_to(folder / "worker.log", settings.log_level)
-                run(_serve(settings, loaded, folder))
+                run(_serve(settings, loaded, folder, receive=not no_receive))
         except KeyboardInterrupt:
             # The normal end of this command.
             click.echo(f"Stopped. The data stay in {folder}")
 
 
-def _http_address(environment: Settings, port: int | None) -> str:
-    """The address for health: the given port, else the setting, or any port if its default is in use."""
+def _address(environment: Settings, name: str, port: int | None) -> str:
+    """The address to listen on: the given port, else the setting, or any port if its default is in use."""
+    address: str = getattr(environment, name)
     if port:
-        return f"127.0.0.1:{port}"
-    is_default = environment.http_address == Settings.model_fields["http_address"].default
-    return "127.0.0.1:0" if is_default and free_or_none(environment.http_bind[1]) is None else environment.http_address
+        return f"{HOST}:{port}"
+    is_default = address == Settings.model_fields[name].default
+    return f"{HOST}:0" if is_default and free_or_none(int(address.rpartition(":")[2])) is None else address
 
 
-async def _serve(settings: Settings, config: Config, folder: Path) -> None:
-    async with (
-        running_worker(settings, config) as worker,
-        run_in_background(follow_aggregates(settings, _print_aggregate, past=False)),
-    ):
-        click.echo(_introduction(settings, config, worker, folder))
+async def _serve(settings: Settings, config: Config, folder: Path, *, receive: bool) -> None:
+    async with AsyncExitStack() as stack:
+        worker = await stack.enter_async_context(running_worker(settings, config))
+        receiver = await stack.enter_async_context(_running_receiver(settings, config)) if receive else None
+        await stack.enter_async_context(run_in_background(follow_aggregates(settings, _print_aggregate, past=False)))
+        click.echo(_introduction(settings, config, worker, receiver, folder))
         await _report_problems(worker.health)
+
+
+@asynccontextmanager
+async def _running_receiver(settings: Settings, config: Config) -> AsyncIterator[Receiver]:
+    """Runs a receiver in this process. Raises `ActionRequired` if its address or its files cannot be used."""
+    receiver = Receiver(settings, config)
+    await receiver.start()
+    try:
+        yield receiver
+    finally:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await receiver.stop()
 
 
 async def _report_problems(health: Health) -> None:
@@ -113,8 +149,10 @@ def _print_aggregate(aggregate: Aggregate) -> None:
     click.echo(f"{_clock()}  {aggregate.aggregate_class:8}  {severity:8}  {pattern}, {counts}")
 
 
-def _introduction(settings: Settings, config: Config, worker: Worker, folder: Path) -> str:
+def _introduction(settings: Settings, config: Config, worker: Worker, receiver: Receiver | None, folder: Path) -> str:
     """Addresses and folders, and what to do next."""
+    scheme = "https" if settings.receive_ssl_certfile else "http"
+    received = f"{scheme}://{settings.receive_bind[0]}:{receiver.port}/alerts" if receiver else "off"
     quiet = format_duration(config.windows.gap + config.windows.grace)
     http = f"{settings.http_address.rpartition(':')[0]}:{worker.web.port}"
     values = {
@@ -132,6 +170,7 @@ stormfold is running. Ctrl-C stops it; the data are kept.
 
   Kafka        {settings.kafka_bootstrap_servers}, topic {settings.alerts_topic}
   Redis        {settings.redis_url}
+  over HTTP    {received}
   status page  http://{http}/
   manifests    {settings.sink.removeprefix("directory:")}
   log          {folder / "worker.log"}

@@ -105,9 +105,11 @@ class Receiver:
         """Answers the requests in hand, then closes everything."""
         if self._reloading is not None:
             self._reloading.cancel()
-        if self._runner is not None:
-            await self._runner.cleanup()
-        await self._delivery.stop()
+        try:
+            if self._runner is not None:
+                await self._runner.cleanup()
+        finally:
+            await self._delivery.stop()
         log.info("receiver stopped")
 
     @web.middleware
