@@ -141,6 +141,9 @@ SINK_ERRORS = _counter(
     "outcome",
     values=_ERRORS,
 )
+INCIDENTS_FIRING = _gauge("incidents_firing", "Announced incidents that are open, in the worker that announces")
+ANNOUNCE_POSTS = _counter("announce_posts", "Posts of announced incidents to all instances of Alertmanager")
+ANNOUNCE_ERRORS = _counter("announce_errors", "Instances of Alertmanager that did not take a post")
 RESOURCES_DELETED = _counter("resources_deleted", "Resources deleted by retention")
 LAG_RECORDS = _gauge("lag_records", "Records that a stage has not processed yet", "stage", "partition")
 POSITION = _gauge("position", "Next offset that a stage processes", "stage", "partition")

@@ -4,14 +4,16 @@ An incident is open if one of its storms, closed or still open, is in no final i
 that storm's first alert: then no earlier alert can come, and the number of qualifying alerts only grows.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import msgspec
 
+from stormfold.correlation import Correlation
 from stormfold.incident import Incident
-from stormfold.scope import ANNOUNCED_LABEL
+from stormfold.incident_part import Part
+from stormfold.scope import ANNOUNCED_LABEL, ScopeKey
 from stormfold.storm import Aggregate
 from stormfold.text import pluralize, truncate
 from stormfold.times import format_timestamp
@@ -26,32 +28,6 @@ MAX_VALUE_BYTES = 1024
 """Longest value of an annotation."""
 LARGEST = 3
 """Storms that the annotation `largest` names."""
-
-ScopeKey = tuple[tuple[str, str], ...]
-
-
-class Forming(NamedTuple):
-    """An incident as it is now."""
-
-    incident: Incident
-    storms: frozenset[str]
-    """Names of all its storms."""
-
-
-class Pending(Protocol):
-    """Everything that is known of aggregates in no final incident."""
-
-    def scopes(self) -> Iterable[ScopeKey]:
-        """The scopes with closed storms."""
-
-    def storms(self, scope: ScopeKey) -> frozenset[str]:
-        """Names of the closed storms of a scope."""
-
-    def done(self, aggregate: Aggregate) -> bool:
-        """Whether a final incident has it, or is past it."""
-
-    def forming(self, scope: ScopeKey, more: Sequence[Aggregate]) -> Sequence[Forming]:
-        """The incidents of a scope, in order of time, with `more` storms that are still open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,20 +78,31 @@ class Notices:
     firing: dict[ScopeKey, Firing] = field(default_factory=dict)
     ended: list[Ended] = field(default_factory=list)
 
-    def update(self, look: Look | None, closed_before: int | None, pending: Pending, now: int) -> None:
+    def update(self, look: Look | None, closed_before: int | None, correlation: Correlation, now: int) -> None:
         """Decides what fires at `now`. Without a look (Redis does not answer), everything that fires stays as it is.
 
-        `closed_before` is that of fold's newest commit: all that begins before it is closed and published.
+        `closed_before` is that of fold's newest commit: all that begins before it is closed, published, and added to
+        `correlation` after the look.
         """
         self.ended = [one for one in self.ended if now - one.ended_at < RESOLVED_FOR]
         if look is None:
             return
-        opened: dict[ScopeKey, list[Aggregate]] = {}
+        opened: dict[ScopeKey, list[Part]] = {}
         for one in look.segments:
-            if one.scope is not None and one.aggregate_class == "Storm":
-                opened.setdefault(one.scope.key, []).append(one)
-        for scope in sorted({*pending.scopes(), *opened, *self.firing}):
-            self._update_scope(scope, opened.get(scope, []), look.watermark, closed_before or 0, pending, now)
+            part = Part.of(one)
+            if part is None or not part.storm or correlation.is_pending(part.name) or correlation.is_done(part):
+                continue
+            opened.setdefault(part.scope.key, []).append(part)
+        for scope in sorted({*correlation.scopes, *opened, *self.firing}):
+            parts = opened.get(scope, [])
+            certain = {part.name for part in parts if part.first <= look.watermark}
+            live = [
+                forming.build()
+                for forming in correlation.forming(scope, parts)
+                if (closed_before or 0) <= forming.final_after
+                and any(storm.name in certain or correlation.is_pending(storm.name) for storm in forming.storms)
+            ]
+            self._update_scope(scope, live, closed_before or 0, now - look.watermark <= NEAR, now)
 
     def alerts(self, now: int, lasts: int) -> list[dict[str, Any]]:
         """The alerts to post at `now`; what fires resolves on its own `lasts` ms later, unless it is posted again."""
@@ -124,19 +111,12 @@ class Notices:
         ]
 
     def _update_scope(
-        self, scope: ScopeKey, opened: list[Aggregate], watermark: int, closed_before: int, pending: Pending, now: int
+        self, scope: ScopeKey, live: Sequence[Incident], closed_before: int, near: bool, now: int
     ) -> None:
-        closed = pending.storms(scope)
-        opened = [one for one in opened if one.name not in closed and not pending.done(one)]
-        known = closed | {one.name for one in opened if one.first_seen <= watermark}
-        live = [
-            forming.incident
-            for forming in pending.forming(scope, opened)
-            if known & forming.storms and closed_before <= forming.incident.last_seen + forming.incident.scope.gap
-        ]
+        """Compares what fires in a scope with its open incidents."""
         before = self.firing.get(scope)
         over = before is not None and before.over(closed_before)
-        if live and (before is not None or now - watermark <= NEAR):
+        if live and (before is not None or near):
             fires = self._fires(scope, live, None if over else before)
             self.ended = [one for one in self.ended if one.labels != fires.labels]
             if before is not None and before.labels != fires.labels:
@@ -182,7 +162,6 @@ class Notices:
         largest = sorted(storms, key=lambda storm: (-storm.alert_count, storm.name))[:LARGEST]
         alerts = sum(one.alert_count for one in live)
         storm_count = sum(one.storm_count for one in live)
-        since = format_timestamp(first.first_seen)
         values = {
             "summary": f"{pluralize(alerts, 'alert')} in {pluralize(storm_count, 'storm')}: {first.first_pattern}",
             "incident": first.name,
@@ -190,7 +169,8 @@ class Notices:
             "alerts": str(alerts),
             "storms": str(storm_count),
             "resources": str(sum(one.resource_count for one in live)),
-            "since": since,
+            "since": format_timestamp(first.first_seen),
+            "lastAlert": format_timestamp(max(one.last_seen for one in live)),
             "startedWith": first.first_pattern,
             "startedWithStorm": first.first_storm,
             "largest": ", ".join(f"{storm.pattern} ({storm.alert_count:,})" for storm in largest),

@@ -114,6 +114,12 @@ class Keys:
         deleted topics."""
         return Key(self.root + "intake")
 
+    @property
+    def announced(self) -> Key:
+        """hash, no TTL: scope of an announced incident as JSON → `announce.notice.Firing` as JSON. Nothing that is
+        counted depends on it."""
+        return Key(self.root + "announced")
+
     def of(self, number: int) -> VersionKeys:
         """Keys of the state version with that number."""
         return VersionKeys(f"{self.root}{number}:", self.state_version, str(number))

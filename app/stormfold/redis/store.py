@@ -3,6 +3,7 @@
 Raises `Retry` while Redis is unavailable or full, `ActionRequired` for credentials and permissions.
 """
 
+from stormfold.redis.announced import AnnouncedAccess
 from stormfold.redis.clock import ClockAccess
 from stormfold.redis.close import CloseAccess
 from stormfold.redis.fold import FoldAccess
@@ -10,5 +11,5 @@ from stormfold.redis.memory import MemoryAccess
 from stormfold.redis.versions import VersionAccess
 
 
-class Store(VersionAccess, FoldAccess, CloseAccess, ClockAccess, MemoryAccess):
+class Store(VersionAccess, FoldAccess, CloseAccess, ClockAccess, MemoryAccess, AnnouncedAccess):
     """The state under one key prefix."""

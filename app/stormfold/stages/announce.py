@@ -1,0 +1,163 @@
+"""Announce: posts incidents that are still open to Alertmanager. Best effort: no count depends on it, nothing waits."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import structlog
+
+from stormfold import metrics
+from stormfold.announce.alertmanager import Alertmanager
+from stormfold.announce.notice import ALERTNAME, Firing, Look, Notices
+from stormfold.config import Config
+from stormfold.correlation import Correlation
+from stormfold.errors import StormfoldError
+from stormfold.health import Health
+from stormfold.redis.open_groups import OpenSegments
+from stormfold.redis.store import Store
+from stormfold.scope import ANNOUNCED_LABEL
+from stormfold.settings import Settings
+from stormfold.times import to_milliseconds
+
+log = structlog.get_logger(__name__)
+
+LOOK_INTERVAL = 5.0
+"""Seconds between two looks at the open groups."""
+POST_INTERVAL = 10.0
+"""Seconds after which everything that fires is posted again; changes are posted at once."""
+MAX_GROUPS = 200
+"""Largest open groups that can be announced."""
+LASTS = 60_000
+"""Milliseconds after which an announced incident resolves if no worker posts it again: the lease and three posts."""
+
+
+class Announcer:
+    """The announcements of the worker that holds the lease of correlate. It learns what fires when it begins."""
+
+    name = "announce"
+
+    def __init__(self, settings: Settings, config: Config, store: Store, health: Health) -> None:
+        self._config = config
+        self._store = store
+        self._health = health
+        self._alertmanager = Alertmanager(settings)
+        self._link = settings.external_url
+        self._notices = Notices(self._link)
+        self._segments = OpenSegments(store, MAX_GROUPS, config.max_resources)
+        self._kept: Mapping[bytes, bytes] = {}
+        """What Redis has of the incidents that fire."""
+        self._looked = self._posted = float("-inf")
+        self._posting: asyncio.Task[None] | None = None
+
+    async def begin(self) -> None:
+        """Learns what fires, from Redis or else from Alertmanager: another worker has announced it."""
+        self._notices = Notices(self._link)
+        self._looked = self._posted = float("-inf")
+        with suppress(StormfoldError):
+            self._kept = await self._store.announced()
+        for scope, value in self._kept.items():
+            with suppress(msgspec.DecodeError):
+                self._notices.firing[_scope.decode(scope)] = _firing.decode(value)
+        if not self._notices.firing:
+            for alert in await self._alertmanager.firing({"alertname": ALERTNAME, **dict([ANNOUNCED_LABEL])}) or ():
+                with suppress(LookupError, TypeError, ValueError, AttributeError):
+                    self._adopt(alert)
+        if self._notices.firing:
+            log.info("announced incidents taken over", incidents=len(self._notices.firing))
+
+    async def look(self) -> Look | None:
+        """The open groups, if it is time for another look; None also if Redis does not answer.
+
+        It must come before the ends of `storms` are read: a group that is closed since is found there.
+        """
+        if time.monotonic() - self._looked < LOOK_INTERVAL:
+            return None
+        self._looked = time.monotonic()
+        with suppress(StormfoldError):
+            version = await self._store.version()
+            if version is not None:
+                watermark, segments = await self._segments.look(version)
+                if watermark is not None:
+                    return Look(watermark, segments)
+        return None
+
+    async def update(self, look: Look | None, closed_before: int | None, correlation: Correlation) -> None:
+        """Decides what fires, and posts what changed; everything at intervals. Posting runs in the background."""
+        now = time.time_ns() // 1_000_000
+        before = dict(self._notices.firing)
+        self._notices.update(look, closed_before, correlation, now)
+        firing = self._notices.firing
+        metrics.INCIDENTS_FIRING.set(len(firing))
+        for scope in firing.keys() - before.keys():
+            log.info("incident announced", labels=firing[scope].labels, incident=firing[scope].annotations["incident"])
+        for scope in before.keys() - firing.keys():
+            log.info("announced incident is over", labels=before[scope].labels)
+        changed = {scope: one.labels for scope, one in before.items()} != {
+            scope: one.labels for scope, one in firing.items()
+        }
+        due = changed or time.monotonic() - self._posted >= POST_INTERVAL
+        if due:
+            await self._keep()
+        if due and (self._posting is None or self._posting.done()) and (firing or self._notices.ended):
+            self._posted = time.monotonic()
+            self._posting = asyncio.create_task(self._post(self._notices.alerts(now, LASTS)))
+        elif not firing and not self._notices.ended:
+            self._health.clear_warning(self.name)
+
+    async def stop(self) -> None:
+        """Ends a post in progress and closes connections. Whatever fires stays: another worker continues."""
+        if self._posting is not None:
+            self._posting.cancel()
+            await asyncio.gather(self._posting, return_exceptions=True)
+        await self._alertmanager.close()
+
+    async def _keep(self) -> None:
+        """Writes what fires to Redis for the next holder, as far as Redis takes it."""
+        encode = msgspec.json.encode
+        kept = {encode(scope): encode(one) for scope, one in self._notices.firing.items()}
+        if kept == self._kept:
+            return
+        with suppress(StormfoldError):
+            await self._store.keep_announced(kept, self._kept.keys() - kept.keys())
+            self._kept = kept
+
+    async def _post(self, alerts: list[dict[str, Any]]) -> None:
+        try:
+            problems = await self._alertmanager.post(alerts)
+        except Exception as error:
+            problems = {"announce": str(error) or type(error).__name__}
+            log.exception("cannot post to Alertmanager")
+        metrics.ANNOUNCE_POSTS.inc()
+        if not problems:
+            self._health.clear_warning(self.name)
+            return
+        metrics.ANNOUNCE_ERRORS.inc(len(problems))
+        text = "; ".join(f"{instance}: {problem}" for instance, problem in sorted(problems.items()))
+        hint = "check STORMFOLD_ALERTMANAGER and Alertmanager's log; incidents are announced late or not at all"
+        if self._health.set_warning(self.name, f"Alertmanager does not take alerts: {text}", hint):
+            log.warning("Alertmanager does not take alerts", problems=problems)
+
+    def _adopt(self, alert: Mapping[str, Any]) -> None:
+        """Takes over an announced incident from Alertmanager's list."""
+        labels, annotations = alert["labels"], alert["annotations"]
+        own = ("alertname", ANNOUNCED_LABEL[0], "severity")
+        scope = tuple(sorted((name, value) for name, value in labels.items() if name not in own))
+        severities, severity = self._config.severities, labels.get("severity", "")
+        rules = self._config.incidents
+        self._notices.firing[scope] = Firing(
+            labels=labels,
+            annotations=annotations,
+            rank=severities.index(severity) if severity in severities else len(severities),
+            severity=severity,
+            starts_at=to_milliseconds(datetime.fromisoformat(alert["startsAt"])),
+            last=to_milliseconds(datetime.fromisoformat(annotations["lastAlert"])),
+            gap=rules.gap if rules else 0,
+        )
+
+
+_scope = msgspec.json.Decoder(tuple[tuple[str, str], ...])
+_firing = msgspec.json.Decoder(Firing)
