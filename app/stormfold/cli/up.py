@@ -11,7 +11,7 @@ import click
 
 from stormfold.cli.output import config_option, program
 from stormfold.config import Config, load
-from stormfold.errors import ActionRequired
+from stormfold.errors import ActionRequired, StormfoldError
 from stormfold.health import Health
 from stormfold.local.process import HOST, port_is_free
 from stormfold.local.stack import (
@@ -24,6 +24,7 @@ from stormfold.local.stack import (
     run,
     run_in_background,
     running_worker,
+    stop_within,
 )
 from stormfold.receive.server import Receiver
 from stormfold.settings import Settings, variable
@@ -48,7 +49,9 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 Examples:
   stormfold up
   stormfold up --config stormfold.yaml --output storms
-  stormfold up --kafka-port 19092 --redis-port 16379"""
+  stormfold up --kafka-port 19092 --redis-port 16379
+
+Ends within 10 s, whatever its servers do. Exits with 1, and reports the log to read, if Kafka or Redis ends."""
 )
 @config_option
 @click.option(
@@ -94,7 +97,7 @@ def command(
                     **{name: getattr(environment, name) for name in RECEIVE_SETTINGS},
                 )
                 log_to(folder / "worker.log", settings.log_level)
-                run(_serve(settings, loaded, folder, receive=not no_receive))
+                run(_serve(stack, settings, loaded, folder, receive=not no_receive))
         except KeyboardInterrupt:
             # The normal end of this command.
             click.echo(f"Stopped. The data stay in {folder}")
@@ -109,11 +112,12 @@ def _address(environment: Settings, name: str, port: int | None) -> str:
     return f"{HOST}:0" if is_default and free_or_none(int(address.rpartition(":")[2])) is None else address
 
 
-async def _serve(settings: Settings, config: Config, folder: Path, *, receive: bool) -> None:
-    async with AsyncExitStack() as stack:
-        worker = await stack.enter_async_context(running_worker(settings, config))
-        receiver = await stack.enter_async_context(_running_receiver(settings, config)) if receive else None
-        await stack.enter_async_context(run_in_background(follow_aggregates(settings, _print_aggregate, past=False)))
+async def _serve(stack: Stack, settings: Settings, config: Config, folder: Path, *, receive: bool) -> None:
+    async with AsyncExitStack() as running:
+        await running.enter_async_context(run_in_background(stack.watch()))
+        worker = await running.enter_async_context(running_worker(settings, config))
+        receiver = await running.enter_async_context(_running_receiver(settings, config)) if receive else None
+        await running.enter_async_context(run_in_background(_follow(settings)))
         click.echo(_introduction(settings, config, worker, receiver, folder))
         await _report_problems(worker.health)
 
@@ -126,9 +130,15 @@ async def _running_receiver(settings: Settings, config: Config) -> AsyncIterator
     try:
         yield receiver
     finally:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(ANSWER_SECONDS):
-                await receiver.stop()
+        await stop_within(receiver.stop(), ANSWER_SECONDS, ANSWER_SECONDS)
+
+
+async def _follow(settings: Settings) -> None:
+    """Prints each aggregate, also after Kafka did not answer; the worker reports that."""
+    while True:
+        with suppress(StormfoldError):
+            await follow_aggregates(settings, _print_aggregate, past=False)
+        await asyncio.sleep(INTERVAL)
 
 
 async def _report_problems(health: Health) -> None:

@@ -107,6 +107,14 @@ class ServerProcess(ABC):
         """Whether the process is running."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def exit_reason(self) -> str:
+        """How the process has ended: its exit code or the signal."""
+        code = None if self._process is None else self._process.poll()
+        if code is None:
+            return "it is running" if self._process else "it was stopped"
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
     def check_port(self) -> None:
         """Raises `ActionRequired` if the port of this server is known and in use."""
         if self.port and not port_is_free(self.port):
@@ -140,32 +148,37 @@ class ServerProcess(ABC):
             self.kill()
             raise
 
-    def stop(self) -> None:
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
         """Stops the server with SIGTERM, or SIGKILL if it does not stop in time."""
-        self._end(signal.SIGTERM)
+        stop_all([self], seconds)
 
     def kill(self) -> None:
         """Kills the server, which writes nothing more."""
-        self._end(signal.SIGKILL)
+        stop_all([self], 0.0)
 
     def restart(self) -> None:
         """Stops and starts the server, with the same data and port."""
         self.stop()
         self.start()
 
-    def _end(self, sign: signal.Signals) -> None:
-        atexit.unregister(self.stop)
+    def send_signal(self, sign: signal.Signals) -> None:
+        """Sends a signal to the process, if it runs."""
         if self._process is not None:
             self._process.send_signal(sign)
+
+    def release(self, seconds: float) -> bool:
+        """Waits until the process has ended and unlocks its folder; False if it has not ended after `seconds`."""
+        if self._process is not None:
             try:
-                self._process.wait(STOP_SECONDS)
+                self._process.wait(seconds)
             except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            self._process = None
+                return False
+        atexit.unregister(self.stop)
+        self._process = None
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+        return True
 
     def _choose_port(self) -> None:
         memory = self.data_dir / "port"
@@ -190,6 +203,25 @@ class ServerProcess(ABC):
                 end = "\n".join(lines[-12:])
                 raise ActionRequired(f"{self.name} {reason}, its log {self.log_path} ends:\n{end}")
             time.sleep(0.05)
+
+
+def stop_all(
+    servers: Sequence[ServerProcess], seconds: float, kill_seconds: float = STOP_SECONDS
+) -> list[ServerProcess]:
+    """Stops servers at the same time, with SIGTERM; returns those that had to be killed after `seconds`, if not 0.
+
+    Waits at most `kill_seconds` for the end of each killed one: a process that waits for its disk ends later.
+    """
+    until = time.monotonic() + seconds
+    if seconds:
+        for server in servers:
+            server.send_signal(signal.SIGTERM)
+    left = [server for server in servers if not (seconds and server.release(max(0.0, until - time.monotonic())))]
+    for server in left:
+        server.send_signal(signal.SIGKILL)
+    for server in left:
+        server.release(kill_seconds)
+    return left if seconds else []
 
 
 def spawn(

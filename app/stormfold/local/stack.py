@@ -2,9 +2,8 @@
 stopped, also after Ctrl-C."""
 
 import asyncio
-import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +16,7 @@ from stormfold.errors import ActionRequired
 from stormfold.kafka.client import open_admin
 from stormfold.kafka.reader import open_reader
 from stormfold.kafka.topics import create, topics
+from stormfold.local.ending import ENDING, WORKER_SECONDS, on_first_signal
 from stormfold.local.kafka import EmbeddedKafka
 from stormfold.local.process import ServerProcess, lock_file, port_is_free
 from stormfold.local.redis import EmbeddedRedis
@@ -30,9 +30,9 @@ T = TypeVar("T")
 PARTITIONS = 4
 """Partitions of each topic: enough to share the work, and quick to create."""
 STOP_SECONDS = 8.0
-"""Longest wait for a worker to stop. What it has not finished by then is repeated at the next start."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals that end a command after it has stopped what it started."""
+"""Longest wait for a worker to stop if no signal came. What it has not finished is repeated at the next start."""
+WATCH_INTERVAL = 0.5
+"""Seconds between two looks at the servers."""
 MARKER = ".stormfold"
 """File that marks a folder as stormfold's. It is locked while the folder is in use."""
 _INHERITED = ("data_dir", "log_level")
@@ -47,6 +47,7 @@ class Stack:
     ) -> None:
         self.kafka = EmbeddedKafka(folder / "kafka", port=kafka_port, on_progress=report)
         self.redis = EmbeddedRedis(folder / "redis", port=redis_port)
+        self._servers: tuple[ServerProcess, ...] = (self.redis, self.kafka)
         self._report = report
 
     @contextmanager
@@ -55,17 +56,25 @@ class Stack:
 
         Raises `ActionRequired` if one of them does not start.
         """
-        with ExitStack() as stack:
-            servers: tuple[ServerProcess, ...] = (self.redis, self.kafka)
-            for server in servers:
-                server.check_port()
-            for server in servers:
+        for server in self._servers:
+            server.check_port()
+        with ENDING.stopping(self._servers, self._report, graceful):
+            for server in self._servers:
                 self._report(f"Starting {server.name.capitalize()}")
                 server.start()
-                stack.callback(server.stop if graceful else server.kill)
-            # Runs before the servers are stopped, so that a Ctrl-C cannot interrupt that.
-            stack.callback(_ignore_signals)
             yield
+
+    async def watch(self) -> None:
+        """Raises `ActionRequired` when a server has ended. The end of the process begins with that."""
+        while True:
+            if ended := [server for server in self._servers if not server.running]:
+                ENDING.begin(exit_code=1)
+                raise ActionRequired(
+                    "; ".join(f"{server.name.capitalize()} has ended: {server.exit_reason}" for server in ended),
+                    f"read {' and '.join(str(server.log_path) for server in ended)}; the next start continues with the"
+                    " data that are kept",
+                )
+            await asyncio.sleep(WATCH_INTERVAL)
 
     def settings(self, **values: Any) -> Settings:
         """Settings for these servers: defaults, except `values` and what does not depend on where servers are."""
@@ -97,28 +106,13 @@ def lock_directory(folder: Path, hint: str) -> Iterator[None]:
 
 
 @contextmanager
-def _on_first_signal(handle: Callable[[], None]) -> Iterator[None]:
-    """Calls `handle` at the first of `SIGNALS`. Later ones are ignored, so that nothing interrupts the clean-up."""
-
-    def first(*_: object) -> None:
-        _ignore_signals()
-        handle()
-
-    before = [(number, signal.signal(number, first)) for number in SIGNALS]
-    yield
-    # Not after an error: then the command is already on its way out.
-    for number, handler in before:
-        signal.signal(number, handler)
-
-
-@contextmanager
 def interruptible() -> Iterator[None]:
     """Raises `KeyboardInterrupt` at the first of `SIGNALS`, and ignores later ones."""
 
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    with _on_first_signal(interrupt):
+    with on_first_signal(interrupt):
         yield
 
 
@@ -144,7 +138,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         return await main
 
     try:
-        with _on_first_signal(cancel), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with on_first_signal(cancel), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(cancellable())
     except BaseException:
         if interrupted:
@@ -162,9 +156,18 @@ async def running_worker(settings: Settings, config: Config) -> AsyncIterator[Wo
         await worker.start()
         yield worker
     finally:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(STOP_SECONDS):
-                await worker.stop()
+        await stop_within(worker.stop(), WORKER_SECONDS, STOP_SECONDS)
+
+
+async def stop_within(stop: Coroutine[Any, Any, None], limit: float, otherwise: float) -> None:
+    """Waits until `stop` is done, at most until `limit` seconds after the end of the process began.
+
+    If it has not begun, waits for `otherwise` seconds.
+    """
+    stopping = asyncio.ensure_future(stop)
+    # Without waiting for a cancellation, which clients of a server that does not answer can delay.
+    await asyncio.wait({stopping}, timeout=ENDING.seconds_until(limit, otherwise))
+    stopping.cancel()
 
 
 @asynccontextmanager
@@ -199,8 +202,3 @@ def log_to(path: Path, level: str) -> None:
 def free_or_none(port: int) -> int | None:
     """The port if it is free, otherwise None."""
     return port if port_is_free(port) else None
-
-
-def _ignore_signals() -> None:
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)

@@ -1,9 +1,13 @@
 """`stormfold up`: a local stack that keeps its data."""
 
 import json
+import os
 import re
+import resource
+import signal
 import socket
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -78,3 +82,49 @@ def test_a_second_up_on_the_same_data_is_refused(tmp_path: Path) -> None:
         assert len(servers(tmp_path)) == 2
         up.interrupt()
         assert up.wait(STOP_SECONDS) == 0
+
+
+def _pids(folder: Path) -> dict[str, int]:
+    """Process ids of the servers by name."""
+    return {(Path("/proc") / str(pid) / "cwd").readlink().name: pid for pid in servers(folder)}
+
+
+def test_up_ends_while_both_servers_are_frozen(tmp_path: Path) -> None:
+    """Within 10 s, also by SIGTERM; it reports which servers it had to kill."""
+    with Running(tmp_path, "up") as up:
+        up.wait_for("appears here")
+        for pid in _pids(tmp_path).values():
+            os.kill(pid, signal.SIGSTOP)
+        asked = time.monotonic()
+        up.interrupt(signal.SIGTERM)
+        assert up.wait(STOP_SECONDS) == 0
+        assert time.monotonic() - asked < 10
+        assert "Kafka did not stop within 3 s and was killed" in up.printed
+        assert "Redis did not stop within 3 s and was killed" in up.printed
+    assert servers(tmp_path) == []
+
+
+def test_up_ends_when_a_server_has_ended_while_the_other_is_frozen(tmp_path: Path) -> None:
+    with Running(tmp_path, "up") as up:
+        up.wait_for("appears here")
+        pids = _pids(tmp_path)
+        os.kill(pids["kafka"], signal.SIGSTOP)
+        os.kill(pids["redis"], signal.SIGKILL)
+        died = time.monotonic()
+        assert up.wait(STOP_SECONDS) == 1
+        assert time.monotonic() - died < 10
+        log = tmp_path / "data" / "up" / "redis" / "redis.log"
+        assert f"stormfold: Redis has ended: killed by SIGKILL\n  -> read {log};" in up.printed
+        assert "Traceback" not in up.printed
+    assert servers(tmp_path) == []
+
+
+def test_up_ends_when_kafka_has_no_disk(tmp_path: Path) -> None:
+    """A limit on the size of its files has the effect of a full disk: Kafka exits."""
+    with Running(tmp_path, "up") as up:
+        up.wait_for("appears here")
+        resource.prlimit(_pids(tmp_path)["kafka"], resource.RLIMIT_FSIZE, (1_000, 1_000))
+        assert up.wait(60) == 1
+        log = tmp_path / "data" / "up" / "kafka" / "kafka.log"
+        assert f"stormfold: Kafka has ended: exit code 1\n  -> read {log};" in up.printed
+    assert servers(tmp_path) == []
