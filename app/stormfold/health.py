@@ -20,7 +20,11 @@ class Member(Protocol):
 
     @property
     def lag(self) -> Mapping[int, int]:
-        """Records that the stage has not processed, by partition."""
+        """Records that can be read and that the stage has not processed, by partition."""
+
+    @property
+    def unstable_lag(self) -> Mapping[int, int]:
+        """Records that cannot be read until an open transaction ends, by partition."""
 
     def assigned(self) -> set[int]:
         """Partitions assigned to this member."""

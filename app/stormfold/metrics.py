@@ -145,7 +145,13 @@ INCIDENTS_FIRING = _gauge("incidents_firing", "Announced incidents that are open
 ANNOUNCE_POSTS = _counter("announce_posts", "Posts of announced incidents to all instances of Alertmanager")
 ANNOUNCE_ERRORS = _counter("announce_errors", "Instances of Alertmanager that did not take a post")
 RESOURCES_DELETED = _counter("resources_deleted", "Resources deleted by retention")
-LAG_RECORDS = _gauge("lag_records", "Records that a stage has not processed yet", "stage", "partition")
+LAG_RECORDS = _gauge("lag_records", "Records that a stage can read and has not processed yet", "stage", "partition")
+LAG_UNSTABLE_RECORDS = _gauge(
+    "lag_unstable_records",
+    "Records after the last stable offset: a stage cannot read them until an open transaction ends",
+    "stage",
+    "partition",
+)
 POSITION = _gauge("position", "Next offset that a stage processes", "stage", "partition")
 EVENT_TIME_LAG_SECONDS = _gauge(
     "event_time_lag_seconds", "Wall clock minus the event time that a stage has reached", "stage", "partition"

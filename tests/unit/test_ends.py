@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
@@ -18,6 +19,7 @@ class Client:
 
     at: int = 5
     high: int | None = 5
+    stable: int = 5
     answered: int | None = None
     end: int = 5
     away: bool = False
@@ -31,6 +33,14 @@ class Client:
 
     def highwater(self, _tp: TopicPartition) -> int | None:
         return self.high
+
+    def last_stable_offset(self, _tp: TopicPartition) -> int | None:
+        return self.stable
+
+    async def log_end_offsets(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        if self.away:
+            raise KafkaError
+        return dict.fromkeys(tps, self.high or 0)
 
     def last_poll_timestamp(self, _tp: TopicPartition) -> int | None:
         return self.answered
@@ -113,3 +123,26 @@ async def test_the_lag_is_unknown_while_the_broker_is_away() -> None:
     client.away = True
     await tracker.update()
     assert member.lag == {} and member.last_response_at == answered_at
+
+
+async def test_records_of_an_open_transaction_are_not_lag() -> None:
+    """Neither a poll nor a request for the ends counts them."""
+    client = Client(at=5, end=5, high=9, answered=1000)
+    member, tracker = tracked(client)
+    member.positions = {0: 4}
+    await tracker.update()
+    assert (member.lag, member.unstable_lag) == ({0: 1}, {0: 4})
+    await tracker.read_to_end()
+    assert (member.lag, member.unstable_lag) == ({0: 1}, {0: 4})
+
+
+async def test_a_transaction_that_stays_open_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until it ends, or the partition belongs to another worker."""
+    monkeypatch.setattr("stormfold.kafka.transactions.REPORT_SECONDS", 0.0)
+    client = Client(end=5, high=9)
+    member, tracker = tracked(client)
+    await tracker.update()
+    assert "alerts-0 from offset 5" in member.health.warnings["alerts"].problem
+    client.end = 9
+    await tracker.update()
+    assert member.health.warnings == {}

@@ -21,6 +21,7 @@ class Reading:
     positions: dict[int, int] = field(default_factory=dict)
     event_times: dict[int, int] = field(default_factory=dict)
     lag: dict[int, int] = field(default_factory=dict)
+    unstable_lag: dict[int, int] = field(default_factory=dict)
 
     def assigned(self) -> set[int]:
         return self.mine

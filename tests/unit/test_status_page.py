@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stormfold.health import Problem
 from stormfold.redis.open_groups import TopGroups
 from stormfold.status.live import Progress, Source
 from stormfold.text import escape_unprintable
@@ -93,6 +94,19 @@ def test_groups_that_are_not_shown_are_counted() -> None:
     shown = view.groups.groups
     assert "and 9 more" in render_sections(replace(view, groups=TopGroups(10, 10, shown)), [])["forming"]
     assert "the 4 oldest" in render_sections(replace(view, groups=TopGroups(10, 4, shown)), [])["forming"]
+
+
+def test_records_of_open_transactions_are_shown_apart_from_lag() -> None:
+    view = replace(EMPTY, stages={"intake": {0: Progress(3, NOW), 1: Progress(0, NOW, 12)}})
+    shown = render_sections(view, [])["lag"]
+    assert shown.count("in open transactions") == 1 and "0 <small>+12 in open transactions</small>" in shown
+
+
+def test_warnings_are_shown_and_the_worker_is_ready() -> None:
+    shown = render_sections(EMPTY, [], [Problem("alerts", "an open transaction", NOW / 1000, "end it")])
+    assert "Warnings" in shown["problems"] and "Not ready" not in shown["problems"] + shown["summary"]
+    assert "an open transaction" in shown["problems"] and "end it" in shown["problems"]
+    assert "hidden" in render_sections(EMPTY, [])["problems"]
 
 
 def test_of_many_partitions_those_with_the_largest_lag_are_shown() -> None:

@@ -15,6 +15,7 @@ from stormfold.errors import ActionRequired, StormfoldError
 from stormfold.kafka.client import open_admin
 from stormfold.kafka.reader import open_reader
 from stormfold.kafka.topics import partitions_of
+from stormfold.kafka.transactions import describe
 from stormfold.positions import Position, Verdict, check_position
 from stormfold.redis.client import connect
 from stormfold.redis.memory import Memory
@@ -38,6 +39,8 @@ SERVER_TIMEOUT = 15.0
 """Seconds to wait for Kafka or Redis: longer than a slow server takes, but not forever for one that hangs."""
 WORKER_TIMEOUT = 2.0
 """Seconds to wait for the worker on this machine."""
+TRANSACTION_SECONDS = 1.0
+"""A transaction that is open for longer than this is a warning."""
 MIN_FRAGMENTED = 100_000_000
 """Bytes in use below which fragmentation is not shown: the program itself then takes the larger part."""
 MAX_PARTITIONS = 8
@@ -62,6 +65,7 @@ class Worker(msgspec.Struct):
 
     ready: bool
     problems: list[Problem]
+    warnings: list[Problem] = []
     sink: str | None = None
     """Where it writes resources; None if it does not run emit."""
 
@@ -72,8 +76,11 @@ Examples:
   stormfold status
   stormfold status -o json | jq '.lag[] | select(.records > 0)'
 
+The lag counts records that can be read. Records of an open transaction, and all after them, are counted apart.
+
 Exits with 1 if there is a problem: Kafka or Redis does not answer, a topic is missing, records were lost, a partition
-is not read, Redis may evict keys, or the worker at STORMFOLD_HTTP_ADDRESS is not ready. Lag is not a problem."""
+is not read, Redis may evict keys, or the worker at STORMFOLD_HTTP_ADDRESS is not ready. Lag is not a problem, and
+nor are warnings."""
 )
 @output_option
 @click.pass_context
@@ -83,7 +90,7 @@ def command(ctx: click.Context, output: Output) -> None:
     if output == "table":
         for heading, text in [*_stage_lines(status["lag"]), *_lines(status)]:
             click.echo(f"{heading:<9}{escape_unprintable(text)}")
-        for problem in status["problems"]:
+        for problem in [*status["problems"], *status["warnings"]]:
             since = f" (since {problem['since']})" if problem["since"] else ""
             print_problem(f"{problem['component']}: {problem['problem']}{since}", problem["hint"])
     else:
@@ -94,6 +101,7 @@ def command(ctx: click.Context, output: Output) -> None:
 async def collect(settings: Settings) -> dict[str, Any]:
     """The status as plain data. Servers that do not answer are among the `problems`; the rest is reported as usual."""
     problems: list[Problem] = []
+    warnings: list[Problem] = []
 
     async def ask(component: str, request: Awaitable[_T]) -> _T | None:
         try:
@@ -107,7 +115,7 @@ async def collect(settings: Settings) -> dict[str, Any]:
 
     async with connect(settings) as client:
         kafka, redis, worker = await asyncio.gather(
-            ask("kafka", _ask_kafka(settings, problems)),
+            ask("kafka", _ask_kafka(settings, problems, warnings)),
             ask("redis", snapshot_redis(Store(client, settings.redis_prefix))),
             _ask_worker(settings),
         )
@@ -120,9 +128,10 @@ async def collect(settings: Settings) -> dict[str, Any]:
             problems.append(Problem("redis", str(error), error.hint))
     if worker is not None:
         problems += [Problem(f"worker: {p.component}", p.problem, p.hint, p.since) for p in worker.problems]
+        warnings += [Problem(f"worker: {p.component}", p.problem, p.hint, p.since) for p in worker.warnings]
     closed = None if kafka is None else closed_until(kafka)
     return {
-        "lag": [at._asdict() | {"records": at.lag} for at in positions],
+        "lag": [at._asdict() | {"records": at.lag, "unstable_records": at.unstable} for at in positions],
         "state_version": {} if redis is None else _state_version(redis),
         "closed_until": None if closed is None else format_timestamp(closed),
         "redis": {"url": settings.redis_url_safe} | ({} if redis is None else _memory(redis.memory)),
@@ -130,12 +139,17 @@ async def collect(settings: Settings) -> dict[str, Any]:
         "sink": None if worker is None else worker.sink,
         "worker": {"address": settings.http_address, "answers": worker is not None, "ready": worker and worker.ready},
         "problems": msgspec.to_builtins(problems),
+        "warnings": msgspec.to_builtins(warnings),
     }
 
 
-async def _ask_kafka(settings: Settings, problems: list[Problem]) -> KafkaSnapshot:
+async def _ask_kafka(settings: Settings, problems: list[Problem], warnings: list[Problem]) -> KafkaSnapshot:
     async with open_admin(settings) as admin, open_reader(settings) as reader:
         found = await snapshot_kafka(settings, admin, reader)
+        if before := found.open_transactions:
+            await asyncio.sleep(TRANSACTION_SECONDS)
+            found = await snapshot_kafka(settings, admin, reader)
+            warnings += _transaction_warnings(settings, before & found.open_transactions)
     for stage in STAGES:
         if stage not in found.topics:
             try:
@@ -163,7 +177,7 @@ async def _ask_worker(settings: Settings) -> Worker | None:
 
 
 def _position_problems(positions: Iterable[StagePosition]) -> Iterator[Problem]:
-    for stage, topic, partition, begin, end, position in positions:
+    for stage, topic, partition, begin, end, _, position in positions:
         verdict = Verdict.VALID if position is None else check_position(Position(position), begin, end)
         if verdict is Verdict.RECREATED:
             problem = f"{topic}-{partition} ends at {end}, before the position {position}: it is not read"
@@ -171,6 +185,14 @@ def _position_problems(positions: Iterable[StagePosition]) -> Iterator[Problem]:
         elif verdict is Verdict.EXPIRED:
             lost = pluralize(begin - (position or 0), "record")
             yield Problem(stage, f"{topic}-{partition}: retention deleted {lost} before they were read", EXPIRED_HINT)
+
+
+def _transaction_warnings(settings: Settings, lasting: Iterable[tuple[str, int, int]]) -> Iterator[Problem]:
+    stable: dict[str, dict[int, int]] = {}
+    for stage, partition, offset in lasting:
+        stable.setdefault(stage, {})[partition] = offset
+    for stage, offsets in stable.items():
+        yield Problem(stage, *describe(topic_of(settings, stage), offsets))
 
 
 def _state_version(redis: RedisSnapshot) -> dict[str, Any]:
@@ -202,18 +224,23 @@ def _memory(memory: Memory) -> dict[str, Any]:
 
 def _stage_lines(lag: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
     by_stage: dict[str, list[Mapping[str, Any]]] = {}
-    for row in sorted(lag, key=lambda row: -row["records"]):
+    for row in lag:
         by_stage.setdefault(row["stage"], []).append(row)
     for stage in sorted(by_stage, key=STAGES.index):
-        behind = [row for row in by_stage[stage] if row["records"]]
-        if not behind:
-            yield stage, "no lag"
-            continue
-        partitions = [f"{row['partition']}: {row['records']:,}" for row in behind[:MAX_PARTITIONS]]
-        if len(behind) > MAX_PARTITIONS:
-            partitions.append(f"and {len(behind) - MAX_PARTITIONS} more")
-        total = pluralize(sum(row["records"] for row in behind), "record")
-        yield stage, f"lag of {total} in {behind[0]['topic']}, by partition {', '.join(partitions)}"
+        rows = by_stage[stage]
+        total, partitions = _by_partition(rows, "records")
+        text = f"lag of {total} in {rows[0]['topic']}, by partition {partitions}" if partitions else "no lag"
+        total, partitions = _by_partition(rows, "unstable_records")
+        yield stage, text + (f"; {total} in open transactions, by partition {partitions}" if partitions else "")
+
+
+def _by_partition(rows: Iterable[Mapping[str, Any]], field: str) -> tuple[str, str]:
+    """The total of a field, and its largest values by partition; empty if all are 0."""
+    found = sorted(((row[field], row["partition"]) for row in rows if row[field]), key=lambda value: -value[0])
+    partitions = [f"{partition}: {number:,}" for number, partition in found[:MAX_PARTITIONS]]
+    if len(found) > MAX_PARTITIONS:
+        partitions.append(f"and {len(found) - MAX_PARTITIONS} more")
+    return pluralize(sum(number for number, _ in found), "record"), ", ".join(partitions)
 
 
 def _lines(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -16,16 +16,18 @@
    without limit. `reaches_a_broker` finds out.
 7. A batch reads the clock for each record without a timestamp, and appends it through two more calls, which doubles the
    cost of appending. `append_records` appends many at once.
+8. A consumer that reads committed records only cannot request the end of the log. `Consumer` can.
 """
 
 import asyncio
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from functools import wraps
 from typing import Any, Protocol
 
-from aiokafka import AIOKafkaProducer, TopicPartition, errors
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition, errors
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
@@ -226,6 +228,20 @@ def append_records(batch: BatchBuilder, records: Sequence[tuple[bytes | None, by
         index = len(records)
     batch._relative_offset = index - first
     return index
+
+
+# 8. Ends of the log
+
+
+class Consumer(AIOKafkaConsumer):
+    """A consumer that also returns the ends of the log."""
+
+    async def log_end_offsets(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """Like `end_offsets`, but includes records of open transactions and all records after them."""
+        uncommitted = copy(self._fetcher)
+        uncommitted._isolation_level = fetcher.READ_UNCOMMITTED
+        ends: dict[TopicPartition, int] = await uncommitted.end_offsets(tps, self._request_timeout_ms)
+        return ends
 
 
 fetcher.MemoryRecords = _Records

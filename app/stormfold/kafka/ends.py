@@ -1,4 +1,4 @@
-"""Ends of partitions: the lag of a stage, and whether a partition has been read to its end."""
+"""Ends of partitions: the lag of a stage, whether a partition has been read to its end, and open transactions."""
 
 import asyncio
 import time
@@ -8,6 +8,7 @@ from aiokafka import TopicPartition
 
 from stormfold.kafka.batch import PartitionEnd
 from stormfold.kafka.group_member import GroupMember
+from stormfold.kafka.transactions import OpenTransactions, describe
 
 log = structlog.get_logger(__name__)
 
@@ -24,6 +25,7 @@ class EndTracker:
         """When the last two fetches of a partition were answered (ms)."""
         self._leader_ends: dict[int, PartitionEnd] = {}
         """Ends as the leaders of partitions returned them last."""
+        self._transactions = OpenTransactions()
 
     async def update(self) -> None:
         """Requests all ends once. Logs failures; polling reports them."""
@@ -34,9 +36,10 @@ class EndTracker:
         try:
             await self._request_all()
             member.last_response_at = time.monotonic()
+            self._report_transactions()
         except Exception as error:
             # An unknown lag is better than an outdated one.
-            member.end_offsets = {}
+            member.end_offsets = member.log_ends = {}
             log.debug("lag is unknown", stage=member.name, topic=member.topic, error=str(error))
             # One broker that is away must not hold back partitions that others lead.
             each = (self._request([tp]) for tp in self._managed())
@@ -52,7 +55,9 @@ class EndTracker:
             if end is None or answered is None:
                 continue
             polled.add(tp.partition)
-            member.end_offsets[tp.partition] = max(end, member.end_offsets.get(tp.partition, 0))
+            stable = member.client.last_stable_offset(tp)
+            member.end_offsets[tp.partition] = max(stable, member.end_offsets.get(tp.partition, 0))
+            member.log_ends[tp.partition] = max(end, member.log_ends.get(tp.partition, 0))
             requested, from_leader = self._requested_at(tp.partition, answered), self._leader_ends.get(tp.partition)
             if requested is None or from_leader is None or tp.partition in member.unread:
                 continue
@@ -67,8 +72,9 @@ class EndTracker:
         member = self._member
         generation, tps = member.generation, self._managed()
         if not tps:
+            self._transactions.update({}, {}, time.monotonic())
             return
-        ends = await self._request(tps)
+        ends, log_ends = await self._request(tps)
         positions = {}
         # While the stage cannot find its positions, its lag counts from the last commit.
         for tp in [tp for tp in tps if tp.partition not in member.positions]:
@@ -76,15 +82,29 @@ class EndTracker:
             positions[tp.partition] = await member.beginning_offset(tp.partition) if committed is None else committed
         if generation == member.generation:
             member.end_offsets = {tp.partition: end for tp, end in ends.items()}
+            member.log_ends = {tp.partition: end for tp, end in log_ends.items()}
+            self._transactions.update(member.end_offsets, member.log_ends, time.monotonic())
             # Positions that were assigned in the meantime are newer.
             member.positions = positions | member.positions
 
-    async def _request(self, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
-        requested_at = time.time_ns() // 1_000_000
+    async def _request(self, tps: list[TopicPartition]) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+        """The ends of partitions, and of their logs. The latter come first: records of the time in between are no
+        open transaction."""
         async with asyncio.timeout(REQUEST_SECONDS):
-            ends: dict[TopicPartition, int] = await self._member.client.end_offsets(tps)
+            log_ends = await self._member.client.log_end_offsets(tps)
+            requested_at = time.time_ns() // 1_000_000
+            ends = await self._member.client.end_offsets(tps)
         self._leader_ends |= {tp.partition: PartitionEnd(requested_at, end) for tp, end in ends.items()}
-        return ends
+        return ends, log_ends
+
+    def _report_transactions(self) -> None:
+        member, old = self._member, self._transactions.old(time.monotonic())
+        if not old:
+            member.health.clear_warning(member.topic)
+            return
+        problem, hint = describe(member.topic, old)
+        if member.health.set_warning(member.topic, problem, hint):
+            log.warning("a transaction stays open", stage=member.name, topic=member.topic, problem=problem, hint=hint)
 
     def _managed(self) -> list[TopicPartition]:
         return self._member.topic_partitions(self._member.assigned() - self._member.unmanaged)

@@ -14,7 +14,7 @@ from stormfold import metrics
 from stormfold.attempts import Attempts, seconds_since
 from stormfold.errors import StormfoldError
 from stormfold.health import Health
-from stormfold.kafka._patches import raw_record
+from stormfold.kafka._patches import Consumer, raw_record
 from stormfold.kafka.batch import Batch
 from stormfold.kafka.client import client_options, diagnose, start_client
 from stormfold.kafka.topics import partitions_of
@@ -60,7 +60,10 @@ class GroupMember:
         self.start_offsets: dict[int, int] = {}
         """Where reading started last: records before it were processed, or counted as lost."""
         self.end_offsets: dict[int, int] = {}
-        """Ends of partitions as Kafka returned them last; empty while they are unknown."""
+        """Ends of partitions as Kafka returned them last, before records of open transactions; empty while they are
+        unknown."""
+        self.log_ends: dict[int, int] = {}
+        """The same, after all records."""
         self.polled: set[int] = set()
         """Partitions that were fetched from, as of the last poll."""
         self.quarantined: dict[int, str] = {}
@@ -83,7 +86,7 @@ class GroupMember:
         # Checked before subscribing: brokers may create a missing topic on their own, with the wrong settings.
         await partitions_of(self.settings, self.topic)
         session_ms = round(self.settings.session_timeout * 1000)
-        client = AIOKafkaConsumer(
+        client = Consumer(
             **client_options(self.settings),
             client_id=f"stormfold-{self.name}",
             group_id=self.group,
@@ -116,11 +119,16 @@ class GroupMember:
 
     @property
     def lag(self) -> dict[int, int]:
-        """Records that the stage has not processed; absent while the end of the partition is unknown.
+        """Records that can be read and that the stage has not processed; absent while their end is unknown.
 
         It also grows while the stage waits for a server and polls nothing.
         """
         return {p: max(0, self.end_offsets[p] - at) for p, at in self.positions.items() if p in self.end_offsets}
+
+    @property
+    def unstable_lag(self) -> dict[int, int]:
+        """Records that cannot be read until an open transaction ends; absent while it is unknown."""
+        return {p: max(0, self.log_ends[p] - end) for p, end in self.end_offsets.items() if p in self.log_ends}
 
     @property
     def unread(self) -> set[int]:
@@ -204,7 +212,7 @@ class GroupMember:
 
     def start_reading(self, positions: dict[int, int], end_offsets: dict[int, int]) -> None:
         """Starts processing at these positions, to which the client was moved before."""
-        self.positions, self.end_offsets = positions, end_offsets
+        self.positions, self.end_offsets, self.log_ends = positions, end_offsets, {}
         self.start_offsets = {p: offset for p, offset in positions.items() if p not in self.quarantined}
         self.needs_positions = False
         self._paused = self.assigned()

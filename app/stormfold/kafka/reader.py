@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
+from stormfold.kafka._patches import Consumer
 from stormfold.kafka.client import client_options, diagnose, start_client
 from stormfold.kafka.topics import partitions_of
 from stormfold.settings import Settings
@@ -20,7 +21,7 @@ STOP_SECONDS = 3.0
 class TopicReader:
     """Reads offsets and records; commits nothing. Raises `ActionRequired` for a topic that does not exist."""
 
-    def __init__(self, settings: Settings, consumer: AIOKafkaConsumer) -> None:
+    def __init__(self, settings: Settings, consumer: Consumer) -> None:
         self._settings = settings
         self._consumer = consumer
         self._partitions: dict[str, list[TopicPartition]] = {}
@@ -31,8 +32,13 @@ class TopicReader:
         return {tp.partition: offset for tp, offset in found.items()}
 
     async def end_offsets(self, topic: str) -> dict[int, int]:
-        """Offset after each partition's last record."""
+        """Offset after each partition's last record that can be read."""
         found = await self._consumer.end_offsets(await self._topic_partitions(topic))
+        return {tp.partition: offset for tp, offset in found.items()}
+
+    async def log_end_offsets(self, topic: str) -> dict[int, int]:
+        """Offset after each partition's last record, also if this waits for an open transaction."""
+        found = await self._consumer.log_end_offsets(await self._topic_partitions(topic))
         return {tp.partition: offset for tp, offset in found.items()}
 
     async def offsets_for_time(self, topic: str, time: int) -> dict[int, int]:
@@ -117,9 +123,9 @@ async def open_reader(settings: Settings) -> AsyncIterator[TopicReader]:
 
 
 @asynccontextmanager
-async def _open_consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
+async def _open_consumer(settings: Settings) -> AsyncIterator[Consumer]:
     """Opens a consumer for one assignment: after a second one, stopping aiokafka's consumer can hang."""
-    consumer = AIOKafkaConsumer(
+    consumer = Consumer(
         **client_options(settings),
         enable_auto_commit=False,
         isolation_level="read_committed",
@@ -137,7 +143,7 @@ async def _open_consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
         await asyncio.wait({asyncio.ensure_future(consumer.stop())}, timeout=STOP_SECONDS)
 
 
-def _assign(consumer: AIOKafkaConsumer, topic: str, starts: Mapping[int, int]) -> list[TopicPartition]:
+def _assign(consumer: Consumer, topic: str, starts: Mapping[int, int]) -> list[TopicPartition]:
     tps = [TopicPartition(topic, partition) for partition in starts]
     consumer.assign(tps)
     for tp in tps:

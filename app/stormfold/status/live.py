@@ -69,9 +69,11 @@ class Progress(NamedTuple):
     """How far a stage is in a partition."""
 
     lag: int
-    """Records not processed yet."""
+    """Records that can be read and are not processed yet."""
     reached: int | None
     """Event time reached (ms); None if it is unknown."""
+    unstable: int = 0
+    """Records that cannot be read until an open transaction ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,7 +261,7 @@ class Live:
         stages: dict[str, dict[int, Progress]] = {}
         for position in stage_positions(self._settings, kafka, self._redis):
             at = reached.get(position.stage, {}).get(position.partition)
-            stages.setdefault(position.stage, {})[position.partition] = Progress(position.lag, at)
+            stages.setdefault(position.stage, {})[position.partition] = Progress(position.lag, at, position.unstable)
         return stages
 
 

@@ -20,10 +20,13 @@ STAGES = ("intake", "fold", "emit")
 
 
 class Extent(NamedTuple):
-    """The first offset of a partition, and the offset after its last record."""
+    """The first offset of a partition, and the ends of it."""
 
     begin: int
     end: int
+    """The last stable offset: the offset after the last record that can be read."""
+    log_end: int
+    """The offset after the last record, which is later while a transaction is open."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,16 @@ class KafkaSnapshot:
     topics: dict[str, dict[int, Extent]] = field(default_factory=dict)
     """Extent of each partition of the stage's topic."""
     committed: dict[str, Committed] = field(default_factory=dict)
+
+    @property
+    def open_transactions(self) -> set[tuple[str, int, int]]:
+        """Stage, partition and last stable offset where a transaction is open."""
+        return {
+            (stage, partition, extent.end)
+            for stage, extents in self.topics.items()
+            for partition, extent in extents.items()
+            if extent.log_end > extent.end
+        }
 
 
 @dataclass(frozen=True)
@@ -54,12 +67,18 @@ class StagePosition(NamedTuple):
     partition: int
     begin: int
     end: int
+    log_end: int
     position: int | None
 
     @property
     def lag(self) -> int:
-        """Records that the stage has not read yet."""
+        """Records that the stage can read and has not read yet."""
         return max(0, self.end - max(self.begin, self.position or 0))
+
+    @property
+    def unstable(self) -> int:
+        """Records that the stage cannot read until an open transaction ends."""
+        return max(0, self.log_end - self.end)
 
 
 def topic_of(settings: Settings, stage: str) -> str:
@@ -74,8 +93,10 @@ async def snapshot_kafka(settings: Settings, admin: AIOKafkaAdminClient, reader:
     existing = await partition_counts(admin)
     for stage in STAGES:
         if (topic := topic_of(settings, stage)) in existing:
-            begins, ends = await reader.beginning_offsets(topic), await reader.end_offsets(topic)
-            found.topics[stage] = {partition: Extent(begins[partition], end) for partition, end in ends.items()}
+            # In this order: otherwise records of the time in between would appear as an open transaction.
+            begins, log_ends = await reader.beginning_offsets(topic), await reader.log_end_offsets(topic)
+            ends = await reader.end_offsets(topic)
+            found.topics[stage] = {p: Extent(begins[p], end, log_ends[p]) for p, end in ends.items()}
             found.committed[stage] = await committed_offsets(admin, settings.consumer_group(stage), topic)
     return found
 
@@ -104,8 +125,8 @@ def stage_positions(settings: Settings, kafka: KafkaSnapshot, redis: RedisSnapsh
             positions = {partition: at.offset for partition, at in redis.state.positions.items()}
             # Partitions that were added later are unmanaged: they are not part of the state version.
             extents = {partition: extent for partition, extent in extents.items() if partition in positions}
-        for partition, (begin, end) in sorted(extents.items()):
-            yield StagePosition(stage, topic_of(settings, stage), partition, begin, end, positions.get(partition))
+        for partition, extent in sorted(extents.items()):
+            yield StagePosition(stage, topic_of(settings, stage), partition, *extent, positions.get(partition))
 
 
 def closed_until(kafka: KafkaSnapshot) -> int | None:

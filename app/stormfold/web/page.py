@@ -115,7 +115,9 @@ class Page:
         try:
             async with self._open() as live:
                 while self._viewers or time.monotonic() < self._until:
-                    sections = render_sections(await live.look(), self._health.problems())
+                    sections = render_sections(
+                        await live.look(), self._health.problems(), list(self._health.warnings.values())
+                    )
                     self._rendered = (time.monotonic(), sections)
                     self._notify()
                     await asyncio.sleep(INTERVAL)

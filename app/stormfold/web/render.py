@@ -26,9 +26,9 @@ Sections = Mapping[str, str]
 """Name → HTML."""
 
 
-def render_sections(view: object, problems: Sequence[Problem]) -> Sections:
+def render_sections(view: object, problems: Sequence[Problem], warnings: Sequence[Problem] = ()) -> Sections:
     """Renders every section of the page. `view` has the attributes of `status.live.View`."""
-    return {name: _TEMPLATES[name].render(view=view, problems=problems) for name in SECTIONS}
+    return {name: _TEMPLATES[name].render(view=view, problems=problems, warnings=warnings) for name in SECTIONS}
 
 
 def render_page(sections: Sections) -> str:

@@ -81,13 +81,15 @@ class Web:
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         # Cleared, because partitions that a rebalance gave to other workers must not be exported with old values.
-        by_partition = (metrics.LAG_RECORDS, metrics.POSITION, metrics.EVENT_TIME_LAG_SECONDS)
+        by_partition = (
+            metrics.LAG_RECORDS, metrics.LAG_UNSTABLE_RECORDS, metrics.POSITION, metrics.EVENT_TIME_LAG_SECONDS,
+        )  # fmt: skip
         for gauge in (*by_partition, metrics.COMPONENT_UNHEALTHY):
             gauge.clear()
         now = time.time()
         for member in self._health.members():
             ages = {partition: now - reached / 1000 for partition, reached in member.event_times.items()}
-            measured: tuple[Mapping[int, float], ...] = (member.lag, member.positions, ages)
+            measured: tuple[Mapping[int, float], ...] = (member.lag, member.unstable_lag, member.positions, ages)
             for gauge, values in zip(by_partition, measured, strict=True):
                 for partition in values.keys() & member.assigned():
                     gauge.labels(member.name, partition).set(values[partition])

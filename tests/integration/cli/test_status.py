@@ -185,7 +185,11 @@ async def test_servers_that_hang_are_problems_after_a_timeout(
             f"no Kafka broker answers at {broker.bootstrap} (STORMFOLD_KAFKA_BOOTSTRAP_SERVERS): no answer",
             NOT_RUNNING_HINT,
         ),
-        ("redis", "no answer within 15 s", None),
+        (
+            "redis",
+            f"Redis is not available (STORMFOLD_REDIS_URL): Timeout reading from {own_redis.address}",
+            NOT_RUNNING_HINT,
+        ),
     ]
 
 
