@@ -149,7 +149,17 @@ def commands() -> str:
 
 def storm_fields() -> str:
     """Every field of an AlertStorm, with its type and its limits."""
-    (version,) = yaml.safe_load((ROOT / "k8s" / "crd.yaml").read_text())["spec"]["versions"]
+    return _resource_fields("AlertStorm")
+
+
+def incident_fields() -> str:
+    """Every field of an AlertIncident, with its type and its limits."""
+    return _resource_fields("AlertIncident")
+
+
+def _resource_fields(kind: str) -> str:
+    definitions = [found["spec"] for found in yaml.safe_load_all((ROOT / "k8s" / "crd.yaml").read_text())]
+    (version,) = next(found["versions"] for found in definitions if found["names"]["kind"] == kind)
     fields = version["schema"]["openAPIV3Schema"]["properties"]
     return "\n".join(
         f"## {part}\n\n{fields[part]['description']}\n\n"
@@ -177,6 +187,7 @@ BLOCKS = {
     "chart_values": chart_values,
     "commands": commands,
     "storm_fields": storm_fields,
+    "incident_fields": incident_fields,
     "redis_keys": redis_keys,
     "redis_sizes": redis_sizes,
     "redis_scripts": redis_scripts,

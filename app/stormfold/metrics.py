@@ -19,8 +19,9 @@ FRESH_SECONDS = 10.0
 """Seconds for which a value is exported after it was last set: several intervals of the services that set it."""
 
 PREFIX = "stormfold_"
-_READERS = ("intake", "fold", "emit")
-"""Stages that read a topic."""
+_READERS = ("intake", "fold", "emit", "emit-incidents")
+"""Readers of topics: stages, and of emit one for each kind of resource."""
+_KINDS = ("AlertStorm", "AlertIncident")
 _REASONS = ("first", "rebuild", "windows")
 _ERRORS = ("retry", "action_required")
 _CLASSES = ("Storm", "Isolated", "Silenced")
@@ -58,10 +59,10 @@ class AgeGauge(ExpiringGauge):
         return None if self._set_at == float("-inf") else time.time() - self._value / 1000
 
 
-def _counter(name: str, documentation: str, *labels: str, values: Collection[str] = ()) -> Counter:
+def _counter(name: str, documentation: str, *labels: str, values: Collection[str | tuple[str, ...]] = ()) -> Counter:
     counter = Counter(PREFIX + name, documentation, labels, registry=REGISTRY)
     for value in values:
-        counter.labels(value)
+        counter.labels(*((value,) if isinstance(value, str) else value))
     return counter
 
 
@@ -132,19 +133,30 @@ GROUPS_OLD = _counter(
 )
 STORMS_DEDUPLICATED = _counter("storms_deduplicated", "Aggregates of a rebuild that had been published before")
 COMPLETION_CONFLICTS = _counter("completion_conflicts", "Published groups not deleted: lease lost or group changed")
-STORMS_WRITTEN = _counter(
-    "storms_written", "Storms handled by the sink", "outcome", values=("created", "exists", "dead_letter")
+RESOURCES_WRITTEN = _counter(
+    "resources_written",
+    "Resources handled by the sink",
+    "kind",
+    "outcome",
+    values=[(kind, outcome) for kind in _KINDS for outcome in ("created", "exists", "dead_letter")],
 )
 SINK_ERRORS = _counter(
     "sink_errors",
-    "Failed writes to the sink, all retried; action_required: a person must act",
+    "Failed writes to the sink and checks of it, all retried; action_required: a person must act",
+    "kind",
     "outcome",
-    values=_ERRORS,
+    values=[(kind, outcome) for kind in _KINDS for outcome in _ERRORS],
 )
 INCIDENTS_FIRING = _gauge("incidents_firing", "Announced incidents that are open, in the worker that announces")
 ANNOUNCE_POSTS = _counter("announce_posts", "Posts of announced incidents to all instances of Alertmanager")
 ANNOUNCE_ERRORS = _counter("announce_errors", "Instances of Alertmanager that did not take a post")
-RESOURCES_DELETED = _counter("resources_deleted", "Resources deleted by retention")
+RESOURCES_WAITING = _gauge(
+    "resources_waiting",
+    "Resources that wait because their namespace cannot be written now, of those in memory",
+    "kind",
+    "target_namespace",
+)
+RESOURCES_DELETED = _counter("resources_deleted", "Resources deleted by retention", "kind", values=_KINDS)
 LAG_RECORDS = _gauge("lag_records", "Records that a stage can read and has not processed yet", "stage", "partition")
 LAG_UNSTABLE_RECORDS = _gauge(
     "lag_unstable_records",
@@ -173,8 +185,9 @@ CLOSE_LATENCY_SECONDS = _histogram(
 )
 SINK_LATENCY_SECONDS = _histogram(
     "sink_latency_seconds",
-    "From the record of a storm to its resource",
+    "From the record of a storm or incident to its resource",
     (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 120, 600),
+    {"kind": _KINDS},
 )
 STORM_LATENCY_SECONDS = _histogram(
     "storm_latency_seconds",

@@ -102,8 +102,9 @@ class Settings(BaseSettings):
     """URL of Redis: `redis://HOST:PORT/DB`, `rediss://` for TLS, `unix:///PATH` for a socket. The default is a Redis on
     this machine. Credentials in the URL must be percent-encoded; `STORMFOLD_REDIS_PASSWORD` avoids that."""
     sink: Annotated[str, AfterValidator(_sink)] = "none"
-    """Where storms are written: `kubernetes`, `directory:PATH` (one manifest per storm) or `none`. By default storms
-    are only published to their topic, so that a new worker changes nothing outside of Kafka and Redis."""
+    """Where storms and incidents are written: `kubernetes`, `directory:PATH` (one manifest per storm, and in its folder
+    `incidents` one per incident) or `none`. By default they are only published to their topics, so that a new worker
+    changes nothing outside of Kafka and Redis."""
     config: Path | None = None
     """YAML file with routes, silences and windows. Without one, the built-in defaults apply."""
     http_address: Annotated[str, AfterValidator(_address)] = "127.0.0.1:8080"
@@ -157,8 +158,8 @@ class Settings(BaseSettings):
     redis_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "stormfold"
     """Prefix of every key in Redis. Pipelines that share a Redis need different prefixes."""
     group_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")] = "stormfold"
-    """Prefix of the consumer groups: `stormfold-intake`, `stormfold-fold` and `stormfold-emit`. Pipelines that share a
-    Kafka need different prefixes."""
+    """Prefix of the consumer groups: `stormfold-intake`, `stormfold-fold`, `stormfold-emit` for storms and
+    `stormfold-emit-incidents` for incidents. Pipelines that share a Kafka need different prefixes."""
 
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """Security protocol of the brokers. The default suits a local broker; use `SASL_SSL` or `SSL` elsewhere."""
@@ -192,7 +193,8 @@ class Settings(BaseSettings):
     """Context in the kubeconfig file; default: its current context."""
 
     stages: Annotated[str, AfterValidator(_stages)] = ",".join(STAGES)
-    """Stages that the worker runs, separated by commas. All by default, so that one worker is a whole pipeline."""
+    """Stages that the worker runs, separated by commas. All by default, so that one worker is a whole pipeline. `emit`
+    writes storms and incidents, each with a consumer group and a readiness of its own."""
     max_poll_records: Annotated[int, Field(ge=1, le=100_000)] = 5_000
     """Largest number of records in a batch. Larger batches cost less per alert; above the default the gain is small and
     the memory grows."""

@@ -17,9 +17,11 @@ from stormfold.redis.client import connect
 from stormfold.redis.store import Store
 from stormfold.settings import Settings
 from stormfold.sinks import open_sink
+from stormfold.sinks.kinds import KINDS
 from stormfold.stages.close import Close
 from stormfold.stages.config_watcher import ConfigWatcher
 from stormfold.stages.emit import Emit
+from stormfold.stages.emitted import Emitted
 from stormfold.stages.fold import Fold
 from stormfold.stages.intake import Intake
 from stormfold.stages.kafka_probe import KafkaProbe
@@ -92,10 +94,12 @@ class Worker:
             self.close = Close(settings, configuration, store, health)
             self.app.service(self.close)
         if "emit" in names:
-            sink = open_sink(settings.sink, settings, configuration.namespaces)
-            member = GroupMember(Emit.name, settings.storms_topic, settings, health)
-            self._consume(member, Emit(settings, configuration, sink, health, member))
-            self.app.service(Retention(configuration, sink, health))
+            for kind in KINDS:
+                emitted = Emitted(kind, settings, configuration)
+                sink = open_sink(settings.sink, settings, kind)
+                member = GroupMember(kind.component, emitted.topic, settings, health)
+                self._consume(member, Emit(emitted, settings, sink, health, member))
+                self.app.service(Retention(emitted, sink, health))
 
     def _consume(self, member: GroupMember, stage: Stage) -> None:
         """Connects a stage to its topic: a consumer puts batches into a channel, an agent takes them from it."""
@@ -139,7 +143,7 @@ class Worker:
         for stopping in (
             {"page": self.web.end_page(), **{consumer.member.name: consumer.stop() for consumer in self.consumers}},
             {"services": self.app.stop()},
-            {type(stage).__name__.lower(): stage.stop() for stage in self.stages},
+            {consumer.member.name: stage.stop() for consumer, stage in zip(self.consumers, self.stages, strict=True)},
             {"redis": self.redis.aclose(), "web": self.web.stop()},
         ):
             results = await asyncio.gather(*stopping.values(), return_exceptions=True)

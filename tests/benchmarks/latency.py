@@ -22,6 +22,7 @@ from stormfold.redis.client import connect
 from stormfold.redis.layout import Keys
 from stormfold.series import SeriesReader
 from stormfold.settings import Settings
+from stormfold.status.snapshot import STAGES
 from tests.benchmarks.bench import PARTITIONS, TIMEOUT, Bench, assigned, percentile, start
 from tests.benchmarks.load import alert
 from tests.benchmarks.results import Delay, Latency, Taken
@@ -89,7 +90,7 @@ async def _live(bench: Bench, rate: float) -> list[float]:
     async with aiohttp.ClientSession() as session:
         with Workers(settings, bench.folder, config) as running:
             _, addresses = start(running, 1, {"sink": f"directory:{folder}"})
-            await assigned(session, addresses, 3 * PARTITIONS)
+            await assigned(session, addresses, len(STAGES) * PARTITIONS)
             producing = asyncio.create_task(asyncio.to_thread(_produce, settings, rate, probes, sent))
             folded = await _folded(settings, probes, sent)
             rate_sent = await producing

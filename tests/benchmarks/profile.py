@@ -11,6 +11,7 @@ from pathlib import Path
 
 import aiohttp
 
+from stormfold.status.snapshot import STAGES
 from tests.benchmarks.bench import PARTITIONS, TIMEOUT, Bench, assigned, counted, start
 from tests.benchmarks.results import Profile
 from tests.benchmarks.throughput import FOLDED, filled
@@ -31,7 +32,7 @@ async def measure(bench: Bench) -> Profile:
     async with aiohttp.ClientSession() as session:
         with Workers(settings, bench.folder) as running:
             (worker,), addresses = start(running, 1, {})
-            await assigned(session, addresses, 3 * PARTITIONS)
+            await assigned(session, addresses, len(STAGES) * PARTITIONS)
             worker.send_signal(signal.SIGSTOP)
             await filled(settings, alerts, series)()
             worker.send_signal(signal.SIGCONT)

@@ -16,7 +16,7 @@ from tests.support.servers import until
 from tests.support.workers import Workers
 
 READ, FOLDED = "stormfold_alerts_read_total", "stormfold_alerts_folded_total"
-CLOSED, WRITTEN = "stormfold_storms_closed_total", "stormfold_storms_written_total"
+CLOSED, WRITTEN = "stormfold_storms_closed_total", "stormfold_resources_written_total"
 RESOURCES = 15
 """Affected resources of the storms that are closed and written."""
 CONFIG = "windows: {gap: 1s, grace: 1s, slice: 2s}\nmax_storms: 100000\n"

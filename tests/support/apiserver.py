@@ -36,6 +36,7 @@ STRANGER = "system:serviceaccount:default:stranger"
 NOBODY = "nobody"
 """A user with a token that the server does not know."""
 STORMS = "/apis/stormfold.dev/v1alpha1/namespaces/storms/alertstorms"
+INCIDENTS = "/apis/stormfold.dev/v1alpha1/namespaces/storms/alertincidents"
 
 _MODULE = Path(__file__).parent / "apiserver"
 _K8S = Path(__file__).parents[2] / "k8s"
@@ -47,6 +48,7 @@ _PATHS = {
     "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings",
     "CustomResourceDefinition": "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
     "AlertStorm": "/apis/stormfold.dev/v1alpha1/namespaces/{}/alertstorms",
+    "AlertIncident": "/apis/stormfold.dev/v1alpha1/namespaces/{}/alertincidents",
 }
 
 
@@ -252,26 +254,34 @@ class ApiServer:
             assert answer.status in (200, 201), answer
 
     def install(self) -> None:
-        """Applies k8s/crd.yaml and k8s/rbac.yaml, and waits until storms are served."""
+        """Applies k8s/crd.yaml and k8s/rbac.yaml, and waits until storms and incidents are served."""
         for file in ("crd.yaml", "rbac.yaml"):
             self.apply(*yaml.safe_load_all((_K8S / file).read_text()))
-        self._wait(lambda: self.request("GET", STORMS).status == 200)
+        self._wait(lambda: all(self.request("GET", path).status == 200 for path in (STORMS, INCIDENTS)))
 
-    def uninstall(self, seconds: float = 60) -> None:
-        """Deletes the CRD if it exists, and waits until storms are no longer served: all are deleted first."""
-        self.request("DELETE", f"{_PATHS['CustomResourceDefinition']}/alertstorms.stormfold.dev")
-        self._wait(lambda: self.request("GET", STORMS).status == 404, seconds)
+    def uninstall(self, seconds: float = 60, path: str = STORMS) -> None:
+        """Deletes a CRD if it exists, and waits until its resources are no longer served: all are deleted first."""
+        plural = path.rpartition("/")[2]
+        self.request("DELETE", f"{_PATHS['CustomResourceDefinition']}/{plural}.stormfold.dev")
+        self._wait(lambda: self.request("GET", path).status == 404, seconds)
 
-    def annotate(self, name: str, key: str) -> bool:
-        """Annotates a storm; returns False if it does not exist."""
+    def annotate(self, name: str, key: str, path: str = STORMS) -> bool:
+        """Annotates a resource; returns False if it does not exist."""
         change = {"metadata": {"annotations": {key: "true"}}}
-        answer = self.request("PATCH", f"{STORMS}/{name}", change, content_type="application/merge-patch+json")
+        answer = self.request("PATCH", f"{path}/{name}", change, content_type="application/merge-patch+json")
         assert answer.status in (200, 404), answer
         return answer.status == 200
 
     def storms(self, namespace: str = "storms") -> dict[str, dict[str, Any]]:
         """Returns all AlertStorms of a namespace by name."""
-        answer = self.request("GET", _PATHS["AlertStorm"].format(namespace))
+        return self._resources("AlertStorm", namespace)
+
+    def incidents(self, namespace: str = "storms") -> dict[str, dict[str, Any]]:
+        """Returns all AlertIncidents of a namespace by name."""
+        return self._resources("AlertIncident", namespace)
+
+    def _resources(self, kind: str, namespace: str) -> dict[str, dict[str, Any]]:
+        answer = self.request("GET", _PATHS[kind].format(namespace))
         assert answer.status == 200, answer
         return {item["metadata"]["name"]: item for item in answer.body["items"]}
 

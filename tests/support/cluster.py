@@ -78,11 +78,11 @@ class ClusterStack:
 
     async def written(self, outcome: str) -> int:
         """Number of storms that the worker wrote with this outcome, from its metrics."""
-        return await self._count(f'stormfold_storms_written_total{{outcome="{outcome}"}}')
+        return await self._count(f'stormfold_resources_written_total{{kind="AlertStorm",outcome="{outcome}"}}')
 
     async def refused(self) -> int:
         """Number of writes that require action by a person, from the worker's metrics."""
-        return await self._count('stormfold_sink_errors_total{outcome="action_required"}')
+        return await self._count('stormfold_sink_errors_total{kind="AlertStorm",outcome="action_required"}')
 
     async def _count(self, metric: str) -> int:
         answer = await self.ask("/metrics")
@@ -163,7 +163,9 @@ class ClusterStack:
     async def assert_written(
         self, *, besides: Collection[str] = (), again: Collection[str] = ()
     ) -> dict[str, dict[str, Any]]:
-        """Asserts that every alert is counted once and every storm, and nothing else, is a resource, created in order.
+        """Asserts that every alert is counted once and every storm, and nothing else, is a resource.
+
+        Those of a namespace were created in the order of each partition.
 
         `besides` are names that the test put into `storms` or the cluster, `again` those that it deleted. Returns the
         resources.
@@ -190,11 +192,12 @@ class ClusterStack:
         return await self.unwritten() == 0
 
     async def _in_order(self, stored: dict[str, dict[str, Any]]) -> None:
-        orders: dict[int, list[int]] = {partition: [] for partition in PARTITIONS}
+        orders: dict[tuple[int, str], list[int]] = {}
         for found in await read_topic(self.settings, self.settings.storms_topic):
             if item := stored.get(found.key.decode()):
-                orders[found.partition].append(int(item["metadata"]["resourceVersion"]))
-        assert any(orders.values()) and all(order == sorted(order) for order in orders.values()), orders
+                lane = found.partition, item["metadata"]["namespace"]
+                orders.setdefault(lane, []).append(int(item["metadata"]["resourceVersion"]))
+        assert orders and all(order == sorted(order) for order in orders.values()), orders
 
 
 def expected_class(name: str, storm: Counts) -> str:

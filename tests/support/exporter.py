@@ -4,6 +4,7 @@ from stormfold.kafka.client import open_admin
 from stormfold.kafka.committed import committed_offsets
 from stormfold.kafka.reader import open_reader
 from stormfold.settings import Settings
+from stormfold.status.snapshot import STAGES, topic_of
 
 NEVER = -1
 """Lag of a partition without a commit if another partition of the topic has one."""
@@ -13,7 +14,7 @@ Lags = dict[tuple[str, int], int]
 
 async def exporter_lag(settings: Settings) -> Lags:
     """Returns the end of each partition minus the group's commit; topics without a commit of the group are left out."""
-    topics = {"intake": settings.alerts_topic, "fold": settings.keyed_topic, "emit": settings.storms_topic}
+    topics = {stage: topic_of(settings, stage) for stage in STAGES}
     lags: Lags = {}
     async with open_admin(settings) as admin, open_reader(settings) as tail:
         for stage, topic in topics.items():

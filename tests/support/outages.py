@@ -63,6 +63,34 @@ def forbidden(server: ApiServer) -> Iterator[None]:
 
 
 @contextmanager
+def forbidden_in_team(server: ApiServer) -> Iterator[None]:
+    """The worker has rights in the namespace `storms` only: 403 in `team`."""
+    path = f"/apis/{RBAC_GROUP}/v1/clusterrolebindings"
+    binding = server.request("GET", f"{path}/anywhere").body
+    assert server.request("DELETE", f"{path}/anywhere").status == 200
+    try:
+        yield
+    finally:
+        again = {key: binding[key] for key in ("roleRef", "subjects")} | {"metadata": {"name": "anywhere"}}
+        assert server.request("POST", path, again).status == 201
+
+
+@contextmanager
+def full_in_team(server: ApiServer) -> Iterator[None]:
+    """The quota of the namespace `team` is full. There is no quota controller: its status is set here."""
+    path = f"{NAMESPACES}/team/resourcequotas"
+    limits = {"count/alertstorms.stormfold.dev": "1"}
+    body = {"metadata": {"name": "few"}, "spec": {"hard": limits}}
+    assert server.request("POST", path, body).status == 201
+    status = server.request("GET", f"{path}/few").body | {"status": {"hard": limits, "used": limits}}
+    assert server.request("PUT", f"{path}/few/status", status).status == 200
+    try:
+        yield
+    finally:
+        assert server.request("DELETE", f"{path}/few").status == 200
+
+
+@contextmanager
 def unfinished(server: ApiServer) -> Iterator[None]:
     """A request of the worker's service account to create a storm never ends."""
     token = yaml.safe_load(server.kubeconfig(WORKER).read_text())["users"][0]["user"]["token"]

@@ -24,19 +24,19 @@ class Place(Protocol):
         """Annotates a resource, as a person does."""
 
 
-async def delete_expired(sink: Sink, now: int, retention: int, max_storms: int) -> int:
-    """Runs retention; returns the number of deleted resources that the sink reported."""
+async def delete_expired(sink: Sink, now: int, retention: int, limit: int, *namespaces: str) -> int:
+    """Runs retention, by default in the namespace `storms`; returns how many deleted resources the sink reported."""
     reported: list[int] = []
-    await sink.delete_expired(now, retention, max_storms, reported.append)
+    await sink.delete_expired(namespaces or ("storms",), now, retention, limit, reported.append)
     return sum(reported)
 
 
 class SinkSuite:
     """The contract of `Sink`."""
 
-    async def test_start_can_be_repeated_and_writes_nothing(self, place: Place) -> None:
-        await place.sink.start()
-        await place.sink.start()
+    async def test_a_check_can_be_repeated_and_writes_nothing(self, place: Place) -> None:
+        await place.sink.check("storms")
+        await place.sink.check("storms")
         assert place.stored() == {}
 
     async def test_a_second_write_reports_exists_and_changes_nothing(self, place: Place) -> None:

@@ -45,9 +45,9 @@ def place(tmp_path: Path) -> Folder:
 class TestDirectory(SinkSuite):
     """The contract of `Sink`, and what is special to files."""
 
-    async def test_a_missing_folder_is_created_at_start_and_later(self, tmp_path: Path) -> None:
+    async def test_a_missing_folder_is_created_by_a_check_and_later(self, tmp_path: Path) -> None:
         sink = DirectorySink(tmp_path / "a" / "b")
-        await sink.start()
+        await sink.check("storms")
         (tmp_path / "a" / "b").rmdir()
         assert await sink.write(manifest("x"), "x") is Outcome.CREATED
         assert [file.name for file in (tmp_path / "a" / "b").iterdir()] == ["storms.x.yaml"]
@@ -80,20 +80,20 @@ class TestDirectory(SinkSuite):
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert await place.sink.write(manifest("x"), "x") is Outcome.CREATED
 
-    async def test_start_removes_old_temporary_files(self, place: Folder) -> None:
+    async def test_a_check_removes_old_temporary_files(self, place: Folder) -> None:
         """A file that another worker writes at the moment stays."""
         for name, age in (("old", LEFTOVER_SECONDS + 60), ("new", 0)):
             file = place.path / f".stormfold-{name}"
             file.touch()
             os.utime(file, (file.stat().st_mtime - age,) * 2)
-        await place.sink.start()
+        await place.sink.check("storms")
         assert [file.name for file in place.path.iterdir()] == [".stormfold-new"]
 
     async def test_a_path_that_cannot_be_a_folder_requires_action(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         for path in (tmp_path / "file", tmp_path / "file" / "below"):
             with pytest.raises(ActionRequired) as stop:
-                await DirectorySink(path).start()
+                await DirectorySink(path).check("storms")
             assert str(path) in str(stop.value.hint)
             with pytest.raises(ActionRequired):
                 await DirectorySink(path).write(manifest("x"), "x")

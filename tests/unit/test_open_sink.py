@@ -17,12 +17,12 @@ def test_the_path_of_a_directory_may_have_colons() -> None:
 
 
 def test_kubernetes_opens_without_a_cluster() -> None:
-    assert open_sink("kubernetes", Settings(), ["storms"]).concurrency == 8
+    assert open_sink("kubernetes", Settings()).concurrency == 8
 
 
 async def test_none_creates_nothing() -> None:
     sink = open_sink("none", Settings())
-    await sink.start()
+    await sink.check("storms")
     assert await sink.write(manifest("x"), "x") is Outcome.EXISTS
     assert await delete_expired(sink, 0, 0, 0) == 0
     await sink.close()

@@ -104,15 +104,6 @@ def test_windows_are_requested_again_only_if_they_changed(file: Path, monkeypatc
     assert configuration.current.windows_at == 20
 
 
-def test_the_namespaces_of_routes_are_those_of_the_current_configuration(file: Path) -> None:
-    configuration = reloadable(file)
-    namespaces = configuration.namespaces
-    assert list(namespaces) == ["storms"]
-    file.write_text("routes: [{name: a, namespace: team-a}]\n")
-    configuration.reload()
-    assert list(namespaces) == ["team-a"]
-
-
 @pytest.mark.parametrize("kind", ["none", "pipe"])
 def test_what_can_be_read_only_once_is_never_read_again(tmp_path: Path, kind: str) -> None:
     """`--config <(command)` is a pipe: at the second time it would be empty, which are the defaults."""

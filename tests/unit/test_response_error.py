@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from stormfold.errors import ActionRequired, DeadLetter, Retry
-from stormfold.sinks.kubernetes import response_error
+from stormfold.sinks.responses import Denied, response_error
+
+POLICY = "ValidatingAdmissionPolicy 'p' with binding 'b' denied request"
 
 
 def status(reason: str, message: str = "", **details: Any) -> bytes:
@@ -24,6 +26,15 @@ def status(reason: str, message: str = "", **details: Any) -> bytes:
         (500, status("", "etcdserver: request is too large"), DeadLetter),
         (401, status("Unauthorized"), ActionRequired),
         (403, status("Forbidden"), ActionRequired),
+        (403, status("Forbidden", 'admission webhook "a.example.com" denied the request: no'), Denied),
+        (400, status("BadRequest", 'admission webhook "a.example.com" denied the request: no'), Denied),
+        (401, status("Unauthorized", f"x is forbidden: {POLICY}: no"), Denied),
+        (403, status("Forbidden", f"x is forbidden: {POLICY}: no"), Denied),
+        (422, status("Invalid", f"x is forbidden: {POLICY}: no"), Denied),
+        (429, status("TooManyRequests", 'admission webhook "a.example.com" denied the request: later'), Retry),
+        (500, status("InternalError", 'failed calling webhook "a.example.com": connection refused'), Retry),
+        (403, status("Forbidden", 'alertstorms "a" is forbidden: exceeded quota: few'), Retry),
+        (403, status("Forbidden", 'alertstorms "a" is forbidden: status unknown for quota: few'), Retry),
         (404, status("NotFound", kind="namespaces"), ActionRequired),
         (404, b"404 page not found\n", ActionRequired),
         (405, status("MethodNotAllowed"), ActionRequired),
@@ -61,7 +72,7 @@ def test_the_hint_names_what_is_missing() -> None:
     assert isinstance(text, ActionRequired) and "crd.yaml" in str(text.hint)
     assert isinstance(namespace, ActionRequired) and "namespace" in str(namespace.hint)
     assert isinstance(ending, ActionRequired) and "bind" not in str(ending.hint)
-    assert isinstance(quota, ActionRequired) and "ResourceQuota" in str(quota.hint)
+    assert isinstance(quota, Retry) and "ResourceQuota" in str(quota.hint)
 
 
 @pytest.mark.parametrize(("header", "after"), [("7", 7.0), ("", None), ("soon", None), ("-1", None), ("²", None)])

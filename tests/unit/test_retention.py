@@ -3,13 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from stormfold import metrics
 from stormfold.config import Config, ReloadableConfig
 from stormfold.errors import Retry
 from stormfold.health import Health
-from stormfold.sinks import OnDeleted
+from stormfold.settings import Settings
+from stormfold.sinks.kinds import STORMS
 from stormfold.sinks.null import NullSink
+from stormfold.stages.emitted import Emitted
 from stormfold.stages.retention import Retention
 from tests.support.servers import until
 
@@ -23,7 +26,8 @@ class SlowSink(NullSink):
         self.permits = asyncio.Semaphore(0)
         self.left = left
 
-    async def delete_expired(self, now: int, retention: int, max_storms: int, on_deleted: OnDeleted) -> None:  # noqa: ARG002
+    async def delete_expired(self, *arguments: Any) -> None:
+        *_, on_deleted = arguments
         while self.left:
             await self.permits.acquire()
             self.left -= 1
@@ -34,7 +38,8 @@ class SlowSink(NullSink):
 @asynccontextmanager
 async def running_retention(sink: SlowSink) -> AsyncIterator[Health]:
     health = Health(timeout=TIMEOUT)
-    retention = Retention(ReloadableConfig(Config()), sink, health)
+    emitted = Emitted(STORMS, Settings(), ReloadableConfig(Config()))
+    retention = Retention(emitted, sink, health)
     await retention.start()
     try:
         yield health
@@ -43,7 +48,7 @@ async def running_retention(sink: SlowSink) -> AsyncIterator[Health]:
 
 
 def deleted() -> float:
-    return metrics.REGISTRY.get_sample_value("stormfold_resources_deleted_total") or 0.0
+    return metrics.REGISTRY.get_sample_value("stormfold_resources_deleted_total", {"kind": "AlertStorm"}) or 0.0
 
 
 async def test_retention_is_stale_only_if_it_makes_no_progress() -> None:

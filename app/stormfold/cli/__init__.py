@@ -17,6 +17,7 @@ COMMANDS = {
     "worker": "Run a worker with existing Kafka, Redis and sink.",
     "topics": "Check the topics, or create them.",
     "publish": "Publish alerts from a file.",
+    "incidents": "Show recent incidents.",
     "storms": "Show recent storms.",
     "status": "Show lag, horizon, open groups, Redis and sink.",
     "audit": "Verify that every alert was counted exactly once.",

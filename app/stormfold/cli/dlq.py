@@ -115,11 +115,15 @@ def _confirm(question: str) -> None:
 
 def _topics(settings: Settings) -> dict[str, str]:
     """Dead-letter topic → the topic that its records came from."""
-    return {settings.alerts_dlq_topic: settings.alerts_topic, settings.storms_dlq_topic: settings.storms_topic}
+    return {
+        settings.alerts_dlq_topic: settings.alerts_topic,
+        settings.storms_dlq_topic: settings.storms_topic,
+        settings.incidents_dlq_topic: settings.incidents_topic,
+    }
 
 
 async def _newest(settings: Settings, limit: int) -> list[dict[str, Any]]:
-    """The newest dead letters of both topics, newest first."""
+    """The newest dead letters of all topics, newest first."""
     redriven: set[str] = set()
 
     def name(record: ConsumerRecord) -> str | None:
@@ -136,7 +140,7 @@ async def _newest(settings: Settings, limit: int) -> list[dict[str, Any]]:
 
 
 async def _all(settings: Settings) -> dict[str, dict[str, Any]]:
-    """All dead letters of both topics, by origin."""
+    """All dead letters, by origin."""
     letters: dict[str, dict[str, Any]] = {}
     redriven: set[str] = set()
     async with open_reader(settings) as reader:

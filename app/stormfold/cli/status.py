@@ -45,6 +45,8 @@ MIN_FRAGMENTED = 100_000_000
 """Bytes in use below which fragmentation is not shown: the program itself then takes the larger part."""
 MAX_PARTITIONS = 8
 """Partitions of a stage in the table, those with the largest lag."""
+WIDTH = 15
+"""Characters of the first column of the table."""
 EXPIRED_HINT = "raise its retention above the longest outage; `stormfold audit` shows how many alerts are missing"
 RECREATED_HINT = "if the topic was recreated, stop the workers and run `stormfold topics --reset-positions`"
 
@@ -89,7 +91,7 @@ def command(ctx: click.Context, output: Output) -> None:
     status = asyncio.run(collect(Settings()))
     if output == "table":
         for heading, text in [*_stage_lines(status["lag"]), *_lines(status)]:
-            click.echo(f"{heading:<9}{escape_unprintable(text)}")
+            click.echo(f"{heading:<{WIDTH}}{escape_unprintable(text)}")
         for problem in [*status["problems"], *status["warnings"]]:
             since = f" (since {problem['since']})" if problem["since"] else ""
             print_problem(f"{problem['component']}: {problem['problem']}{since}", problem["hint"])

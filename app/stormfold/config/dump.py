@@ -9,7 +9,6 @@ from stormfold.config.model import Config
 from stormfold.config.schema import ALL_LABELS
 from stormfold.formats.mappings import to_document
 from stormfold.routing import Route, Silence
-from stormfold.scope import IncidentRules
 from stormfold.times import format_duration, format_timestamp
 
 
@@ -28,7 +27,7 @@ def document(config: Config) -> dict[str, Any]:
         },
         "idle_timeout": format_duration(config.idle_timeout),
         "routes": [_route(route) for route in config.routes],
-        "incidents": _incidents(config.incidents),
+        "incidents": _incidents(config),
         "silences": [_silence(silence) for silence in config.silences],
         "severity": {
             "label": config.severity_label,
@@ -66,7 +65,8 @@ def _route(route: Route) -> dict[str, Any]:
     }
 
 
-def _incidents(rules: IncidentRules | None) -> dict[str, Any] | str:
+def _incidents(config: Config) -> dict[str, Any] | str:
+    rules = config.incidents
     if rules is None:
         return OFF
     return {
@@ -74,6 +74,8 @@ def _incidents(rules: IncidentRules | None) -> dict[str, Any] | str:
         "gap": format_duration(rules.gap),
         "max": format_duration(rules.max_length),
         "namespace": rules.namespace,
+        "retention": format_duration(config.incident_retention),
+        "max_incidents": config.max_incidents,
     }
 
 

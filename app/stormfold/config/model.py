@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final, Literal
 
 from stormfold import severity
 from stormfold.formats.mappings import AlertMapping
@@ -12,6 +13,10 @@ from stormfold.storm import AggregateClass
 from stormfold.window import Windows
 
 _WINDOWS = Windows()
+INCIDENT: Final = "Incident"
+"""In `publish`: incidents become resources."""
+Published = Literal[AggregateClass, "Incident"]
+"""What can become a resource."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,9 @@ class Config:
     max_resources: int = 1_000
     max_fingerprints: int = 10_000
     max_groups: int = 100_000
-    publish: tuple[AggregateClass, ...] = ("Storm",)
-    """Classes that become resources."""
+    publish: tuple[Published, ...] = ("Storm", INCIDENT)
+    """Classes of aggregates, and incidents, that become resources."""
     retention: int = 86_400_000
     max_storms: int = 2_000
+    incident_retention: int = 604_800_000
+    max_incidents: int = 2_000

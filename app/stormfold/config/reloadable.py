@@ -1,7 +1,6 @@
 """The configuration of a running worker: replaced as a whole when its file changes."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from stat import S_ISREG
@@ -42,11 +41,6 @@ class ReloadableConfig:
         self._seen: FileState | None = None
         """State of the file at the last look."""
 
-    @property
-    def namespaces(self) -> "Namespaces":
-        """Namespaces that the routes write to, at any time."""
-        return Namespaces(self)
-
     def changed(self) -> bool:
         """Whether the file is another one than was read last, and the same as at the last look.
 
@@ -82,13 +76,3 @@ class ReloadableConfig:
         except OSError:
             return None
         return (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size) if S_ISREG(found.st_mode) else None
-
-
-class Namespaces:
-    """Iterates over the namespaces that the routes of the current configuration write to, in order."""
-
-    def __init__(self, configuration: ReloadableConfig) -> None:
-        self._configuration = configuration
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(sorted({route.namespace for route in self._configuration.current.config.routes}))

@@ -25,10 +25,9 @@ from stormfold.config.fields import (
     unique,
 )
 from stormfold.config.mapping_section import MappingSection
-from stormfold.config.model import Config
+from stormfold.config.model import Config, Published
 from stormfold.routing import DEFAULT_ROUTE, Matcher, Route, Silence
 from stormfold.scope import IncidentRules
-from stormfold.storm import AggregateClass
 from stormfold.times import format_duration, format_timestamp
 from stormfold.window import Windows
 
@@ -123,6 +122,11 @@ class IncidentsSection(Section):
     set: 1h, at least `gap`."""
     namespace: Namespace = _RULES.namespace
     """Namespace of the incidents' resources."""
+    retention: Duration = _DEFAULT.incident_retention
+    """Age at which an incident's resource is deleted, unless it is annotated `stormfold.dev/keep`. Longer than that of
+    storms, since there are few of them and people look at them later."""
+    max_incidents: Count = _DEFAULT.max_incidents
+    """Most resources of incidents in a namespace; the oldest are deleted first."""
 
     @field_validator("by")
     @classmethod
@@ -225,8 +229,9 @@ class ConfigFile(Section):
     reads it. The mappings of the package follow them."""
     limits: LimitsSection = LimitsSection()
     """Limits on memory."""
-    publish: Annotated[tuple[AggregateClass, ...], AfterValidator(distinct)] = _DEFAULT.publish
-    """Classes that become resources: `Storm`, `Isolated`, `Silenced`. The storms topic has all."""
+    publish: Annotated[tuple[Published, ...], AfterValidator(distinct)] = _DEFAULT.publish
+    """What becomes a resource: classes of aggregates, `Storm`, `Isolated` and `Silenced`, as AlertStorm, and `Incident`
+    as AlertIncident. The topics have all. Of what is not named here, resources of before are not deleted either."""
     retention: Duration = _DEFAULT.retention
     """Age at which a storm's resource is deleted, unless it is annotated `stormfold.dev/keep`."""
     max_storms: Count = _DEFAULT.max_storms
@@ -281,6 +286,7 @@ class ConfigFile(Section):
 
     def config(self) -> Config:
         routes = tuple(section.route() for section in self.routes)
+        incidents = self.incidents or IncidentsSection()
         return Config(
             windows=Windows(self.windows.gap, self.windows.grace, self.windows.slice),
             idle_timeout=self.idle_timeout,
@@ -300,4 +306,6 @@ class ConfigFile(Section):
             publish=self.publish,
             retention=self.retention,
             max_storms=self.max_storms,
+            incident_retention=incidents.retention,
+            max_incidents=incidents.max_incidents,
         )

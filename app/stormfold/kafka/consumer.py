@@ -46,8 +46,11 @@ class Stage(Protocol):
     ) -> Mapping[int, Position | None]:
         """Returns where the assigned partitions start; see `FindStartPositions`."""
 
-    async def process(self, batch: Batch) -> None:
-        """Processes one poll; returns only when that is done, or the batch is not current any more."""
+    async def process(self, batch: Batch) -> bool | None:
+        """Processes one poll; returns only when that is done, or the batch is not current any more.
+
+        Returns True if the stage processes the records later, and moves the member's positions itself.
+        """
 
     async def commit(self) -> object:
         """Commits what was processed."""
@@ -74,6 +77,8 @@ class BatchConsumer(Service):
         self._listener = RebalanceListener(member, self.drain)
         self._in_progress: Batch | None = None
         """The last batch, until the stage has processed it."""
+        self._polled: dict[int, int] = {}
+        """Offset after the last record of the generation that was passed to the stage, by partition."""
         self._max_records = FIRST_POLL_RECORDS
         """Records in the next poll."""
 
@@ -82,7 +87,7 @@ class BatchConsumer(Service):
         member = self.member
         async with self.busy:
             try:
-                await self._stage.process(batch)
+                later = await self._stage.process(batch)
             except Exception as error:
                 # A defect of stormfold. Rewinding loses nothing.
                 self._log.exception("stage failed", positions=member.positions)
@@ -92,7 +97,7 @@ class BatchConsumer(Service):
                 return
             if batch is self._in_progress:
                 self._in_progress = None
-            if member.is_current(batch):
+            if member.is_current(batch) and not later:
                 member.positions |= {partition: records[-1].offset + 1 for partition, records in batch.records.items()}
                 member.positions |= {partition: end.offset for partition, end in batch.ends.items()}
 
@@ -128,6 +133,7 @@ class BatchConsumer(Service):
                     # Not while a batch is in progress: its effects would be taken for those of the new generation.
                     async with self.busy:
                         await self._positions.assign_positions(self._stage.start_positions)
+                    self._polled = {}
                     self._max_records = min(FIRST_POLL_RECORDS, member.settings.max_poll_records)
                 await self._poll_once()
             except StormfoldError as error:
@@ -180,6 +186,7 @@ class BatchConsumer(Service):
             member.mark_recovered()
         readable = {p: found for p, found in records.items() if found and p not in member.quarantined}
         self._in_progress = batch = Batch(generation, readable, ends)
+        self._polled |= {partition: found[-1].offset + 1 for partition, found in readable.items()}
         await self._put(batch)
 
     async def _handle_out_of_range(self, error: OffsetOutOfRangeError) -> None:
@@ -187,12 +194,21 @@ class BatchConsumer(Service):
         member = self.member
         if member.needs_positions:
             return
+        generation = member.generation
         self._log.warning("position is out of the log's range", error=str(error))
         # First the polled records, which the log may not have any more. Committed, they do not count as lost.
-        while self._in_progress is not None and member.is_current(self._in_progress):
+        while not self.should_stop and member.generation == generation and self._is_behind(error):
             await self.sleep(FETCH_WAIT_MS / 1000)
         await self.drain(DRAIN_SECONDS)
         member.invalidate_assignment()
+
+    def _is_behind(self, error: OffsetOutOfRangeError) -> bool:
+        """Whether the stage has not processed everything that was polled of the partitions in the error."""
+        (partitions,) = error.args
+        positions, polled = self.member.positions, self._polled
+        return self._in_progress is not None or any(
+            positions.get(tp.partition, 0) < polled.get(tp.partition, 0) for tp in partitions
+        )
 
     def _adapt_poll_size(self, records: Mapping[int, Sequence[Record]]) -> None:
         """Sets the size of the next poll: as many records as fit if they are like these."""

@@ -134,7 +134,7 @@ class Demo:
             and clock is not None
             and clock.open_groups == 0
             and sum(aggregate.alert_count for aggregate in self._aggregates.values()) >= self._published
-            and _written() + _total(metrics.STORMS_WRITTEN, outcome="dead_letter") >= len(due)
+            and _storms("created", "exists", "dead_letter") >= len(due)
         )
 
     async def _until(self, done: Callable[[], bool], seconds: float, worker: Worker, what: str) -> None:
@@ -172,7 +172,7 @@ class Demo:
             },
             groups=self._groups,
             closed=closed,
-            written=_written(),
+            written=_storms("created", "exists"),
             dead_letters=_total(metrics.DEAD_LETTERS),
             horizon_delay=None if horizon is None else time.time() - horizon / 1000,
             redis_bytes=worker.redis_monitor.memory.used if worker.redis_monitor.memory else 0,
@@ -186,8 +186,8 @@ def _ready(worker: Worker) -> bool:
     return clock is not None and clock.horizon is not None and all(member.assigned() for member in worker.members())
 
 
-def _written() -> int:
-    return _total(metrics.STORMS_WRITTEN, outcome="created") + _total(metrics.STORMS_WRITTEN, outcome="exists")
+def _storms(*outcomes: str) -> int:
+    return sum(_total(metrics.RESOURCES_WRITTEN, kind="AlertStorm", outcome=outcome) for outcome in outcomes)
 
 
 def _total(counter: Counter, **labels: str) -> int:

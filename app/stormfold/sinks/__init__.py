@@ -1,4 +1,4 @@
-"""Sinks write aggregates as AlertStorm resources: one protocol, and the choice that `STORMFOLD_SINK` makes."""
+"""Sinks write resources of one kind: one protocol, and the choice that `STORMFOLD_SINK` makes."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from stormfold.errors import ActionRequired, DeadLetter
 from stormfold.settings import Settings
+from stormfold.sinks.kinds import STORMS, ResourceKind
 
 LAST_SEEN_LABEL = "stormfold.dev/last-seen"
 """Label of a resource: Unix time in seconds of its last alert. Retention depends on it."""
@@ -29,7 +30,7 @@ class Outcome(Enum):
 
 
 class Sink(Protocol):
-    """Creates resources under their deterministic names. To write one again is a success.
+    """Creates resources of one kind under their deterministic names. To write one again is a success.
 
     All methods raise `ActionRequired` if a person must correct something, and `Retry` for temporary errors.
     """
@@ -37,15 +38,17 @@ class Sink(Protocol):
     concurrency: int
     """Number of parallel writes that still increases throughput."""
 
-    async def start(self) -> None:
-        """Checks that resources can be created, without creating one. May be called again after an error."""
+    async def check(self, namespace: str) -> None:
+        """Checks that resources can be created in a namespace, without creating one."""
 
     async def write(self, manifest: dict[str, Any], key: str) -> Outcome:
         """Creates the resource named `key`. Raises `DeadLetter` if it can never be created."""
 
-    async def delete_expired(self, now: int, retention: int, max_storms: int, on_deleted: OnDeleted) -> None:
-        """Deletes resources last seen more than `retention` ms before `now` (ms), then the oldest of each namespace
-        that has more than `max_storms`. Those with `KEEP_ANNOTATION` are neither deleted nor counted.
+    async def delete_expired(
+        self, namespaces: Iterable[str], now: int, retention: int, limit: int, on_deleted: OnDeleted
+    ) -> None:
+        """Deletes resources in these namespaces: those last seen more than `retention` ms before `now` (ms), then the
+        oldest where there are more than `limit`. Those with `KEEP_ANNOTATION` are neither deleted nor counted.
 
         This can take minutes. `on_deleted` is called in the thread of the event loop.
         """
@@ -54,26 +57,28 @@ class Sink(Protocol):
         """Closes connections."""
 
 
-def open_sink(spec: str, settings: Settings, namespaces: Iterable[str] = ("storms",)) -> Sink:
-    """The sink that `spec` names: `kubernetes`, `directory:PATH` or `none`. Raises `ActionRequired` for anything else.
-
-    `namespaces` are those that the routes write to; it is iterated over whenever they are needed.
-    """
-    kind, _, path = spec.partition(":")
-    if kind == "directory" and path:
+def open_sink(spec: str, settings: Settings, kind: ResourceKind = STORMS) -> Sink:
+    """The sink that `spec` names: `kubernetes`, `directory:PATH` or `none`. Raises `ActionRequired` for any other."""
+    name, _, path = spec.partition(":")
+    if name == "directory" and path:
         from stormfold.sinks.directory import DirectorySink
 
-        return DirectorySink(path)
+        return DirectorySink(path, kind)
     if spec == "kubernetes":
         # The client takes half a second and 22 MB to import.
         from stormfold.sinks.kubernetes import KubernetesSink
 
-        return KubernetesSink(settings.kubeconfig, settings.kube_context, namespaces)
+        return KubernetesSink(settings.kubeconfig, settings.kube_context, kind)
     if spec == "none":
         from stormfold.sinks.null import NullSink
 
         return NullSink()
     raise ActionRequired(f"unknown sink {spec!r}", hint="set STORMFOLD_SINK to kubernetes, directory:PATH or none")
+
+
+def is_namespace(text: str) -> bool:
+    """Whether a namespace can have this name."""
+    return _NAMESPACE.fullmatch(text) is not None
 
 
 def validate_identity(manifest: Mapping[str, Any], key: str) -> tuple[str, str]:
@@ -82,7 +87,7 @@ def validate_identity(manifest: Mapping[str, Any], key: str) -> tuple[str, str]:
     if not isinstance(metadata, dict):
         raise DeadLetter("manifest has no metadata")
     namespace, name = metadata.get("namespace"), metadata.get("name")
-    if not isinstance(namespace, str) or not _NAMESPACE.fullmatch(namespace):
+    if not isinstance(namespace, str) or not is_namespace(namespace):
         raise DeadLetter(f"namespace {namespace!r:.80} is not a DNS label")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise DeadLetter(f"name {name!r:.80} is not a DNS subdomain")

@@ -1,4 +1,7 @@
-"""Resources as files: `<namespace>.<name>.yaml` in one flat folder, for `kubectl apply -f`."""
+"""Resources as files: `<namespace>.<name>.yaml` in one flat folder for each kind, for `kubectl apply -f`.
+
+Storms are in the folder that the setting names, incidents in `incidents` below it.
+"""
 
 import asyncio
 import contextlib
@@ -7,7 +10,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +18,7 @@ import yaml
 
 from stormfold.errors import ActionRequired, DeadLetter, Retry
 from stormfold.sinks import KEEP_ANNOTATION, LAST_SEEN_LABEL, OnDeleted, Outcome, validate_identity
+from stormfold.sinks.kinds import STORMS, ResourceKind
 from stormfold.sinks.retention import select_expired
 
 FILES_PER_HEARTBEAT = 100
@@ -55,11 +59,12 @@ class DirectorySink:
 
     concurrency = 1
 
-    def __init__(self, path: str | Path) -> None:
-        self._folder = Path(path).expanduser()
+    def __init__(self, path: str | Path, kind: ResourceKind = STORMS) -> None:
+        self._root = Path(path).expanduser()
+        self._folder = self._root / kind.folder
 
-    async def start(self) -> None:
-        await asyncio.to_thread(self._start)
+    async def check(self, namespace: str) -> None:  # noqa: ARG002
+        await asyncio.to_thread(self._check)
 
     async def write(self, manifest: dict[str, Any], key: str) -> Outcome:
         namespace, name = validate_identity(manifest, key)
@@ -68,24 +73,32 @@ class DirectorySink:
             raise DeadLetter(f"file name of {len(file)} bytes is longer than {_MAX_FILE_NAME}")
         return await asyncio.to_thread(self._write, self._folder / file, manifest)
 
-    async def delete_expired(self, now: int, retention: int, max_storms: int, on_deleted: OnDeleted) -> None:
+    async def delete_expired(
+        self,
+        namespaces: Iterable[str],  # noqa: ARG002 - files of every namespace are here
+        now: int,
+        retention: int,
+        limit: int,
+        on_deleted: OnDeleted,
+    ) -> None:
         loop = asyncio.get_running_loop()
         await asyncio.to_thread(
-            self._delete_expired, now, retention, max_storms, lambda count: loop.call_soon_threadsafe(on_deleted, count)
+            self._delete_expired, now, retention, limit, lambda count: loop.call_soon_threadsafe(on_deleted, count)
         )
 
     async def close(self) -> None:
         pass
 
-    def _start(self) -> None:
+    def _check(self) -> None:
         with self._translate_errors():
-            self._folder.mkdir(parents=True, exist_ok=True)
+            # The folder of another kind than storms appears with its first file.
+            self._root.mkdir(parents=True, exist_ok=True)
             for leftover in self._folder.glob(f"{_TEMPORARY}*"):
                 # Another worker may remove it at the same time.
                 with contextlib.suppress(FileNotFoundError):
                     if leftover.stat().st_mtime < time.time() - LEFTOVER_SECONDS:
                         leftover.unlink()
-            with tempfile.TemporaryFile(dir=self._folder, prefix=_TEMPORARY) as probe:
+            with tempfile.TemporaryFile(dir=self._root, prefix=_TEMPORARY) as probe:
                 probe.write(b"\n")
 
     def _write(self, target: Path, manifest: dict[str, Any]) -> Outcome:
@@ -120,7 +133,7 @@ class DirectorySink:
         finally:
             os.close(folder)
 
-    def _delete_expired(self, now: int, retention: int, max_storms: int, on_deleted: OnDeleted) -> None:
+    def _delete_expired(self, now: int, retention: int, limit: int, on_deleted: OnDeleted) -> None:
         with self._translate_errors():
             files: list[_File] = []
             for number, path in enumerate(self._folder.glob("*.yaml")):
@@ -128,7 +141,7 @@ class DirectorySink:
                     files.append(found)
                 if number % FILES_PER_HEARTBEAT == 0:
                     on_deleted(0)
-            for file in select_expired(files, now, retention, max_storms):
+            for file in select_expired(files, now, retention, limit):
                 # A person may have annotated it since.
                 if _read(file.path):
                     file.path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""AlertStorm resources in a cluster, created with POST under deterministic names: to repeat one is answered with 409.
+"""Resources in a cluster, created with POST under deterministic names: to repeat one is answered with 409.
 
 Server-side apply would answer 500 to resources that are too large, refuse emoji from this client, and need `patch`.
 """
@@ -12,16 +12,19 @@ from typing import Any, NamedTuple
 import aiohttp
 import msgspec
 import orjson
+import structlog
 import yaml
 from kubernetes.aio import client, config
 
 from stormfold.errors import ActionRequired, DeadLetter, Retry, StormfoldError
-from stormfold.manifest import to_manifest
 from stormfold.sinks import KEEP_ANNOTATION, LAST_SEEN_LABEL, OnDeleted, Outcome, validate_identity
+from stormfold.sinks.kinds import STORMS, ResourceKind
+from stormfold.sinks.responses import CRD_HINT, WRITER_HINT, Denied, response_error, response_reason
 from stormfold.sinks.retention import select_expired
-from stormfold.storm import Aggregate, Example
 
-GROUP, VERSION, PLURAL = "stormfold.dev", "v1alpha1", "alertstorms"
+log = structlog.get_logger(__name__)
+
+GROUP, VERSION = "stormfold.dev", "v1alpha1"
 MAX_BYTES = 1_000_000
 """Largest manifest that is sent, as JSON: etcd takes 1.5 MiB, including the fields that the server adds."""
 REQUEST_SECONDS = 15.0
@@ -30,24 +33,8 @@ PAGE_SIZE = 500
 """Resources in one page of a listing."""
 
 _ACCESS = "set STORMFOLD_KUBECONFIG to a kubeconfig that works, or run in a pod with a service account"
-_CRD = "apply k8s/crd.yaml"
-_WRITER = "bind the role stormfold-writer of k8s/rbac.yaml in that namespace"
 _RETENTION = "bind the role stormfold-retention of k8s/rbac.yaml in that namespace"
-_TOO_LARGE = ("message larger than max", "request is too large")
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-
-
-class _Details(msgspec.Struct):
-    kind: str = ""
-    causes: list[dict[str, Any]] = []
-
-
-class _Status(msgspec.Struct):
-    """The body of an error response."""
-
-    reason: str = ""
-    message: str = ""
-    details: _Details | None = None
 
 
 class _Stored(NamedTuple):
@@ -65,7 +52,7 @@ class _Response(NamedTuple):
 
 
 class KubernetesSink:
-    """Creates AlertStorms. Needs the permission `create`, and for retention `list` and `delete`.
+    """Creates resources of one kind. Needs the permission `create`, and for retention `list` and `delete`.
 
     Without `kubeconfig` it uses the service account of the pod, and outside a cluster the configuration of kubectl.
     """
@@ -73,21 +60,26 @@ class KubernetesSink:
     concurrency = 8
     """Measured: more parallel writes do not create more resources a second."""
 
-    def __init__(self, kubeconfig: Path | None, context: str | None, namespaces: Iterable[str]) -> None:
+    def __init__(self, kubeconfig: Path | None, context: str | None, kind: ResourceKind = STORMS) -> None:
+        self._kind = kind
         self._kubeconfig = kubeconfig
         self._context = context
-        self._namespaces = namespaces
         self._configuration = client.Configuration()
         self._api: client.CustomObjectsApi | None = None
         self._stale = True
         """Whether the credentials must be loaded before the next request."""
 
-    async def start(self) -> None:
-        for namespace in self._namespaces:
-            try:
-                await self._create(_probe(namespace), namespace, dry_run="All")
-            except DeadLetter as error:
-                raise ActionRequired(f"the AlertStorm definition in the cluster differs: {error}", _CRD) from error
+    async def check(self, namespace: str) -> None:
+        try:
+            await self._create(self._kind.probe(namespace), namespace, dry_run="All")
+        except Denied as error:
+            # Policies judge content, and that of a probe is not that of a real resource. Rights are sufficient.
+            log.warning(
+                "a policy denies the test resource", namespace=namespace, kind=self._kind.name, error=str(error)
+            )
+        except DeadLetter as error:
+            message = f"the {self._kind.name} definition in the cluster differs: {error}"
+            raise ActionRequired(message, CRD_HINT) from error
 
     async def write(self, manifest: dict[str, Any], key: str) -> Outcome:
         namespace, _ = validate_identity(manifest, key)
@@ -99,14 +91,23 @@ class KubernetesSink:
             raise DeadLetter(f"manifest of {size} bytes is larger than {MAX_BYTES}")
         return await self._create(manifest, namespace)
 
-    async def delete_expired(self, now: int, retention: int, max_storms: int, on_deleted: OnDeleted) -> None:
-        stored: list[_Stored] = []
-        for namespace in self._namespaces:
-            async for page in self._list(namespace):
-                stored += page
-                on_deleted(0)
-        for resource in select_expired(stored, now, retention, max_storms):
-            on_deleted(await self._delete(resource))
+    async def delete_expired(
+        self, namespaces: Iterable[str], now: int, retention: int, limit: int, on_deleted: OnDeleted
+    ) -> None:
+        failed: list[StormfoldError] = []
+        for namespace in namespaces:
+            try:
+                stored: list[_Stored] = []
+                async for page in self._list(namespace):
+                    stored += page
+                    on_deleted(0)
+                for resource in select_expired(stored, now, retention, limit):
+                    on_deleted(await self._delete(resource))
+            except StormfoldError as error:
+                # A namespace without rights must not fill up the others.
+                failed.append(error)
+        if failed:
+            raise failed[0]
 
     async def close(self) -> None:
         if self._api:
@@ -117,7 +118,7 @@ class KubernetesSink:
         response = await self._call(
             "create",
             (201, 409),
-            _WRITER,
+            WRITER_HINT,
             namespace=namespace,
             body=manifest,
             dry_run=dry_run,
@@ -127,9 +128,9 @@ class KubernetesSink:
         )
         if response.status == 201:
             return Outcome.CREATED
-        if _status(response.body).reason == "AlreadyExists":
+        if response_reason(response.body) == "AlreadyExists":
             return Outcome.EXISTS
-        raise response_error(response.status, response.body, response.headers, _WRITER)
+        raise response_error(response.status, response.body, response.headers, WRITER_HINT, self._kind)
 
     async def _list(self, namespace: str) -> AsyncIterator[list[_Stored]]:
         """Pages of resources that retention may delete."""
@@ -177,7 +178,7 @@ class KubernetesSink:
         host = self._configuration.host
         try:
             pending = await getattr(api, f"{verb}_namespaced_custom_object_without_preload_content")(
-                group=GROUP, version=VERSION, plural=PLURAL, _request_timeout=REQUEST_SECONDS, **arguments
+                group=GROUP, version=VERSION, plural=self._kind.plural, _request_timeout=REQUEST_SECONDS, **arguments
             )
             async with pending:
                 response = _Response(pending.status, await pending.read(), pending.headers)
@@ -188,7 +189,7 @@ class KubernetesSink:
         # The token may have expired, and a new one may be in its file.
         self._stale = self._stale or response.status == 401
         if response.status not in expected:
-            raise response_error(response.status, response.body, response.headers, grant)
+            raise response_error(response.status, response.body, response.headers, grant, self._kind)
         return response
 
     async def _connect(self) -> client.CustomObjectsApi:
@@ -223,63 +224,3 @@ def _stored(namespace: str, metadata: dict[str, Any]) -> _Stored | None:
 
 def _any_exists(files: str) -> bool:
     return any(Path(file).expanduser().is_file() for file in files.split(os.pathsep))
-
-
-def response_error(status: int, body: bytes, headers: Mapping[str, str], grant: str = _WRITER) -> StormfoldError:
-    """The error that a response means; `grant` is the hint if the permission is missing.
-
-    The body is mostly a `Status` as JSON, but plain text from the router and from filters.
-    """
-    answer = _status(body)
-    message = f"{status} {answer.reason}: {answer.message}".strip(" :")[:1000]
-    details = answer.details or _Details()
-    if status in (400, 413, 415, 422) or (status == 500 and any(text in answer.message for text in _TOO_LARGE)):
-        return DeadLetter(message)
-    if status == 401:
-        return ActionRequired(message, "renew the credentials in the kubeconfig")
-    if status == 403 and any(cause.get("reason") == "NamespaceTerminating" for cause in details.causes):
-        return ActionRequired(message, "wait until the namespace is deleted, then create it again")
-    if status == 403 and "exceeded quota" in answer.message:
-        return ActionRequired(message, "raise the ResourceQuota of the namespace, or keep fewer storms (`max_storms`)")
-    if status == 403:
-        return ActionRequired(message, grant)
-    if status == 404 and details.kind == "namespaces":
-        return ActionRequired(message, "create the namespace (k8s/rbac.yaml creates `storms`)")
-    if status in (404, 405):
-        # The answer is 405 while the definition is being deleted.
-        return ActionRequired(f"{message} (the cluster has no AlertStorm definition)", _CRD)
-    after = headers.get("Retry-After", "")
-    return Retry(message, after=float(after) if after.isdecimal() else None)
-
-
-def _status(body: bytes) -> _Status:
-    try:
-        return msgspec.json.decode(body, type=_Status)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return _Status(message=body[:1000].decode(errors="replace").strip())
-
-
-def _probe(namespace: str) -> dict[str, Any]:
-    """A valid manifest, for a dry run."""
-    return to_manifest(
-        Aggregate(
-            name="stormfold-probe",
-            namespace=namespace,
-            aggregate_class="Storm",
-            route="probe",
-            group_labels={},
-            pattern="{}",
-            severity="none",
-            alert_count=1,
-            distinct=1,
-            resolved=0,
-            resource_count=0,
-            resources=(),
-            example=Example(),
-            first_seen=0,
-            last_seen=0,
-            close_reason="Inactivity",
-            late=0,
-            truncated=False,
-        )
-    )

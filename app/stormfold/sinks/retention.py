@@ -20,8 +20,8 @@ class StoredResource(Protocol):
 R = TypeVar("R", bound=StoredResource)
 
 
-def select_expired(resources: Iterable[R], now: int, retention: int, max_storms: int) -> list[R]:
-    """Those last seen more than `retention` ms before `now` (ms), and the oldest beyond `max_storms` per namespace.
+def select_expired(resources: Iterable[R], now: int, retention: int, limit: int) -> list[R]:
+    """Those last seen more than `retention` ms before `now` (ms), and the oldest beyond `limit` per namespace.
 
     Oldest first: a deletion that is interrupted has then deleted the right ones.
     """
@@ -31,7 +31,7 @@ def select_expired(resources: Iterable[R], now: int, retention: int, max_storms:
     expired: list[R] = []
     for group in by_namespace.values():
         group.sort(key=_age)
-        excess = len(group) - max_storms
+        excess = len(group) - limit
         expired += (
             resource
             for index, resource in enumerate(group)

@@ -41,7 +41,8 @@ class KafkaProbe(PeriodicService):
         return INTERVAL
 
     def _stages(self) -> set[str]:
-        return self.health.heartbeats.keys() & set(self._settings.stage_names)
+        members = {member.name for member in self._members()}
+        return self.health.heartbeats.keys() & (members | set(self._settings.stage_names))
 
     def _is_silent(self) -> bool:
         moments = [member.last_response_at for member in self._members()]

@@ -16,6 +16,7 @@ from stormfold.kafka.reader import TopicReader, open_reader
 from stormfold.positions import Position, RecordTime, Verdict, check_position, offset_to_verify
 from stormfold.redis.store import Store
 from stormfold.settings import Settings
+from stormfold.sinks.kinds import INCIDENTS, STORMS
 from stormfold.stages.intake import intake_positions
 
 
@@ -24,8 +25,10 @@ async def reset_positions(settings: Settings, store: Store) -> list[str]:
     read = await intake_positions(settings, store)
     reset = await _reset_commits(settings, "intake", settings.alerts_topic, read)
     reset += await _reset_folded(settings, store)
-    written = await read_committed(settings, settings.consumer_group("emit"), settings.storms_topic)
-    return reset + await _reset_commits(settings, "emit", settings.storms_topic, written)
+    for kind, topic in ((STORMS, settings.storms_topic), (INCIDENTS, settings.incidents_topic)):
+        written = await read_committed(settings, settings.consumer_group(kind.component), topic)
+        reset += await _reset_commits(settings, kind.component, topic, written)
+    return reset
 
 
 async def _reset_commits(settings: Settings, stage: str, topic: str, committed: Committed) -> list[str]:

@@ -13,21 +13,21 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import structlog
-from aiokafka import ConsumerRecord
 
 from stormfold import logs, metrics
 from stormfold.config import ReloadableConfig
-from stormfold.decoding import Malformed
+from stormfold.config.model import INCIDENT, Published
 from stormfold.errors import StormfoldError
+from stormfold.incident import Incident
 from stormfold.kafka.client import open_admin
-from stormfold.kafka.reader import TopicReader, open_reader
-from stormfold.manifest import decode_manifest
+from stormfold.kafka.reader import open_reader
 from stormfold.redis.memory import Memory
 from stormfold.redis.open_groups import OpenGroups, TopGroups
 from stormfold.redis.store import Store
 from stormfold.settings import Settings
+from stormfold.sinks.kinds import INCIDENTS, STORMS, ResourceKind
+from stormfold.status.recent import recent_incidents, recent_storms
 from stormfold.status.snapshot import (
-    Extent,
     KafkaSnapshot,
     RedisSnapshot,
     closed_until,
@@ -48,9 +48,7 @@ CONNECTED_SECONDS = 60.0
 STOP_SECONDS = 3.0
 """Longest wait until connections are closed: clients of a Kafka that is away can wait forever."""
 SHOWN = 20
-"""Largest open groups, newest storms, and newest warnings and errors to show."""
-READ_STORMS = 100
-"""Newest records of each partition of `storms` to read at once."""
+"""Largest open groups, and newest warnings and errors to show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +90,8 @@ class View:
     groups: TopGroups | None = None
     recent: Sequence[tuple[Aggregate, bool | None]] = ()
     """Storms, the latest first, and whether the sink has written them; None if none is to be written."""
+    incidents: Sequence[tuple[Incident, bool | None]] = ()
+    """The same of incidents."""
     stages: Mapping[str, Mapping[int, Progress]] = field(default_factory=dict)
     """Stage → partition → progress."""
     memory: Memory | None = None
@@ -104,38 +104,6 @@ class View:
     def lag(self) -> int:
         """Records not processed yet, of all stages."""
         return sum(progress.lag for partitions in self.stages.values() for progress in partitions.values())
-
-
-class RecentStorms:
-    """The newest storms in the `storms` topic. Each call of `read` reads only new records."""
-
-    def __init__(self, topic: str) -> None:
-        self._topic = topic
-        self._ends: dict[int, int] = {}
-        self._found: dict[str, tuple[ConsumerRecord, Aggregate]] = {}
-
-    async def read(self, reader: TopicReader, extents: Mapping[int, Extent]) -> None:
-        """Reads what was published since the last call. Raises what `reader` raises."""
-        new = max((extent.end - self._ends.get(partition, 0) for partition, extent in extents.items()), default=0)
-        if new > 0:
-            async for record in reader.read(self._topic, min(new, READ_STORMS)):
-                # Others may write to the topic, too.
-                with suppress(Malformed):
-                    aggregate = decode_manifest(record.value)
-                    if aggregate.aggregate_class == "Storm":
-                        self._found[aggregate.name] = (record, aggregate)
-            newest = sorted(self._found.items(), key=lambda item: item[1][0].timestamp, reverse=True)
-            self._found = dict(newest[:SHOWN])
-        self._ends = {partition: extent.end for partition, extent in extents.items()}
-
-    def storms(self, written: Mapping[int, int] | None) -> list[tuple[Aggregate, bool | None]]:
-        """Storms by their last alert, the latest first, and whether each is before the offsets in `written`."""
-        # After an outage many are published at once, in no order.
-        ordered = sorted(self._found.values(), key=lambda found: found[1].last_seen, reverse=True)
-        return [
-            (aggregate, None if written is None else record.offset < written.get(record.partition, 0))
-            for record, aggregate in ordered
-        ]
 
 
 class _Server:
@@ -189,7 +157,8 @@ class Live:
         self._store = store
         self._configuration = configuration
         self._open_groups = OpenGroups(store, SHOWN)
-        self._recent = RecentStorms(settings.storms_topic)
+        self._recent = recent_storms(settings.storms_topic)
+        self._incidents = recent_incidents(settings.incidents_topic)
         self.servers = (
             _Server(settings.kafka_bootstrap_servers, self._read_kafka),
             _Server(settings.redis_url_safe, self._read_redis),
@@ -213,7 +182,8 @@ class Live:
             async with open_admin(self._settings) as admin, open_reader(self._settings) as reader:
                 while time.monotonic() < until:
                     found = await snapshot_kafka(self._settings, admin, reader)
-                    await self._recent.read(reader, found.topics.get("emit", {}))
+                    await self._recent.read(reader, found.topics.get(STORMS.component, {}))
+                    await self._incidents.read(reader, found.topics.get(INCIDENTS.component, {}))
                     self._kafka = found
                     yield
 
@@ -241,18 +211,19 @@ class Live:
             horizon=redis.clock.horizon if redis and redis.clock else None,
             closed_until=closed_until(kafka) if kafka else None,
             groups=self._groups,
-            recent=self._recent.storms(self._written()),
+            recent=self._recent.resources(self._written(STORMS, "Storm")),
+            incidents=self._incidents.resources(self._written(INCIDENTS, INCIDENT)),
             stages=self._stages(kafka) if kafka else {},
             memory=redis.memory if redis else None,
             oom_rejections=int(metrics.REGISTRY.get_sample_value("stormfold_redis_oom_rejections_total") or 0),
             events=list(islice(reversed(logs.RECENT_EVENTS), SHOWN)),
         )
 
-    def _written(self) -> dict[int, int] | None:
-        """Next offset that emit writes, by partition; None if storms do not become resources."""
-        if self._settings.sink == "none" or "Storm" not in self._configuration.current.config.publish:
+    def _written(self, kind: ResourceKind, published: Published) -> dict[int, int] | None:
+        """Next offset that emit writes, by partition; None if these do not become resources."""
+        if self._settings.sink == "none" or published not in self._configuration.current.config.publish:
             return None
-        committed = self._kafka.committed.get("emit", {}) if self._kafka else {}
+        committed = self._kafka.committed.get(kind.component, {}) if self._kafka else {}
         return {partition: offset for partition, (offset, _) in committed.items()}
 
     def _stages(self, kafka: KafkaSnapshot) -> dict[str, dict[int, Progress]]:

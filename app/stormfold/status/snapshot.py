@@ -15,8 +15,8 @@ from stormfold.redis.store import Store
 from stormfold.redis.versions import State
 from stormfold.settings import Settings
 
-STAGES = ("intake", "fold", "emit")
-"""The stages that read a topic."""
+STAGES = ("intake", "fold", "emit", "emit-incidents")
+"""Readers of topics: stages, and of emit one for each kind of resource."""
 
 
 class Extent(NamedTuple):
@@ -83,7 +83,7 @@ class StagePosition(NamedTuple):
 
 def topic_of(settings: Settings, stage: str) -> str:
     """The topic that a stage reads."""
-    topics = (settings.alerts_topic, settings.keyed_topic, settings.storms_topic)
+    topics = (settings.alerts_topic, settings.keyed_topic, settings.storms_topic, settings.incidents_topic)
     return dict(zip(STAGES, topics, strict=True))[stage]
 
 

@@ -19,7 +19,7 @@ MAX_LENGTH = 300
 """Characters of a text to show: labels can be of any length."""
 MAX_PARTITIONS = 24
 """Partitions to show; of more, those with the largest lag."""
-SECTIONS = ("moment", "problems", "summary", "forming", "recent", "lag", "memory", "log")
+SECTIONS = ("moment", "problems", "summary", "forming", "incidents", "recent", "lag", "memory", "log")
 _WORD_STARTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 Sections = Mapping[str, str]

@@ -66,7 +66,15 @@
 {{- $name := "stormfold.yaml" -}}
 {{- if $values.configuration -}}
 {{- $_ := set $data $name $values.configuration -}}
-{{- range $route := (fromYaml $values.configuration).routes -}}
+{{- $configuration := fromYaml $values.configuration -}}
+{{- $incidents := $configuration.incidents -}}
+{{- if and (or (kindIs "invalid" $incidents) (kindIs "map" $incidents)) (has "Incident" ($configuration.publish | default (list "Incident"))) -}}
+{{- $target := ($incidents | default dict).namespace | default "storms" -}}
+{{- if not (has $target (concat (list $namespace) $values.namespaces)) -}}
+{{- fail (printf "configuration: incidents are written to the namespace %s, which is neither that of the release (%s) nor in `namespaces`" $target $namespace) -}}
+{{- end -}}
+{{- end -}}
+{{- range $route := $configuration.routes -}}
 {{- $target := $route.namespace | default "storms" -}}
 {{- if not (has $target (concat (list $namespace) $values.namespaces)) -}}
 {{- fail (printf "configuration: the route %s writes to the namespace %s, which is neither that of the release (%s) nor in `namespaces`" $route.name $target $namespace) -}}
@@ -77,6 +85,7 @@
 {{- range $configuration.routes -}}
 {{- $_ := set . "namespace" $namespace -}}
 {{- end -}}
+{{- $_ := set $configuration "incidents" (dict "namespace" $namespace) -}}
 {{- $_ := set $data $name (toYaml $configuration) -}}
 {{- end -}}
 {{- end -}}

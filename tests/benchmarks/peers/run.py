@@ -23,6 +23,7 @@ from stormfold.errors import ActionRequired
 from stormfold.local import kafka
 from stormfold.local.process import cache_dir
 from stormfold.settings import Settings
+from stormfold.status.snapshot import STAGES
 from tests.benchmarks.bench import PARTITIONS, Bench, assigned, counted, start
 from tests.benchmarks.results import Peer, Peers, Taken
 from tests.benchmarks.throughput import FOLDED, filled
@@ -154,7 +155,7 @@ async def _ours(bench: Bench) -> Taken:
     async with aiohttp.ClientSession() as session:
         with Workers(settings, bench.folder) as running:
             processes, addresses = start(running, 1, {})
-            await assigned(session, addresses, 3 * PARTITIONS)
+            await assigned(session, addresses, len(STAGES) * PARTITIONS)
 
             async def done() -> int:
                 return int(await counted(session, addresses, FOLDED))

@@ -10,11 +10,12 @@ from aiokafka import ConsumerRecord
 
 from stormfold.kafka.producer import Producer, ProducerRecord
 from stormfold.settings import Settings
+from tests.support import incident_manifests
 from tests.support.alerts import Sent, alert, record
 from tests.support.cli import stormfold
 from tests.support.pipeline import assert_balanced, drained, publish, read_topic
 from tests.support.servers import until
-from tests.support.storms import manifest
+from tests.support.storms import NAME, manifest
 from tests.support.workers import Workers
 
 Headers = list[tuple[str, bytes]]
@@ -150,15 +151,18 @@ async def test_the_newest_of_both_topics_are_listed_first(topics: Settings) -> N
     assert (raw.stdout, raw.returncode) == ("{}", 0)
 
 
-async def test_a_storm_that_the_sink_rejected_is_written_after_its_redrive(topics: Settings, tmp_path: Path) -> None:
-    storm = manifest()
-    name = storm["metadata"]["name"]
-    await send_letters(
-        topics,
-        [(ProducerRecord(name.encode(), json.dumps(storm).encode()), origin("storms", 0))],
-        topics.storms_dlq_topic,
-    )
+async def test_a_resource_that_the_sink_rejected_is_written_after_its_redrive(topics: Settings, tmp_path: Path) -> None:
+    for found, kind, topic in (
+        (manifest(), "storms", topics.storms_dlq_topic),
+        (incident_manifests.manifest(), "incidents", topics.incidents_dlq_topic),
+    ):
+        letter = ProducerRecord(found["metadata"]["name"].encode(), json.dumps(found).encode())
+        await send_letters(topics, [(letter, origin(kind, 0))], topic)
     with Workers(topics, tmp_path) as workers:
         workers.start(sink=f"directory:{tmp_path / 'out'}", stages="emit")
         assert (await stormfold(topics, "dlq", "redrive", "--all", "--yes")).returncode == 0
-        await until(lambda: list((tmp_path / "out").rglob(f"*{name}*")), what="the storm is written")
+        files = (
+            tmp_path / "out" / f"storms.{NAME}.yaml",
+            tmp_path / "out/incidents" / f"storms.{incident_manifests.NAME}.yaml",
+        )
+        await until(lambda: all(file.exists() for file in files), what="both are written")

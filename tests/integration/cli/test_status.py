@@ -77,14 +77,14 @@ async def test_status_shows_open_groups_windows_and_lag(topics: Settings, tmp_pa
     assert left.code == 0 and left.records("intake") == {0: 7, 1: 0, 2: 2} and left.status["worker"]["answers"] is False
     text = (await stormfold(topics, "status")).stdout
     assert f"lag of 9 records in {topics.alerts_topic}, by partition 0: 7, 2: 2" in text
-    assert "1 group, the oldest from" in text and "emit     no lag" in text
-    assert "sink     unknown: no worker answers here" in text
+    assert "1 group, the oldest from" in text and "emit           no lag" in text
+    assert "sink           unknown: no worker answers here" in text
 
 
 async def test_each_missing_topic_is_a_problem_with_a_hint(settings: Settings) -> None:
     """The part about Redis is shown as usual."""
     found = await shown(settings)
-    missing = [settings.alerts_topic, settings.keyed_topic, settings.storms_topic]
+    missing = [settings.alerts_topic, settings.keyed_topic, settings.storms_topic, settings.incidents_topic]
     assert found.code == 1 and found.status["redis"]["policy"]
     assert found.problems == [
         (
@@ -205,7 +205,7 @@ async def test_the_sink_is_the_one_the_worker_uses(topics: Settings, tmp_path: P
             return found if found.status["worker"]["answers"] else None
 
         assert (await until(answered, what="the worker answers")).status["sink"] == sink
-        assert f"sink     {sink}" in (await stormfold(here, "status")).stdout
+        assert f"sink           {sink}" in (await stormfold(here, "status")).stdout
     assert (await shown(here)).status["sink"] is None
 
 
@@ -221,7 +221,8 @@ async def test_problems_of_the_worker_are_shown(topics: Settings, tmp_path: Path
             return components if "worker: redis" in components else None
 
         assert await until(reported, what="the worker's problems") == [
-            "worker: close", "worker: emit", "worker: fold", "worker: intake", "worker: redis",
+            "worker: close", "worker: emit", "worker: emit-incidents", "worker: fold", "worker: intake",
+            "worker: redis",
         ]  # fmt: skip
         assert "127.0.0.1:9 (STORMFOLD_KAFKA_BOOTSTRAP_SERVERS)" in (await stormfold(here, "status")).stderr
 

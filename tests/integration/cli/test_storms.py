@@ -45,10 +45,10 @@ async def listed(settings: Settings, *words: str) -> list[int]:
 
 
 @asynccontextmanager
-async def watching(settings: Settings, *words: str) -> AsyncIterator[asyncio.StreamReader]:
-    """The output of `stormfold storms --watch`."""
+async def watching(settings: Settings, *words: str, command: str = "storms") -> AsyncIterator[asyncio.StreamReader]:
+    """The output of a command with `--watch`."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", "from stormfold.cli import main; main()", "storms", "--watch", *words,
+        sys.executable, "-c", "from stormfold.cli import main; main()", command, "--watch", *words,
         env=os.environ | environment(settings), stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout

@@ -216,7 +216,9 @@ def test_storms_are_written_to_the_namespace_of_the_release(helm: Helm) -> None:
     manifests = helm.rendered(namespace="alerts")
     assert {each["metadata"].get("namespace") for each in manifests} == {"alerts", None}
     data = one(manifests, "ConfigMap")["data"]["stormfold.yaml"]
-    assert [route.namespace for route in config.loads(data, "stormfold.yaml").routes] == ["alerts"]
+    found = config.loads(data, "stormfold.yaml")
+    assert [route.namespace for route in found.routes] == ["alerts"]
+    assert found.incidents and found.incidents.namespace == "alerts"
     for binding in of("RoleBinding", manifests):
         assert [subject["namespace"] for subject in binding["subjects"]] == ["alerts"]
 
@@ -231,6 +233,10 @@ def test_further_namespaces_get_both_roles_and_no_others_can_be_routed_to(helm: 
     assert {s["namespace"] for each in of("RoleBinding", manifests) for s in each["subjects"]} == {"storms"}
     with pytest.raises(HelmError, match="the route all writes to the namespace payments, which is neither"):
         helm.rendered(values | {"namespaces": []})
+    with pytest.raises(HelmError, match="incidents are written to the namespace storms, which is neither"):
+        helm.rendered({"configuration": "publish: [Storm, Incident]"}, namespace="alerts")
+    for text in ("incidents: {namespace: alerts}", "incidents: off", "publish: [Storm]"):
+        helm.rendered({"configuration": text}, namespace="alerts")
 
 
 def test_parts_can_be_left_out(helm: Helm) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import gobuild
-from tests.support.apiserver import ApiServer, binaries
+from tests.support.apiserver import INCIDENTS, STORMS, ApiServer, binaries
 
 
 @pytest.fixture(scope="session")
@@ -41,12 +41,12 @@ def narrow(built: None, tmp_path: Path) -> Iterator[ApiServer]:  # noqa: ARG001
 
 @pytest.fixture
 def storms(apiserver: ApiServer) -> Iterator[ApiServer]:
-    """The shared server, with an empty namespace `storms`."""
+    """The shared server, without resources in the namespace `storms`."""
     _clear(apiserver)
     yield apiserver
     _clear(apiserver)
 
 
 def _clear(apiserver: ApiServer) -> None:
-    for name in apiserver.storms():
-        apiserver.request("DELETE", f"/apis/stormfold.dev/v1alpha1/namespaces/storms/alertstorms/{name}")
+    for path in (STORMS, INCIDENTS):
+        assert apiserver.request("DELETE", path).status == 200

@@ -1,6 +1,7 @@
-"""The definition of AlertStorm in a real API server."""
+"""The definitions of AlertStorm and AlertIncident in a real API server."""
 
 import copy
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -8,19 +9,36 @@ from typing import Any, get_args
 import pytest
 import yaml
 
+from stormfold import incident_manifest
 from stormfold import storm as core
 from stormfold.config import Config
+from stormfold.incident import IncidentCloseReason
+from stormfold.manifest import from_manifest
+from stormfold.manifest import to_manifest as manifest_of
 from stormfold.sinks.directory import dump
-from tests.support.apiserver import STORMS, Answer, ApiServer
+from stormfold.sinks.kubernetes import MAX_BYTES
+from tests.support import incident_manifests as incidents
+from tests.support.apiserver import INCIDENTS, STORMS, Answer, ApiServer
 from tests.support.storms import AWKWARD, NAME, manifest
 
-CRD = yaml.safe_load((Path(__file__).parents[3] / "k8s" / "crd.yaml").read_text())
-(VERSION,) = CRD["spec"]["versions"]
-SPEC = VERSION["schema"]["openAPIV3Schema"]["properties"]["spec"]
+DEFINITIONS = {
+    found["spec"]["names"]["kind"]: found
+    for found in yaml.safe_load_all((Path(__file__).parents[3] / "k8s" / "crd.yaml").read_text())
+}
+SCHEMAS = {kind: found["spec"]["versions"][0]["schema"]["openAPIV3Schema"] for kind, found in DEFINITIONS.items()}
+SPEC = SCHEMAS["AlertStorm"]["properties"]["spec"]
+INCIDENT_SPEC = SCHEMAS["AlertIncident"]["properties"]["spec"]
+each_kind = pytest.mark.parametrize("kind", DEFINITIONS)
 
 
-def create(storms: ApiServer, storm: dict[str, Any]) -> Answer:
-    return storms.request("POST", f"{STORMS}?fieldValidation=Strict", storm)
+def resource(kind: str, **spec: Any) -> dict[str, Any]:
+    """An example of a kind, with changed fields of `spec`."""
+    return manifest(**spec) if kind == "AlertStorm" else incidents.manifest(**spec)
+
+
+def create(storms: ApiServer, found: dict[str, Any]) -> Answer:
+    path = STORMS if found["kind"] == "AlertStorm" else INCIDENTS
+    return storms.request("POST", f"{path}?fieldValidation=Strict", found)
 
 
 def patch(storms: ApiServer, change: dict[str, Any], subresource: str = "") -> Answer:
@@ -38,25 +56,26 @@ def fields(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[s
             yield from fields(schema[part], f"{path}[]")
 
 
-def test_the_definition_is_established_with_a_structural_schema(apiserver: ApiServer) -> None:
-    answer = apiserver.request(
-        "GET", f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{CRD['metadata']['name']}"
-    )
+@each_kind
+def test_the_definition_is_established_with_a_structural_schema(apiserver: ApiServer, kind: str) -> None:
+    name = DEFINITIONS[kind]["metadata"]["name"]
+    answer = apiserver.request("GET", f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}")
     conditions = {condition["type"]: condition["status"] for condition in answer.body["status"]["conditions"]}
     assert conditions["Established"] == conditions["NamesAccepted"] == "True"
     assert conditions.get("NonStructuralSchema", "False") == "False"
-    assert answer.body["spec"]["versions"][0]["schema"] == VERSION["schema"]
+    assert answer.body["spec"]["versions"][0]["schema"]["openAPIV3Schema"] == SCHEMAS[kind]
 
 
-def test_every_string_list_and_map_has_a_limit() -> None:
-    for path, field in fields(VERSION["schema"]["openAPIV3Schema"]):
+@each_kind
+def test_every_string_list_and_map_has_a_limit(kind: str) -> None:
+    for path, field in fields(SCHEMAS[kind]):
         if path in (".apiVersion", ".kind", ".metadata"):
             continue
         match field["type"]:
             case "string":
                 assert field.keys() & {"maxLength", "enum"}, path
             case "array":
-                assert "maxItems" in field, path
+                assert "maxItems" in field and "x-kubernetes-list-type" in field, path
             case "object":
                 assert "properties" in field or "maxProperties" in field, path
             case "integer":
@@ -80,25 +99,57 @@ def test_the_limits_of_the_definition_are_those_of_the_code() -> None:
     assert set(fields["class"]["enum"]) == set(get_args(core.AggregateClass))
 
 
-def test_every_field_has_a_description_for_kubectl_explain() -> None:
-    for path, field in fields(VERSION["schema"]["openAPIV3Schema"]):
+def test_the_limits_of_incidents_are_those_of_their_storms() -> None:
+    fields = INCIDENT_SPEC["properties"]
+    started = fields["startedWith"]["properties"]
+    assert started["example"]["properties"] == SPEC["properties"]["example"]["properties"]
+    assert started["pattern"]["maxLength"] == core.MAX_PATTERN_BYTES
+    assert fields["affectedResources"]["items"] == SPEC["properties"]["affectedResources"]["items"]
+    assert set(fields["closeReason"]["enum"]) == set(get_args(IncidentCloseReason))
+
+
+@each_kind
+def test_the_definition_has_exactly_the_fields_of_a_manifest(kind: str) -> None:
+    """Optional fields are set; an absent one that is required, or an unknown one, would be refused."""
+    conversions: Any = {
+        "AlertStorm": lambda: manifest_of(from_manifest(manifest())),
+        "AlertIncident": lambda: incident_manifest.to_manifest(
+            incident_manifest.from_manifest(incidents.manifest(continues="before"))
+        ),
+    }
+    schema, spec = SCHEMAS[kind]["properties"]["spec"], conversions[kind]()["spec"]
+    assert set(schema["properties"]) == set(spec)
+    assert set(schema["properties"]) - set(schema["required"]) <= {"continues"}
+    for name, value in spec.items():
+        inner = schema["properties"][name]
+        for entry in value if isinstance(value, list) else [value] if "properties" in inner else []:
+            assert set(entry) <= set(inner.get("items", inner)["properties"]), name
+
+
+@each_kind
+def test_every_field_has_a_description_for_kubectl_explain(kind: str) -> None:
+    for path, field in fields(SCHEMAS[kind]):
         if not path.endswith("[]") and path not in (".apiVersion", ".kind", ".metadata"):
             assert field.get("description", "").endswith("."), path
 
 
-@pytest.mark.parametrize("field", sorted(SPEC["properties"]))
-def test_a_resource_without_a_required_field_is_refused(storms: ApiServer, field: str) -> None:
-    storm = manifest()
-    del storm["spec"][field]
-    answer = create(storms, storm)
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [(kind, field) for kind, schema in SCHEMAS.items() for field in sorted(schema["properties"]["spec"]["required"])],
+)
+def test_a_resource_without_a_required_field_is_refused(storms: ApiServer, kind: str, field: str) -> None:
+    found = resource(kind)
+    del found["spec"][field]
+    answer = create(storms, found)
     assert answer.status == 422
     assert f"spec.{field}" in answer.body["message"]
 
 
-def test_a_resource_without_a_spec_is_refused(storms: ApiServer) -> None:
-    storm = manifest()
-    del storm["spec"]
-    assert create(storms, storm).status == 422
+@each_kind
+def test_a_resource_without_a_spec_is_refused(storms: ApiServer, kind: str) -> None:
+    found = resource(kind)
+    del found["spec"]
+    assert create(storms, found).status == 422
 
 
 @pytest.mark.parametrize(
@@ -127,8 +178,33 @@ def test_an_invalid_value_is_refused_and_its_field_named(storms: ApiServer, wron
     assert any(cause["field"].startswith(f"spec.{next(iter(wrong))}") for cause in answer.body["details"]["causes"])
 
 
-def test_an_unknown_field_is_refused_and_not_dropped(storms: ApiServer) -> None:
-    assert create(storms, manifest(mood="stormy")).status == 400
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"closeReason": "Inactivity"},
+        {"alertCount": 0},
+        {"stormCount": 0},
+        {"otherGroupCount": -1},
+        {"until": "later"},
+        {"continues": "c" * 254},
+        {"labels": {f"l{number}": "v" for number in range(17)}},
+        {"startedWith": {"storm": "s", "pattern": "{}"}},
+        {"storms": [{}]},
+        {"namespaces": [{"name": "n", "alerts": 1}] * 51},
+    ],
+    ids=lambda wrong: str(wrong)[:40],
+)
+def test_an_invalid_value_of_an_incident_is_refused_and_its_field_named(
+    storms: ApiServer, wrong: dict[str, Any]
+) -> None:
+    answer = create(storms, incidents.manifest(**wrong))
+    assert answer.status == 422
+    assert any(cause["field"].startswith(f"spec.{next(iter(wrong))}") for cause in answer.body["details"]["causes"])
+
+
+@each_kind
+def test_an_unknown_field_is_refused_and_not_dropped(storms: ApiServer, kind: str) -> None:
+    assert create(storms, resource(kind, mood="stormy")).status == 400
 
 
 @pytest.mark.parametrize(
@@ -186,8 +262,61 @@ def test_kubectl_get_shows_every_column(storms: ApiServer) -> None:
     assert list(row)[:8] == ["Name", "Class", "Severity", "Alerts", "Resources", "First", "Last", "Pattern"]
     assert row["Alerts"] == 412
     assert row["Pattern"] == 'KubePodCrashLooping{cluster="prod"}'
-    names = CRD["spec"]["names"]
+    names = DEFINITIONS["AlertStorm"]["spec"]["names"]
     assert {"storm", "storms"} == set(names["shortNames"])
+
+
+def test_kubectl_get_shows_an_incident_and_what_it_started_with(storms: ApiServer) -> None:
+    create(storms, incidents.manifest())
+    table = storms.request("GET", INCIDENTS, accept="application/json;as=Table;g=meta.k8s.io;v=v1").body
+    row = dict(zip((column["name"] for column in table["columnDefinitions"]), table["rows"][0]["cells"], strict=True))
+    shown = ["Name", "Severity", "Alerts", "Storms", "Resources", "Started with", "First", "Last"]
+    assert list(row)[:8] == shown and list(row)[-1] == "Age"
+    assert (row["Alerts"], row["Storms"], row["Started with"]) == (239, 1, '{node="worker-7"}')
+
+
+def test_the_spec_of_an_incident_cannot_be_changed(storms: ApiServer) -> None:
+    assert create(storms, incidents.manifest()).status == 201
+    change = {"spec": {"alertCount": 240}}
+    path = f"{INCIDENTS}/{incidents.NAME}"
+    answer = storms.request("PATCH", path, change, content_type="application/merge-patch+json")
+    assert answer.status == 422
+    condition = {
+        "type": "Acknowledged",
+        "status": "True",
+        "reason": "Paged",
+        "message": "",
+        "lastTransitionTime": "2026-01-01T00:05:00Z",
+    }
+    status = {"status": {"conditions": [condition]}}
+    answer = storms.request("PATCH", f"{path}/status", status, content_type="application/merge-patch+json")
+    assert answer.body["status"] == status["status"]
+
+
+def test_an_incident_at_every_limit_is_stored(storms: ApiServer) -> None:
+    """The cost of its validation is within the limits of the API server, and its size within those of its store."""
+    example = incidents.manifest()["spec"]["storms"][0]
+    found = incidents.manifest(
+        "largest",
+        labels={f"label-{number}": "é" * 1024 for number in range(16)},
+        startedWith={
+            "storm": "s" * 253,
+            "pattern": "é" * 2048,
+            "example": {part: {f"name-{n}": "é" * 1024 for n in range(16)} for part in ("labels", "annotations")},
+        },
+        storms=[{**example, "name": f"{number:0253d}", "pattern": "é" * 256} for number in range(200)],
+        otherGroups=[{"pattern": "é" * 256, "alertCount": 2**53, "firstSeen": example["firstSeen"]}] * 50,
+        namespaces=[{"name": "é" * 1024, "alerts": 2**53}] * 50,
+        affectedResources=[
+            {"kind": "K" * 63, "namespace": "n" * 63, "name": f"{number:0253d}", "alerts": 2**53}
+            for number in range(200)
+        ],
+        continues="c" * 253,
+        truncated=True,
+    )
+    assert len(json.dumps(found, ensure_ascii=False).encode()) < MAX_BYTES
+    assert create(storms, found).status == 201
+    assert storms.incidents()["largest"]["spec"] == found["spec"]
 
 
 def test_a_resource_at_every_limit_is_stored(storms: ApiServer) -> None:

@@ -2,35 +2,40 @@
 
 import pytest
 
-from tests.support.apiserver import NOBODY, STORMS, STRANGER, WORKER, ApiServer
+from tests.support import incident_manifests as incidents
+from tests.support.apiserver import INCIDENTS, NOBODY, STORMS, STRANGER, WORKER, ApiServer
 from tests.support.storms import NAME, manifest
 
-ONE = f"{STORMS}/{NAME}"
-OTHER = STORMS.replace("/storms/", "/default/")
+NAMES = {STORMS: NAME, INCIDENTS: incidents.NAME}
+OTHERS = [
+    ("GET", "{}/{}"),
+    ("PUT", "{}/{}"),
+    ("PATCH", "{}/{}"),
+    ("PATCH", "{}/{}/status"),
+    ("DELETE", "{}"),
+    ("GET", "{}?watch=true"),
+]
 
 
-def test_the_worker_may_create_list_and_delete_resources_in_its_namespace(storms: ApiServer) -> None:
-    for method, path, body, status in (
-        ("POST", f"{STORMS}?dryRun=All", manifest(), 201),
-        ("POST", STORMS, manifest(), 201),
-        ("GET", STORMS, None, 200),
-        ("DELETE", ONE, None, 200),
+@pytest.mark.parametrize("path", NAMES)
+def test_the_worker_may_create_list_and_delete_resources_in_its_namespace(storms: ApiServer, path: str) -> None:
+    found = manifest() if path == STORMS else incidents.manifest()
+    for method, at, body, status in (
+        ("POST", f"{path}?dryRun=All", found, 201),
+        ("POST", path, found, 201),
+        ("GET", path, None, 200),
+        ("DELETE", f"{path}/{NAMES[path]}", None, 200),
     ):
-        assert storms.request(method, path, body, identity=WORKER).status == status, (method, path)
+        assert storms.request(method, at, body, identity=WORKER).status == status, (method, at)
 
 
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("GET", ONE),
-        ("PUT", ONE),
-        ("PATCH", ONE),
-        ("PATCH", f"{ONE}/status"),
-        ("DELETE", STORMS),
-        ("GET", f"{STORMS}?watch=true"),
-        ("POST", OTHER),
-        ("GET", OTHER),
+        *((method, path.format(kind, name)) for kind, name in NAMES.items() for method, path in OTHERS),
+        *((method, kind.replace("/storms/", "/default/")) for kind in NAMES for method in ("POST", "GET")),
         ("GET", "/apis/stormfold.dev/v1alpha1/alertstorms"),
+        ("GET", "/apis/stormfold.dev/v1alpha1/alertincidents"),
         ("GET", "/api/v1/namespaces/storms/secrets"),
         ("GET", "/api/v1/namespaces/storms/pods"),
         ("POST", "/api/v1/namespaces/storms/serviceaccounts/stormfold/token"),

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import yaml
 from stormfold.errors import ActionRequired, DeadLetter, Retry
 from stormfold.sinks import Outcome, Sink
 from stormfold.sinks import kubernetes as sinks
+from stormfold.sinks.kinds import STORMS as STORM_KIND
 from stormfold.sinks.kubernetes import MAX_BYTES, KubernetesSink
+from stormfold.sinks.responses import response_error
 from tests.support.apiserver import ADMIN, NOBODY, STORMS, STRANGER, WORKER, WRITER, ApiServer
 from tests.support.sinks import HOUR, NOW, SinkSuite, delete_expired
 from tests.support.storms import NAME, manifest
@@ -20,7 +23,7 @@ from tests.support.storms import NAME, manifest
 class Cluster:
     def __init__(self, server: ApiServer, identity: str = WORKER) -> None:
         self.server = server
-        self.sink: Sink = KubernetesSink(server.kubeconfig(identity), None, ["storms"])
+        self.sink: Sink = KubernetesSink(server.kubeconfig(identity), None)
 
     def stored(self) -> dict[str, dict[str, Any]]:
         return self.server.storms()
@@ -80,7 +83,7 @@ class TestKubernetes(SinkSuite):
         monkeypatch.setattr(sinks, "PAGE_SIZE", 3)
         await self._write(place, **{f"s{age}": NOW // 1000 - age for age in range(8)})
         reported: list[int] = []
-        await place.sink.delete_expired(NOW, HOUR, 7, reported.append)
+        await place.sink.delete_expired(["storms"], NOW, HOUR, 7, reported.append)
         assert reported == [0, 0, 0, 1]
         assert await delete_expired(place.sink, NOW, 2000, 100) == 4
         assert set(place.stored()) == {"s0", "s1", "s2"}
@@ -89,15 +92,15 @@ class TestKubernetes(SinkSuite):
         place.server.apply(
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "elsewhere"}},
         )
-        sink = KubernetesSink(place.server.kubeconfig(ADMIN), None, ["storms", "elsewhere"])
+        sink = KubernetesSink(place.server.kubeconfig(ADMIN), None)
         for namespace, name, seen in (("elsewhere", "old", 1), ("storms", "new", 2), ("storms", "newer", 3)):
             storm = manifest(name, seen)
             storm["metadata"]["namespace"] = namespace
             await sink.write(storm, name)
-        assert await delete_expired(sink, 4000, HOUR, 1) == 1
+        assert await delete_expired(sink, 4000, HOUR, 1, "storms", "elsewhere") == 1
         assert set(place.stored()) == {"newer"}
         assert set(place.server.storms("elsewhere")) == {"old"}
-        assert await delete_expired(sink, 2 * HOUR, HOUR, 1) == 2
+        assert await delete_expired(sink, 2 * HOUR, HOUR, 1, "storms", "elsewhere") == 2
         await sink.close()
 
     async def test_a_resource_annotated_during_retention_is_kept(self, place: Cluster) -> None:
@@ -114,13 +117,13 @@ class TestKubernetes(SinkSuite):
         assert set(place.stored()) == kept
         assert deleted == len(names) - len(kept)
 
-    async def test_start_finds_a_definition_of_another_version(
-        self, place: Cluster, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(sinks, "_probe", lambda _: manifest(field_of_a_later_version=1))
+    async def test_a_check_finds_a_definition_of_another_version(self, place: Cluster) -> None:
+        later = replace(STORM_KIND, probe=lambda _: manifest(field_of_a_later_version=1))
+        sink = KubernetesSink(place.server.kubeconfig(WORKER), None, later)
         with pytest.raises(ActionRequired) as stop:
-            await place.sink.start()
+            await sink.check("storms")
         assert "k8s/crd.yaml" in str(stop.value.hint)
+        await sink.close()
 
 
 class TestConfiguration:
@@ -142,7 +145,7 @@ class TestConfiguration:
     async def test_a_missing_permission_names_the_role_already_at_start(self, storms: ApiServer) -> None:
         cluster = Cluster(storms, STRANGER)
         with pytest.raises(ActionRequired, match="403 Forbidden") as at_start:
-            await cluster.sink.start()
+            await cluster.sink.check("storms")
         stop = await self.stop(cluster.sink)
         assert "stormfold-writer" in str(stop.hint)
         assert at_start.value.hint == stop.hint
@@ -157,7 +160,7 @@ class TestConfiguration:
         binding["subjects"][0]["name"] = "writer"
         storms.apply(binding)
         sink = Cluster(storms, WRITER).sink
-        await sink.start()
+        await sink.check("storms")
         assert await sink.write(manifest(), NAME) is Outcome.CREATED
         with pytest.raises(ActionRequired) as stop:
             await delete_expired(sink, NOW, 0, 0)
@@ -182,7 +185,7 @@ class TestConfiguration:
     async def test_a_certificate_of_another_authority_is_refused(self, storms: ApiServer, bare: ApiServer) -> None:
         kubeconfig = storms.kubeconfig(WORKER)
         kubeconfig.write_text(kubeconfig.read_text().replace(str(storms.certificates), str(bare.certificates)))
-        stop = await self.stop(KubernetesSink(kubeconfig, None, ["storms"]))
+        stop = await self.stop(KubernetesSink(kubeconfig, None))
         assert "certificate" in str(stop)
         assert storms.storms() == {}
 
@@ -191,22 +194,22 @@ class TestConfiguration:
         file = tmp_path / "config"
         if content is not None:
             file.write_text(content)
-        stop = await self.stop(KubernetesSink(file, None, ["storms"]))
+        stop = await self.stop(KubernetesSink(file, None))
         assert "STORMFOLD_KUBECONFIG" in str(stop.hint)
 
     async def test_an_unknown_context_is_named(self, storms: ApiServer) -> None:
-        stop = await self.stop(KubernetesSink(storms.kubeconfig(WORKER), "production", ["storms"]))
+        stop = await self.stop(KubernetesSink(storms.kubeconfig(WORKER), "production"))
         assert "production" in str(stop)
 
     async def test_a_renewed_token_is_used_without_a_restart(self, storms: ApiServer) -> None:
         kubeconfig = storms.kubeconfig(WORKER)
         good = kubeconfig.read_text()
         kubeconfig.write_text(storms.kubeconfig(NOBODY).read_text())
-        sink = KubernetesSink(kubeconfig, None, ["storms"])
+        sink = KubernetesSink(kubeconfig, None)
         with pytest.raises(ActionRequired):
-            await sink.start()
+            await sink.check("storms")
         kubeconfig.write_text(good)
-        await sink.start()
+        await sink.check("storms")
         assert await sink.write(manifest(), NAME) is Outcome.CREATED
         await sink.close()
 
@@ -220,12 +223,12 @@ class TestConfiguration:
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", storms.address.rpartition(":")[2])
         module = "kubernetes.aio.config.incluster_config"
         monkeypatch.setattr(f"{module}.SERVICE_CERT_FILENAME", str(storms.certificates))
-        sink = KubernetesSink(None, None, ["storms"])
+        sink = KubernetesSink(None, None)
         monkeypatch.setattr(f"{module}.SERVICE_TOKEN_FILENAME", str(tmp_path / "missing"))
         with pytest.raises(ActionRequired, match="token"):
-            await sink.start()
+            await sink.check("storms")
         monkeypatch.setattr(f"{module}.SERVICE_TOKEN_FILENAME", str(token))
-        await sink.start()
+        await sink.check("storms")
         assert await sink.write(manifest(), NAME) is Outcome.CREATED
         await sink.close()
 
@@ -241,7 +244,7 @@ class TestOutages:
         with pytest.raises(Retry, match=r"127\.0\.0\.1"):
             await cluster.sink.write(manifest("during"), "during")
         with pytest.raises(Retry):
-            await cluster.sink.start()
+            await cluster.sink.check("storms")
         bare.restart()
         assert await cluster.sink.write(manifest("before"), "before") is Outcome.EXISTS
         assert await cluster.sink.write(manifest("during"), "during") is Outcome.CREATED
@@ -254,7 +257,7 @@ class TestOutages:
         monkeypatch.setattr(sinks, "REQUEST_SECONDS", 2.0)
         bare.install()
         cluster = Cluster(bare)
-        await cluster.sink.start()
+        await cluster.sink.check("storms")
         bare.kill_store()
         with pytest.raises(Retry):
             await cluster.sink.write(manifest("stored"), "stored")
@@ -269,7 +272,7 @@ class TestOutages:
     ) -> None:
         bare.install()
         cluster = Cluster(bare)
-        await cluster.sink.start()
+        await cluster.sink.check("storms")
         monkeypatch.setattr(sinks, "REQUEST_SECONDS", 0.5)
         with bare.frozen(), pytest.raises(Retry):
             await cluster.sink.write(manifest("frozen"), "frozen")
@@ -282,10 +285,10 @@ class TestOutages:
         bare.uninstall()
         cluster = Cluster(bare, ADMIN)
         with pytest.raises(ActionRequired) as stop:
-            await cluster.sink.start()
+            await cluster.sink.check("storms")
         assert "k8s/crd.yaml" in str(stop.value.hint)
         bare.install()
-        await cluster.sink.start()
+        await cluster.sink.check("storms")
         await cluster.sink.close()
 
     async def test_retry_after_is_passed_on_if_the_api_server_is_overloaded(self, narrow: ApiServer) -> None:
@@ -316,4 +319,4 @@ async def test_an_object_too_large_for_the_server_is_a_dead_letter(
     resource = {"kind": "k" * 1000, "namespace": "s" * namespace, "name": "n" * 1000, "alerts": 1}
     answer = storms.request("POST", STORMS, manifest(affectedResources=[resource] * 1000), raw=True)
     assert answer.status == status
-    assert isinstance(sinks.response_error(answer.status, answer.body, {}), DeadLetter)
+    assert isinstance(response_error(answer.status, answer.body, {}), DeadLetter)

@@ -51,9 +51,9 @@ _IDLE = _of("stormfold_idle_partition_pairs")
 _BUILD = _of("stormfold_build_info", version=__version__, python="3.11.14")
 _AGE = "event_time_lag_seconds"
 _HORIZON = _of("stormfold_horizon_delay_seconds")
-_STAGES = {_in("lag_records", stage, 0): "0x40" for stage in ("intake", "fold", "emit")}
+_STAGES = {_in("lag_records", stage, 0): "0x40" for stage in ("intake", "fold", "emit", "emit-incidents")}
 _LETTERS = _of("stormfold_dead_letters_total", topic="alerts-dlq")
-_ERRORS = _of("stormfold_sink_errors_total", outcome="action_required")
+_ERRORS = _of("stormfold_sink_errors_total", kind="AlertIncident", outcome="action_required")
 _REJECTED = "stormfold_redis_oom_rejections_total"
 _OVERFLOWED = "stormfold_alerts_overflowed_total"
 _VERSION = "stormfold_state_version"
@@ -345,14 +345,15 @@ CASES: dict[str, Sequence[Case]] = {
     ],
     "StormfoldSinkErrors": [
         Case(
-            {_ERRORS: "0x5 0+12x15 180x20"}, fires=12, resolved=25, labels='outcome="action_required"',
+            {_ERRORS: "0x5 0+12x15 180x20"}, fires=12, resolved=25,
+            labels='kind="AlertIncident", outcome="action_required"',
             near=[{_ERRORS: "0x5 1x30"}],
         )
     ],
     "StormfoldStormsWaiting": [
         Case(
             {_in("lag_records", "emit", 0): "0x5 8x20 0x10", _in("lag_records", "emit", 1, OTHER): "0x60"},
-            fires=16, resolved=27, labels="",
+            fires=16, resolved=27, labels='stage="emit"',
             near=[{
                 _in("lag_records", "emit", 0): "0x5 8x9 0 8x9 0x10",
                 _in("lag_records", "fold", 0): "8x30",

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
 from stormfold.local.process import HOST, free_port
 from stormfold.settings import Settings
+from stormfold.status.snapshot import STAGES, topic_of
 from tests.integration.deploy.conftest import services as services
 from tests.integration.deploy.conftest import tools as tools
 from tests.integration.deploy.files import K8S, ROOT
@@ -217,11 +218,11 @@ async def watched(topics: Settings, tmp_path: Path) -> AsyncIterator[Prometheus]
             await _tell(topics)
             assert_balanced(await drained(topics, config))
             for done in (
-                'stormfold_storms_written_total{outcome="created"} == 1',
+                'stormfold_resources_written_total{kind="AlertStorm", outcome="created"} == 1',
                 "sum(stormfold_alerts_closed_total) == 36",
             ):
                 await until(partial(prometheus.value, done), what=done)
-            read = {"intake": topics.alerts_topic, "fold": topics.keyed_topic, "emit": topics.storms_topic}
+            read = {stage: topic_of(topics, stage) for stage in STAGES}
             for (stage, partition), records in (await exporter_lag(topics)).items():
                 lag.labels(topics.consumer_group(stage), read[stage], partition).set(records)
             yield prometheus

@@ -21,6 +21,7 @@ from stormfold.local.redis import EmbeddedRedis
 from stormfold.settings import Settings
 from stormfold.sinks import Outcome
 from stormfold.sinks.directory import DirectorySink
+from stormfold.status.snapshot import STAGES, topic_of
 from stormfold.worker import Worker
 from tests.integration.web.working import get, ready, working
 from tests.support import consumer_groups
@@ -59,10 +60,10 @@ async def lags(worker: Worker) -> Lags:
 
 async def kafka_lag(settings: Settings) -> Lags:
     """End of each partition minus the committed offset of the stage, or minus its beginning without a commit."""
-    topics = {"intake": settings.alerts_topic, "fold": settings.keyed_topic, "emit": settings.storms_topic}
+    topics = {stage: topic_of(settings, stage) for stage in STAGES if stage.split("-")[0] in settings.stage_names}
     lag: Lags = {}
     async with open_reader(settings) as tail:
-        for stage in topics.keys() & set(settings.stage_names):
+        for stage in topics:
             committed = await read_committed(settings, settings.consumer_group(stage), topics[stage])
             begins, ends = await tail.beginning_offsets(topics[stage]), await tail.end_offsets(topics[stage])
             for partition, end in ends.items():
@@ -107,7 +108,7 @@ async def test_the_lag_is_zero_when_everything_is_processed(topics: Settings) ->
         for _ in range(20):
             looks.append(await lags(worker))
             await asyncio.sleep(0.1)
-        assert all(len(found) == 9 for found in looks)
+        assert all(len(found) == 12 for found in looks)
         for stage, partition in looks[0]:
             seen = [found[stage, partition] for found in looks]
             assert min(seen) == 0 and max(seen) <= (2 if stage == "fold" else 0), (stage, partition, seen)
@@ -171,7 +172,7 @@ async def test_without_workers_the_lag_of_the_brokers_is_complete(topics: Settin
 
         async def committed() -> bool:
             lag = await exporter_lag(topics)
-            return len(lag) == 9 and min(lag.values()) >= 0
+            return len(lag) == 12 and min(lag.values()) >= 0
 
         await until(committed, what="every partition has a commit")
     before = await exporter_lag(topics)

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from stormfold.config import Config
 from stormfold.local.process import HOST, free_port
 from stormfold.settings import Settings
+from stormfold.status.snapshot import STAGES
 from tests.integration.deploy.conftest import services as services
 from tests.integration.deploy.conftest import tools as tools
 from tests.integration.deploy.files import K8S, ROOT
@@ -151,9 +152,11 @@ async def _everything_arrives(watched: Prometheus) -> None:
         "code": {"200"},
         "instance": few["instance"],
         "job": {JOB},
+        "kind": {"AlertStorm", "AlertIncident"},
         "outcome": {"created", "exists", "dead_letter", "retry", "action_required"},
         "partition": {"0", "1", "2"},
-        "stage": {"intake", "fold", "emit"},
+        "stage": set(STAGES),
+        "target_namespace": {"storms"},
         "storm_class": {"Storm", "Isolated", "Silenced"},
         "reason": {"first", "rebuild", "windows"},
     }

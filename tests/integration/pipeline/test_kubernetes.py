@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -14,8 +15,9 @@ from stormfold.kafka.client import client_options
 from stormfold.local.process import free_port
 from stormfold.settings import Settings
 from tests.integration.kubernetes.conftest import built as built
+from tests.support import incident_manifests as incidents
 from tests.support.alerts import record
-from tests.support.apiserver import STORMS, WORKER, ApiServer
+from tests.support.apiserver import INCIDENTS, STORMS, WORKER, ApiServer
 from tests.support.cluster import PARTITIONS, ClusterStack, reset_emit
 from tests.support.outages import (
     RBAC_GROUP,
@@ -24,6 +26,8 @@ from tests.support.outages import (
     delete_namespace,
     failing,
     forbidden,
+    forbidden_in_team,
+    full_in_team,
     saturated,
     storeless,
 )
@@ -54,7 +58,8 @@ def cluster(built: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[A
 def stack(cluster: ApiServer, topics: Settings, tmp_path: Path) -> Iterator[ClusterStack]:
     """No storms, definition and roles of k8s/, small windows."""
     cluster.install()
-    assert cluster.request("DELETE", STORMS).status == 200
+    for path in (STORMS, INCIDENTS):
+        assert cluster.request("DELETE", path).status == 200
     config = tmp_path / "stormfold.yaml"
     config.write_text(CONFIG)
     settings = topics.model_copy(
@@ -88,6 +93,8 @@ def team(stack: ClusterStack) -> Iterator[ClusterStack]:
         body = {"apiVersion": f"{RBAC_GROUP}/v1", "kind": kind, "metadata": {"name": "anywhere"}, **content}
         assert server.request("POST", f"/apis/{RBAC_GROUP}/v1/{kind.lower()}s", body).status == 201
     yield stack
+    assert server.request("DELETE", STORMS.replace("/storms/", "/team/")).status == 200
+    delete_namespace(server, "team")
     for kind, _ in objects:
         assert server.request("DELETE", f"/apis/{RBAC_GROUP}/v1/{kind.lower()}s/anywhere").status == 200
 
@@ -113,6 +120,53 @@ async def test_storms_are_written_once_the_definition_is_applied(stack: ClusterS
     await stack.assert_written()
 
 
+async def publish_incidents(settings: Settings, *found: dict[str, Any]) -> None:
+    """Publishes manifests to `incidents`, as correlate does."""
+    async with AIOKafkaProducer(**client_options(settings)) as producer:
+        for one in found:
+            await producer.send_and_wait(settings.incidents_topic, record(one), one["metadata"]["name"].encode())
+
+
+async def test_incidents_become_resources_and_rejected_ones_dead_letters(stack: ClusterStack) -> None:
+    good = incidents.manifest(), incidents.manifest("dev-1", stormCount=3)
+    await publish_incidents(stack.settings, good[0], incidents.manifest("no-storms", stormCount=0), good[1])
+    await stack.start()
+    await until(lambda: len(stack.server.incidents()) == 2, what="they are written")
+    assert {name: found["spec"] for name, found in stack.server.incidents().items()} == {
+        found["metadata"]["name"]: found["spec"] for found in good
+    }
+    await until(lambda: read_topic(stack.settings, stack.settings.incidents_dlq_topic), what="one is rejected")
+    (letter,) = await read_topic(stack.settings, stack.settings.incidents_dlq_topic)
+    assert letter.key == b"no-storms" and b"spec.stormCount" in dict(letter.headers)["stormfold-reason"]
+    await stack.publish("Now")
+    await stack.assert_written()
+
+
+async def test_a_missing_definition_of_one_kind_delays_nothing_of_the_other(stack: ClusterStack) -> None:
+    stack.server.uninstall(path=INCIDENTS)
+    await publish_incidents(stack.settings, incidents.manifest())
+    await stack.publish("First", ago=3600.0)
+    await stack.start()
+    await until(lambda: len(stack.server.storms()) == 24, what="storms are written")
+
+    async def problem(component: str) -> bool:
+        found = await stack.problem(component)
+        return "404" in found.get("problem", "") and "k8s/crd.yaml" in str(found["hint"])
+
+    await until(lambda: problem("emit-incidents"), what="incidents cannot be written")
+    assert not await stack.problem("emit")
+    stack.server.install()
+    await until(lambda: len(stack.server.incidents()) == 1, what="the incident is written")
+    stack.server.uninstall()
+    await publish_incidents(stack.settings, incidents.manifest("second"))
+    await until(lambda: len(stack.server.incidents()) == 2, what="the second incident is written")
+    await stack.publish("Second", ago=1800.0)
+    await until(lambda: problem("emit"), what="storms cannot be written")
+    assert not await stack.problem("emit-incidents")
+    stack.server.install()
+    await until(stack.ready, what="ready")
+
+
 async def test_a_missing_namespace_does_not_delay_storms_of_others(team: ClusterStack) -> None:
     """The namespace is missing at first, and again while storms close. The worker is not ready then.
 
@@ -122,7 +176,7 @@ async def test_a_missing_namespace_does_not_delay_storms_of_others(team: Cluster
     await team.publish("Before", ago=3600.0)
     worker = await team.start()
     await team.assert_waiting(problem, hint)
-    assert await team.written("created") == 0
+    assert await team.written("created") == 23
     create_namespace(team.server, "team")
     before = await team.assert_written()
     worker.send_signal(signal.SIGSTOP)
@@ -149,6 +203,28 @@ async def test_a_missing_namespace_does_not_delay_storms_of_others(team: Cluster
     after = await team.assert_written()
     assert before.items() < after.items()
     assert await team.written("exists") > 0
+
+
+@pytest.mark.parametrize(
+    ("broken", "problem", "hint"),
+    [
+        (forbidden_in_team, "^403 Forbidden.* cannot create .*namespace team", "bind the role stormfold-writer"),
+        (full_in_team, "exceeded quota: few.*namespace team", "ResourceQuota"),
+    ],
+    ids=["forbidden", "quota"],
+)
+async def test_a_namespace_that_cannot_be_written_does_not_delay_storms_of_others(
+    team: ClusterStack, broken: Callable[[ApiServer], AbstractContextManager[None]], problem: str, hint: str
+) -> None:
+    create_namespace(team.server, "team")
+    with broken(team.server):
+        await team.publish("Before", ago=3600.0)
+        await team.start()
+        await until(lambda: team.wrote_more(22), what="storms of the other namespace are written")
+        await team.assert_waiting(problem, hint)
+        await team.publish("During", ago=1800.0)
+        await until(lambda: team.wrote_more(45), what="more storms of the other namespace are written")
+    await team.assert_written()
 
 
 async def test_storms_written_again_stay_and_deleted_ones_return(stack: ClusterStack) -> None:

@@ -3,14 +3,17 @@
 import subprocess
 from typing import Any
 
-from stormfold.kafka.client import open_admin
+from aiokafka import AIOKafkaProducer
+
+from stormfold.kafka.client import client_options, open_admin
 from stormfold.kafka.topics import create
 from stormfold.kafka.topics import topics as wanted_topics
 from stormfold.redis.client import connect
 from stormfold.redis.store import Store
 from stormfold.settings import Settings
 from stormfold.stages import reset_positions as resetting
-from tests.support.alerts import spread
+from tests.support import incident_manifests, storms
+from tests.support.alerts import record, spread
 from tests.support.pipeline import Pipeline, aggregates
 from tests.support.servers import PARTITIONS, until
 from tests.support.workers import stop
@@ -111,3 +114,34 @@ async def test_a_running_worker_refuses_a_topic_that_is_recreated_under_it(short
     await short_pipeline.publish(spread("New", 90, LATER))
     await wait_for_refusal(short_pipeline)
     assert await alerts_of(settings, "New") == 0
+
+
+async def test_recreated_topics_of_storms_and_incidents_are_refused_until_positions_are_reset(
+    short_pipeline: Pipeline,
+) -> None:
+    settings, folder = short_pipeline.settings, short_pipeline.workers.folder / "written"
+    made = {settings.storms_topic: storms.manifest, settings.incidents_topic: incident_manifests.manifest}
+
+    async def put(name: str) -> None:
+        async with AIOKafkaProducer(**client_options(settings)) as producer:
+            for topic, manifest in made.items():
+                await producer.send_and_wait(topic, record(manifest(name)), name.encode(), 0)
+
+    async def written(name: str) -> None:
+        paths = folder / f"storms.{name}.yaml", folder / "incidents" / f"storms.{name}.yaml"
+        await until(lambda: all(path.exists() for path in paths), what=f"{name} is written")
+
+    await put("old")
+    worker = short_pipeline.start(stages="emit", sink=f"directory:{folder}")
+    await written("old")
+    await stop(worker)
+    for topic in made:
+        await recreate(settings, topic)
+    refusing = short_pipeline.start(stages="emit", sink=f"directory:{folder}")
+    await until(lambda: short_pipeline.logs().count("created again") >= 2, what="both topics are refused")
+    await stop(refusing)
+
+    assert await reset_positions(settings) == [f"{topic}-0" for topic in made]
+    short_pipeline.start(stages="emit", sink=f"directory:{folder}")
+    await put("new")
+    await written("new")

@@ -14,6 +14,7 @@ from stormfold.kafka.topics import create, topics
 from stormfold.local.process import HOST, free_port
 from stormfold.local.redis import EmbeddedRedis
 from stormfold.settings import Settings
+from stormfold.status.snapshot import STAGES
 from tests.integration.security.broker import GuardedKafka, rules
 from tests.integration.security.certificates import Authority, Files
 from tests.integration.security.guarded import (
@@ -148,7 +149,7 @@ def granted(settings: Settings) -> list[tuple[str, str, str]]:
     """The page's table, for the topics and groups of these settings."""
     rows = re.findall(r"^\| (topic|group) \| `([\w-]+)` \| (\w+) \|", PAGE.read_text(), re.MULTILINE)
     names = {topic.name: mine.name for topic, mine in zip(topics(Settings()), topics(settings), strict=True)}
-    names |= {Settings().consumer_group(stage): settings.consumer_group(stage) for stage in ("intake", "fold", "emit")}
+    names |= {Settings().consumer_group(stage): settings.consumer_group(stage) for stage in STAGES}
     return [(resource, names[name], operation) for resource, name, operation in rows]
 
 

@@ -122,7 +122,7 @@ async def test_events_contain_only_changed_sections(site: Site) -> None:
     async with site.get("/events") as answer:
         first, second = await take(answer, 2)
         assert first.keys() == {
-            "moment", "problems", "summary", "forming", "recent", "lag", "memory", "log",
+            "moment", "problems", "summary", "forming", "incidents", "recent", "lag", "memory", "log",
         } and second.keys() == {"moment"}  # fmt: skip
         site.looker.view = filled("Fresh")[0]
         async for event in events(answer):

@@ -22,6 +22,7 @@ STAGES = {
     "intake": "`alerts`, which producers write",
     "fold": "`alerts-by-fingerprint`",
     "emit": "`storms`",
+    "emit-incidents": "`incidents`",
 }
 
 
@@ -163,7 +164,7 @@ def _stage(stage: str, topic: str) -> list[Part]:
             ),
         ),
     ]  # fmt: skip
-    if stage != "emit":
+    if not stage.startswith("emit"):
         parts.append(
             graph(
                 f"Event time lag of {stage}", "Storms close by the slowest partition.",

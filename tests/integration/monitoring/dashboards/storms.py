@@ -42,12 +42,16 @@ def _now() -> list[Part]:
             f"{_of_range('stormfold_alerts_closed_total')} / ({closed} > 0)", whole_range=True, empty="no storm yet",
         ),
         figure(
-            "Storms written", "Resources created by the sink.",
-            _of_range('stormfold_storms_written_total{outcome="created"}'), whole_range=True,
+            "Storms written", "AlertStorms created by the sink.",
+            _of_range('stormfold_resources_written_total{kind="AlertStorm", outcome="created"}'), whole_range=True,
         ),
         figure(
-            "Waiting to be written", "Closed storms without a resource.",
-            'sum(stormfold_lag_records{stage="emit"})', steps=SOME, empty="no emitter",
+            "Incidents written", "AlertIncidents created by the sink.",
+            _of_range('stormfold_resources_written_total{kind="AlertIncident", outcome="created"}'), whole_range=True,
+        ),
+        figure(
+            "Waiting to be written", "Closed storms and final incidents without a resource.",
+            'sum(stormfold_lag_records{stage=~"emit|emit-incidents"})', steps=SOME, empty="no emitter",
             alerts=["StormfoldStormsWaiting"],
         ),
         figure(
@@ -70,8 +74,8 @@ def _now() -> list[Part]:
             steps=SOME, alerts=["StormfoldSinkErrors"],
         ),
         figure(
-            "Rejected storms", "Rejected permanently by the sink and sent to the dead-letter queue of storms.",
-            _of_range('stormfold_storms_written_total{outcome="dead_letter"}'), whole_range=True, steps=BAD,
+            "Rejected resources", "Storms and incidents that the sink rejected permanently: they are dead letters.",
+            _of_range('stormfold_resources_written_total{outcome="dead_letter"}'), whole_range=True, steps=BAD,
         ),
     ]  # fmt: skip
 
@@ -107,8 +111,13 @@ def _flow() -> list[Part]:
         graph(
             "Written", "Per minute: created, existing already, rejected permanently; and deleted by retention.",
             units.Short,
-            Query("sum by (outcome) (rate(stormfold_storms_written_total[$__rate_interval])) * 60", "{{outcome}}"),
-            Query("sum(rate(stormfold_resources_deleted_total[$__rate_interval])) * 60", "deleted"),
+            Query(
+                "sum by (kind, outcome) (rate(stormfold_resources_written_total[$__rate_interval])) * 60",
+                "{{kind}} {{outcome}}",
+            ),
+            Query(
+                "sum by (kind) (rate(stormfold_resources_deleted_total[$__rate_interval])) * 60", "{{kind}} deleted"
+            ),
         ),
     ]  # fmt: skip
 
@@ -124,7 +133,7 @@ def _delays() -> list[Part]:
             *quantiles("stormfold_close_latency_seconds", 0.5, 0.99),
         ),
         graph(
-            "Sink latency", "From the record of a storm to its resource.", units.Seconds,
+            "Sink latency", "From the record of a storm or incident to its resource.", units.Seconds,
             *quantiles("stormfold_sink_latency_seconds", 0.5, 0.99),
         ),
         graph(
@@ -163,7 +172,16 @@ def _wrong() -> list[Part]:
         graph(
             "Failed writes", "Per minute. action_required: a permission, the definition or a namespace is missing.",
             units.Short,
-            Query("sum by (outcome) (rate(stormfold_sink_errors_total[$__rate_interval])) * 60", "{{outcome}}"),
+            Query(
+                "sum by (kind, outcome) (rate(stormfold_sink_errors_total[$__rate_interval])) * 60",
+                "{{kind}} {{outcome}}",
+            ),
+        ),
+        graph(
+            "Waiting by namespace", "Storms and incidents of namespaces that cannot be written now.", units.Short,
+            Query(
+                "sum by (kind, target_namespace) (stormfold_resources_waiting)", "{{kind}} {{target_namespace}}",
+            ),
         ),
         graph(
             "Rare events", "Per minute: batches with alerts before the watermark, records of the keyed topic that are "
