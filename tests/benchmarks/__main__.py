@@ -12,7 +12,7 @@ from rich.table import Table
 
 from stormfold.local.kafka import EmbeddedKafka
 from stormfold.local.redis import EmbeddedRedis
-from tests.benchmarks import claim, growth, latency, million, page, profile, throughput
+from tests.benchmarks import claim, growth, latency, million, page, profile, receive, throughput
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.peers import run as peers
 from tests.benchmarks.results import RESULTS, Results, load, save
@@ -26,6 +26,7 @@ PARTS = {
     "latency": latency.measure,
     "million": million.measure,
     "peers": peers.measure,
+    "receive": receive.measure,
 }
 
 

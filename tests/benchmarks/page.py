@@ -95,6 +95,13 @@ the time includes the start of the worker's process.
         "A million open alerts",
         "Each alert has another label set, and none is closed. Redis may use 512 MB.\n",
     ),
+    "receive": Section(
+        "Alerts over HTTP",
+        """\
+One process of `stormfold receive` takes Alertmanager's webhooks over connections that stay open, and answers each when
+Kafka has acknowledged it. The sender runs on the same cores; CPU time is that of the receiver alone.
+""",
+    ),
     "peers": Section(
         "Other stream processors",
         """\

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from statistics import median
 from typing import NamedTuple
 
-from tests.benchmarks.results import Claim, Form, Growth, Latency, Million, Peers, Results, Taken, Throughput
+from tests.benchmarks.results import Claim, Form, Growth, Latency, Million, Peers, Receive, Results, Taken, Throughput
 from tests.benchmarks.tables import Sheet, cost, number
 
 LARGE = 250e6
@@ -46,6 +46,8 @@ def goals(results: Results) -> Iterator[Goal]:
         yield _million(results.million)
     if results.latency:
         yield from _latency(results.latency)
+    if results.receive:
+        yield _receive(results.receive)
     if results.peers:
         yield from _peers(results.peers)
 
@@ -60,6 +62,12 @@ def _throughput(found: Throughput) -> Iterator[Goal]:
         if load in found.pipeline:
             used = median(taken.cpu.redis / taken.count * 1e6 for taken in found.pipeline[load])
             yield _at_most(f"{load}: Redis CPU per alert, µs", 1.5, used)
+
+
+def _receive(found: Receive) -> Goal:
+    load = "webhook of 10 alerts"
+    rate = median(taken.count / taken.cpu.worker for taken in found.loads[load])
+    return _at_least(f"{load}: bodies per CPU-second of a receiver", 3_000, rate)
 
 
 def _workers(found: Growth) -> Iterator[Goal]:

@@ -202,6 +202,13 @@ class Profile(msgspec.Struct, frozen=True):
     """Share of own time by source file, the largest first."""
 
 
+class Receive(msgspec.Struct, frozen=True):
+    """Request bodies that `stormfold receive` accepted, by load."""
+
+    run: Run
+    loads: dict[str, list[Taken]]
+
+
 class Results(msgspec.Struct, frozen=True, omit_defaults=True):
     """The content of the results file."""
 
@@ -212,6 +219,7 @@ class Results(msgspec.Struct, frozen=True, omit_defaults=True):
     million: Million | None = None
     peers: Peers | None = None
     profile: Profile | None = None
+    receive: Receive | None = None
 
 
 def load(path: Path = RESULTS) -> Results:

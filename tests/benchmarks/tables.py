@@ -4,7 +4,19 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tests.benchmarks.results import Claim, Growth, Latency, Million, Peers, Profile, Results, Run, Taken, Throughput
+from tests.benchmarks.results import (
+    Claim,
+    Growth,
+    Latency,
+    Million,
+    Peers,
+    Profile,
+    Receive,
+    Results,
+    Run,
+    Taken,
+    Throughput,
+)
 
 MIN_SHARE = 0.01
 """Smallest share of a profile that the table lists."""
@@ -187,6 +199,21 @@ def cost(taken: Taken) -> float:
     return (taken.cpu.worker + taken.cpu.redis) / taken.count
 
 
+def receive(found: Receive) -> Iterator[Sheet]:
+    """Rates and CPU time of request bodies."""
+    rows: list[tuple[str, ...]] = [
+        (
+            name, spread([t.count / t.wall for t in taken]), spread([t.count / t.cpu.worker for t in taken]),
+            number(statistics.median(t.cpu.worker / t.count * 1e6 for t in taken)),
+            number(statistics.median(t.cpu.broker / t.count * 1e6 for t in taken)),
+            mb(max(max(t.resident) for t in taken)),
+        )
+        for name, taken in found.loads.items()
+    ]  # fmt: skip
+    heading = ("body", "a second", "per CPU-second", "receiver µs", "broker µs", "memory (MB)")
+    yield Sheet("One receiver, 32 connections", heading, rows)
+
+
 SHEETS: dict[str, Callable[[Any], Iterator[Sheet]]] = {
     "claim": claim,
     "throughput": throughput,
@@ -195,6 +222,7 @@ SHEETS: dict[str, Callable[[Any], Iterator[Sheet]]] = {
     "million": million,
     "peers": peers,
     "profile": profile,
+    "receive": receive,
 }
 
 

@@ -52,7 +52,7 @@ def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 class Prometheus(ServerProcess):
     """A server that scrapes `targets` (`host:port` of each job) and evaluates `rules` every `interval`.
 
-    Raises `CannotBuild` if it cannot be built.
+    `alertmanagers` are its configuration of those.     Raises `CannotBuild` if it cannot be built.
     """
 
     name = "prometheus"
@@ -64,7 +64,7 @@ class Prometheus(ServerProcess):
         targets: Mapping[str, Sequence[str]],
         rules: Sequence[Path] = (),
         interval: str = "250ms",
-        alertmanagers: Sequence[str] = (),
+        alertmanagers: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         super().__init__(data_dir)
         self._targets = targets
@@ -129,7 +129,7 @@ class Prometheus(ServerProcess):
                 "scrape_timeout": self._interval,
                 "evaluation_interval": self._interval,
             },
-            "alerting": {"alertmanagers": [{"static_configs": [{"targets": list(self._alertmanagers)}]}]},
+            "alerting": {"alertmanagers": list(self._alertmanagers)},
             "rule_files": [str(path.absolute()) for path in self._rules],
             "scrape_configs": [
                 {"job_name": job, "static_configs": [{"targets": list(addresses)}]}

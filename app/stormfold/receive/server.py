@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 """Largest body, unpacked: a webhook of some 20,000 alerts."""
-MAX_HELD_BYTES = 256 * 1024 * 1024
+MAX_HELD_BYTES = 128 * 1024 * 1024
 """Largest sum of the bodies in memory; beyond it requests get 503 and are repeated by their senders."""
 READ_SECONDS = 10.0
 """Longest that a sender may take to send its body."""
