@@ -9,9 +9,11 @@ from typing import NamedTuple
 import msgspec
 from aiokafka import ConsumerRecord
 
+from stormfold.audit_incidents import open_incident_audit
 from stormfold.config import Config
 from stormfold.decoding import Malformed, Poison, decode_untrusted
 from stormfold.group import aggregate_name
+from stormfold.incident_audit import IncidentReport
 from stormfold.kafka import dlq
 from stormfold.kafka.committed import read_committed
 from stormfold.kafka.reader import TopicReader, open_reader
@@ -47,6 +49,8 @@ class AuditReport:
     """Records that retention has deleted from `alerts`: their aggregates are counted, they are not."""
     foreign: int
     """Records in `storms` and `alerts-dlq` that stormfold did not write. They are not counted elsewhere."""
+    incidents: IncidentReport | None = None
+    """The incidents, compared with those that the storms give; None if no worker has correlated yet."""
 
     @property
     def difference(self) -> int:
@@ -57,6 +61,11 @@ class AuditReport:
     def balanced(self) -> bool:
         """Whether every alert is counted exactly once."""
         return self.difference == 0 and self.unread == 0
+
+    @property
+    def correct(self) -> bool:
+        """Whether the alerts are counted exactly once and the incidents are those that the storms give."""
+        return self.balanced and (self.incidents is None or self.incidents.matches)
 
     @property
     def verdict(self) -> str:
@@ -142,11 +151,13 @@ class _Audit:
         dead_letters, foreign_letters = await self._count_dead_letters(begins)
         aggregates: dict[bytes, _Aggregate] = {}
         foreign = foreign_letters
+        incidents = await open_incident_audit(self._settings, self._reader)
         async for record in self._reader.read(self._settings.storms_topic):
             if (aggregate := _aggregate(record)) is None:
                 foreign += 1
             else:
                 aggregates[record.key] = aggregate
+                incidents.add(record)
         return AuditReport(
             alerts=alerts,
             aggregated=sum(aggregate.alerts for aggregate in aggregates.values()),
@@ -158,6 +169,7 @@ class _Audit:
             unread=unread,
             expired=sum(begins.values()),
             foreign=foreign,
+            incidents=await incidents.compare(),
         )
 
     async def _count_alerts(self) -> int:

@@ -4,6 +4,7 @@ Pure: callers read the topics, publish what is final, and commit the offsets tha
 milliseconds since the Unix epoch.
 """
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from typing import NamedTuple
@@ -235,6 +236,14 @@ class Correlation:
     def _trim(self, scope: _Scope, limit: int) -> None:
         for name in scope.trim(limit):
             del self._pending[name]
+
+
+def incidents_of(aggregates: Iterable[Aggregate]) -> list[Incident]:
+    """The incidents of these aggregates if none follows, by scope and time."""
+    correlation = Correlation(sys.maxsize // 2, sys.maxsize // 2)
+    for offset, aggregate in enumerate(aggregates):
+        correlation.add(aggregate, RecordPlace(0, offset))
+    return [forming.build() for key in sorted(correlation.scopes) for forming in correlation.forming(key)]
 
 
 def _time(part: Part) -> tuple[int, int, bool]:

@@ -60,6 +60,8 @@ class Health:
         """Component → the problem that it reported itself."""
         self.warnings: dict[str, Problem] = {}
         """Component → a problem that does not keep the worker from its work."""
+        self.read_by_lease: dict[str, tuple[Mapping[int, int], Mapping[int, int]]] = {}
+        """Stage that reads a topic without being a member of a group → its lag and its positions, by partition."""
         self._started, self._started_at = time.monotonic(), time.time()
 
     def heartbeat(self, name: str) -> None:

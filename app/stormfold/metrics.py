@@ -42,6 +42,10 @@ class ExpiringGauge(Collector):
         """Sets the current value."""
         self._value, self._set_at = value, time.monotonic()
 
+    def clear(self) -> None:
+        """Forgets the value: another worker exports it from now on."""
+        self._set_at = float("-inf")
+
     def value(self) -> float | None:
         """The value to export; None if it is unknown."""
         return self._value if time.monotonic() - self._set_at < FRESH_SECONDS else None
@@ -133,6 +137,17 @@ GROUPS_OLD = _counter(
 )
 STORMS_DEDUPLICATED = _counter("storms_deduplicated", "Aggregates of a rebuild that had been published before")
 COMPLETION_CONFLICTS = _counter("completion_conflicts", "Published groups not deleted: lease lost or group changed")
+CLOSED_BEFORE_AGE_SECONDS = AgeGauge(
+    "closed_before_age_seconds",
+    "Wall clock minus the time before which every storm is closed and published, as correlate uses it",
+)
+INCIDENTS_PUBLISHED = _counter("incidents_published", "Incidents published; after a crash one can count twice")
+PENDING_AGGREGATES = ExpiringGauge(
+    "pending_aggregates", "Storms and isolated aggregates that wait for their incident, in the worker that correlates"
+)
+INCIDENT_STORMS_LATE = _counter(
+    "incident_storms_late", "Storms in no incident: that of their time had been published before"
+)
 RESOURCES_WRITTEN = _counter(
     "resources_written",
     "Resources handled by the sink",

@@ -14,7 +14,7 @@ from stormfold.redis_url import validate_redis_url, without_credentials
 
 PREFIX = "STORMFOLD_"
 
-STAGES = ("intake", "fold", "close", "emit")
+STAGES = ("intake", "fold", "close", "correlate", "emit")
 """The stages of a worker, in the order of the pipeline."""
 
 _HTTP_URL = re.compile(r"https?://([^\s:/?#@\[\],]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\s?#,]*)?")
@@ -158,8 +158,9 @@ class Settings(BaseSettings):
     redis_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "stormfold"
     """Prefix of every key in Redis. Pipelines that share a Redis need different prefixes."""
     group_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")] = "stormfold"
-    """Prefix of the consumer groups: `stormfold-intake`, `stormfold-fold`, `stormfold-emit` for storms and
-    `stormfold-emit-incidents` for incidents. Pipelines that share a Kafka need different prefixes."""
+    """Prefix of the consumer groups: `stormfold-intake`, `stormfold-fold`, `stormfold-incidents` of correlate,
+    `stormfold-emit` for storms and `stormfold-emit-incidents` for incidents. Pipelines that share a Kafka need
+    different prefixes."""
 
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """Security protocol of the brokers. The default suits a local broker; use `SASL_SSL` or `SSL` elsewhere."""
@@ -202,9 +203,9 @@ class Settings(BaseSettings):
     """Seconds without a heartbeat after which the brokers remove a worker from its consumer groups. The default
     survives short pauses and keeps recovery short."""
     close_lease: Seconds = 30.0
-    """Seconds for which close leases a group. It must exceed the delivery timeout. If Kafka does not acknowledge within
-    the lease, another worker can claim the group: the storm may be published twice, under one name and with the same
-    content. The default leaves time for retries."""
+    """Seconds for which close leases a group, and one worker its turn to correlate. It must exceed the delivery
+    timeout. If Kafka does not acknowledge within the lease, another worker can do the same work: a storm or incident
+    may be published twice, under one name and with the same content. The default leaves time for retries."""
     delivery_timeout: Seconds = 10.0
     """Seconds that a broker has to acknowledge records; then they are sent again to the current leader. The default is
     just above the 9 s after which Kafka replaces a broker without heartbeats."""
@@ -250,8 +251,8 @@ class Settings(BaseSettings):
         return self
 
     def consumer_group(self, stage: str) -> str:
-        """Name of the consumer group of `intake`, `fold` or `emit`."""
-        return f"{self.group_prefix}-{stage}"
+        """Name of the consumer group of a stage. That of `correlate` has commits, but no members."""
+        return f"{self.group_prefix}-{'incidents' if stage == 'correlate' else stage}"
 
     @property
     def redis_url_safe(self) -> str:

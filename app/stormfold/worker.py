@@ -20,6 +20,7 @@ from stormfold.sinks import open_sink
 from stormfold.sinks.kinds import KINDS
 from stormfold.stages.close import Close
 from stormfold.stages.config_watcher import ConfigWatcher
+from stormfold.stages.correlate import Correlate
 from stormfold.stages.emit import Emit
 from stormfold.stages.emitted import Emitted
 from stormfold.stages.fold import Fold
@@ -93,6 +94,8 @@ class Worker:
         if "close" in names:
             self.close = Close(settings, configuration, store, health)
             self.app.service(self.close)
+        if "correlate" in names:
+            self.app.service(Correlate(settings, store, health))
         if "emit" in names:
             for kind in KINDS:
                 emitted = Emitted(kind, settings, configuration)

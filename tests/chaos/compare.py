@@ -31,6 +31,8 @@ class Wrong(NamedTuple):
     lost: int = 0
     """Alerts that are missing; `double` is the number of alerts counted twice."""
     double: int = 0
+    incidents: int = 0
+    """Incidents that are missing, different or too many."""
 
 
 @dataclass

@@ -15,7 +15,8 @@ from tests.docs import ROOT, table
 
 PAGE = ROOT / "docs" / "reliability.md"
 HEADING = (
-    "fault", "tried", "alerts under way", "lost", "double", "longest stop (s)", "time to recover (s)",
+    "fault", "tried", "alerts under way", "lost", "double", "wrong incidents", "longest stop (s)",
+    "time to recover (s)",
 )  # fmt: skip
 _BLOCK = re.compile(r"(<!-- from a run -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -86,13 +87,14 @@ def _met(tried: Sequence[Outcome], wrong: Iterable[Wrong]) -> list[Wrong]:
 
 def _columns(tried: Sequence[Outcome], wrong: Sequence[Wrong]) -> tuple[str, ...]:
     if not tried:
-        return ("0", "", "", "", "", "")
+        return ("0", "", "", "", "", "", "")
     missed = sum(not outcome.struck for outcome in tried)
     return (
         f"{len(tried)}, {missed} of them struck nothing" if missed else str(len(tried)),
         f"{sum(outcome.under_way for outcome in tried):,}",
         f"{sum(one.lost for one in wrong):,}",
         f"{sum(one.double for one in wrong):,}",
+        f"{sum(one.incidents for one in wrong):,}",
         f"{max(outcome.stop for outcome in tried):.1f}",
         _spread([outcome.recovery for outcome in tried]),
     )
@@ -112,7 +114,8 @@ def _summary(report: Report) -> str:
     balance = "Counted exactly once" if books.balanced and not books.open else "**The counts do not match**"
     return (
         f"{day}, `{repeat(report.seed, report.faults, report.rate, report.minutes)}` with {report.rate:,} alerts a"
-        f" second requested: {verdict.alerts:,} alerts became {verdict.storms:,} storms, {sinks};"
+        f" second requested: {verdict.alerts:,} alerts became {verdict.storms:,} storms, {verdict.incidents:,}"
+        f" incidents and {sinks};"
         f" {verdict.late:,} alerts were late, {books.dead_letters:,} records were not alerts. {balance}:"
         f" {books.alerts:,} in, {books.aggregated + books.dead_letters:,} out. Excused: the time of {excused.alerts:,}"
         f" alerts, all but the number of {excused.early:,}, and what {excused.truncated:,} storms lack. Found wrong:"

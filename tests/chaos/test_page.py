@@ -26,7 +26,7 @@ def rendered(
     lives: tuple[Life, ...] = (),
 ) -> str:
     """Returns the block of the page about a run."""
-    verdict = Verdict(books, 990, 0, 5, {"the folder": 5}, Excused(), list(wrong))
+    verdict = Verdict(books, 990, 0, 5, 2, {"the folder": 5}, Excused(), list(wrong))
     return block_of(Report(7, tuple(FAULTS), 3_000, 15, outcomes, verdict, lives))
 
 
@@ -100,3 +100,10 @@ def test_memory_or_descriptors_that_grow_in_the_last_third_are_an_error(descript
 def test_a_worker_without_samples_in_each_third_is_not_judged() -> None:
     assert life([Resources(0.0, 1, 1, 1), Resources(900.0, 1, 1, 1)]) is None
     assert life([Resources(0.0, 1, 1, 1)]) is None
+
+
+def test_a_wrong_incident_is_in_the_row_of_the_fault() -> None:
+    page = rendered(Wrong("incident is missing", 1_500, 1_600, incidents=1))
+    assert cells(page, "`worker-killed`")["wrong incidents"] == cells(page, "**all**")["wrong incidents"] == "1"
+    assert cells(page, "two of them at once")["wrong incidents"] == "0"
+    assert "5 storms, 2 incidents" in page

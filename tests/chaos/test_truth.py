@@ -7,15 +7,19 @@ import msgspec
 import pytest
 
 from stormfold.config import Config, loads
+from stormfold.correlation import incidents_of
+from stormfold.incident_manifest import encode_manifest
 from stormfold.keyed_record import Body
 from stormfold.manifest import to_manifest
 from stormfold.series import SeriesReader
 from stormfold.storm import Aggregate
 from tests.chaos.compare import Early, Excused, Wrong, compare_log, compare_sink
 from tests.chaos.expected import Counted, expected_aggregates
+from tests.chaos.incidents import compare as compare_incidents
 from tests.chaos.truth import checksum
 from tests.chaos.world import WINDOWS
 from tests.support.alerts import alert, record
+from tests.support.incidents import aggregate
 
 BEGIN = 1_000_000_000_000
 PODS = 2_500
@@ -137,3 +141,29 @@ def test_a_checksum_depends_on_every_field_and_place_of_the_alerts_and_not_on_th
     assert checksum([(0, body, False), (1, found_alerts[8][1], False)]) != checksum(
         [(1, body, False), (0, found_alerts[8][1], False)]
     )
+
+
+INCIDENT_STORMS: list[Aggregate] = [
+    aggregate(f"storm-{number}", "a", "Storm", 3 * number, 3 * number + 1) for number in range(30)
+]
+INCIDENTS = [encode_manifest(one) for one in incidents_of(INCIDENT_STORMS)]
+
+
+def test_incidents_that_the_storms_give_are_right() -> None:
+    assert len(INCIDENTS) > 2
+    assert not list(compare_incidents(INCIDENT_STORMS, [*INCIDENTS, INCIDENTS[0]]))
+
+
+@pytest.mark.parametrize(
+    "published",
+    [
+        INCIDENTS[1:],
+        [*INCIDENTS, INCIDENTS[0].replace(b'"alertCount":', b'"alertCount":1')],
+        [INCIDENTS[0].replace(b'"MaxDuration"', b'"Quiet"'), *INCIDENTS[1:]],
+        [*INCIDENTS, encode_manifest(incidents_of([aggregate("other", "b", "Storm", 1, 2)])[0])],
+    ],
+    ids=["missing", "two contents", "different", "not explained"],
+)
+def test_an_incident_that_the_storms_do_not_give_is_detected(published: list[bytes]) -> None:
+    (wrong,) = compare_incidents(INCIDENT_STORMS, published)
+    assert wrong.incidents == 1

@@ -31,6 +31,7 @@ from tests.chaos.compare import (
     touches,
 )
 from tests.chaos.expected import Counted
+from tests.chaos.incidents import verify_incidents
 from tests.chaos.world import World
 from tests.support.model import keyed_alerts
 from tests.support.pipeline import books, read_topic
@@ -50,6 +51,8 @@ class Verdict:
     late: int
     storms: int
     """Published aggregates."""
+    incidents: int
+    """Incidents that they give."""
     written: dict[str, int]
     """Resources in each sink."""
     excused: Excused
@@ -68,9 +71,13 @@ class Read(NamedTuple):
 async def validate(world: World) -> Verdict:
     """Compares the published aggregates and the sinks with the log. Everything must be drained."""
     wrong = [now(complaint) for complaint in world.complaints]
+    incidents = await verify_incidents(world.settings)
+    wrong += incidents.wrong
     balance = await books(world.settings, world.config_file)
     if not balance.balanced or balance.open:
         wrong.append(now(f"the counts do not match: {balance}", max(0, balance.difference), -balance.difference))
+    if balance.incidents is None or not balance.incidents.matches or balance.incidents.late:
+        wrong.append(now(f"the audit of incidents: {balance.incidents}"))
     if balance.alerts < world.producer.sent:
         wrong.append(now(f"only {balance.alerts} of {world.producer.sent} acknowledged alerts are in the log"))
     read = await _read(world)
@@ -89,7 +96,7 @@ async def validate(world: World) -> Verdict:
     if excused.alerts > MAX_EXCUSED * alerts or excused.truncated > MAX_EXCUSED * len(published):
         wrong.append(now(f"most was not compared: {excused} of {alerts} alerts and {len(published)} storms"))
     written = {sink: len(found) for sink, found in sinks.items()}
-    return Verdict(balance, alerts, late, len(published), written, excused, wrong)
+    return Verdict(balance, alerts, late, len(published), incidents.number, written, excused, wrong)
 
 
 def _manifests(folder: Path) -> Iterator[dict[str, Any]]:

@@ -28,7 +28,7 @@ from tests.chaos.toxiproxy import Proxy, Toxiproxy
 from tests.support.apiserver import WORKER, ApiServer
 from tests.support.workers import Workers
 
-WINDOWS = "windows: {gap: 3s, grace: 2s, slice: 12s}\nmax_storms: 1000000\n"
+WINDOWS = "windows: {gap: 3s, grace: 2s, slice: 12s}\nincidents: {gap: 5s, max: 20s}\nmax_storms: 1000000\n"
 """So short that a fault meets aggregates in every state. Retention deletes nothing."""
 PARTITIONS = 12
 SESSION = 4.0

@@ -1,7 +1,7 @@
 """Aggregates with a scope, and a plain model of the incidents that they form, written apart from the product's."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from stormfold.chain import incident_name
 from stormfold.incident import Incident
@@ -52,9 +52,9 @@ def aggregate(
     )  # fmt: skip
 
 
-def plain(aggregates: Iterable[Scoped]) -> list[Expected]:
+def plain(aggregates: Iterable[Aggregate]) -> list[Expected]:
     """All incidents of the aggregates, of which each name occurs once."""
-    some = sorted(aggregates, key=lambda a: (a.first_seen, a.name))
+    some = sorted((cast("Scoped", a) for a in aggregates if a.scope), key=lambda a: (a.first_seen, a.name))
     found = []
     for key in {a.scope.key for a in some}:
         found += _plain([a for a in some if a.scope.key == key])

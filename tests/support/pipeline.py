@@ -100,10 +100,11 @@ async def books(settings: Settings, config: Path | None = None, wait: float = 30
 def assert_balanced(report: AuditReport, **expected: int) -> None:
     """Asserts that every alert was counted exactly once and, unless `expected` has `open`, that nothing is open.
 
-    `expected` has further fields of the report.
+    `expected` has further fields of the report. Incidents that are over must be those that the storms give.
     """
     wanted = {"balanced": True, "open": 0, **expected}
     assert {name: getattr(report, name) for name in wanted} == wanted, report
+    assert report.incidents is None or report.incidents.matches, report.incidents.verdict
 
 
 async def drained(settings: Settings, config: Path | None = None, seconds: float = 60.0) -> AuditReport:

@@ -6,11 +6,11 @@ from itertools import takewhile
 
 import pytest
 
-from stormfold.redis import clock, close, fold, layout, open_groups, versions
+from stormfold.redis import clock, close, fold, layout, lease, open_groups, versions
 from stormfold.redis.script import Script
 
 SCRIPTS = [
-    found for module in (clock, close, fold, open_groups, versions) for found in vars(module).values()
+    found for module in (clock, close, fold, lease, open_groups, versions) for found in vars(module).values()
     if isinstance(found, Script)
 ]  # fmt: skip
 

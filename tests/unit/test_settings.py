@@ -54,8 +54,16 @@ def test_variables_set_fields(monkeypatch: pytest.MonkeyPatch) -> None:
         ("http_address", "a:1,b:2", "STORMFOLD_HTTP_ADDRESS: expected host:port, found 'a:1,b:2'"),
         ("sink", "s3", "STORMFOLD_SINK: expected kubernetes, directory:PATH or none, found 's3'"),
         ("sink", "directory:", "STORMFOLD_SINK: expected kubernetes, directory:PATH or none, found 'directory:'"),
-        ("stages", "fold,emitt", "STORMFOLD_STAGES: expected some of intake,fold,close,emit, found 'fold,emitt'"),
-        ("stages", "fold,fold", "STORMFOLD_STAGES: expected some of intake,fold,close,emit, found 'fold,fold'"),
+        (
+            "stages",
+            "fold,emitt",
+            "STORMFOLD_STAGES: expected some of intake,fold,close,correlate,emit, found 'fold,emitt'",
+        ),
+        (
+            "stages",
+            "fold,fold",
+            "STORMFOLD_STAGES: expected some of intake,fold,close,correlate,emit, found 'fold,fold'",
+        ),
         (
             "alerts_topic",
             "a b",

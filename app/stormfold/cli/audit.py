@@ -20,7 +20,7 @@ Examples:
   stormfold audit
   stormfold audit --wait 120 -o json
 
-Exits with 1 if the counts do not match, or if not all alerts were processed in time."""
+Exits with 1 if the counts or incidents do not match, or if not all alerts were processed in time."""
 )
 @config_option
 @click.option(
@@ -33,14 +33,19 @@ Exits with 1 if the counts do not match, or if not all alerts were processed in 
 @output_option
 @click.pass_context
 def command(ctx: click.Context, config: Path | None, wait: float, output: Output) -> None:
-    """Verify that every alert was counted exactly once: in an aggregate, in a dead letter, or in an open group."""
+    """Verify that every alert was counted exactly once: in an aggregate, in a dead letter, or in an open group.
+
+    Also compares the incidents that are over with those that the storms give.
+    """
     settings = Settings()
     report = asyncio.run(_audit(settings, config or settings.config, wait))
-    row = {**asdict(report), "difference": report.difference, "balanced": report.balanced}
+    row = {**asdict(report), "difference": report.difference, "balanced": report.balanced, "correct": report.correct}
     emit([row], ["alerts", "aggregated", "dead_letters", "open", "difference", "aggregates"], output)
     if output == "table":
         click.echo(report.verdict, err=not report.balanced)
-    ctx.exit(0 if report.balanced else 1)
+        if report.incidents is not None:
+            click.echo(report.incidents.verdict, err=not report.incidents.matches)
+    ctx.exit(0 if report.correct else 1)
 
 
 async def _audit(settings: Settings, config: Path | None, wait: float) -> AuditReport:

@@ -15,17 +15,19 @@ from rich.progress import Progress, TaskID
 
 from stormfold.cli.output import Output, config_option, emit_document, emit_table, output_option, print_names
 from stormfold.config import Config, load
+from stormfold.group import pattern
+from stormfold.incident import Incident
 from stormfold.replay.compare import Compared, compare
 from stormfold.replay.range import OnProgress, Span
 from stormfold.replay.restore import Restored, restore
 from stormfold.settings import Settings
 from stormfold.storm import Aggregate, AggregateClass
 from stormfold.text import pluralize
-from stormfold.times import format_timestamp, parse_duration, parse_timestamp
+from stormfold.times import format_duration, format_timestamp, parse_duration, parse_timestamp
 
 _R = TypeVar("_R")
 LARGEST = 10
-"""Storms that a dry run lists."""
+"""Storms, and incidents, that a dry run lists."""
 
 
 class TimeParam(click.ParamType):
@@ -125,10 +127,15 @@ def _print_restored(found: Restored, output: Output) -> None:
         return
     row: dict[str, Any] = {
         **_span(found.span), "alerts": found.alerts, "same": found.same, "published": len(found.published),
-        "differs": len(found.differs), "unexplained": len(found.unexplained), "ambiguous": len(found.ambiguous),
+        "late": found.late, "differs": len(found.differs), "unexplained": len(found.unexplained),
+        "ambiguous": len(found.ambiguous),
     }  # fmt: skip
     emit_table([row], row)
     differs = [f"{d.name} (published {d.published:,}, replayed {d.replayed:,} alerts)" for d in found.differs]
+    if found.late:
+        click.echo(
+            f"In no incident, because that of their time is published: {pluralize(found.late, 'storm')}", err=True
+        )
     print_names("Differ from the log, left as they are", differs)
     print_names("Not explained by the log, left as they are", found.unexplained)
     print_names("Missing and not published, as the alerts may be counted in those above", found.ambiguous)
@@ -144,8 +151,12 @@ def _print_compared(found: Compared, config: Config, output: Output) -> None:
         }
         for a in heapq.nlargest(LARGEST, found.replayed, key=lambda a: (a.alert_count, a.resource_count, a.name))
     ]  # fmt: skip
+    incidents, longest = _incidents(found), _largest_incidents(found.incidents)
     if output != "table":
-        document = {"classes": classes, "routes": routes, "largest": largest, "still_open": found.still_open}
+        document = {
+            "classes": classes, "routes": routes, "largest": largest, "incidents": incidents,
+            "largest_incidents": longest, "still_open": found.still_open,
+        }  # fmt: skip
         emit_document(_span(found.span) | document, output)
         return
     emit_table(classes, classes[0])
@@ -155,8 +166,31 @@ def _print_compared(found: Compared, config: Config, output: Output) -> None:
     emit_table(routes, routes[0] if routes else ["route"])
     click.echo()
     emit_table(largest, ("alerts", "resources", "class", "route", "pattern"))
+    click.echo()
+    emit_table([incidents], incidents)
+    if longest:
+        click.echo()
+        emit_table(longest, ("alerts", "storms", "others", "first", "length", "scope", "started_with"))
     if found.still_open:
         click.echo(f"Not counted: {pluralize(found.still_open, 'storm')} still open with this configuration.", err=True)
+
+
+def _incidents(found: Compared) -> dict[str, Any]:
+    results = (("", found.incidents), ("_published", found.incidents_published))
+    row: dict[str, Any] = {f"incidents{suffix}": len(some) for suffix, some in results}
+    row |= {f"alerts{suffix}": sum(one.alert_count for one in some) for suffix, some in results}
+    return row
+
+
+def _largest_incidents(incidents: Sequence[Incident]) -> list[dict[str, Any]]:
+    return [
+        {
+            "alerts": one.alert_count, "storms": one.storm_count, "others": one.other_group_count,
+            "first": format_timestamp(one.first_seen), "length": format_duration(one.last_seen - one.first_seen),
+            "scope": pattern(one.scope.labels), "started_with": one.first_pattern, "name": one.name,
+        }
+        for one in heapq.nlargest(LARGEST, incidents, key=lambda one: (one.alert_count, one.name))
+    ]  # fmt: skip
 
 
 _Results = Sequence[tuple[str, Sequence[Aggregate]]]

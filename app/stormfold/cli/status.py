@@ -152,13 +152,13 @@ async def _ask_kafka(settings: Settings, problems: list[Problem], warnings: list
             await asyncio.sleep(TRANSACTION_SECONDS)
             found = await snapshot_kafka(settings, admin, reader)
             warnings += _transaction_warnings(settings, before & found.open_transactions)
-    for stage in STAGES:
-        if stage not in found.topics:
-            try:
-                await partitions_of(settings, topic_of(settings, stage))
-            except StormfoldError as error:
-                # The topic is missing, or this user may not see it.
-                problems.append(Problem("kafka", str(error), error.hint))
+    missing = dict.fromkeys(topic_of(settings, stage) for stage in STAGES if stage not in found.topics)
+    for topic in missing:
+        try:
+            await partitions_of(settings, topic)
+        except StormfoldError as error:
+            # The topic is missing, or this user may not see it.
+            problems.append(Problem("kafka", str(error), error.hint))
     return found
 
 

@@ -37,7 +37,7 @@ SIGTERM or Ctrl-C stops it cleanly, with exit code 0. A second signal exits imme
 unfinished work, and every alert is still counted once. The configuration file is read again when it changes, and on
 SIGHUP; one that cannot be used is refused, and the one before applies."""
 )
-@click.option("--stages", help="Stages to run, of intake,fold,close,emit; default: all.")
+@click.option("--stages", help="Stages to run, of intake,fold,close,correlate,emit; default: all.")
 @config_option
 @click.option("--sink", help="kubernetes, directory:PATH or none; default: STORMFOLD_SINK.")
 def command(stages: str | None, config: Path | None, sink: str | None) -> None:

@@ -23,7 +23,8 @@ class CommitMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
     event_time: int | None = msgspec.field(default=None, name="e")
     """Intake: event time reached in this partition of `alerts`."""
     closed_before: int | None = msgspec.field(default=None, name="c")
-    """Fold: every aggregate that begins before this time is closed and published."""
+    """Fold: every aggregate that begins before this time is closed and published. Correlate: so are its incidents, as
+    far as they are final."""
     horizon: int | None = msgspec.field(default=None, name="h")
     """Fold: the horizon. Intake assigns no event time before it."""
     state_version: int = msgspec.field(default=0, name="n")
@@ -38,6 +39,8 @@ class CommitMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
     """Intake: added to offsets in source positions, so that they ascend although `alerts` was created again."""
     timestamp: int = msgspec.field(default=-1, name="t")
     """Timestamp of the record before the offset."""
+    needed: int | None = msgspec.field(default=None, name="i")
+    """Correlate: offset of the first record whose incident is not published, or might list it."""
 
     def encode(self) -> str:
         """Returns the text that a commit carries."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
+from typing import Any
 
 from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
@@ -89,7 +90,7 @@ class TopicReader:
         self, topic: str, starts: Mapping[int, int], ends: Mapping[int, int] | None
     ) -> AsyncGenerator[list[ConsumerRecord], None]:
         """Lists of one partition's records, from `starts` until `ends`, or without end."""
-        async with _open_consumer(self._settings) as consumer:
+        async with open_consumer(self._settings) as consumer:
             tps = _assign(consumer, topic, starts)
             while left := [tp for tp in tps if ends is None or await consumer.position(tp) < ends[tp.partition]]:
                 polled = await consumer.getmany(*left, timeout_ms=1000, max_records=5000)
@@ -101,7 +102,7 @@ class TopicReader:
 
     async def first_record_from(self, topic: str, partition: int, offset: int) -> ConsumerRecord:
         """The first record at `offset` or after it; waits until there is one."""
-        async with _open_consumer(self._settings) as consumer:
+        async with open_consumer(self._settings) as consumer:
             _assign(consumer, topic, {partition: offset})
             return await consumer.getone()
 
@@ -116,17 +117,18 @@ class TopicReader:
 async def open_reader(settings: Settings) -> AsyncIterator[TopicReader]:
     """Opens a reader. aiokafka's errors in the block become `ActionRequired` or `Retry`."""
     try:
-        async with _open_consumer(settings) as consumer:
+        async with open_consumer(settings) as consumer:
             yield TopicReader(settings, consumer)
     except (KafkaError, OSError) as error:
         raise await diagnose(error, settings) from error
 
 
 @asynccontextmanager
-async def _open_consumer(settings: Settings) -> AsyncIterator[Consumer]:
+async def open_consumer(settings: Settings, **options: Any) -> AsyncIterator[Consumer]:
     """Opens a consumer for one assignment: after a second one, stopping aiokafka's consumer can hang."""
     consumer = Consumer(
         **client_options(settings),
+        **options,
         enable_auto_commit=False,
         isolation_level="read_committed",
         max_partition_fetch_bytes=8 * 1024 * 1024,

@@ -2,7 +2,7 @@
 
 Scripts get these constants from `lua_constants`, so that no format, flag or field name is written a second time in Lua.
 
-All keys begin with `<prefix>:{0}:` (one hash slot, so that a script may use them together), and all but two continue
+All keys begin with `<prefix>:{0}:` (one hash slot, so that a script may use them together), and all but four continue
 with the number of the state version: keys of an older one cannot be mistaken for the current, and are deleted later.
 Keys that hold counts or positions have no time to live: they are deleted when what they hold is complete.
 """
@@ -119,6 +119,11 @@ class Keys:
         """hash, no TTL: scope of an announced incident as JSON → `announce.notice.Firing` as JSON. Nothing that is
         counted depends on it."""
         return Key(self.root + "announced")
+
+    @property
+    def correlation(self) -> Key:
+        """string, TTL: the lease time. Token of the worker that correlates storms."""
+        return Key(self.root + "correlation")
 
     def of(self, number: int) -> VersionKeys:
         """Keys of the state version with that number."""

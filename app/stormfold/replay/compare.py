@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stormfold.config import Config
+from stormfold.correlation import incidents_of
 from stormfold.in_memory import InMemoryFold
+from stormfold.incident import Incident
 from stormfold.kafka.reader import open_reader
 from stormfold.replay.log import fold, read_event_times, read_parsed
 from stormfold.replay.range import OnProgress, Span, open_range
@@ -23,6 +25,10 @@ class Compared:
     """Aggregates under the configuration, without resources and examples."""
     published: Sequence[Aggregate]
     """Aggregates in `storms`, without resources and examples."""
+    incidents: Sequence[Incident]
+    """Incidents of the replayed aggregates, without resources."""
+    incidents_published: Sequence[Incident]
+    """Incidents of the published aggregates, without resources."""
     still_open: int
     """Segments that are not final under the configuration; they are not counted."""
 
@@ -40,4 +46,5 @@ async def compare(settings: Settings, config: Config, wanted: Span, on_progress:
         ]
         published = [summary.aggregate for summary in (await read_published(replayed)).values()]
         then = [aggregate for aggregate in published if replayed.contains(aggregate.first_seen)]
-        return Compared(replayed.span, now, then, in_memory.count_open(*replayed.span))
+        incidents = incidents_of(now), incidents_of(then)
+        return Compared(replayed.span, now, then, *incidents, in_memory.count_open(*replayed.span))

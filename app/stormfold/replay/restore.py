@@ -10,6 +10,7 @@ from stormfold.in_memory import InMemoryFold
 from stormfold.kafka.producer import Producer, ProducerRecord
 from stormfold.kafka.reader import open_reader
 from stormfold.manifest import encode_manifest
+from stormfold.replay.late import count_late
 from stormfold.replay.log import fold, read_keyed
 from stormfold.replay.range import OnProgress, Span, open_range
 from stormfold.replay.summary import Summary, read_published
@@ -46,6 +47,8 @@ class Restored:
     """Aggregates that are in `storms` as the log gives them."""
     published: list[str] = field(default_factory=list)
     """Names of aggregates that were missing and are now published."""
+    late: int = 0
+    """Published storms that join no incident: that of their time is published, and does not change."""
     differs: list[Difference] = field(default_factory=list)
     """Aggregates that differ from the log. They stay as they are."""
     unexplained: list[str] = field(default_factory=list)
@@ -96,6 +99,9 @@ async def restore(settings: Settings, config: Config, wanted: Span, on_progress:
             result.ambiguous = [s.aggregate.name for s, _ in missing if doubtful_groups & {s.group, s.overflow_group}]
             values.seek(0)
             result.published = await _publish(settings, missing, values, set(result.ambiguous))
+        published_now = set(result.published)
+        restored = [summary.aggregate for summary, _ in missing if summary.aggregate.name in published_now]
+        result.late = await count_late(settings, reader, restored)
     return result
 
 

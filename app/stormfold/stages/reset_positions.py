@@ -25,10 +25,14 @@ async def reset_positions(settings: Settings, store: Store) -> list[str]:
     read = await intake_positions(settings, store)
     reset = await _reset_commits(settings, "intake", settings.alerts_topic, read)
     reset += await _reset_folded(settings, store)
-    for kind, topic in ((STORMS, settings.storms_topic), (INCIDENTS, settings.incidents_topic)):
-        written = await read_committed(settings, settings.consumer_group(kind.component), topic)
-        reset += await _reset_commits(settings, kind.component, topic, written)
-    return reset
+    for stage, topic in (
+        (STORMS.component, settings.storms_topic),
+        ("correlate", settings.storms_topic),
+        (INCIDENTS.component, settings.incidents_topic),
+    ):
+        written = await read_committed(settings, settings.consumer_group(stage), topic)
+        reset += await _reset_commits(settings, stage, topic, written)
+    return list(dict.fromkeys(reset))
 
 
 async def _reset_commits(settings: Settings, stage: str, topic: str, committed: Committed) -> list[str]:

@@ -15,7 +15,7 @@ from stormfold.redis.store import Store
 from stormfold.redis.versions import State
 from stormfold.settings import Settings
 
-STAGES = ("intake", "fold", "emit", "emit-incidents")
+STAGES = ("intake", "fold", "correlate", "emit", "emit-incidents")
 """Readers of topics: stages, and of emit one for each kind of resource."""
 
 
@@ -83,7 +83,8 @@ class StagePosition(NamedTuple):
 
 def topic_of(settings: Settings, stage: str) -> str:
     """The topic that a stage reads."""
-    topics = (settings.alerts_topic, settings.keyed_topic, settings.storms_topic, settings.incidents_topic)
+    storms, incidents = settings.storms_topic, settings.incidents_topic
+    topics = (settings.alerts_topic, settings.keyed_topic, storms, storms, incidents)
     return dict(zip(STAGES, topics, strict=True))[stage]
 
 

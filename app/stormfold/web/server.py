@@ -93,6 +93,10 @@ class Web:
             for gauge, values in zip(by_partition, measured, strict=True):
                 for partition in values.keys() & member.assigned():
                     gauge.labels(member.name, partition).set(values[partition])
+        for stage, by_lease in self._health.read_by_lease.items():
+            for gauge, found in zip((metrics.LAG_RECORDS, metrics.POSITION), by_lease, strict=True):
+                for partition, value in found.items():
+                    gauge.labels(stage, partition).set(value)
         problems = self._health.problems()
         metrics.READY.set(not problems)
         for problem in problems:

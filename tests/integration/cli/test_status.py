@@ -221,8 +221,8 @@ async def test_problems_of_the_worker_are_shown(topics: Settings, tmp_path: Path
             return components if "worker: redis" in components else None
 
         assert await until(reported, what="the worker's problems") == [
-            "worker: close", "worker: emit", "worker: emit-incidents", "worker: fold", "worker: intake",
-            "worker: redis",
+            "worker: close", "worker: correlate", "worker: emit", "worker: emit-incidents", "worker: fold",
+            "worker: intake", "worker: redis",
         ]  # fmt: skip
         assert "127.0.0.1:9 (STORMFOLD_KAFKA_BOOTSTRAP_SERVERS)" in (await stormfold(here, "status")).stderr
 

@@ -162,7 +162,7 @@ def test_a_worker_changes_neither_standard_output_nor_the_root_logger() -> None:
 @pytest.mark.parametrize(
     ("values", "words", "code", "message"),
     [
-        ({}, ("--stages", "fold,foled"), 2, "STORMFOLD_STAGES: expected some of intake,fold,close,emit"),
+        ({}, ("--stages", "fold,foled"), 2, "STORMFOLD_STAGES: expected some of intake,fold,close,correlate,emit"),
         ({}, ("--sink", "nirvana"), 2, "STORMFOLD_SINK: expected kubernetes, directory:PATH or none"),
         ({}, ("--config", "no-such.yaml"), 2, "no-such.yaml: No such file or directory"),
         ({"STORMFOLD_KAFAK": "x"}, (), 2, "STORMFOLD_KAFAK: unknown environment variable"),

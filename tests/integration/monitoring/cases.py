@@ -50,8 +50,10 @@ def _unread(partition: int, group: str = "stormfold-fold") -> str:
 _IDLE = _of("stormfold_idle_partition_pairs")
 _BUILD = _of("stormfold_build_info", version=__version__, python="3.11.14")
 _AGE = "event_time_lag_seconds"
+_CLOSED = _of("stormfold_closed_before_age_seconds")
 _HORIZON = _of("stormfold_horizon_delay_seconds")
-_STAGES = {_in("lag_records", stage, 0): "0x40" for stage in ("intake", "fold", "emit", "emit-incidents")}
+_READERS = ("intake", "fold", "correlate", "emit", "emit-incidents")
+_STAGES = {_in("lag_records", stage, 0): "0x40" for stage in _READERS}
 _LETTERS = _of("stormfold_dead_letters_total", topic="alerts-dlq")
 _ERRORS = _of("stormfold_sink_errors_total", kind="AlertIncident", outcome="action_required")
 _REJECTED = "stormfold_redis_oom_rejections_total"
@@ -226,6 +228,13 @@ CASES: dict[str, Sequence[Case]] = {
                 {_HORIZON: "1x5 300x4 2x10 119x30"},
                 {_HORIZON: "119x60", _of("stormfold_horizon_delay_seconds", OTHER): "119x60"},
             ],
+        )
+    ],
+    "StormfoldIncidentsDelayed": [
+        Case(
+            {_CLOSED: "600x5 1900x15 700x9", _of("stormfold_closed_before_age_seconds", OTHER): "1799x40"},
+            fires=11, resolved=22, labels="",
+            near=[{_CLOSED: "600x5 1900x4 700x30"}, {_CLOSED: "1799x60"}],
         )
     ],
     "StormfoldPartitionIdle": [

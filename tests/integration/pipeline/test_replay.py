@@ -29,6 +29,7 @@ from tests.integration.pipeline.test_faults import incident
 from tests.support import pipeline
 from tests.support.alerts import Sent, record
 from tests.support.cli import stormfold
+from tests.support.incidents import plain as plain_incidents
 from tests.support.model import batch_model, counts_of, keyed_alerts
 from tests.support.pipeline import assert_balanced, books, drained, publish, publish_live, read_topic
 from tests.support.servers import until
@@ -296,6 +297,11 @@ async def test_a_dry_run_shows_exactly_what_a_configuration_makes(
             assert (row[f"storms{suffix}"], row[f"alerts{suffix}"]) == (len(alerts), sum(alerts))
     resources = Counter(storm.route for storm in found if storm.aggregate_class == "Storm")
     assert {row["route"]: row["resources"] for row in answer["routes"]} == {name: resources[name] for name in ROUTES}
+    for suffix, counted in (("", found), ("_published", was)):
+        formed = plain_incidents(counted)
+        assert answer["incidents"][f"incidents{suffix}"] == len(formed)
+        assert answer["incidents"][f"alerts{suffix}"] == sum(one.alerts for one in formed)
+    assert {one["name"] for one in answer["largest_incidents"]} <= {one.name for one in plain_incidents(found)}
     largest = [(one["alerts"], one["name"]) for one in answer["largest"]]
     assert [alerts for alerts, _ in largest] == sorted((one.alerts for one in model.values()), reverse=True)[:10]
     assert all(model[name].alerts == alerts for alerts, name in largest)
@@ -304,7 +310,7 @@ async def test_a_dry_run_shows_exactly_what_a_configuration_makes(
     )
     headings = [line.split() for line in table.stdout.splitlines() if line.isupper()]
     shown = [line.split() for line in PAGE.read_text().splitlines() if line.isupper()]
-    assert table.returncode == 0 and len(headings) == 3 and headings == shown
+    assert table.returncode == 0 and len(headings) == 5 and headings == shown
     assert await published(topics) == before
 
     # Kafka no longer has all alerts: storms that may lack some are left out.

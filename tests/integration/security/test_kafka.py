@@ -150,7 +150,7 @@ def granted(settings: Settings) -> list[tuple[str, str, str]]:
     rows = re.findall(r"^\| (topic|group) \| `([\w-]+)` \| (\w+) \|", PAGE.read_text(), re.MULTILINE)
     names = {topic.name: mine.name for topic, mine in zip(topics(Settings()), topics(settings), strict=True)}
     names |= {Settings().consumer_group(stage): settings.consumer_group(stage) for stage in STAGES}
-    return [(resource, names[name], operation) for resource, name, operation in rows]
+    return list(dict.fromkeys((resource, names[name], operation) for resource, name, operation in rows))
 
 
 async def test_the_permissions_of_the_page_are_sufficient(

@@ -67,6 +67,12 @@ def _now() -> list[Part]:
             "max(stormfold_horizon_delay_seconds)", units.Seconds, steps=[(30, "orange"), (120, "red")],
             empty="not known yet", alerts=["StormfoldHorizonDelayed"],
         ),
+        figure(
+            "Incidents complete up to", "Age of the time before which every storm is closed and published: later "
+            "incidents wait. It includes the longest open session, up to 1.5 slices.",
+            "max(stormfold_closed_before_age_seconds)", units.Seconds, steps=[(1200, "orange"), (1800, "red")],
+            empty="no worker correlates", alerts=["StormfoldIncidentsDelayed"],
+        ),
     ]  # fmt: skip
 
 
