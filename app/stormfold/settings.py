@@ -99,8 +99,10 @@ class Settings(BaseSettings):
     kafka_bootstrap_servers: Annotated[str, AfterValidator(_addresses)] = "127.0.0.1:9092"
     """Bootstrap servers of Kafka as `host:port`, separated by commas. The default is a broker on this machine."""
     redis_url: Annotated[str, AfterValidator(validate_redis_url)] = Field("redis://127.0.0.1:6379/0", repr=False)
-    """URL of Redis: `redis://HOST:PORT/DB`, `rediss://` for TLS, `unix:///PATH` for a socket. The default is a Redis on
-    this machine. Credentials in the URL must be percent-encoded; `STORMFOLD_REDIS_PASSWORD` avoids that."""
+    """URL of Redis: `redis://HOST:PORT/DB`, `redis+sentinel://HOST:PORT,HOST:PORT/SERVICE?db=DB` for the primary that
+    Sentinels know, `redis+cluster://HOST:PORT,HOST:PORT` for a cluster; `rediss` instead of `redis` for TLS;
+    `unix:///PATH` for a socket. The default is a Redis on this machine. Credentials in the URL must be percent-encoded;
+    `STORMFOLD_REDIS_PASSWORD` avoids that."""
     sink: Annotated[str, AfterValidator(_sink)] = "none"
     """Where storms and incidents are written: `kubernetes`, `directory:PATH` (one manifest per storm, and in its folder
     `incidents` one per incident) or `none`. By default they are only published to their topics, so that a new worker
@@ -181,6 +183,11 @@ class Settings(BaseSettings):
     """User name for Redis; overrides that of the URL. One newline at the end is removed."""
     redis_password: Password | None = None
     """Password for Redis; overrides that of the URL. One newline at the end is removed."""
+    redis_sentinel_username: User | None = None
+    """User name for the Sentinels of `redis+sentinel://`, whose credentials are never those of Redis. One newline at
+    the end is removed."""
+    redis_sentinel_password: Password | None = None
+    """Password for the Sentinels, if they require one. One newline at the end is removed."""
     redis_ssl_cafile: FilePath | None = None
     """PEM file with the CA certificates for Redis; default: the CA certificates of the system."""
     redis_ssl_certfile: FilePath | None = None
@@ -241,8 +248,11 @@ class Settings(BaseSettings):
                 f"{variable('alertmanager_username')} and {variable('alertmanager_password_file')}: expected both"
             )
         files = (self.redis_ssl_cafile, self.redis_ssl_certfile, self.redis_ssl_keyfile)
-        if any(files) and not self.redis_url.startswith("rediss://"):
+        if any(files) and not self.redis_url.startswith("rediss"):
             raise ValueError(f"{variable('redis_url')}: expected rediss://, to use the files for TLS")
+        of_sentinels = (self.redis_sentinel_username, self.redis_sentinel_password)
+        if of_sentinels != (None, None) and "+sentinel://" not in self.redis_url:
+            raise ValueError(f"{variable('redis_url')}: expected redis+sentinel://, to use credentials of Sentinels")
         if self.close_lease <= self.delivery_timeout:
             raise ValueError(
                 f"{variable('close_lease')}: expected more than {variable('delivery_timeout')}"

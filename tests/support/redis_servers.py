@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -30,12 +31,17 @@ class OwnRedis(EmbeddedRedis):
 
     def __init__(self, data_dir: Path, binary: Path | None = None, **options: str) -> None:
         super().__init__(data_dir, binary=binary)
-        self._options = options
+        self.options = options
 
     def prepare(self) -> Sequence[str]:
         """Returns the command line."""
-        further = (part for name, value in self._options.items() for part in (f"--{name.replace('_', '-')}", value))
+        further = (part for name, value in self.options.items() for part in (f"--{name.replace('_', '-')}", value))
         return [*super().prepare(), *further]
+
+
+async def command(client: Redis, *words: str | bytes | int) -> Any:
+    """Sends a command for which the client has no function."""
+    return await client.execute_command(*words)  # type: ignore[no-untyped-call]
 
 
 async def replicate(replica: EmbeddedRedis, primary: EmbeddedRedis) -> None:

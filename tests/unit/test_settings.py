@@ -88,6 +88,11 @@ def test_variables_set_fields(monkeypatch: pytest.MonkeyPatch) -> None:
             "STORMFOLD_REDIS_URL: expected rediss://, to use the files for TLS",
         ),
         (
+            "redis_sentinel_password",
+            SECRET,
+            "STORMFOLD_REDIS_URL: expected redis+sentinel://, to use credentials of Sentinels",
+        ),
+        (
             "kafka_security_protocol",
             "SASL_SSL",
             "STORMFOLD_KAFKA_SASL_USERNAME and STORMFOLD_KAFKA_SASL_PASSWORD: expected both, for SASL",
@@ -113,6 +118,8 @@ def test_bad_values_are_refused(monkeypatch: pytest.MonkeyPatch, field: str, val
         f"redis://h/0?password={SECRET}",
         "unix:///run/redis.sock",
         f"unix://:{SECRET}@/run/redis.sock?db=1",
+        f"redis+sentinel://me:{SECRET}@a:26379,[::1],c/main?db=2",
+        f"rediss+cluster://:{SECRET}@a:6379,b?socket_timeout=1",
     ],
 )
 def test_redis_is_shown_without_credentials(url: str) -> None:
@@ -144,6 +151,12 @@ def test_redis_is_shown_without_credentials(url: str) -> None:
         f"unix://:1/{SECRET}@/run/redis.sock",
         f"unix:///:{SECRET}@/run/redis.sock",
         "redis://[:::::]",
+        "redis://a,b",
+        f"redis+sentinel://:{SECRET}@a,b",
+        f"redis+sentinel://:{SECRET}@a,b/main/0",
+        f"redis+sentinel://:{SECRET}@a:0/main",
+        f"redis+cluster://:{SECRET}@a,b/1",
+        f"redis+cluster://:1/{SECRET}@a,b",
     ],
 )
 def test_a_bad_redis_url_is_not_repeated(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
@@ -152,7 +165,8 @@ def test_a_bad_redis_url_is_not_repeated(monkeypatch: pytest.MonkeyPatch, url: s
     with pytest.raises(SettingsError) as caught:
         Settings()
     assert str(caught.value) == (
-        "STORMFOLD_REDIS_URL: expected redis://HOST:PORT/DB, rediss:// for TLS, or unix:///PATH;"
+        "STORMFOLD_REDIS_URL: expected redis://HOST:PORT/DB, rediss:// for TLS,"
+        " redis+sentinel://HOST:PORT,HOST:PORT/SERVICE, redis+cluster://HOST:PORT,HOST:PORT, or unix:///PATH;"
         " in a user name or password write / as %2F, ? as %3F, # as %23, @ as %40"
     )
 
@@ -169,6 +183,7 @@ def test_a_bad_redis_url_is_not_repeated(monkeypatch: pytest.MonkeyPatch, url: s
         ("redis://h?socket_timeout=0", "expected another value for the option socket_timeout"),
         ("redis://h?socket_timeout=nan", "expected another value for the option socket_timeout"),
         ("redis://h?db=", "expected another value for the option db"),
+        ("redis+cluster://h?db=1", "expected another value for the option db"),
         (f"rediss://:{SECRET}@h?ssl_cert_reqs=none", "expected only these options after ?: client_name, db, "),
     ],
 )

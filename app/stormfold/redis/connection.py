@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from redis import exceptions
-from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio import Connection, UnixDomainSocketConnection
 from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.sentinel import SentinelManagedConnection
 
 from stormfold.redis.errors import NotPrimary
+from stormfold.redis.tls_probe import check_tls
 from stormfold.tls import ReloadingSSLContext
 
 _FIELD = re.compile(rb"^(role|master_host|master_port|master_replid):([^\r\n]*)", re.MULTILINE)
@@ -65,6 +67,14 @@ class Interruptible(AbstractConnection):
     async def reconnect(self) -> None:
         """Connects before a command is sent."""
         await self.connect_check_health(check_health=False)
+
+    async def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
+        try:
+            await super().connect_check_health(check_health, retry_socket_connect)
+        except (exceptions.ConnectionError, exceptions.TimeoutError) as error:
+            if type(error) in (exceptions.ConnectionError, exceptions.TimeoutError) and isinstance(self, Connection):
+                await check_tls(self.host, self.port, isinstance(self, Encrypted))
+            raise
 
 
 class PrimaryConnection(Interruptible):
@@ -139,21 +149,33 @@ class Encrypted(Connection):
         return {**super()._connection_arguments(), "ssl": self._tls}
 
 
-class _Plain(PrimaryConnection, Connection):
-    pass
+class Plain(Interruptible, Connection):
+    """A connection to a Sentinel or to a node of a cluster, without TLS."""
 
 
-class _Local(PrimaryConnection, UnixDomainSocketConnection):
-    pass
+class Tls(Interruptible, Encrypted):
+    """The same with TLS."""
 
 
-class _Tls(PrimaryConnection, Encrypted):
-    pass
+class PrimaryPlain(PrimaryConnection, Connection):
+    """A connection to a primary without TLS."""
 
 
-CONNECTIONS: dict[Any, type[PrimaryConnection]] = {
-    Connection: _Plain,
-    SSLConnection: _Tls,
-    UnixDomainSocketConnection: _Local,
-}
-"""Replacement of each of redis-py's connection classes."""
+class PrimarySocket(PrimaryConnection, UnixDomainSocketConnection):
+    """The same through a socket."""
+
+
+class PrimaryTls(PrimaryConnection, Encrypted):
+    """The same with TLS."""
+
+
+class SentinelPlain(PrimaryConnection, SentinelManagedConnection):
+    """A connection to the primary that the Sentinels know, without TLS."""
+
+    async def reconnect(self) -> None:
+        """Asks the Sentinels again."""
+        await self.connect()  # type: ignore[no-untyped-call]
+
+
+class SentinelTls(SentinelPlain, Encrypted):
+    """The same with TLS."""

@@ -8,6 +8,8 @@
 --   4 marks                 hash
 --   5 due                   zset
 --   6 open                  zset
+--   7 void                  never exists: so a cluster refuses the call while it moves the slot, when some of the
+--                           buckets may be in another node
 -- ARGV
 --   1 number                of the state version that the caller folds into
 --   2 group_prefix          prefix of group keys

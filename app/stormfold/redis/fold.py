@@ -33,8 +33,9 @@ class Limits:
 
 
 @script(
-    "state_version", "positions", "source_positions", "marks", "due", "open", "number", "group_prefix", "bucket_prefix"
-)
+    "state_version", "positions", "source_positions", "marks", "due", "open", "void", "number", "group_prefix",
+    "bucket_prefix",
+)  # fmt: skip
 def fold(
     *, grace: int, max_fingerprints: int, max_groups: int, track_new: bool, alerts_partitions: int, moves: Packed,
     new_source_positions: Packed, new_marks: Packed, overflow: Packed, rows: Packed,

@@ -1,5 +1,6 @@
 """Redis with TLS, a user of its own and no command more than it needs."""
 
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +30,7 @@ from tests.integration.security.guarded import (
 from tests.integration.security.test_kafka import PAGE
 from tests.support.cli import stormfold
 from tests.support.pipeline import assert_balanced, drained
+from tests.support.redis_sentinel import SERVICE, Sentinel
 from tests.support.servers import until
 from tests.support.workers import Workers
 
@@ -39,24 +41,26 @@ class GuardedRedis(EmbeddedRedis):
     def __init__(self, data_dir: Path, authority: Authority, binary: Path) -> None:
         super().__init__(data_dir, binary=binary)
         self._authority = authority
-        self._tls = free_port()
+        self.tls_port = free_port()
         self._pair = authority.issue("redis")
+
+    @property
+    def tls_files(self) -> dict[str, Path]:
+        """Options of a server with TLS."""
+        return {
+            "tls-cert-file": self._pair.cert, "tls-key-file": self._pair.key, "tls-ca-cert-file": self._authority.file,
+        }  # fmt: skip
 
     def prepare(self) -> Sequence[str]:
         """With TLS."""
-        options = {
-            "tls-port": str(self._tls),
-            "tls-cert-file": str(self._pair.cert),
-            "tls-key-file": str(self._pair.key),
-            "tls-ca-cert-file": str(self._authority.file),
-            "tls-auth-clients": "no",
-        }
+        files = {name: str(path) for name, path in self.tls_files.items()}
+        options = {"tls-port": str(self.tls_port), "tls-auth-clients": "no", **files}
         return [*super().prepare(), *(part for name, value in options.items() for part in (f"--{name}", value))]
 
     @property
     def tls_url(self) -> str:
         """Of the other door."""
-        return f"rediss://{HOST}:{self._tls}/0"
+        return f"rediss://{HOST}:{self.tls_port}/0"
 
     def show(self, pair: Pair, trusted: Authority | None = None) -> None:
         """Another certificate from now on, and whom it trusts."""
@@ -213,6 +217,36 @@ async def test_refused_connections_are_reported_in_one_line_with_a_hint(
     await redis.aclose()
     assert_one_line(raised.value)
     assert raised.value.hint
+
+
+@pytest.mark.parametrize("server_uses_tls", [True, False])
+async def test_tls_on_one_side_only_is_reported_with_the_scheme_to_use(
+    settings: Settings, guarded: GuardedRedis, server_uses_tls: bool
+) -> None:
+    port, scheme = (guarded.tls_port, "redis") if server_uses_tls else (guarded.port, "rediss")
+    files = {"redis_ssl_cafile": None} if server_uses_tls else {}
+    url = f"{scheme}://{HOST}:{port}/0?socket_connect_timeout=1"
+    async with connect(changed(settings, redis_url=url, **files)) as redis:
+        with pytest.raises(ActionRequired) as raised:
+            await Store(redis, settings.redis_prefix).load()
+    uses, not_used = ("uses", "does not") if server_uses_tls else ("does not use", "does")
+    assert str(raised.value) == f"Redis at {HOST}:{port} {uses} TLS, and STORMFOLD_REDIS_URL {not_used}"
+    assert raised.value.hint and "begin with redis" in raised.value.hint
+
+
+async def test_sentinels_and_data_use_tls(settings: Settings, guarded: GuardedRedis, tmp_path: Path) -> None:
+    sentinel = Sentinel(tmp_path, guarded.tls_port, 1, "tls-auth-clients no", tls=guarded.tls_files)
+    await asyncio.to_thread(sentinel.start)
+    try:
+        url = f"rediss+sentinel://{sentinel.address}/{SERVICE}"
+        async with connect(changed(settings, redis_url=url)) as redis:
+            assert await Store(redis, settings.redis_prefix).load() is None
+        without = changed(settings, redis_url=url.replace("rediss", "redis"), redis_ssl_cafile=None)
+        async with connect(without) as redis:
+            with pytest.raises(ActionRequired, match=f"Redis at {sentinel.address} uses TLS"):
+                await Store(redis, settings.redis_prefix).load()
+    finally:
+        await asyncio.to_thread(sentinel.kill)
 
 
 async def test_a_worker_waits_while_its_user_is_disabled(
