@@ -29,7 +29,7 @@ async def sentinels(tmp_path: Path) -> AsyncIterator[Sentinels]:
         await asyncio.to_thread(made.stop)
 
 
-async def test_workers_follow_sentinels_when_the_primary_is_killed_frozen_or_asked_to_leave(
+async def test_workers_follow_sentinels_when_the_primary_is_killed_or_asked_to_leave(
     kafka: EmbeddedKafka, sentinels: Sentinels, tmp_path: Path
 ) -> None:
     first, second = sentinels.servers
