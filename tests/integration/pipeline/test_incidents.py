@@ -4,17 +4,20 @@ import asyncio
 import signal
 from collections.abc import Iterator
 
+import msgspec
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import NewPartitions
 from redis.asyncio import Redis
 
 from stormfold.incident import Incident
-from stormfold.incident_manifest import decode_manifest
+from stormfold.incident_manifest import decode_manifest, encode_manifest
 from stormfold.kafka.client import client_options, open_admin
 from stormfold.kafka.committed import Committed, read_committed
 from stormfold.kafka.log_reader import open_log_reader
+from stormfold.kafka.producer import Producer, ProducerRecord
 from stormfold.settings import Settings
 from tests.support.alerts import Sent, alert, now, record
+from tests.support.cli import stormfold
 from tests.support.incidents import facts, plain
 from tests.support.pipeline import Pipeline, read_topic
 from tests.support.servers import PARTITIONS, until
@@ -60,6 +63,16 @@ async def incidents(pipeline: Pipeline, number: int, seconds: float = 60.0) -> l
 async def committed(settings: Settings) -> Committed:
     """The commits of correlate."""
     return await read_committed(settings, settings.consumer_group("correlate"), settings.storms_topic)
+
+
+async def tamper(settings: Settings, incident: Incident) -> None:
+    """Publishes a record as if a worker had."""
+    producer = Producer(settings, "test")
+    try:
+        record = ProducerRecord(incident.name.encode(), encode_manifest(incident))
+        await producer.send_by_key(settings.incidents_topic, [record])
+    finally:
+        await producer.stop()
 
 
 async def has_commits(settings: Settings) -> bool:
@@ -109,6 +122,14 @@ async def test_storms_of_a_cluster_make_one_incident_and_another_cluster_another
         return all(offset == metadata.needed for offset, metadata in (await committed(pipeline.settings)).values())
 
     await until(nothing_needed, what="a commit behind the last storm")
+    audit = await stormfold(pipeline.settings, "audit")
+    assert audit.returncode == 0
+    assert "Incidents: 3 as the storms give them." in audit.stdout
+    wrong = msgspec.structs.replace(first, alert_count=7)
+    await tamper(pipeline.settings, wrong)
+    audit = await stormfold(pipeline.settings, "audit")
+    assert audit.returncode == 1
+    assert f"1 different ({first.name}), 2 as they should be" in audit.stderr
 
 
 async def test_a_route_can_keep_its_storms_out_of_incidents(pipeline: Pipeline, past: int) -> None:
