@@ -3,16 +3,18 @@
 The worker keeps nothing but what it read: after a change of the lease, or an error of Kafka, it reads it again.
 """
 
+import asyncio
 import secrets
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from itertools import islice, zip_longest
 
 import structlog
 
 from stormfold import metrics
 from stormfold.chain import FormingIncident
-from stormfold.errors import Retry
+from stormfold.errors import Retry, StormfoldError
 from stormfold.health import Health
 from stormfold.incident import Incident
 from stormfold.incident_manifest import encode_manifest
@@ -27,6 +29,8 @@ log = structlog.get_logger(__name__)
 
 INTERVAL = 1.0
 """Seconds between two rounds, and between two requests for the lease."""
+STOP_SECONDS = 2.0
+"""Longest wait for the end of a round when the worker stops."""
 MAX_INCIDENTS_PER_CHUNK = 100
 """Incidents that are published together, each of another scope, after one look at the lease."""
 
@@ -43,26 +47,40 @@ class Correlate(PeriodicService):
         self._producer = Producer(settings, self.name)
         self._token = secrets.token_hex(8)
         self._lease = round(settings.close_lease * 1000)
+        self._held_at = float("-inf")
+        """When this worker last had the lease (monotonic, s)."""
         self._opened = AsyncExitStack()
         self._input: CorrelateInput | None = None
         """Everything that was read since this worker has the lease."""
+        self._working = asyncio.Lock()
 
     async def on_stop(self) -> None:
+        # A round in progress is finished first, if it is short.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS):
+                await self._working.acquire()
         if self._input is not None:
             await self._close()
             # The lease ends at once, so that another worker need not wait for it.
-            await self._store.hold_correlation(self._token, 1)
+            with suppress(StormfoldError):
+                await self._store.hold_correlation(self._token, 1)
         await self._producer.stop()
 
     async def run_once(self) -> float:
         """One round, if this worker has the lease."""
-        if not await self._has_lease():
-            return INTERVAL
+        async with self._working:
+            reply = await self._hold()
+            if reply is not LeaseReply.EXTENDED and self._input is not None:
+                log.info("no longer correlating: the lease was lost")
+                await self._close()
+            if reply is not LeaseReply.OTHERS and not self.should_stop:
+                await self._work()
+        return INTERVAL
+
+    async def _work(self) -> None:
         try:
             if self._input is None:
-                self._input = await self._opened.enter_async_context(
-                    open_input(self._settings, lambda: self.health.heartbeat(self.name))
-                )
+                self._input = await self._opened.enter_async_context(open_input(self._settings, self._keep))
                 log.info("correlating: this worker has the lease", positions=self._input.positions)
             await self._round(self._input)
         except MorePartitions:
@@ -72,15 +90,20 @@ class Correlate(PeriodicService):
             # What is pending depends on everything that was read; after an error that is not known.
             await self._close()
             raise
-        return INTERVAL
 
-    async def _has_lease(self) -> bool:
-        """Takes or extends the lease; returns whether what was read under it is still valid."""
+    async def _hold(self) -> LeaseReply:
+        """Takes or extends the lease."""
         reply = await self._store.hold_correlation(self._token, self._lease)
-        if reply is not LeaseReply.EXTENDED and self._input is not None:
-            log.info("no longer correlating: the lease was lost")
-            await self._close()
-        return reply is not LeaseReply.OTHERS
+        if reply is not LeaseReply.OTHERS:
+            self._held_at = time.monotonic()
+        return reply
+
+    async def _keep(self, now: bool = False) -> None:
+        """Extends the lease, `now` or if it is due; long work calls it repeatedly. Raises `Retry` if it was lost."""
+        self.health.heartbeat(self.name)
+        due = now or time.monotonic() - self._held_at > self._lease / 3000
+        if due and await self._hold() is not LeaseReply.EXTENDED:
+            raise Retry("the lease of correlation was lost: another worker publishes incidents, or this one, later")
 
     async def _close(self) -> None:
         opened, self._opened, self._input = self._opened, AsyncExitStack(), None
@@ -103,8 +126,7 @@ class Correlate(PeriodicService):
     async def _publish(self, found: CorrelateInput, closed_before: int) -> None:
         """Publishes what is final. Of each scope, one after the other is acknowledged: a later one ends an earlier."""
         for chunk in chunks(found.correlation.final(closed_before)):
-            if not await self._has_lease() or self._input is not found:
-                raise Retry("the lease of correlation was lost: incidents are published by another worker, or later")
+            await self._keep(now=True)
             incidents = [forming.build() for forming in chunk]
             await self._producer.send_by_key(self._settings.incidents_topic, map(_record, incidents))
             for forming, incident in zip(chunk, incidents, strict=True):
@@ -114,7 +136,6 @@ class Correlate(PeriodicService):
                     alerts=incident.alert_count, reason=incident.close_reason,
                 )  # fmt: skip
             metrics.INCIDENTS_PUBLISHED.inc(len(incidents))
-            self.health.heartbeat(self.name)
 
 
 def chunks(final: Iterable[FormingIncident]) -> Iterator[list[FormingIncident]]:

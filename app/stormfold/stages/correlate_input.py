@@ -1,7 +1,7 @@
 """Everything that correlate reads: commits, incidents and storms, in the order that makes the result exact."""
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import structlog
@@ -29,6 +29,10 @@ COMMIT_INTERVAL = 5.0
 """Seconds between two commits while no storm is published and none becomes final."""
 
 
+Keep = Callable[[], Awaitable[None]]
+"""Called after each step of long work: keeps the lease. Raises `Retry` if it was lost."""
+
+
 class MorePartitions(Exception):
     """The topic has got partitions: what was read is dropped, and all are read."""
 
@@ -38,12 +42,12 @@ class CorrelateInput:
 
     def __init__(
         self, settings: Settings, admin: AIOKafkaAdminClient, reader: LogReader, committed: Committed,
-        positions: dict[int, int], heartbeat: Callable[[], None],
+        positions: dict[int, int], keep: Keep,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._admin = admin
         self._reader = reader
-        self._heartbeat = heartbeat
+        self._keep = keep
         self._committed = committed
         self.correlation = Correlation()
         self.positions = positions
@@ -71,7 +75,7 @@ class CorrelateInput:
                 except Malformed as error:
                     # Others may write to the topic, too.
                     log.warning("not an incident", record=_place(record), error=str(error))
-                self._heartbeat()
+                await self._keep()
 
     async def read(self) -> int | None:
         """Reads `storms` up to its end; returns the time before which every storm has been read (ms), None at first."""
@@ -86,7 +90,7 @@ class CorrelateInput:
         async for records in self._reader.read(ends):
             for record in records:
                 self._add(record)
-            self._heartbeat()
+            await self._keep()
         self.positions = await self._reader.positions()
         self._closed_before = max(times, default=None)
         self.lag = {partition: max(0, end - self.positions[partition]) for partition, end in ends.items()}
@@ -132,7 +136,7 @@ class CorrelateInput:
 
 
 @asynccontextmanager
-async def open_input(settings: Settings, heartbeat: Callable[[], None]) -> AsyncIterator[CorrelateInput]:
+async def open_input(settings: Settings, keep: Keep) -> AsyncIterator[CorrelateInput]:
     """Opens the input, with all incidents read and no storms yet. Raises `Retry` or `ActionRequired`."""
     group, topic = settings.consumer_group(STAGE), settings.storms_topic
     async with open_admin(settings) as admin, open_log_reader(settings, topic, group) as reader:
@@ -147,7 +151,7 @@ async def open_input(settings: Settings, heartbeat: Callable[[], None]) -> Async
             needed = offset if metadata.needed is None else metadata.needed
             # The record before the position shows whether this is the partition that was read.
             starts[partition] = max(begin, min(needed, offset - 1 if metadata.timestamp >= 0 else offset))
-        found = CorrelateInput(settings, admin, reader, committed, starts, heartbeat)
+        found = CorrelateInput(settings, admin, reader, committed, starts, keep)
         await found.know_incidents()
         reader.start(starts)
         yield found
