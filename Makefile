@@ -39,8 +39,8 @@ fuzz: $(BIN)/.project  ## fuzz the parsers (MINUTES=10 TARGET=record)
 	@$(BIN)/python -m tests.fuzz.run --minutes $(or $(MINUTES),10) $(TARGET)
 
 lock: $(BIN)/.dependencies  ## write the locks from pyproject.toml (UPGRADE=--upgrade for newer versions)
-	$(COMPILE) --output-file requirements.lock
 	$(COMPILE) --extra dev --output-file requirements-dev.lock
+	$(COMPILE) --constraint requirements-dev.lock --output-file requirements.lock
 
 $(BIN)/python:
 	@python=$$(for name in python3 python3.14 python3.13 python3.12 python3.11; do \

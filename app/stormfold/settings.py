@@ -18,6 +18,9 @@ STAGES = ("intake", "fold", "close", "correlate", "emit")
 """The stages of a worker, in the order of the pipeline."""
 
 _HTTP_URL = re.compile(r"https?://([^\s:/?#@\[\],]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\s?#,]*)?")
+TOKEN_MECHANISMS = ("OAUTHBEARER", "AWS_MSK_IAM")
+"""SASL mechanisms that send a token."""
+
 _ADDRESS = re.compile(r"(?P<host>[^\s:/@\[\],]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
 # Kubernetes sets such variables in every pod for each Service: "stormfold-web" gives STORMFOLD_WEB_PORT.
 _SERVICE_LINK = re.compile(
@@ -166,12 +169,28 @@ class Settings(BaseSettings):
 
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """Security protocol of the brokers. The default suits a local broker; use `SASL_SSL` or `SSL` elsewhere."""
-    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
-    """SASL mechanism, if the security protocol uses SASL. The default is the one that all brokers support."""
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "AWS_MSK_IAM"] = "PLAIN"
+    """SASL mechanism, if the security protocol uses SASL. The default is the one that all brokers support.
+    `OAUTHBEARER` needs the `STORMFOLD_KAFKA_OAUTH_…` variables, `AWS_MSK_IAM` the extra `stormfold[msk]` and AWS
+    credentials."""
     kafka_sasl_username: User | None = None
     """User name for SASL. One newline at the end is removed, because Secrets made from files have one."""
     kafka_sasl_password: Password | None = None
     """Password for SASL. One newline at the end is removed."""
+    kafka_oauth_token_url: Annotated[str, Field(pattern=r"^https?://[^\s]+$")] | None = None
+    """URL of the OAuth 2.0 token endpoint for `OAUTHBEARER`."""
+    kafka_oauth_client_id: User | None = None
+    """Client id for the token endpoint. One newline at the end is removed."""
+    kafka_oauth_client_secret: Password | None = None
+    """Client secret for the token endpoint. One newline at the end is removed."""
+    kafka_oauth_scope: str | None = None
+    """Scopes to request, separated by spaces, if the token endpoint needs them."""
+    kafka_oauth_extensions: Annotated[str, Field(pattern=r"^[A-Za-z]+=[^,]+(,[A-Za-z]+=[^,]+)*$")] | None = None
+    """SASL extensions to send with the token, as `name=value`, separated by commas."""
+    kafka_oauth_ssl_cafile: FilePath | None = None
+    """PEM file with the CA certificates for the token endpoint; default: the CA certificates of the system."""
+    kafka_aws_region: str | None = None
+    """AWS region of the cluster for `AWS_MSK_IAM`; default: `AWS_REGION` or `AWS_DEFAULT_REGION`."""
     kafka_ssl_cafile: FilePath | None = None
     """PEM file with the CA certificates for the brokers; default: the CA certificates of the system."""
     kafka_ssl_certfile: FilePath | None = None
@@ -234,15 +253,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _validate_combination(self) -> "Settings":
-        sasl = self.kafka_security_protocol.startswith("SASL_")
-        if sasl and (self.kafka_sasl_username is None or self.kafka_sasl_password is None):
-            raise ValueError(
-                f"{variable('kafka_sasl_username')} and {variable('kafka_sasl_password')}: expected both, for SASL"
-            )
-        if not sasl and (self.kafka_sasl_username is not None or self.kafka_sasl_password is not None):
-            raise ValueError(
-                f"{variable('kafka_security_protocol')}: expected SASL_SSL or SASL_PLAINTEXT, to use the credentials"
-            )
+        self._validate_sasl()
         if (self.alertmanager_username is None) != (self.alertmanager_password_file is None):
             raise ValueError(
                 f"{variable('alertmanager_username')} and {variable('alertmanager_password_file')}: expected both"
@@ -259,6 +270,32 @@ class Settings(BaseSettings):
                 f" ({self.delivery_timeout:g} s)"
             )
         return self
+
+    def _validate_sasl(self) -> None:
+        """Raises `ValueError` for credentials that are missing, or that would not be used."""
+        sasl, mechanism = self.kafka_security_protocol.startswith("SASL_"), self.kafka_sasl_mechanism
+        user = {name: getattr(self, name) for name in ("kafka_sasl_username", "kafka_sasl_password")}
+        needed = ("kafka_oauth_token_url", "kafka_oauth_client_id", "kafka_oauth_client_secret")
+        oauth = {name: getattr(self, name) for name in needed}
+        if not sasl and any(value is not None for value in (user | oauth).values()):
+            raise ValueError(
+                f"{variable('kafka_security_protocol')}: expected SASL_SSL or SASL_PLAINTEXT, to use the credentials"
+            )
+        if mechanism != "OAUTHBEARER" and any(value is not None for value in oauth.values()):
+            raise ValueError(f"{variable('kafka_sasl_mechanism')}: expected OAUTHBEARER, to use the token endpoint")
+        if not sasl:
+            return
+        if mechanism == "OAUTHBEARER" and None in oauth.values():
+            raise ValueError(f"{', '.join(map(variable, oauth))}: expected all three, for OAUTHBEARER")
+        if mechanism == "AWS_MSK_IAM" and not self.aws_region:
+            raise ValueError(f"{variable('kafka_aws_region')}: expected the region of the cluster, for AWS_MSK_IAM")
+        if mechanism not in TOKEN_MECHANISMS and None in user.values():
+            raise ValueError(f"{' and '.join(map(variable, user))}: expected both, for SASL")
+
+    @property
+    def aws_region(self) -> str | None:
+        """The region for `AWS_MSK_IAM`, by default that of AWS' tools."""
+        return self.kafka_aws_region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
 
     def consumer_group(self, stage: str) -> str:
         """Name of the consumer group of a stage. That of `correlate` has commits, but no members."""

@@ -58,13 +58,19 @@ class ReloadingSSLContext(ssl.SSLContext):
         return context
 
 
+def ssl_cause(error: BaseException | None) -> ssl.SSLError | None:
+    """The failed TLS handshake that caused `error`; None if another reason did."""
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def tls_error(error: BaseException | None, server: str, prefix: str, address: str) -> ActionRequired | None:
     """The error to raise if a failed TLS handshake caused `error`, else None.
 
     `prefix` begins the names of the server's TLS settings; `address` is the setting with its address.
     """
-    while error is not None and not isinstance(error, ssl.SSLError):
-        error = error.__cause__ or error.__context__
+    error = ssl_cause(error)
     if error is None:
         return None
     if isinstance(error, ssl.SSLCertVerificationError):

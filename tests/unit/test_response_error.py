@@ -21,6 +21,11 @@ def status(reason: str, message: str = "", **details: Any) -> bytes:
         (400, status("BadRequest", "unknown field"), DeadLetter),
         (413, b"<html>Request Entity Too Large</html>", DeadLetter),
         (415, b"", DeadLetter),
+        (400, b"<!DOCTYPE html><title>ERROR: The requested URL could not be retrieved</title>", ActionRequired),
+        (403, b"\n<html>Forbidden</html>", ActionRequired),
+        (405, b"<html>Method Not Allowed</html>", ActionRequired),
+        (407, b"", ActionRequired),
+        (400, b"Client sent an HTTP request to an HTTPS server.\n", ActionRequired),
         (422, status("Invalid"), DeadLetter),
         (500, status("InternalError", "rpc error: trying to send message larger than max"), DeadLetter),
         (500, status("", "etcdserver: request is too large"), DeadLetter),
@@ -84,3 +89,10 @@ def test_only_a_retry_after_in_seconds_is_used(header: str, after: float | None)
 
 def test_the_message_of_a_large_response_is_cut() -> None:
     assert len(str(response_error(502, b"x" * 1_000_000, {}))) <= 1000
+
+
+@pytest.mark.parametrize(("code", "body"), [(400, b"<html>"), (404, b"<html>"), (407, b""), (403, b"<html>")])
+def test_a_proxy_or_web_server_in_place_of_the_api_server_gets_a_hint(code: int, body: bytes) -> None:
+    """It is not taken for a missing definition or role."""
+    error = response_error(code, body, {})
+    assert "not one of a Kubernetes API server" in str(error) and error.hint and "proxy-url" in error.hint

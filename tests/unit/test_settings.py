@@ -1,6 +1,7 @@
 """Settings come from the environment; errors have the variable's name and never a credential."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -329,3 +330,31 @@ def test_data_lies_where_the_user_keeps_data(monkeypatch: pytest.MonkeyPatch) ->
     assert Settings().data_dir == Path("/home/someone/.local/share/stormfold")
     monkeypatch.setenv("XDG_DATA_HOME", "/data")
     assert Settings().data_dir == Path("/data/stormfold")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {},
+            "STORMFOLD_KAFKA_OAUTH_CLIENT_SECRET: expected all three",
+        ),
+        ({"kafka_sasl_mechanism": "AWS_MSK_IAM"}, "STORMFOLD_KAFKA_AWS_REGION: expected the region"),
+        ({"kafka_sasl_mechanism": "PLAIN", "kafka_oauth_client_id": "me"}, "_SASL_MECHANISM: expected OAUTHBEARER"),
+        ({"kafka_security_protocol": "SSL", "kafka_oauth_client_id": "me"}, "_SECURITY_PROTOCOL: expected SASL_SSL"),
+        ({"kafka_oauth_token_url": "login.example.com"}, "_KAFKA_OAUTH_TOKEN_URL: expected text that matches"),
+    ],
+)
+def test_tokens_need_their_own_credentials(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], message: str
+) -> None:
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SettingsError, match=message):
+        Settings(**{"kafka_security_protocol": "SASL_SSL", "kafka_sasl_mechanism": "OAUTHBEARER"} | given)
+
+
+def test_the_region_of_msk_is_by_default_that_of_the_tools_of_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    settings = Settings(kafka_security_protocol="SASL_SSL", kafka_sasl_mechanism="AWS_MSK_IAM")
+    assert settings.aws_region == "eu-west-1"

@@ -17,6 +17,7 @@
 7. A batch reads the clock for each record without a timestamp, and appends it through two more calls, which doubles the
    cost of appending. `append_records` appends many at once.
 8. A consumer that reads committed records only cannot request the end of the log. `Consumer` can.
+9. A connection whose token the broker refuses counts as authenticated, and is then closed without a reason.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ from functools import wraps
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition, errors
-from aiokafka.conn import AIOKafkaConnection, CloseReason
+from aiokafka.conn import AIOKafkaConnection, CloseReason, OAuthAuthenticator
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
 from aiokafka.producer.message_accumulator import BatchBuilder
@@ -244,8 +245,25 @@ class Consumer(AIOKafkaConsumer):
         return ends
 
 
+# 9. Tokens that a broker refuses
+
+
+def _raise_refusal(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps a step of authentication by token: the broker responds with a text only if it refuses the token."""
+
+    @wraps(step)
+    async def wrapped(authenticator: OAuthAuthenticator, response: bytes | None) -> Any:
+        if authenticator._token_sent and response:
+            authenticator._sasl_oauth_token_provider.forget()
+            raise errors.SaslAuthenticationFailed(response.decode(errors="replace"))
+        return await step(authenticator, response)
+
+    return wrapped
+
+
 fetcher.MemoryRecords = _Records
 fetcher.PartitionRecords = _PartitionRecords
 AIOKafkaConnection.send = _limit_lookups(_raise_connection_error(AIOKafkaConnection.send))
 AIOKafkaConnection._send_sasl_token = _raise_connection_error(AIOKafkaConnection._send_sasl_token)
+OAuthAuthenticator.step = _raise_refusal(OAuthAuthenticator.step)
 AIOKafkaConnection.connect = _limit_connecting(AIOKafkaConnection.connect)

@@ -13,7 +13,8 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from stormfold.errors import NOT_RUNNING_HINT, ActionRequired, Retry, StormfoldError
 from stormfold.kafka._patches import CONNECT_SECONDS, reaches_a_broker
-from stormfold.settings import Settings
+from stormfold.kafka.tokens import TokenError, token_provider
+from stormfold.settings import TOKEN_MECHANISMS, Settings
 from stormfold.tls import ReloadingSSLContext, tls_error
 
 REQUEST_TIMEOUT_MS = 10_000
@@ -46,8 +47,12 @@ def client_options(settings: Settings) -> dict[str, Any]:
         "metadata_max_age_ms": METADATA_MAX_AGE_MS,
     }
     if "SASL" in settings.kafka_security_protocol:
+        if settings.kafka_sasl_mechanism in TOKEN_MECHANISMS:
+            options["sasl_oauth_token_provider"] = token_provider(settings)
+            options["sasl_mechanism"] = "OAUTHBEARER"
+        else:
+            options["sasl_mechanism"] = settings.kafka_sasl_mechanism
         password = settings.kafka_sasl_password
-        options["sasl_mechanism"] = settings.kafka_sasl_mechanism
         options["sasl_plain_username"] = settings.kafka_sasl_username
         options["sasl_plain_password"] = password.get_secret_value() if password else None
     if "SSL" in settings.kafka_security_protocol:
@@ -162,27 +167,17 @@ def broker_error(error: BaseException, settings: Settings, advertised: str = "")
     `advertised` is the address of a broker in the metadata, if the connection to it failed.
     """
     kafka = f"Kafka at {advertised or settings.kafka_bootstrap_servers}"
-    user = settings.kafka_sasl_username or "this client"
+    user = settings.kafka_sasl_username or settings.kafka_oauth_client_id or "this client"
+    if isinstance(error, TokenError) and isinstance(error.__cause__, ActionRequired | Retry):
+        return error.__cause__
     if isinstance(error, errors.KafkaConnectionError) and isinstance(error.__cause__, OSError | EOFError):
         error = error.__cause__
     source = "advertised.listeners of the broker" if advertised else "STORMFOLD_KAFKA_BOOTSTRAP_SERVERS"
     if handshake := tls_error(error, kafka, "STORMFOLD_KAFKA", source):
         return handshake
+    if rejected := _login_error(error, kafka, user, settings):
+        return rejected
     match error:
-        case errors.SaslAuthenticationFailed() | errors.AuthenticationFailedError():
-            return ActionRequired(
-                f"{kafka} rejects the credentials",
-                "check STORMFOLD_KAFKA_SASL_USERNAME and STORMFOLD_KAFKA_SASL_PASSWORD",
-            )
-        case (
-            errors.UnsupportedSaslMechanismError()
-            | errors.IllegalSaslStateError()
-            | errors.AuthenticationMethodNotSupported()
-        ):
-            return ActionRequired(
-                f"{kafka} does not support the SASL mechanism {settings.kafka_sasl_mechanism}",
-                "check STORMFOLD_KAFKA_SASL_MECHANISM and STORMFOLD_KAFKA_SECURITY_PROTOCOL",
-            )
         case _ if isinstance(error, tuple(_FORBIDDEN)):
             # For a group the admin client returns a sentence, which ends with the group's name.
             name = _text(error).split()[-1] if isinstance(error, errors.GroupAuthorizationFailedError) else _text(error)
@@ -212,6 +207,30 @@ def broker_error(error: BaseException, settings: Settings, advertised: str = "")
                 NOT_RUNNING_HINT,
             )
     return Retry(f"{kafka}: {_text(error)}")
+
+
+def _login_error(error: BaseException, kafka: str, user: str, settings: Settings) -> ActionRequired | None:
+    match error:
+        case errors.SaslAuthenticationFailed() if settings.kafka_sasl_mechanism in TOKEN_MECHANISMS:
+            return ActionRequired(
+                f"{kafka} rejects the token of {user}: {_text(error)}",
+                "check which issuer, audience and scope the broker expects; docs/how-to/secure.md lists the variables",
+            )
+        case errors.SaslAuthenticationFailed() | errors.AuthenticationFailedError():
+            return ActionRequired(
+                f"{kafka} rejects the credentials",
+                "check STORMFOLD_KAFKA_SASL_USERNAME and STORMFOLD_KAFKA_SASL_PASSWORD",
+            )
+        case (
+            errors.UnsupportedSaslMechanismError()
+            | errors.IllegalSaslStateError()
+            | errors.AuthenticationMethodNotSupported()
+        ):
+            return ActionRequired(
+                f"{kafka} does not support the SASL mechanism {settings.kafka_sasl_mechanism}",
+                "check STORMFOLD_KAFKA_SASL_MECHANISM and STORMFOLD_KAFKA_SECURITY_PROTOCOL",
+            )
+    return None
 
 
 def _text(error: BaseException) -> str:

@@ -7,6 +7,7 @@ import base64
 import fcntl
 import os
 import shutil
+import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,9 +15,11 @@ from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
+from urllib.parse import urlsplit
 
 from stormfold.errors import ActionRequired
 from stormfold.local.process import HOST, ServerProcess, cache_dir, free_port
+from stormfold.tls import ssl_cause
 
 VERSION = "4.3.1"
 # Without the explicit kafka-clients, Maven resolves an older one, and the broker fails with NoSuchMethodError.
@@ -147,10 +150,23 @@ def _download(folder: Path, artifacts: Sequence[str], on_progress: Progress) -> 
                 path.rename(complete / path.name)
         complete.rename(folder)
     except (RequestException, RuntimeError, OSError) as error:
-        raise ActionRequired(f"cannot download Kafka {VERSION}: {error}", "check the network and try again") from error
+        raise _download_error(error, folder) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     on_progress(f"Kafka {VERSION}: {downloaded / 1e6:.0f} MB downloaded")
+
+
+def _download_error(error: Exception, folder: Path) -> ActionRequired:
+    offline = f"or copy {folder} from a machine that has it"
+    tls = ssl_cause(error)
+    if isinstance(tls, ssl.SSLCertVerificationError):
+        host = urlsplit(getattr(getattr(error, "request", None), "url", "")).hostname or "the repository"
+        return ActionRequired(
+            f"cannot download Kafka {VERSION}: the certificate of {host} is not trusted: {tls.verify_message}",
+            "set REQUESTS_CA_BUNDLE to a PEM file with the authority that signed it, such as that of a proxy that "
+            f"inspects TLS, {offline}",
+        )
+    return ActionRequired(f"cannot download Kafka {VERSION}: {error}", f"check the network and try again, {offline}")
 
 
 def _resource(name: str) -> str:

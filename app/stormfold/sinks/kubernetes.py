@@ -19,8 +19,9 @@ from kubernetes.aio import client, config
 from stormfold.errors import ActionRequired, DeadLetter, Retry, StormfoldError
 from stormfold.sinks import KEEP_ANNOTATION, LAST_SEEN_LABEL, OnDeleted, Outcome, validate_identity
 from stormfold.sinks.kinds import STORMS, ResourceKind
-from stormfold.sinks.responses import CRD_HINT, WRITER_HINT, Denied, response_error, response_reason
+from stormfold.sinks.responses import CRD_HINT, PROXY_HINT, WRITER_HINT, Denied, response_error, response_reason
 from stormfold.sinks.retention import select_expired
+from stormfold.tls import ssl_cause
 
 log = structlog.get_logger(__name__)
 
@@ -183,7 +184,9 @@ class KubernetesSink:
             async with pending:
                 response = _Response(pending.status, await pending.read(), pending.headers)
         except (aiohttp.ClientSSLError, ssl.SSLError) as error:
-            raise ActionRequired(f"{host}: {error}", "check the certificate authority in the kubeconfig") from error
+            untrusted = isinstance(ssl_cause(error), ssl.SSLCertVerificationError)
+            hint = "check the certificate authority in the kubeconfig" if untrusted else PROXY_HINT
+            raise ActionRequired(f"{host}: {error}", hint) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Retry(f"{host}: {str(error) or type(error).__name__}") from error
         # The token may have expired, and a new one may be in its file.

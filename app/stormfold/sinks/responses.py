@@ -9,10 +9,14 @@ import msgspec
 from stormfold.errors import ActionRequired, DeadLetter, Retry, StormfoldError
 from stormfold.sinks.kinds import STORMS, ResourceKind
 
+PROXY_HINT = "correct `server` in the kubeconfig; a proxy on the way there is set by `proxy-url`"
 CRD_HINT = "apply k8s/crd.yaml"
 WRITER_HINT = "bind the role stormfold-writer of k8s/rbac.yaml in that namespace"
 _TOO_LARGE = ("message larger than max", "request is too large")
 _QUOTA = ("exceeded quota", "failed quota", "status unknown for quota")
+_PAGE_STATUS = (400, 403, 404, 405)
+"""With these and a page of HTML, a proxy or another web server refuses a request that it does not know."""
+_WITHOUT_TLS = "Client sent an HTTP request to an HTTPS server"
 _DENIED = re.compile(
     r"""admission webhook "[^"]+" denied the request|ValidatingAdmissionPolicy '[^']+' with binding '[^']+' denied"""
 )
@@ -53,6 +57,8 @@ def response_error(
     after = headers.get("Retry-After", "")
     if status == 500 and any(text in answer.message for text in _TOO_LARGE):
         return DeadLetter(message)
+    if status == 407 or (status in _PAGE_STATUS and body.lstrip().startswith(b"<")) or _WITHOUT_TLS in answer.message:
+        return ActionRequired(f"{status}: the response is not one of a Kubernetes API server", PROXY_HINT)
     if status == 429 or status >= 500 or status < 400:
         return Retry(message, after=float(after) if after.isdecimal() else None)
     if _DENIED.search(answer.message):
