@@ -1,4 +1,4 @@
-"""The example controller of docs/how-to/act-on-storms.md."""
+"""The example controller of docs/how-to/act-on-incidents.md."""
 
 import os
 import subprocess
@@ -14,9 +14,9 @@ import yaml
 
 from tests.integration.deploy.test_docs import blocks
 from tests.support.apiserver import STRANGER, ApiServer
-from tests.support.storms import manifest
+from tests.support.incident_manifests import manifest
 
-PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "act-on-storms.md"
+PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "act-on-incidents.md"
 SECONDS = 60
 
 
@@ -52,7 +52,7 @@ def running(program: Path, server: ApiServer) -> Iterator[Path]:
 
 def conditions(server: ApiServer) -> dict[str, list[Any]]:
     """Conditions of each resource, by name."""
-    return {name: found.get("status", {}).get("conditions", []) for name, found in server.storms().items()}
+    return {name: found.get("status", {}).get("conditions", []) for name, found in server.incidents().items()}
 
 
 def acknowledged(server: ApiServer, *names: str) -> bool:
@@ -65,7 +65,7 @@ def acknowledged(server: ApiServer, *names: str) -> bool:
     return True
 
 
-def test_the_example_controller_acts_once_on_each_storm(storms: ApiServer, controller: Path) -> None:
+def test_the_example_controller_acts_once_on_each_incident(storms: ApiServer, controller: Path) -> None:
     """That holds for existing and new storms, and if it is killed and restarted."""
     storms.apply(manifest("first", alertCount=1))
     with running(controller, storms) as log_file:
@@ -75,6 +75,6 @@ def test_the_example_controller_acts_once_on_each_storm(storms: ApiServer, contr
     storms.apply(manifest("third", alertCount=3))
     with running(controller, storms) as log_file:
         assert acknowledged(storms, "third"), log_file.read_text()
-    counts = [line.split(", ")[1] for line in log_file.read_text().splitlines()]
+    counts = [line.split(": ")[1].split(", ")[0] for line in log_file.read_text().splitlines()]
     assert counts == ["1 alerts", "2 alerts", "3 alerts"]
-    assert all(found["spec"]["alertCount"] for found in storms.storms().values())
+    assert all(found["spec"]["alertCount"] for found in storms.incidents().values())
