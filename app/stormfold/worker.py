@@ -61,6 +61,7 @@ class Worker:
         self.store = Store(self.redis, settings.redis_prefix)
         self.redis_monitor = RedisMonitor(self.configuration, self.store, self.health)
         self.close: Close | None = None
+        self.correlate: Correlate | None = None
         self.stages: list[Stage] = []
         self.consumers: list[BatchConsumer] = []
         self.app = _App(
@@ -95,7 +96,8 @@ class Worker:
             self.close = Close(settings, configuration, store, health)
             self.app.service(self.close)
         if "correlate" in names:
-            self.app.service(Correlate(settings, store, health))
+            self.correlate = Correlate(settings, configuration, store, health)
+            self.app.service(self.correlate)
         if "emit" in names:
             for kind in KINDS:
                 emitted = Emitted(kind, settings, configuration)

@@ -26,6 +26,8 @@ RESOLVED_FOR = 300_000
 """Milliseconds for which the end of an incident is posted, so that an instance that was away gets it."""
 MAX_VALUE_BYTES = 1024
 """Longest value of an annotation."""
+REQUIRED = frozenset({"incident", "namespace", "alerts", "storms", "resources", "startedWith", "lastAlert"})
+"""Annotations that are always there."""
 LARGEST = 3
 """Storms that the annotation `largest` names."""
 
@@ -54,6 +56,15 @@ class Firing(msgspec.Struct, frozen=True, kw_only=True):
     """Event time of its last alert."""
     gap: int
     """It is over when everything up to this long after `last` is closed."""
+
+    @classmethod
+    def decode(cls, value: bytes) -> "Firing | None":
+        """Reads one from JSON; None if it is not one, or not complete."""
+        try:
+            found = msgspec.json.decode(value, type=cls)
+        except msgspec.DecodeError:
+            return None
+        return found if found.annotations.keys() >= REQUIRED else None
 
     def over(self, closed_before: int) -> bool:
         """Whether it is over if everything that begins before that time is closed and published."""

@@ -6,9 +6,13 @@ from typing import Any
 
 import click
 
+from stormfold.announce.notice import Firing
 from stormfold.cli.output import Output, limit_option, output_option
 from stormfold.cli.published import Published, watch_option
+from stormfold.errors import StormfoldError
 from stormfold.incident_manifest import from_manifest
+from stormfold.redis.client import connect
+from stormfold.redis.store import Store
 from stormfold.settings import Settings
 from stormfold.times import format_timestamp
 
@@ -32,11 +36,37 @@ An incident is published when it is final: mostly some minutes after its last al
 @watch_option
 @output_option
 def command(limit: int, watch: bool, output: Output) -> None:
-    """Show recent incidents, newest first. JSON and YAML have complete manifests."""
+    """Show open and recent incidents, newest first. JSON and YAML have complete manifests, of those that are over."""
     settings = Settings()
-    published = Published(settings.incidents_topic, COLUMNS, _row, "No incidents yet.")
+    published = Published(settings.incidents_topic, COLUMNS, _row, "No incidents yet.", _open)
     show = published.watch if watch else published.list_newest
     asyncio.run(show(settings, limit, output))
+
+
+async def _open(settings: Settings) -> list[dict[str, Any]]:
+    """Rows of the incidents that are announced and not over."""
+    redis = connect(settings)
+    try:
+        found = [Firing.decode(value) for value in (await Store(redis, settings.redis_prefix).announced()).values()]
+    except StormfoldError as error:
+        click.echo(f"Open incidents are not shown: {error}", err=True)
+        return []
+    finally:
+        await redis.aclose()
+    return [
+        dict(
+            zip(
+                COLUMNS,
+                (
+                    format_timestamp(one.last), one.annotations["namespace"], one.annotations["incident"],
+                    one.severity, one.annotations["alerts"], one.annotations["storms"], one.annotations["resources"],
+                    "open", one.annotations["startedWith"],
+                ),
+                strict=True,
+            )
+        )
+        for one in sorted(filter(None, found), key=lambda one: -one.last)
+    ]  # fmt: skip
 
 
 def _row(manifest: Mapping[str, Any]) -> dict[str, Any]:

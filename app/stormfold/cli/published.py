@@ -1,6 +1,6 @@
 """Lists the newest records of a topic of manifests, and follows it: what `storms` and `incidents` share."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +29,8 @@ class Published:
     """The row of a manifest, None if it is not wanted. Raises `Malformed` if it is not one."""
     none: str
     """What is printed if there are none."""
+    unpublished: Callable[[Settings], Awaitable[Sequence[Row]]] | None = None
+    """Returns rows of the table for resources that are still forming."""
 
     async def list_newest(self, settings: Settings, limit: int, output: Output) -> None:
         """Prints the newest, the latest first."""
@@ -37,8 +39,9 @@ class Published:
         if output != "table":
             emit_document({"apiVersion": "v1", "kind": "List", "items": manifests}, output)
             return
-        emit([row for manifest in manifests if (row := self.row(manifest))], self.columns, output)
-        if not manifests:
+        forming = await self.unpublished(settings) if self.unpublished else []
+        emit([*forming, *(row for manifest in manifests if (row := self.row(manifest)))], self.columns, output)
+        if not manifests and not forming:
             click.echo(self.none, err=True)
 
     async def watch(self, settings: Settings, limit: int, output: Output) -> None:

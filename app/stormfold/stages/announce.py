@@ -13,26 +13,26 @@ import structlog
 from stormfold import metrics
 from stormfold.announce.alertmanager import Alertmanager
 from stormfold.announce.notice import ALERTNAME, Firing, Look, Notices
-from stormfold.config import Config
+from stormfold.config import ReloadableConfig
 from stormfold.correlation import Correlation
 from stormfold.errors import StormfoldError
 from stormfold.health import Health
 from stormfold.redis.open_groups import OpenSegments
 from stormfold.redis.store import Store
-from stormfold.scope import ANNOUNCED_LABEL
+from stormfold.scope import ANNOUNCED_LABEL, ScopeKey
 from stormfold.settings import Settings
 from stormfold.times import to_milliseconds
 
 log = structlog.get_logger(__name__)
 
 LOOK_INTERVAL = 5.0
-"""Seconds between two looks at the open groups."""
+"""Seconds between two looks at the open groups; with small windows half of their gap."""
 POST_INTERVAL = 10.0
 """Seconds after which everything that fires is posted again; changes are posted at once."""
+REPEAT_SECONDS = 600.0
+"""Longest time for which what fires is posted without the lease."""
 MAX_GROUPS = 200
 """Largest open groups that can be announced."""
-LASTS = 60_000
-"""Milliseconds after which an announced incident resolves if no worker posts it again: the lease and three posts."""
 
 
 class Announcer:
@@ -40,28 +40,33 @@ class Announcer:
 
     name = "announce"
 
-    def __init__(self, settings: Settings, config: Config, store: Store, health: Health) -> None:
-        self._config = config
+    def __init__(self, settings: Settings, configuration: ReloadableConfig, store: Store, health: Health) -> None:
+        self._configuration = configuration
         self._store = store
         self._health = health
         self._alertmanager = Alertmanager(settings)
+        self._instances = settings.alertmanager_urls
+        self._lasts = round((settings.close_lease + 3 * POST_INTERVAL) * 1000)
+        """Milliseconds after which an incident resolves if no worker posts it again: the lease and three posts."""
         self._link = settings.external_url
         self._notices = Notices(self._link)
-        self._segments = OpenSegments(store, MAX_GROUPS, config.max_resources)
+        self._segments = OpenSegments(store, MAX_GROUPS, configuration.current.config.max_resources)
         self._kept: Mapping[bytes, bytes] = {}
         """What Redis has of the incidents that fire."""
-        self._looked = self._posted = float("-inf")
+        self._next_look = self._next_post = 0.0
+        self._updated = float("-inf")
         self._posting: asyncio.Task[None] | None = None
 
     async def begin(self) -> None:
         """Learns what fires, from Redis or else from Alertmanager: another worker has announced it."""
         self._notices = Notices(self._link)
-        self._looked = self._posted = float("-inf")
+        self._next_look = self._next_post = 0.0
         with suppress(StormfoldError):
             self._kept = await self._store.announced()
         for scope, value in self._kept.items():
             with suppress(msgspec.DecodeError):
-                self._notices.firing[_scope.decode(scope)] = _firing.decode(value)
+                if (firing := Firing.decode(value)) is not None:
+                    self._notices.firing[_scope.decode(scope)] = firing
         if not self._notices.firing:
             for alert in await self._alertmanager.firing({"alertname": ALERTNAME, **dict([ANNOUNCED_LABEL])}) or ():
                 with suppress(LookupError, TypeError, ValueError, AttributeError):
@@ -74,12 +79,12 @@ class Announcer:
 
         It must come before the ends of `storms` are read: a group that is closed since is found there.
         """
-        if time.monotonic() - self._looked < LOOK_INTERVAL:
+        if time.monotonic() < self._next_look:
             return None
-        self._looked = time.monotonic()
         with suppress(StormfoldError):
             version = await self._store.version()
             if version is not None:
+                self._next_look = time.monotonic() + min(LOOK_INTERVAL, version.windows.gap / 2000)
                 watermark, segments = await self._segments.look(version)
                 if watermark is not None:
                     return Look(watermark, segments)
@@ -87,26 +92,44 @@ class Announcer:
 
     async def update(self, look: Look | None, closed_before: int | None, correlation: Correlation) -> None:
         """Decides what fires, and posts what changed; everything at intervals. Posting runs in the background."""
-        now = time.time_ns() // 1_000_000
         before = dict(self._notices.firing)
-        self._notices.update(look, closed_before, correlation, now)
+        self._notices.update(look, closed_before, correlation, time.time_ns() // 1_000_000)
+        self._updated = time.monotonic()
         firing = self._notices.firing
         metrics.INCIDENTS_FIRING.set(len(firing))
         for scope in firing.keys() - before.keys():
             log.info("incident announced", labels=firing[scope].labels, incident=firing[scope].annotations["incident"])
         for scope in before.keys() - firing.keys():
             log.info("announced incident is over", labels=before[scope].labels)
-        changed = {scope: one.labels for scope, one in before.items()} != {
-            scope: one.labels for scope, one in firing.items()
-        }
-        due = changed or time.monotonic() - self._posted >= POST_INTERVAL
-        if due:
-            await self._keep()
-        if due and (self._posting is None or self._posting.done()) and (firing or self._notices.ended):
-            self._posted = time.monotonic()
-            self._posting = asyncio.create_task(self._post(self._notices.alerts(now, LASTS)))
-        elif not firing and not self._notices.ended:
-            self._health.clear_warning(self.name)
+        if {scope: one.labels for scope, one in before.items()} != {s: one.labels for s, one in firing.items()}:
+            self._next_post = 0.0
+        await self._post_if_due()
+
+    async def _post_if_due(self) -> None:
+        if time.monotonic() < self._next_post or (self._posting is not None and not self._posting.done()):
+            return
+        self._next_post = time.monotonic() + POST_INTERVAL
+        await self._keep()
+        if self._instances:
+            alerts = self._notices.alerts(time.time_ns() // 1_000_000, self._lasts)
+            self._posting = asyncio.create_task(self._post(alerts))
+
+    @property
+    def firing(self) -> Mapping[ScopeKey, Firing]:
+        """The announced incidents that are open, by scope."""
+        return self._notices.firing
+
+    async def repeat(self) -> None:
+        """Posts everything that fires while Redis or Kafka does not answer, but not for ever: others may answer."""
+        if time.monotonic() - self._updated > REPEAT_SECONDS:
+            self.end()
+        await self._post_if_due()
+
+    def end(self) -> None:
+        """Forgets everything: another worker has the lease, or may have it."""
+        self._notices = Notices(self._link)
+        metrics.INCIDENTS_FIRING.set(0)
+        self._health.clear_warning(self.name)
 
     async def stop(self) -> None:
         """Ends a post in progress and closes connections. Whatever fires stays: another worker continues."""
@@ -126,6 +149,9 @@ class Announcer:
             self._kept = kept
 
     async def _post(self, alerts: list[dict[str, Any]]) -> None:
+        if not alerts:
+            self._health.clear_warning(self.name)
+            return
         try:
             problems = await self._alertmanager.post(alerts)
         except Exception as error:
@@ -146,8 +172,8 @@ class Announcer:
         labels, annotations = alert["labels"], alert["annotations"]
         own = ("alertname", ANNOUNCED_LABEL[0], "severity")
         scope = tuple(sorted((name, value) for name, value in labels.items() if name not in own))
-        severities, severity = self._config.severities, labels.get("severity", "")
-        rules = self._config.incidents
+        config = self._configuration.current.config
+        severities, severity, rules = config.severities, labels.get("severity", ""), config.incidents
         self._notices.firing[scope] = Firing(
             labels=labels,
             annotations=annotations,
@@ -160,4 +186,3 @@ class Announcer:
 
 
 _scope = msgspec.json.Decoder(tuple[tuple[str, str], ...])
-_firing = msgspec.json.Decoder(Firing)

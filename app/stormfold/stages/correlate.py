@@ -14,6 +14,7 @@ import structlog
 
 from stormfold import metrics
 from stormfold.chain import FormingIncident
+from stormfold.config import ReloadableConfig
 from stormfold.errors import Retry, StormfoldError
 from stormfold.health import Health
 from stormfold.incident import Incident
@@ -22,6 +23,7 @@ from stormfold.kafka.producer import Producer, ProducerRecord
 from stormfold.redis.lease import LeaseReply
 from stormfold.redis.store import Store
 from stormfold.settings import Settings
+from stormfold.stages.announce import Announcer
 from stormfold.stages.correlate_input import CorrelateInput, MorePartitions, open_input
 from stormfold.stages.periodic import PeriodicService
 
@@ -40,8 +42,9 @@ class Correlate(PeriodicService):
 
     name = "correlate"
 
-    def __init__(self, settings: Settings, store: Store, health: Health) -> None:
+    def __init__(self, settings: Settings, configuration: ReloadableConfig, store: Store, health: Health) -> None:
         super().__init__(health)
+        self.announcer = Announcer(settings, configuration, store, health)
         self._settings = settings
         self._store = store
         self._producer = Producer(settings, self.name)
@@ -65,22 +68,33 @@ class Correlate(PeriodicService):
             with suppress(StormfoldError):
                 await self._store.hold_correlation(self._token, 1)
         await self._producer.stop()
+        await self.announcer.stop()
 
     async def run_once(self) -> float:
-        """One round, if this worker has the lease."""
+        """One round, if this worker has the lease. Whatever fires is posted while Redis or Kafka does not answer."""
         async with self._working:
-            reply = await self._hold()
-            if reply is not LeaseReply.EXTENDED and self._input is not None:
-                log.info("no longer correlating: the lease was lost")
-                await self._close()
-            if reply is not LeaseReply.OTHERS and not self.should_stop:
-                await self._work()
+            try:
+                await self._run_once()
+            except StormfoldError:
+                await self.announcer.repeat()
+                raise
         return INTERVAL
+
+    async def _run_once(self) -> None:
+        reply = await self._hold()
+        if reply is not LeaseReply.EXTENDED and self._input is not None:
+            log.info("no longer correlating: the lease was lost")
+            await self._close()
+        if reply is LeaseReply.OTHERS:
+            self.announcer.end()
+        elif not self.should_stop:
+            await self._work()
 
     async def _work(self) -> None:
         try:
             if self._input is None:
                 self._input = await self._opened.enter_async_context(open_input(self._settings, self._keep))
+                await self.announcer.begin()
                 log.info("correlating: this worker has the lease", positions=self._input.positions)
             await self._round(self._input)
         except MorePartitions:
@@ -114,11 +128,14 @@ class Correlate(PeriodicService):
 
     async def _round(self, found: CorrelateInput) -> None:
         """Reads what was published, publishes incidents that are final, and commits."""
+        # Before the ends of `storms` are read: a group that is closed since is found there.
+        look = await self.announcer.look()
         closed_before = await found.read()
         if closed_before is not None:
             metrics.CLOSED_BEFORE_AGE_SECONDS.set(closed_before)
             await self._publish(found, closed_before)
             found.correlation.forget(closed_before)
+        await self.announcer.update(look, closed_before, found.correlation)
         metrics.PENDING_AGGREGATES.set(found.correlation.pending)
         self.health.read_by_lease[self.name] = found.lag, found.positions
         await found.commit()

@@ -3,9 +3,13 @@
 import json
 from typing import Any
 
+import msgspec
 import yaml
 
+from stormfold.announce.notice import Firing
 from stormfold.kafka.producer import Producer, ProducerRecord
+from stormfold.redis.client import connect
+from stormfold.redis.store import Store
 from stormfold.settings import Settings
 from stormfold.times import format_timestamp
 from tests.integration.cli.test_storms import watching
@@ -47,6 +51,23 @@ async def test_incidents_are_listed_by_their_last_alert_and_other_records_skippe
     document = yaml.safe_load((await stormfold(topics, "incidents", "--limit", "2", "-o", "yaml")).stdout)
     assert [item["kind"] for item in document["items"]] == ["AlertIncident", "AlertIncident"]
     assert document["items"][1]["spec"]["continues"] == "incident-0"
+
+
+async def test_open_incidents_come_first(topics: Settings) -> None:
+    await put(topics, incident(1))
+    values = {
+        "incident": "eu1-2", "namespace": "storms", "alerts": "4705", "storms": "16", "resources": "251",
+        "startedWith": "{}", "lastAlert": format_timestamp(BEGIN),
+    }  # fmt: skip
+    firing = Firing(labels={}, annotations=values, rank=0, severity="critical", starts_at=BEGIN, last=BEGIN, gap=1)
+    redis = connect(topics)
+    try:
+        await Store(redis, topics.redis_prefix).keep_announced({b"1": msgspec.json.encode(firing), b"2": b"{}"}, [])
+    finally:
+        await redis.aclose()
+    _, latest, before = (await stormfold(topics, "incidents")).stdout.splitlines()
+    assert latest.split()[2:] == ["eu1-2", "critical", "4705", "16", "251", "open", "{}"]
+    assert before.split()[2] == "incident-1"
 
 
 async def test_watch_shows_each_incident_once(topics: Settings) -> None:
