@@ -14,7 +14,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -82,6 +82,10 @@ class Answer(NamedTuple):
 class ApiServer:
     """An API server on a free port of 127.0.0.1. Its data are in `folder` and survive `kill` and `restart`."""
 
+    host = "127.0.0.1"
+    place: Sequence[str] = ("--bind-address=127.0.0.1", "--disable-admission-plugins=ServiceAccount")
+    """The flags of a server that has no controllers and no nodes."""
+
     def __init__(self, folder: Path, *flags: str) -> None:
         self._folder = folder
         self._flags = flags
@@ -105,7 +109,7 @@ class ApiServer:
 
     @property
     def address(self) -> str:
-        return f"https://127.0.0.1:{self._port}"
+        return f"https://{self.host}:{self._port}"
 
     @property
     def certificates(self) -> Path:
@@ -121,10 +125,9 @@ class ApiServer:
                 f"--etcd-servers=http://127.0.0.1:{self._store_port}",
                 f"--cert-dir={self._folder / 'certificates'}",
                 f"--secure-port={self._port}",
-                "--bind-address=127.0.0.1",
                 "--service-cluster-ip-range=10.0.0.0/24",
                 "--authorization-mode=RBAC",
-                "--disable-admission-plugins=ServiceAccount",
+                *self.place,
                 "--service-account-issuer=https://127.0.0.1/",
                 f"--service-account-key-file={self._signing_key}",
                 f"--service-account-signing-key-file={self._signing_key}",
@@ -220,7 +223,7 @@ class ApiServer:
         Raises `OSError` while the server is unavailable.
         """
         context = ssl.create_default_context(cafile=self.certificates)
-        connection = http.client.HTTPSConnection("127.0.0.1", self._port, context=context, timeout=30)
+        connection = http.client.HTTPSConnection(self.host, self._port, context=context, timeout=30)
         try:
             connection.request(
                 method,

