@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -88,6 +89,10 @@ class Deployment:
         """Returns the number of a pod's program, in the processes of the node."""
         (status,) = self.get("pod", pod)["status"]["containerStatuses"]
         return self.node.task(status["containerID"].rpartition("/")[2])
+
+    def status(self, pod: str, file: str = "status") -> str:
+        """Returns what the kernel knows of a pod's program, from its folder in /proc."""
+        return Path(f"/proc/{self.node.pid}/root/proc/{self.process(pod)}/{file}").read_text()
 
 
 def condition(thing: Any, kind: str) -> str:

@@ -14,6 +14,7 @@ import pytest
 
 from tests.integration.deploy.files import CHART, K8S, programs
 from tests.integration.deploy.helm import RELEASE, Helm, HelmError
+from tests.integration.deploy.manifests import pods
 from tests.node.deployment import NAME, RECEIVE, WORKER, Deployment, Sender, until
 from tests.support.node import Node
 
@@ -26,6 +27,9 @@ configMapGenerator:
     files: [stormfold.yaml]
 """
 SHORT = "windows: {gap: 2s, grace: 1s, slice: 20s}\n"
+VALUES = {"configuration": SHORT, "receive": {"enabled": True}, "openshift": True}
+ASSIGNED = "1000660000"
+"""The user in openshift.yaml."""
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +74,10 @@ def test_kubectl_apply_brings_the_pods_to_ready(storms: Deployment) -> None:
 
 def test_pods_are_restricted_in_the_kernel_and_the_namespace_admits_no_others(storms: Deployment) -> None:
     for pod in storms.ready():
-        process = Path(f"/proc/{storms.node.pid}/root/proc/{storms.process(pod)}")
-        status = (process / "status").read_text()
+        status = storms.status(pod)
         for pattern in (r"CapEff:\t0+$", r"CapBnd:\t0+$", r"NoNewPrivs:\t1$", r"Seccomp:\t2$", r"Uid:\t65532\t"):
             assert re.search(rf"^{pattern}", status, re.MULTILINE), pattern
-        root = re.search(r"^\S+ \S+ \S+ / / (\S+)", (process / "mountinfo").read_text(), re.MULTILINE)
+        root = re.search(r"^\S+ \S+ \S+ / / (\S+)", storms.status(pod, "mountinfo"), re.MULTILINE)
         assert root and "ro" in root[1].split(",")
     image = storms.pods()[0]["spec"]["containers"][0]["image"]
     done = storms.node.try_kubectl("--namespace", "storms", "run", "other", f"--image={image}")
@@ -150,17 +153,39 @@ def test_a_worker_that_hangs_is_restarted_and_every_alert_is_counted_once(storms
     assert status["restartCount"] == 0 and sender.accepted > accepted
 
 
-def test_helm_takes_over_and_a_failed_upgrade_is_rolled_back_while_every_alert_is_counted(
-    storms: Deployment, sender: Sender, tmp_path: Path
+@pytest.fixture(scope="module")
+def helm(storms: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Helm:
+    """Helm with the rights of an administrator. It must be called in the network of the node."""
+    return Helm(programs().helm, tmp_path_factory.mktemp("helm"), storms.node.server.kubeconfig())
+
+
+def test_helm_takes_over_from_kustomize_and_workers_run_as_a_user_that_openshift_assigns(
+    storms: Deployment, sender: Sender, helm: Helm
 ) -> None:
-    helm = Helm(programs().helm, tmp_path, storms.node.server.kubeconfig())
-    values = {"configuration": SHORT, "receive": {"enabled": True}}
+    storms.node.kubectl("apply", "--filename", Path(__file__).parent / "openshift.yaml")
+    ((name, labels, spec),) = (found for found in pods(helm.rendered(VALUES)) if found[0] == "stormfold")
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec}
+    create = "create", "--dry-run=server", "--output", "json", "--filename", "-"
+    until(lambda: ASSIGNED in storms.kubectl(*create, stdin=json.dumps(pod)), "the user is assigned")
+    accepted = sender.accepted
+    # Otherwise the API server keeps the fields that only Kustomize sets.
+    storms.kubectl("delete", "deployment", "--selector", "app.kubernetes.io/part-of=stormfold")
     install = "upgrade", "--install", RELEASE, CHART, "--take-ownership", "--force-conflicts", "--wait"
-    storms.node.network(lambda: helm(*install, values=values))
+    storms.node.network(lambda: helm(*install, values=VALUES))
     storms.rolled_out(WORKER, RECEIVE)
+    for worker in storms.ready():
+        status = storms.status(worker)
+        assert re.search(rf"^Uid:\t{ASSIGNED}\t", status, re.MULTILINE)
+        assert re.search(r"^Gid:\t0\t", status, re.MULTILINE)
+    assert sender.accepted > accepted
+
+
+def test_a_failed_upgrade_is_rolled_back_and_every_alert_is_counted_once(
+    storms: Deployment, sender: Sender, helm: Helm
+) -> None:
     ready, accepted = set(storms.ready()), sender.accepted
-    failing = "upgrade", RELEASE, CHART, "--rollback-on-failure", "--timeout", "20s"
+    upgrade = "upgrade", RELEASE, CHART, "--rollback-on-failure", "--timeout", "20s"
     with pytest.raises(HelmError, match="has been rolled back"):
-        storms.node.network(lambda: helm(*failing, values=values | {"image": {"tag": "missing"}}))
+        storms.node.network(lambda: helm(*upgrade, values=VALUES | {"image": {"tag": "missing"}}))
     storms.rolled_out(WORKER, RECEIVE)
     assert set(storms.ready()) == ready and sender.accepted > accepted
