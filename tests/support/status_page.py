@@ -7,6 +7,7 @@ from stormfold.manifest import from_manifest
 from stormfold.redis.memory import Memory
 from stormfold.redis.open_groups import OpenGroup, TopGroups
 from stormfold.status.live import Progress, Source, View
+from stormfold.status.open_incidents import OpenIncident
 from tests.support import incident_manifests
 from tests.support.storms import manifest
 
@@ -32,6 +33,7 @@ def filled(text: str) -> tuple[View, list[Problem]]:
         groups=TopGroups(1, 1, (OpenGroup(meta, text, 7, 5, 3, False, NOW - 5_000, NOW),)),
         recent=[(storm, False)],
         incidents=[(incident, False)],
+        open_incidents=[OpenIncident(text, text, text, 7, 5, 3, text, NOW - 5_000, NOW)],
         stages={"intake": {0: Progress(3, NOW)}},
         memory=Memory(used=1, maximum=2, fragmentation=1.0, evicted=0, policy="noeviction"),
         events=[event],

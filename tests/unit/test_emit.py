@@ -280,6 +280,21 @@ async def test_a_drain_finishes_the_writes_in_progress_and_commits_them(stage: S
     assert stage.member.committed == {0: 0, 1: 1, 2: 0}
 
 
+async def test_nothing_is_polled_while_a_write_hangs_so_that_health_notices(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(emit, "HANG_SECONDS", 0.05)
+    stage.sink.open.clear()
+    await stage.poll({0: records("a")})
+    await asyncio.sleep(0.1)
+    polling = asyncio.create_task(stage.poll())
+    await asyncio.sleep(0.1)
+    assert not polling.done()
+    stage.sink.open.set()
+    await polling
+    await stage.wrote("a")
+
+
 async def test_an_unexpected_error_is_raised_by_the_next_poll_and_a_new_generation_begins_cleanly(
     stage: Stage,
 ) -> None:

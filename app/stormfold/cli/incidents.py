@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from stormfold.announce.notice import Firing
 from stormfold.cli.output import Output, limit_option, output_option
 from stormfold.cli.published import Published, watch_option
 from stormfold.errors import StormfoldError
@@ -14,6 +13,7 @@ from stormfold.incident_manifest import from_manifest
 from stormfold.redis.client import connect
 from stormfold.redis.store import Store
 from stormfold.settings import Settings
+from stormfold.status.open_incidents import OpenIncident, open_incidents
 from stormfold.times import format_timestamp
 
 COLUMNS = {
@@ -47,26 +47,21 @@ async def _open(settings: Settings) -> list[dict[str, Any]]:
     """Rows of the incidents that are announced and not over."""
     redis = connect(settings)
     try:
-        found = [Firing.decode(value) for value in (await Store(redis, settings.redis_prefix).announced()).values()]
+        found = await open_incidents(Store(redis, settings.redis_prefix))
     except StormfoldError as error:
         click.echo(f"Open incidents are not shown: {error}", err=True)
         return []
     finally:
         await redis.aclose()
-    return [
-        dict(
-            zip(
-                COLUMNS,
-                (
-                    format_timestamp(one.last), one.annotations["namespace"], one.annotations["incident"],
-                    one.severity, one.annotations["alerts"], one.annotations["storms"], one.annotations["resources"],
-                    "open", one.annotations["startedWith"],
-                ),
-                strict=True,
-            )
-        )
-        for one in sorted(filter(None, found), key=lambda one: -one.last)
-    ]  # fmt: skip
+    return [_open_row(one) for one in found]
+
+
+def _open_row(incident: OpenIncident) -> dict[str, Any]:
+    values = (
+        format_timestamp(incident.last_seen), incident.namespace, incident.name, incident.severity,
+        incident.alert_count, incident.storm_count, incident.resource_count, "open", incident.first_pattern,
+    )  # fmt: skip
+    return dict(zip(COLUMNS, values, strict=True))
 
 
 def _row(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from stormfold.redis.open_groups import OpenGroups, TopGroups
 from stormfold.redis.store import Store
 from stormfold.settings import Settings
 from stormfold.sinks.kinds import INCIDENTS, STORMS, ResourceKind
+from stormfold.status.open_incidents import OpenIncident, open_incidents
 from stormfold.status.recent import recent_incidents, recent_storms
 from stormfold.status.snapshot import (
     KafkaSnapshot,
@@ -92,6 +93,8 @@ class View:
     """Storms, the latest first, and whether the sink has written them; None if none is to be written."""
     incidents: Sequence[tuple[Incident, bool | None]] = ()
     """The same of incidents."""
+    open_incidents: Sequence[OpenIncident] = ()
+    """Incidents that are announced and not final, the latest first."""
     stages: Mapping[str, Mapping[int, Progress]] = field(default_factory=dict)
     """Stage → partition → progress."""
     memory: Memory | None = None
@@ -168,6 +171,7 @@ class Live:
         self._reached: dict[int, int] = {}
         """Event time that fold has reached, by keyed partition."""
         self._groups: TopGroups | None = None
+        self._open_incidents: Sequence[OpenIncident] = ()
 
     async def look(self) -> View:
         """Reads both servers and waits a little for their answers. Raises nothing."""
@@ -196,6 +200,7 @@ class Live:
                     reached[keyed] = min(time_reached, reached.get(keyed, time_reached))
                 self._reached = reached
                 self._groups = await self._open_groups.look(found.state.version)
+            self._open_incidents = (await open_incidents(self._store))[:SHOWN]
             self._redis = found
             yield
 
@@ -212,6 +217,7 @@ class Live:
             closed_until=closed_until(kafka) if kafka else None,
             groups=self._groups,
             recent=self._recent.resources(self._written(STORMS, "Storm")),
+            open_incidents=self._open_incidents,
             incidents=self._incidents.resources(self._written(INCIDENTS, INCIDENT)),
             stages=self._stages(kafka) if kafka else {},
             memory=redis.memory if redis else None,

@@ -103,6 +103,13 @@ class TestKubernetes(SinkSuite):
         assert await delete_expired(sink, 2 * HOUR, HOUR, 1, "storms", "elsewhere") == 2
         await sink.close()
 
+    async def test_a_namespace_without_rights_does_not_stop_retention_in_others(self, place: Cluster) -> None:
+        place.server.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "elsewhere"}})
+        await self._write(place, old=1)
+        with pytest.raises(ActionRequired, match='"elsewhere"'):
+            await delete_expired(place.sink, NOW, HOUR, 100, "elsewhere", "storms")
+        assert place.stored() == {}
+
     async def test_a_resource_annotated_during_retention_is_kept(self, place: Cluster) -> None:
         """Every annotation that the API server accepted protects its resource."""
         names = [f"s{number:02d}" for number in range(60)]

@@ -364,7 +364,7 @@ async def _seen_idle(prometheus: Prometheus) -> bool:
     """Whether the estimates, which sample a few moments, have data for every stage."""
     since = await prometheus.query(expanded(of_namespace(SINCE.format("stage"))))
     left = await prometheus.query(expanded(of_namespace(UNTIL.format("stage"))))
-    return len(since) == len(left) == 3 and all(sample.value < 60 for sample in since)
+    return len(since) == len(left) == len(STAGES) and all(sample.value < 60 for sample in since)
 
 
 def _good(query: PanelQuery, sample: Sample) -> bool:

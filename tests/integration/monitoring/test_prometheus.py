@@ -160,7 +160,7 @@ async def _everything_arrives(watched: Prometheus) -> None:
         "storm_class": {"Storm", "Isolated", "Silenced"},
         "reason": {"first", "rebuild", "windows"},
     }
-    assert len(values["topic"]) == 2
+    assert len(values["topic"]) == 3
 
 
 async def _delay_of_a_storm(watched: Prometheus) -> None:
