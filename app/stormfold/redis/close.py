@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
 import msgspec
 
@@ -92,9 +93,16 @@ class CloseAccess(RedisAccess):
                 pipeline.hgetall(names.bucket_key(group, bucket.start))
                 pipeline.hmget(f"{names.group_prefix}{group}", str(bucket.start), META_FIELD)
             found = list(pairs(await pipeline.execute()))
+            others = [
+                names.part_keys(group, bucket.start, unpack_summary(fields[SUMMARY_FIELD])) if fields else []
+                for (group, bucket), (fields, _) in zip(wanted, found, strict=True)
+            ]
+            for key in chain.from_iterable(others):
+                pipeline.hgetall(key)
+            more = iter(await pipeline.execute())
         return [
-            _detail(bucket, fields, *of_group) if fields and None not in of_group else None
-            for (_, bucket), (fields, of_group) in zip(wanted, found, strict=True)
+            _detail(bucket, [fields, *islice(more, len(keys))], *of_group) if fields and None not in of_group else None
+            for (_, bucket), (fields, of_group), keys in zip(wanted, found, others, strict=True)
         ]
 
     async def complete(self, version: StateVersion, token: str, completions: Iterable[Completion]) -> list[bool]:
@@ -142,11 +150,12 @@ def _open_buckets(group: bytes, meta: bytes | None, flat: Sequence[bytes | None]
     return OpenBuckets(group.decode(), msgspec.msgpack.decode(meta, type=GroupMeta), tuple(buckets))
 
 
-def _detail(bucket: Bucket, fields: dict[bytes, bytes], example: bytes, group_meta: bytes) -> BucketDetail:
-    summary, meta = unpack_summary(fields.pop(SUMMARY_FIELD)), fields.pop(META_FIELD, group_meta)
-    if summary.bucket(bucket.start) != bucket:
+def _detail(bucket: Bucket, hashes: Sequence[dict[bytes, bytes]], example: bytes, group_meta: bytes) -> BucketDetail:
+    """`hashes` has the fields of the bucket's hashes."""
+    summary, meta = unpack_summary(hashes[0][SUMMARY_FIELD]), hashes[0].get(META_FIELD, group_meta)
+    members = unpack_members(bucket.start, hashes)
+    if summary.bucket(bucket.start) != bucket or len(members) != summary.members:
         raise Retry("a bucket differs from the one that was claimed")
-    members = unpack_members(bucket.start, fields)
     return BucketDetail(
         meta=meta,
         rank=summary.rank,

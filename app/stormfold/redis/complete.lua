@@ -21,14 +21,25 @@ if redis.call('HGET', state_version, NUMBER) ~= number then
   return {STALE}
 end
 
+-- The keys of the buckets, or nil if one of them has changed.
 local function unchanged(group, buckets)
+  local keys = {}
   for i = 1, #buckets, 2 do
-    local summary = redis.call('HGET', bucket_prefix .. group .. SEPARATOR .. buckets[i], SUMMARY_FIELD)
+    local key = bucket_prefix .. group .. SEPARATOR .. buckets[i]
+    local summary = redis.call('HGET', key, SUMMARY_FIELD)
     if not summary or (struct.unpack(SUMMARY, summary)) ~= buckets[i + 1] then
-      return false
+      return nil
+    end
+    keys[#keys + 1] = key
+    local bits, prefixes = select(8, struct.unpack(SUMMARY, summary))
+    for part = 1, 2 ^ bits - 1 do
+      keys[#keys + 1] = key .. SEPARATOR .. part
+    end
+    if prefixes > 0 then
+      keys[#keys + 1] = key .. SEPARATOR .. PREFIXES_PART
     end
   end
-  return true
+  return keys
 end
 
 -- Number of buckets of a group, and the start of the first.
@@ -52,10 +63,13 @@ for _, completion in ipairs(completions) do
   local group_key, lease_key = group_prefix .. group, lease_prefix .. group
   local completed = 0
   if redis.call('GET', lease_key) == token then
-    if unchanged(group, buckets) then
+    local keys = unchanged(group, buckets)
+    if keys then
       completed = 1
+      for _, key in ipairs(keys) do
+        redis.call('UNLINK', key)
+      end
       for i = 1, #buckets, 2 do
-        redis.call('UNLINK', bucket_prefix .. group .. SEPARATOR .. buckets[i])
         redis.call('HDEL', group_key, buckets[i])
       end
       local left, first = remaining(group_key)

@@ -24,19 +24,16 @@
 --  11 new_marks             {pair, event time (ms), ...}
 --  12 overflow              {{group, meta}, ...}
 --  13 rows                  {{ROW_GROUP, ROW_META, ...}, ...}: at most one for each (group, bucket).
---                           ROW_OVERFLOW is an index of `overflow` from 0, ROW_MEMBERS is
---                           {fingerprint, alerts, newest - bucket start, flags, resource, ...}
+--                           ROW_OVERFLOW is an index of `overflow` from 0. Of the members, ROW_FINGERPRINTS has the
+--                           fingerprints, ROW_COUNTS alerts * FLAG_VALUES + flags, ROW_TIMES newest - bucket start,
+--                           ROW_PREFIX_NUMBERS indexes of ROW_PREFIXES or 0, ROW_RESTS the rest of the resources, which
+--                           begins with the same hash as the prefix
 -- Returns
 --   {DONE, horizon or '', open groups, first open bucket or '', alerts in overflow groups}
 --   {REPEATED, ..., 0}      the call was done before; otherwise like DONE
 --   {CONFLICT}              a position differs: nothing was done
 --   {STALE}                 another state version, or none: nothing was done
 --   {BEHIND, horizon}       a row begins before horizon - grace: nothing was done
-local CHUNK = 400
--- Locals, because every member needs these functions.
-local struct_pack, struct_unpack, find = struct.pack, struct.unpack, string.find
-local WHOLE_MEMBER = MEMBER .. 'c0'
-
 if redis.call('HGET', state_version, NUMBER) ~= number then
   return {STALE}
 end
@@ -62,91 +59,45 @@ elseif not at_start then
   return {CONFLICT}
 end
 
--- A length fails on a key of the wrong type, here and below before anything is written.
+-- These commands fail on a key of the wrong type, here and below before anything is written.
 redis.call('ZCARD', due)
 redis.call('HLEN', source_positions)
 local horizon = redis.call('HGET', marks, HORIZON)
 local open_groups = redis.call('ZCARD', open)
 local opened, overflowed = {}, 0
-for _, row in ipairs(rows) do
+-- By row: the keys of group and bucket, and what they hold. Summaries are false where an earlier row changes them.
+local group_keys, bucket_keys, group_metas, summaries, own_metas = {}, {}, {}, {}, {}
+-- By bucket: most members after this call.
+local members_after = {}
+for number, row in ipairs(rows) do
   if horizon and row[ROW_FIRST] < tonumber(horizon) - grace then
     return {BEHIND, horizon}
   end
-  if redis.call('HLEN', group_prefix .. row[ROW_GROUP]) == 0 and not opened[row[ROW_GROUP]] then
+  local group_key = group_prefix .. row[ROW_GROUP]
+  local group_meta = redis.call('HGET', group_key, META_FIELD)
+  if not group_meta and not opened[row[ROW_GROUP]] then
     if open_groups >= max_groups then
       local other = overflow[row[ROW_OVERFLOW] + 1]
       row[ROW_GROUP], row[ROW_META] = other[1], other[2]
       overflowed = overflowed + row[ROW_ALERTS]
-      redis.call('HLEN', group_prefix .. row[ROW_GROUP])
+      group_key = group_prefix .. row[ROW_GROUP]
+      group_meta = redis.call('HGET', group_key, META_FIELD)
     else
       open_groups = open_groups + 1
       opened[row[ROW_GROUP]] = true
     end
   end
-  redis.call('HLEN', bucket_prefix .. row[ROW_GROUP] .. SEPARATOR .. row[ROW_START])
-end
-
--- The first of two byte strings, independent of the server's locale.
-local function lower(a, b)
-  for i = 1, math.min(#a, #b) do
-    local x, y = string.byte(a, i), string.byte(b, i)
-    if x ~= y then
-      return x < y and a or b
-    end
+  local key = bucket_prefix .. row[ROW_GROUP] .. SEPARATOR .. row[ROW_START]
+  local found = redis.call('HMGET', key, SUMMARY_FIELD, META_FIELD)
+  local summary, members, bits = found[1], 0, 0
+  if summary then
+    members, bits = select(7, struct_unpack(SUMMARY, summary))
   end
-  return #a < #b and a or b
-end
-
--- `others` is the number of fields of the bucket that are not members.
-local function fold_members(key, members, others, truncated, unqualified)
-  local free = max_fingerprints - (redis.call('HLEN', key) - others)
-  local step = CHUNK * MEMBER_VALUES
-  for from = 1, #members, step do
-    local fingerprints, count = {}, 0
-    for at = from, math.min(from + step, #members + 1) - 1, MEMBER_VALUES do
-      count = count + 1
-      fingerprints[count] = members[at]
-    end
-    local before = redis.call('HMGET', key, unpack(fingerprints))
-    local set, filled = {}, 0
-    for i = 1, count do
-      local at = from + (i - 1) * MEMBER_VALUES
-      local alerts, last, flags, resource = members[at + 1], members[at + 2], members[at + 3], members[at + 4]
-      local old = before[i]
-      local keep = true
-      if old then
-        local old_alerts, old_last, old_flags = struct_unpack(MEMBER, old)
-        local qualified = (flags >= QUALIFIED or old_flags >= QUALIFIED) and QUALIFIED or 0
-        -- The other flag: whether the newest alert is resolved.
-        local resolved, old_resolved = flags % QUALIFIED, old_flags % QUALIFIED
-        if old_last > last then
-          last, resolved = old_last, old_resolved
-        elseif old_last == last and old_resolved > resolved then
-          resolved = old_resolved
-        end
-        if #old ~= MEMBER_BYTES + #resource or find(old, resource, MEMBER_BYTES + 1, true) ~= MEMBER_BYTES + 1 then
-          resource = lower(resource, string.sub(old, MEMBER_BYTES + 1))
-        end
-        alerts, flags = alerts + old_alerts, qualified + resolved
-      elseif track_new and free > 0 then
-        free = free - 1
-      else
-        keep, truncated = false, 1
-        if flags < QUALIFIED then
-          unqualified = unqualified + alerts
-        end
-      end
-      if keep then
-        set[filled + 1] = fingerprints[i]
-        set[filled + 2] = struct_pack(WHOLE_MEMBER, alerts, last, flags, resource)
-        filled = filled + 2
-      end
-    end
-    if filled > 0 then
-      redis.call('HSET', key, unpack(set))
-    end
-  end
-  return truncated, unqualified
+  group_keys[number], bucket_keys[number], group_metas[number] = group_key, key, group_meta
+  -- Rows of several groups may fold into the same bucket of an overflow group.
+  summaries[number], own_metas[number] = not members_after[key] and summary, found[2]
+  members_after[key] = (members_after[key] or members) + #row[ROW_FINGERPRINTS]
+  check_parts(key, row[ROW_FINGERPRINTS], bits, members_after[key])
 end
 
 -- Enters a bucket that is new to its group into the indexes; returns the group's meta.
@@ -171,55 +122,44 @@ local function open_bucket(group, group_key, group_meta, row)
   return group_meta
 end
 
-local function fold_row(row)
+local function fold_row(number, row)
   local group, meta, start = row[ROW_GROUP], row[ROW_META], row[ROW_START]
-  local alerts, first, last, late = row[ROW_ALERTS], row[ROW_FIRST], row[ROW_LAST], row[ROW_LATE]
-  local rank, severity, example = row[ROW_RANK], row[ROW_SEVERITY], row[ROW_EXAMPLE]
-  local group_key, key = group_prefix .. group, bucket_prefix .. group .. SEPARATOR .. start
-  local known = redis.call('HMGET', key, SUMMARY_FIELD, META_FIELD)
-  local before, own_meta = known[1], known[2]
-  local others = (before and 1 or 0) + (own_meta and 1 or 0)
-  local group_meta = redis.call('HGET', group_key, META_FIELD)
-  local truncated, unqualified = 0, 0
+  local group_key, key, group_meta = group_keys[number], bucket_keys[number], group_metas[number]
+  local before, own_meta = summaries[number], own_metas[number]
+  if not before then
+    -- An earlier row may have opened the bucket or the group.
+    group_meta = redis.call('HGET', group_key, META_FIELD)
+    before, own_meta = unpack(redis.call('HMGET', key, SUMMARY_FIELD, META_FIELD))
+  end
+  local bucket = {
+    alerts = row[ROW_ALERTS], first = row[ROW_FIRST], last = row[ROW_LAST], late = row[ROW_LATE],
+    rank = row[ROW_RANK], severity = row[ROW_SEVERITY],
+    truncated = 0, members = 0, bits = 0, prefixes = 0, unqualified = 0,
+  }
   if before then
     local old_meta = own_meta or group_meta
     if meta ~= old_meta then
       meta = lower(meta, old_meta)
     end
-    local old_alerts, old_first, old_last, old_late, old_rank, old_truncated, at = struct_unpack(SUMMARY, before)
-    if old_first == first then
-      example = lower(example, redis.call('HGET', group_key, start))
+    local old = unpack_summary(before)
+    if old.first >= bucket.first then
+      local example = row[ROW_EXAMPLE]
+      local old_example = old.first == bucket.first and redis.call('HGET', group_key, start)
+      if example ~= old_example and (not old_example or lower(example, old_example) == example) then
+        redis.call('HSET', group_key, start, example)
+      end
     end
-    if old_first >= first then
-      redis.call('HSET', group_key, start, example)
-    end
-    local old_severity = string.sub(before, at)
-    local name_end = find(old_severity, UNQUALIFIED_SEPARATOR, 1, true)
-    if name_end then
-      unqualified = tonumber(string.sub(old_severity, name_end + 1)) or 0
-      old_severity = string.sub(old_severity, 1, name_end - 1)
-    end
-    if old_rank < rank or (old_rank == rank and severity ~= old_severity) then
-      severity = old_rank < rank and old_severity or lower(severity, old_severity)
-      rank = old_rank
-    end
-    alerts, late, truncated = alerts + old_alerts, late + old_late, old_truncated
-    first, last = math.min(first, old_first), math.max(last, old_last)
+    merge_summaries(bucket, old)
   else
     group_meta = open_bucket(group, group_key, group_meta, row)
   end
-  truncated, unqualified = fold_members(key, row[ROW_MEMBERS], others, truncated, unqualified)
   -- All buckets of a group share its meta, unless the configuration changed while the group was open.
   if own_meta and meta == group_meta then
     redis.call('HDEL', key, META_FIELD)
   elseif meta ~= group_meta and meta ~= own_meta then
     redis.call('HSET', key, META_FIELD, meta)
   end
-  local summary = struct_pack(SUMMARY, alerts, first, last, late, rank, truncated) .. severity
-  if unqualified > 0 then
-    summary = summary .. UNQUALIFIED_SEPARATOR .. string.format('%d', unqualified)
-  end
-  redis.call('HSET', key, SUMMARY_FIELD, summary)
+  fold_members(key, row, bucket)
 end
 
 for _, move in ipairs(moves) do
@@ -252,7 +192,7 @@ end
 if alerts_partitions > tonumber(redis.call('HGET', marks, ALERTS_PARTITIONS) or '0') then
   redis.call('HSET', marks, ALERTS_PARTITIONS, alerts_partitions)
 end
-for _, row in ipairs(rows) do
-  fold_row(row)
+for number, row in ipairs(rows) do
+  fold_row(number, row)
 end
 return reply(DONE, overflowed)

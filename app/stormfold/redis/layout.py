@@ -11,6 +11,8 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
+from hashlib import blake2b
 from typing import Any, NamedTuple, NewType
 
 from stormfold.eventtime import PartitionPair
@@ -71,8 +73,10 @@ class VersionKeys:
 
     @property
     def bucket_prefix(self) -> str:
-        """Prefix of `<group>:<start>`. hash, no TTL: `a` → bucket summary, 8-byte fingerprint → member;
-        `m` → `GroupMeta` if it differs from the group's."""
+        """Prefix of `<group>:<start>`. hash, no TTL: `a` → bucket summary, 8-byte fingerprint → member; `m` →
+        `GroupMeta` if it differs from the group's. A larger bucket has more hashes, `<group>:<start>:<part>`, each with
+        the members whose fingerprint modulo the number of parts is `part`; `<group>:<start>:p` has prefixes of
+        resources: 6-byte hash → prefix."""
         return self.base + "b:"
 
     @property
@@ -86,8 +90,14 @@ class VersionKeys:
         return Key(self.base + "void")
 
     def bucket_key(self, group: str, start: int) -> str:
-        """Name of the hash of a bucket."""
+        """Name of the hash of a bucket that every bucket has."""
         return f"{self.bucket_prefix}{group}{SEPARATOR}{start}"
+
+    def part_keys(self, group: str, start: int, summary: "Summary") -> list[str]:
+        """Names of the other hashes of a bucket."""
+        parts: list[object] = [*range(1, summary.parts), *[PREFIXES_PART][: summary.prefixes]]
+        key = self.bucket_key(group, start)
+        return [f"{key}{SEPARATOR}{part}" for part in parts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +143,12 @@ class Keys:
 SEPARATOR = ":"
 """Between keyed and alerts partition, offset and index, group and bucket start."""
 
-NUMBER, PARTITIONS, GAP, GRACE, SLICE = "number", "partitions", "gap", "grace", "slice"
+LAYOUT = 2
+"""Number of the format of all that this module describes. Workers of another one do not see a state version of this."""
+ANY_NUMBER = "number"
+"""Beginning of the field with the number of a state version; the format follows, in the first format nothing."""
+NUMBER = f"{ANY_NUMBER}{LAYOUT}"
+PARTITIONS, GAP, GRACE, SLICE = "partitions", "gap", "grace", "slice"
 REBUILD_FROM, CLOSED_BEFORE, WINDOWS_SINCE, REQUESTED_AT = "begin", "closed", "since", "by"
 """Fields of a state version; the windows and `REQUESTED_AT` are also those of pending windows."""
 HORIZON, ALERTS_PARTITIONS, MARKS_VERSION = "h", "n", "b"
@@ -143,20 +158,42 @@ TIMESTAMP_SUFFIX = ":t"
 META_FIELD = b"m"
 SUMMARY_FIELD = b"a"
 
-SUMMARY = struct.Struct(">IQQIBB")
-"""A bucket summary: alerts, first and last (ms), late, severity rank, truncated; then the severity's name and, after
-`UNQUALIFIED_SEPARATOR`, the number of alerts without a member that do not qualify, unless it is 0."""
+SUMMARY = struct.Struct(">IQQIBBIBB")
+"""A bucket summary: alerts, first and last (ms), late, severity rank, truncated, members, binary logarithm of the
+number of parts, named prefixes; then the severity's name and, after `UNQUALIFIED_SEPARATOR`, the number of alerts
+without a member that do not qualify, unless it is 0."""
 UNQUALIFIED_SEPARATOR = "\n"
-MEMBER = struct.Struct(">IIB")
-"""A member: alerts, newest - bucket start (ms), flags; the resource in msgpack follows, or nothing."""
+WHOLE_MEMBERS, PART_MEMBERS = 84, 56
+"""Most members of a bucket with one part; of one with more, most members of a part on average. So a hash has at most
+128 fields, of at most 64 bytes each: within the default limits of every server for the compact encoding."""
+
+FINGERPRINT_BYTES = 8
+FLAG_VALUES = 4
+"""Number of values of a member's flags, see `merge.MEMBER_FLAGS`."""
+PREFIXED = 4
+"""Added to the flags if the resource begins with the hash of a prefix that the bucket has."""
+ALERTS_UNIT = 8
+"""A member begins with one byte: flags + `PREFIXED` or 0 + this × its alerts, or × 0 if they do not fit."""
+SHORT_ALERTS, SHORT_TIME = 31, 0xFFFF
+"""If the alerts and newest - bucket start (ms) are at most these, the time follows in two bytes; else
+`LONG_MEMBER`. The rest is the resource in msgpack, or nothing."""
+SHORT_BYTES = 3
+LONG_MEMBER = struct.Struct(">II")
+"""Alerts, newest - bucket start (ms)."""
+PREFIX_HASH_BYTES = 6
+MIN_PREFIX, MAX_PREFIX = 12, 64
+"""Bytes of a prefix: a shorter one saves little, a longer one would end the compact encoding."""
+MAX_PREFIXES = 128
+"""Most prefixes of a bucket."""
+PREFIXES_PART = "p"
+"""Follows the bucket in the name of the hash that has its prefixes."""
 
 ROW_FIELDS = (
     "group", "meta", "overflow", "start", "due", "alerts", "first", "last", "rank", "severity", "late", "example",
-    "members",
+    "fingerprints", "counts", "times", "prefix_numbers", "rests", "prefixes",
 )  # fmt: skip
-"""Values of a packed row, in this order; `members` is flat."""
-MEMBER_VALUES = 5
-"""Values of each member of a packed row: fingerprint, alerts, newest - bucket start (ms), flags, resource."""
+"""Values of a packed row, in this order. The members are lists of equal length: `counts` are alerts × `FLAG_VALUES` +
+flags, `times` newest - bucket start (ms), `prefix_numbers` indexes of `prefixes` from 1, or 0; see `split_resource`."""
 
 
 class ScriptReply(IntEnum):
@@ -177,16 +214,16 @@ def lua_constants() -> dict[str, str | int]:
     """Constants by their name in Lua. Indexes of a row begin at 1."""
     names = (
         "SEPARATOR", "NUMBER", "PARTITIONS", "GAP", "GRACE", "SLICE", "CLOSED_BEFORE", "WINDOWS_SINCE", "REQUESTED_AT",
-        "HORIZON", "ALERTS_PARTITIONS", "MARKS_VERSION", "TIMESTAMP_SUFFIX", "UNQUALIFIED_SEPARATOR",
+        "HORIZON", "ALERTS_PARTITIONS", "MARKS_VERSION", "TIMESTAMP_SUFFIX", "UNQUALIFIED_SEPARATOR", "WHOLE_MEMBERS",
+        "PART_MEMBERS", "FINGERPRINT_BYTES", "FLAG_VALUES", "PREFIXED", "ALERTS_UNIT", "SHORT_ALERTS", "SHORT_TIME",
+        "SHORT_BYTES", "PREFIX_HASH_BYTES", "MAX_PREFIXES", "PREFIXES_PART",
     )  # fmt: skip
     return {
         **{name: globals()[name] for name in names},
         "META_FIELD": META_FIELD.decode(),
         "SUMMARY_FIELD": SUMMARY_FIELD.decode(),
         "SUMMARY": _lua_format(SUMMARY),
-        "MEMBER": _lua_format(MEMBER),
-        "MEMBER_BYTES": MEMBER.size,
-        "MEMBER_VALUES": MEMBER_VALUES,
+        "LONG_MEMBER": _lua_format(LONG_MEMBER),
         "QUALIFIED": QUALIFIED,
         **{f"ROW_{name.upper()}": index for index, name in enumerate(ROW_FIELDS, 1)},
         **{reply.name: reply.value for reply in ScriptReply},
@@ -199,10 +236,35 @@ def _lua_format(packing: struct.Struct) -> str:
 
 def pack_row(row: Row) -> list[Any]:
     """A row as fold.lua takes it. The start is text, as Lua would write the number with an exponent."""
+    members = row.members.values()
+    split = [split_resource(member[3]) for member in members]
+    prefixes = dict.fromkeys(prefix for prefix, _ in split)
+    prefixes.pop(b"", None)
+    numbers = {prefix: number for number, prefix in enumerate(prefixes, 1)}
     return [
         row.group, row.meta, row.overflow, str(row.start), row.due, row.alerts, row.first, row.last, row.rank,
-        row.severity, row.late, row.example, [v for fp, member in row.members.items() for v in (fp, *member)],
+        row.severity, row.late, row.example,
+        list(row.members),
+        [alerts * FLAG_VALUES + flags for alerts, _, flags, _ in members],
+        [member[1] for member in members],
+        [numbers.get(prefix, 0) for prefix, _ in split],
+        [rest for _, rest in split],
+        list(prefixes),
     ]  # fmt: skip
+
+
+@lru_cache(maxsize=30_000)
+def split_resource(resource: bytes) -> tuple[bytes, bytes]:
+    """The prefix of a resource in msgpack, after the hash of it, and the rest of the resource, after the same hash.
+
+    Resources of one storm differ only at the end: pods of a deployment after the last hyphen. Without a prefix, the
+    first result is empty, and the second is the resource.
+    """
+    end = min(resource.rfind(b"-") + 1, MAX_PREFIX)
+    if end < MIN_PREFIX:
+        return b"", resource
+    digest = blake2b(resource[:end], digest_size=PREFIX_HASH_BYTES).digest()
+    return digest + resource[:end], digest + resource[end:]
 
 
 class Summary(NamedTuple):
@@ -214,6 +276,9 @@ class Summary(NamedTuple):
     late: int
     rank: int
     truncated: bool
+    members: int
+    parts: int
+    prefixes: int
     severity: str
     unqualified: int
     """Alerts that are counted without a member and do not qualify."""
@@ -225,19 +290,36 @@ class Summary(NamedTuple):
 
 def unpack_summary(value: bytes) -> Summary:
     """Reads field `SUMMARY_FIELD` of a bucket."""
-    alerts, first, last, late, rank, truncated = SUMMARY.unpack_from(value)
+    alerts, first, last, late, rank, truncated, members, bits, prefixes = SUMMARY.unpack_from(value)
     severity, _, number = value[SUMMARY.size :].decode().partition(UNQUALIFIED_SEPARATOR)
     # Somebody else may have written a severity with the separator to the keyed topic.
     unqualified = int(number) if number.isascii() and number.isdigit() else 0
-    return Summary(alerts, first, last, late, rank, bool(truncated), severity, unqualified)
+    return Summary(
+        alerts, first, last, late, rank, bool(truncated), members, 1 << bits, prefixes, severity, unqualified
+    )
 
 
-def unpack_members(start: int, fields: Mapping[bytes, bytes]) -> dict[bytes, Member]:
-    """Reads all fields of a bucket that begins at `start` but those of `SUMMARY_FIELD` and `META_FIELD`."""
+def unpack_members(start: int, hashes: Iterable[Mapping[bytes, bytes]]) -> dict[bytes, Member]:
+    """Reads the members in all hashes of a bucket that begins at `start`, by fingerprint."""
+    fields: dict[bytes, bytes] = {}
+    for found in hashes:
+        fields |= found
     return {
-        fingerprint: as_member(start, (*MEMBER.unpack_from(value), value[MEMBER.size :]))
-        for fingerprint, value in fields.items()
+        name: as_member(start, _unpack_member(value, fields))
+        for name, value in fields.items()
+        if len(name) == FINGERPRINT_BYTES
     }
+
+
+def _unpack_member(value: bytes, fields: Mapping[bytes, bytes]) -> tuple[int, int, int, bytes]:
+    alerts, form = divmod(value[0], ALERTS_UNIT)
+    last, at = int.from_bytes(value[1:SHORT_BYTES]), SHORT_BYTES
+    if not alerts:
+        (alerts, last), at = LONG_MEMBER.unpack_from(value, 1), 1 + LONG_MEMBER.size
+    resource = value[at:]
+    if form & PREFIXED:
+        resource = fields[resource[:PREFIX_HASH_BYTES]] + resource[PREFIX_HASH_BYTES:]
+    return alerts, last, form % FLAG_VALUES, resource
 
 
 def position_fields(positions: Iterable[tuple[int, Position]]) -> dict[str, str]:

@@ -9,7 +9,7 @@ import msgspec
 
 from stormfold.group import GroupMeta
 from stormfold.redis.errors import translate_errors
-from stormfold.redis.layout import MEMBER, META_FIELD, SUMMARY_FIELD, Summary, unpack_summary
+from stormfold.redis.layout import Summary, pairs, unpack_members, unpack_summary
 from stormfold.redis.script import Packed, script
 from stormfold.redis.store import Store
 from stormfold.redis.versions import StateVersion
@@ -21,7 +21,7 @@ GROUPS_PER_CALL = 500
 CALLS_PER_LOOK = 4
 """Script calls of one look. If more groups are open, it takes several looks to see all of them once."""
 MAX_MEMBERS = 12_000
-"""Fields of buckets that one look reads to count fingerprints and resources: a bucket of the default limit fits."""
+"""Members of buckets that one look reads to count fingerprints and resources: a bucket of the default limit fits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,6 @@ class TopGroups:
 class _Bucket(NamedTuple):
     start: int
     summary: Summary
-    fields: int
 
 
 class _Group(NamedTuple):
@@ -133,20 +132,23 @@ class OpenGroups:
     async def _count(self, version: StateVersion, groups: Sequence[_Group]) -> tuple[OpenGroup, ...]:
         """Reads members, of the largest groups first, up to `MAX_MEMBERS`."""
         left = MAX_MEMBERS
-        wanted: list[int] = []
+        wanted: list[list[tuple[_Bucket, int]]] = []
         names = self._store.keys.of(version.number)
         pipeline = self._store.redis.pipeline(transaction=False)
         for group in groups:
-            wanted.append(0)
+            wanted.append([])
             for bucket in group.buckets:
-                if bucket.fields <= left:
-                    left -= bucket.fields
-                    wanted[-1] += 1
-                    pipeline.hgetall(names.bucket_key(group.name, bucket.start))
+                if bucket.summary.members <= left:
+                    left -= bucket.summary.members
+                    keys = names.part_keys(group.name, bucket.start, bucket.summary)
+                    wanted[-1].append((bucket, 1 + len(keys)))
+                    for key in (names.bucket_key(group.name, bucket.start), *keys):
+                        pipeline.hgetall(key)
         async with translate_errors():
             replies = iter(await pipeline.execute())
         return tuple(
-            _open_group(group, list(islice(replies, count))) for group, count in zip(groups, wanted, strict=True)
+            _open_group(group, [(bucket, list(islice(replies, count))) for bucket, count in read])
+            for group, read in zip(groups, wanted, strict=True)
         )
 
 
@@ -170,8 +172,8 @@ class OpenSegments:
         wanted: list[tuple[str, Bucket]] = []
         for group in top.groups:
             for bucket in group.buckets:
-                if bucket.fields <= left:
-                    left -= bucket.fields
+                if bucket.summary.members <= left:
+                    left -= bucket.summary.members
                     wanted.append((group.name, bucket.summary.bucket(bucket.start)))
         found = await self._store.find_details(version, wanted)
         details = {(name, bucket.start): one for (name, bucket), one in zip(wanted, found, strict=True) if one}
@@ -205,28 +207,20 @@ def _without_members(meta: GroupMeta, summary: Summary) -> BucketDetail:
 
 
 def _group(name: bytes, meta: bytes, flat: Sequence[Any]) -> _Group:
-    buckets = (
-        _Bucket(int(start), unpack_summary(summary), fields)
-        for start, summary, fields in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
-    )
+    buckets = (_Bucket(int(start), unpack_summary(summary)) for start, summary in pairs(flat))
     return _Group(name.decode(), msgspec.msgpack.decode(meta, type=GroupMeta), tuple(buckets))
 
 
-def _open_group(group: _Group, read: Sequence[Mapping[bytes, bytes]]) -> OpenGroup:
-    """`read` has the fields of some of the group's buckets."""
+def _open_group(group: _Group, read: Sequence[tuple[_Bucket, Sequence[Mapping[bytes, bytes]]]]) -> OpenGroup:
+    """`read` has some of the group's buckets, with the fields of their hashes."""
     summaries = [bucket.summary for bucket in group.buckets]
-    members = [
-        (name, value[MEMBER.size :])
-        for fields in read
-        for name, value in fields.items()
-        if name not in (SUMMARY_FIELD, META_FIELD)
-    ]
+    members = [item for bucket, hashes in read for item in unpack_members(bucket.start, hashes).items()]
     return OpenGroup(
         meta=group.meta,
         severity=min(summaries, key=lambda summary: summary.rank).severity,
         alerts=sum(summary.alerts for summary in summaries),
-        distinct=max(len({name for name, _ in members}), *(bucket.fields - 1 for bucket in group.buckets)),
-        resources=len({resource for _, resource in members} - {b""}),
+        distinct=max(len({name for name, _ in members}), *(summary.members for summary in summaries)),
+        resources=len({member.resource for _, member in members} - {None}),
         exact=len(read) == len(group.buckets) and not any(summary.truncated for summary in summaries),
         first=min(summary.first for summary in summaries),
         last=max(summary.last for summary in summaries),

@@ -42,15 +42,16 @@ class RedisAccess:
 class Script(Generic[P]):
     """A Lua script of this package, called like the function that declares it, for one state version."""
 
-    def __init__(self, declaration: Callable[P, None], names: Sequence[str]) -> None:
+    def __init__(self, declaration: Callable[P, None], names: Sequence[str], library: str | None) -> None:
         self.name = declaration.__name__
         self.names = names
         types: dict[str, Any] = {name: str if name.endswith(("number", "_prefix")) else Key for name in names}
         types |= {name: item.annotation for name, item in inspect.signature(declaration).parameters.items()}
         self.keys = [name for name, annotation in types.items() if annotation is Key]
         self.arguments = {name: annotation for name, annotation in types.items() if annotation is not Key}
-        self.body = (files("stormfold.redis") / f"{self.name}.lua").read_text()
-        self.source = "".join((self._prelude(), "\n", self.body))
+        self.body = _read(self.name)
+        self.library = _read(library) if library else ""
+        self.source = "".join((self._prelude(), "\n", self.library, self.body))
 
     async def __call__(self, access: RedisAccess, number: int, /, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Returns the reply. Raises `StaleStateVersion` if it is `STALE`, and the errors of `translate_errors`."""
@@ -67,7 +68,7 @@ class Script(Generic[P]):
         return reply
 
     def _prelude(self) -> str:
-        """One line, so that the line numbers in Redis' errors differ by one only."""
+        """One line, so that the line numbers in Redis' errors differ by one only, and by those of a library."""
         values = {name: f"KEYS[{index}]" for index, name in enumerate(self.keys, 1)}
         for index, (name, annotation) in enumerate(self.arguments.items(), 1):
             values[name] = _FROM_ARGV[annotation] % index
@@ -76,9 +77,16 @@ class Script(Generic[P]):
         return f"local {', '.join(values)} = {', '.join(values.values())}"
 
 
-def script(*names: str) -> Callable[[Callable[P, None]], Script[P]]:
-    """Declares a script that gets these attributes of `VersionKeys` before the parameters of the function."""
-    return lambda declaration: Script(declaration, names)
+def _read(name: str) -> str:
+    return (files("stormfold.redis") / f"{name}.lua").read_text()
+
+
+def script(*names: str, library: str | None = None) -> Callable[[Callable[P, None]], Script[P]]:
+    """Declares a script that gets these attributes of `VersionKeys` before the parameters of the function.
+
+    `library` is the name of a Lua file without parameters of its own that comes before the script's.
+    """
+    return lambda declaration: Script(declaration, names, library)
 
 
 def pack(value: Any) -> bytes:

@@ -14,7 +14,7 @@
 --   7 by_members        whether the largest are those with the most members in one bucket, not the most alerts
 --   8 others            {group, ...}: groups to compare with those of the range
 -- Returns
---   {DONE, horizon or '', open groups, {group, meta, {bucket start, summary, fields of the bucket, ...}}, ...}, the largest first
+--   {DONE, horizon or '', open groups, {group, meta, {bucket start, summary, ...}}, ...}, the largest first
 --   {STALE}             another state version, or none
 if redis.call('HGET', state_version, NUMBER) ~= number then
   return {STALE}
@@ -36,7 +36,7 @@ for _, group in ipairs(groups) do
       local bucket = field ~= META_FIELD and summary(group, field)
       if bucket then
         if by_members then
-          sizes[group] = math.max(sizes[group], redis.call('HLEN', bucket_prefix .. group .. SEPARATOR .. field))
+          sizes[group] = math.max(sizes[group], (select(7, struct.unpack(SUMMARY, bucket))))
         else
           sizes[group] = sizes[group] + struct.unpack(SUMMARY, bucket)
         end
@@ -58,7 +58,6 @@ for i = 1, math.min(limit, #found) do
     if field ~= META_FIELD then
       buckets[#buckets + 1] = field
       buckets[#buckets + 1] = summary(group, field)
-      buckets[#buckets + 1] = redis.call('HLEN', bucket_prefix .. group .. SEPARATOR .. field)
     end
   end
   result[#result + 1] = {group, redis.call('HGET', group_prefix .. group, META_FIELD), buckets}

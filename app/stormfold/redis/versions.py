@@ -103,6 +103,11 @@ class VersionAccess(RedisAccess):
         values = await self._numbers(self.keys.state_version)
         return _read_version(values) if layout.NUMBER in values else None
 
+    async def other_layout(self) -> int:
+        """Number of the state version if it was written in another layout; 0 if there is none."""
+        values = await self._numbers(self.keys.state_version)
+        return max((value for name, value in values.items() if name.startswith(layout.ANY_NUMBER)), default=0)
+
     async def _numbers(self, key: Key) -> dict[str, int]:
         async with translate_errors():
             fields: dict[bytes, bytes] = await self.redis.hgetall(key)

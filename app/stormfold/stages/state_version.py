@@ -56,7 +56,12 @@ async def _open(
     """Opens a state version that continues from the commits; it may also be another worker that opens one."""
     known = state.version.number if state else None
     last = newest_metadata(committed)
-    newest = max(known or 0, last.state_version)
+    other = 0 if state else await store.other_layout()
+    if other:
+        log.warning(
+            "the state version in Redis was written by another release, which must not run any more", version=other
+        )
+    newest = max(known or other, last.state_version)
     # A change of windows may have used the next number, and Redis lost it before any commit had it.
     number = newest + 2 if newest else 1
     closed_before = newest_closed_before(committed)

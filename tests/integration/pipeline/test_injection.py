@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from stormfold.local.process import free_port
 from stormfold.manifest import from_manifest
-from stormfold.redis.layout import Keys
+from stormfold.redis.layout import NUMBER, Keys
 from stormfold.settings import Settings
 from tests.support.alerts import Sent
 from tests.support.cli import stormfold
@@ -46,7 +46,7 @@ def sent(time: int, value: bytes) -> Sent:
 async def foreign_keys(redis: Redis, settings: Settings) -> set[bytes]:
     """Returns the keys that stormfold does not use."""
     keys = Keys(settings.redis_prefix)
-    version = keys.of(int(await redis.hget(keys.state_version, "number") or 0))
+    version = keys.of(int(await redis.hget(keys.state_version, NUMBER) or 0))
     group = "[A-Za-z0-9_-]{20}"
     fixed: tuple[str, ...] = (
         keys.state_version,
@@ -59,7 +59,7 @@ async def foreign_keys(redis: Redis, settings: Settings) -> set[bytes]:
     )
     forms = [
         *map(re.escape, fixed), re.escape(version.group_prefix) + group, re.escape(version.lease_prefix) + group,
-        re.escape(version.bucket_prefix) + group + r":\d+",
+        re.escape(version.bucket_prefix) + group + r":\d+(:\d+)?",
     ]  # fmt: skip
     found: list[Any] = await redis.keys()
     return {key for key in found if not re.fullmatch("|".join(forms), key.decode())}

@@ -310,7 +310,7 @@ async def test_keys_and_fields_have_the_documented_bytes(store: Store, redis: Re
     root, group = b"stormfold:{0}:", one.group.encode()
     assert await everything(redis) == {
         root + b"epoch": {
-            b"number": b"1", b"gap": b"10", b"grace": b"5", b"slice": b"30", b"by": b"0",
+            b"number2": b"1", b"gap": b"10", b"grace": b"5", b"slice": b"30", b"by": b"0",
             b"partitions": b"2",
         },
         root + b"1:pos": {b"0": b"1", b"0:t": str(NOW).encode(), b"1": b"0", b"1:t": b"-1"},
@@ -321,9 +321,8 @@ async def test_keys_and_fields_have_the_documented_bytes(store: Store, redis: Re
         root + b"1:g:" + group: {b"m": batch_meta, str(NOW + 10).encode(): b'{"labels":{"a":"b"}}'},
         root + b"1:b:" + group + b":" + str(NOW + 10).encode(): {
             b"a": (2).to_bytes(4, "big") + (NOW + 13).to_bytes(8, "big") + (NOW + 14).to_bytes(8, "big")
-            + (1).to_bytes(4, "big") + b"\0" + b"\0" + b"critical",
-            bytes(range(1, 9)): (2).to_bytes(4, "big") + (4).to_bytes(4, "big") + bytes([3])
-            + b"\x93\xa3Pod\xa4shop\xa3api",
+            + (1).to_bytes(4, "big") + b"\0" + b"\0" + (1).to_bytes(4, "big") + b"\0" + b"\0" + b"critical",
+            bytes(range(1, 9)): bytes([2 * 8 + 3]) + (4).to_bytes(2, "big") + b"\x93\xa3Pod\xa4shop\xa3api",
         },
         root + b"1:l:" + group: b"token",
     }  # fmt: skip

@@ -1,0 +1,306 @@
+-- A bucket: its summary, and its members in one or more hashes. Part of fold.lua, which has the arguments.
+local CHUNK = 400
+-- Locals, because every member needs these functions.
+local struct_pack, struct_unpack, find = struct.pack, struct.unpack, string.find
+local byte, char, sub = string.byte, string.char, string.sub
+
+-- The first of two byte strings, independent of the server's locale.
+local function lower(a, b)
+  for i = 1, math.min(#a, #b) do
+    local x, y = byte(a, i), byte(b, i)
+    if x ~= y then
+      return x < y and a or b
+    end
+  end
+  return #a < #b and a or b
+end
+
+local function unpack_summary(value)
+  local summary, at = {}, nil
+  summary.alerts, summary.first, summary.last, summary.late, summary.rank, summary.truncated, summary.members,
+    summary.bits, summary.prefixes, at = struct_unpack(SUMMARY, value)
+  local severity, unqualified = sub(value, at), 0
+  local name_end = find(severity, UNQUALIFIED_SEPARATOR, 1, true)
+  if name_end then
+    unqualified = tonumber(sub(severity, name_end + 1)) or 0
+    severity = sub(severity, 1, name_end - 1)
+  end
+  summary.severity, summary.unqualified = severity, unqualified
+  return summary
+end
+
+local function pack_summary(summary)
+  local packed = struct_pack(SUMMARY, summary.alerts, summary.first, summary.last, summary.late, summary.rank,
+    summary.truncated, summary.members, summary.bits, summary.prefixes) .. summary.severity
+  if summary.unqualified > 0 then
+    packed = packed .. UNQUALIFIED_SEPARATOR .. string.format('%d', summary.unqualified)
+  end
+  return packed
+end
+
+-- Merges what Redis had into the summary of a row.
+local function merge_summaries(summary, old)
+  if old.rank < summary.rank then
+    summary.rank, summary.severity = old.rank, old.severity
+  elseif old.rank == summary.rank and old.severity ~= summary.severity then
+    summary.severity = lower(old.severity, summary.severity)
+  end
+  summary.alerts, summary.late = summary.alerts + old.alerts, summary.late + old.late
+  summary.first, summary.last = math.min(summary.first, old.first), math.max(summary.last, old.last)
+  summary.truncated, summary.members, summary.bits = old.truncated, old.members, old.bits
+  summary.prefixes, summary.unqualified = old.prefixes, old.unqualified
+end
+
+-- Key of a part of a bucket.
+local function part_key(key, part)
+  return part == 0 and key or key .. SEPARATOR .. part
+end
+
+-- Binary logarithm of the number of parts of a bucket that has so many members.
+local function bits_of(members)
+  if members <= WHOLE_MEMBERS then
+    return 0
+  end
+  local bits = 1
+  while members > PART_MEMBERS * 2 ^ bits do
+    bits = bits + 1
+  end
+  return bits
+end
+
+local function part_of(fingerprint, parts)
+  local high, low = byte(fingerprint, FINGERPRINT_BYTES - 1, FINGERPRINT_BYTES)
+  return (high * 256 + low) % parts
+end
+
+-- Indexes of a row's members by the part that has them; false stands for all.
+local function by_part(fingerprints, bits)
+  if bits == 0 then
+    return {[0] = false}
+  end
+  local lists, parts = {[0] = {}}, 2 ^ bits
+  for i = 1, #fingerprints do
+    local part = part_of(fingerprints[i], parts)
+    local list = lists[part]
+    if not list then
+      list = {}
+      lists[part] = list
+    end
+    list[#list + 1] = i
+  end
+  return lists
+end
+
+-- Fails on a part of the wrong type that the members of a row will be in.
+local function check_parts(key, fingerprints, bits, members_after)
+  local bits_after = bits_of(members_after)
+  if bits_after > bits then
+    for part = 1, 2 ^ bits_after - 1 do
+      redis.call('HLEN', part_key(key, part))
+    end
+  elseif bits > 0 then
+    for part in pairs(by_part(fingerprints, bits)) do
+      redis.call('HLEN', part_key(key, part))
+    end
+  end
+end
+
+-- HMGET, HSET and HDEL of any number of values.
+local function get_all(key, fields)
+  if #fields <= CHUNK then
+    return redis.call('HMGET', key, unpack(fields))
+  end
+  local values = {}
+  for from = 1, #fields, CHUNK do
+    for i, value in ipairs(redis.call('HMGET', key, unpack(fields, from, math.min(from + CHUNK - 1, #fields)))) do
+      values[from + i - 1] = value
+    end
+  end
+  return values
+end
+
+local function set_all(key, flat)
+  for from = 1, #flat, CHUNK * 2 do
+    redis.call('HSET', key, unpack(flat, from, math.min(from + CHUNK * 2 - 1, #flat)))
+  end
+end
+
+local function delete_all(key, fields)
+  for from = 1, #fields, CHUNK do
+    redis.call('HDEL', key, unpack(fields, from, math.min(from + CHUNK - 1, #fields)))
+  end
+end
+
+-- Moves members to the parts that a bucket has from now on.
+local function split(key, bits, new_bits)
+  local parts = 2 ^ new_bits
+  for part = 0, 2 ^ bits - 1 do
+    local from = part_key(key, part)
+    local fields, moved, gone = redis.call('HGETALL', from), {}, {}
+    for i = 1, #fields, 2 do
+      local to = #fields[i] == FINGERPRINT_BYTES and part_of(fields[i], parts) or part
+      if to ~= part then
+        local flat = moved[to] or {}
+        moved[to] = flat
+        flat[#flat + 1] = fields[i]
+        flat[#flat + 1] = fields[i + 1]
+        gone[#gone + 1] = fields[i]
+      end
+    end
+    for to, flat in pairs(moved) do
+      set_all(part_key(key, to), flat)
+    end
+    delete_all(from, gone)
+  end
+end
+
+-- What Redis has of a row's members: index to value, or false.
+local function find_members(key, fingerprints, lists)
+  if lists[0] == false then
+    return get_all(key, fingerprints)
+  end
+  local known = {}
+  for part, list in pairs(lists) do
+    local wanted = {}
+    for at = 1, #list do
+      wanted[at] = fingerprints[list[at]]
+    end
+    if #wanted > 0 then
+      for at, value in ipairs(get_all(part_key(key, part), wanted)) do
+        known[list[at]] = value
+      end
+    end
+  end
+  return known
+end
+
+-- Which of a row's prefixes the bucket has: index in `prefixes` to true. It gets those that several new members need,
+-- while it has few. `uses` is the number of new members of each.
+local function name_prefixes(key, prefixes, uses, bucket)
+  local named, prefixes_key = {}, part_key(key, PREFIXES_PART)
+  for index, prefix in ipairs(prefixes) do
+    if uses[index] then
+      local hash, text = sub(prefix, 1, PREFIX_HASH_BYTES), sub(prefix, PREFIX_HASH_BYTES + 1)
+      -- This key is not checked before anything is written, so that the call must not fail here.
+      local known = redis.pcall('HGET', prefixes_key, hash)
+      if not known and uses[index] > 1 and bucket.prefixes < MAX_PREFIXES then
+        redis.call('HSET', prefixes_key, hash, text)
+        bucket.prefixes, known = bucket.prefixes + 1, text
+      end
+      named[index] = known == text
+    end
+  end
+  return named
+end
+
+-- Decides which of a row's unknown members become members; returns the number of those of each prefix, or nil if there
+-- are none. The others are only counted, and `known` has no entry for them any more.
+local function add_members(row, known, bucket)
+  local uses = nil
+  for i = 1, #row[ROW_FINGERPRINTS] do
+    if not known[i] then
+      local number = row[ROW_PREFIX_NUMBERS][i]
+      if track_new and bucket.members < max_fingerprints then
+        bucket.members = bucket.members + 1
+        uses = uses or {}
+        uses[number] = (uses[number] or 0) + 1
+      else
+        local flags = row[ROW_COUNTS][i] % FLAG_VALUES
+        bucket.truncated = 1
+        if flags < QUALIFIED then
+          bucket.unqualified = bucket.unqualified + (row[ROW_COUNTS][i] - flags) / FLAG_VALUES
+        end
+        known[i] = nil
+      end
+    end
+  end
+  return uses
+end
+
+-- The lower of a member's resource in Redis and the one of the row, and whether it begins with the hash of a prefix.
+local function lower_resource(key, resource, prefixed, prefix, rest)
+  local text, old_text = rest, resource
+  if prefix then
+    text = sub(prefix, PREFIX_HASH_BYTES + 1) .. sub(rest, PREFIX_HASH_BYTES + 1)
+  end
+  if prefixed then
+    local known = redis.pcall('HGET', part_key(key, PREFIXES_PART), sub(resource, 1, PREFIX_HASH_BYTES))
+    if type(known) ~= type(text) then
+      return resource, prefixed
+    end
+    old_text = known .. sub(resource, PREFIX_HASH_BYTES + 1)
+  end
+  if lower(text, old_text) == old_text then
+    return resource, prefixed
+  end
+  return text, false
+end
+
+-- Folds a row's members, and writes them with the summary of the bucket, of which the script changes a part.
+local function fold_members(key, row, bucket)
+  local fingerprints, counts, times = row[ROW_FINGERPRINTS], row[ROW_COUNTS], row[ROW_TIMES]
+  local numbers, rests, prefixes = row[ROW_PREFIX_NUMBERS], row[ROW_RESTS], row[ROW_PREFIXES]
+  local lists, uses, named = by_part(fingerprints, bucket.bits), nil, nil
+  local known = #fingerprints > 0 and find_members(key, fingerprints, lists) or {}
+  uses = add_members(row, known, bucket)
+  if uses then
+    local bits = bits_of(bucket.members)
+    if bits > bucket.bits then
+      split(key, bucket.bits, bits)
+      bucket.bits, lists = bits, by_part(fingerprints, bits)
+    end
+    named = name_prefixes(key, prefixes, uses, bucket)
+  end
+  for part, list in pairs(lists) do
+    local flat, filled = {}, 0
+    if part == 0 then
+      flat, filled = {SUMMARY_FIELD, pack_summary(bucket)}, 2
+    end
+    for at = 1, list and #list or #fingerprints do
+      local i = list and list[at] or at
+      local old, alerts, last, number, resource = known[i], counts[i], times[i], numbers[i], rests[i]
+      local flags = alerts % FLAG_VALUES
+      local prefixed = number > 0
+      alerts = (alerts - flags) / FLAG_VALUES
+      if old then
+        local head, high, low = byte(old, 1, SHORT_BYTES)
+        local form = head % ALERTS_UNIT
+        local old_alerts, old_last, rest = (head - form) / ALERTS_UNIT, high * 256 + low, SHORT_BYTES + 1
+        if old_alerts == 0 then
+          old_alerts, old_last, rest = struct_unpack(LONG_MEMBER, old, 2)
+        end
+        local old_flags, old_resource, old_prefixed = form % FLAG_VALUES, sub(old, rest), form >= PREFIXED
+        alerts = alerts + old_alerts
+        if old_flags ~= flags or old_last > last then
+          local qualified = (flags >= QUALIFIED or old_flags >= QUALIFIED) and QUALIFIED or 0
+          -- The other flag: whether the newest alert is resolved.
+          local resolved, old_resolved = flags % QUALIFIED, old_flags % QUALIFIED
+          if old_last > last then
+            last, resolved = old_last, old_resolved
+          elseif old_last == last and old_resolved > resolved then
+            resolved = old_resolved
+          end
+          flags = qualified + resolved
+        end
+        if old_resource ~= resource or old_prefixed ~= prefixed then
+          resource, prefixed = lower_resource(key, old_resource, old_prefixed, prefixes[number], resource)
+        end
+      elseif old == false and prefixed and not named[number] then
+        prefixed = false
+        resource = sub(prefixes[number], PREFIX_HASH_BYTES + 1) .. sub(resource, PREFIX_HASH_BYTES + 1)
+      end
+      if old ~= nil then
+        local form, low = prefixed and flags + PREFIXED or flags, last % 256
+        flat[filled + 1] = fingerprints[i]
+        if alerts <= SHORT_ALERTS and last <= SHORT_TIME then
+          flat[filled + 2] = char(alerts * ALERTS_UNIT + form, (last - low) / 256, low) .. resource
+        else
+          flat[filled + 2] = char(form) .. struct_pack(LONG_MEMBER, alerts, last) .. resource
+        end
+        filled = filled + 2
+      end
+    end
+    set_all(part_key(key, part), flat)
+  end
+end
+
