@@ -1,5 +1,6 @@
 """Scenarios that random histories do not reach: idle partitions, other windows, rebalances during a batch."""
 
+import struct
 from random import Random
 
 import pytest
@@ -7,6 +8,7 @@ from redis.asyncio import Redis
 
 from stormfold.config import Config
 from stormfold.kafka.committed import CommitMetadata
+from stormfold.redis.layout import ANY_NUMBER, NUMBER
 from stormfold.redis.versions import StateVersion
 from stormfold.window import Windows
 from tests.integration.model.broker import Leaving
@@ -201,3 +203,33 @@ async def test_an_intake_that_loses_a_partition_before_it_has_positions_commits_
         await member.assign(partitions)
     await world.drain()
     world.check()
+
+
+async def to_first_layout(world: World) -> None:
+    """Leaves Redis as a release of the first layout would: its field for the number, and its bytes of buckets."""
+    keys = world._store().keys
+    await world.redis.hset(keys.state_version, ANY_NUMBER, str((await version(world)).number))
+    await world.redis.hdel(keys.state_version, NUMBER)
+    async for key in world.redis.scan_iter(match=f"{keys.root}*:b:*", count=1_000):
+        await world.redis.delete(key)
+        summary = struct.pack(">IQQIBB", 7, world.clock.now, world.clock.now, 0, 0, 0)
+        await world.redis.hset(key, mapping={b"a": summary + b"critical", bytes(8): struct.pack(">IIB", 7, 1, 2)})
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_a_state_version_in_the_layout_of_another_release_is_rebuilt(world: World, times: int) -> None:
+    """Also if a worker of that release still runs and opens its own state version again."""
+    for number in range(times):
+        for step in range(12):
+            for partition in range(2):
+                world._write(Random(step), partition, world.clock.now)
+            await turn(world)
+        before = (await version(world)).number
+        await to_first_layout(world)
+        assert await world._store().version() is None
+        for _ in range(3):
+            await turn(world)
+        assert (await version(world)).number > before, number
+    await world.drain()
+    world.check()
+    world.check_books()
