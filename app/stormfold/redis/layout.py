@@ -76,7 +76,7 @@ class VersionKeys:
         """Prefix of `<group>:<start>`. hash, no TTL: `a` → bucket summary, 8-byte fingerprint → member; `m` →
         `GroupMeta` if it differs from the group's. A larger bucket has more hashes, `<group>:<start>:<part>`, each with
         the members whose fingerprint modulo the number of parts is `part`; `<group>:<start>:p` has prefixes of
-        resources: 6-byte hash → prefix."""
+        resources: 4-byte hash → prefix."""
         return self.base + "b:"
 
     @property
@@ -163,7 +163,7 @@ SUMMARY = struct.Struct(">IQQIBBIBB")
 number of parts, named prefixes; then the severity's name and, after `UNQUALIFIED_SEPARATOR`, the number of alerts
 without a member that do not qualify, unless it is 0."""
 UNQUALIFIED_SEPARATOR = "\n"
-WHOLE_MEMBERS, PART_MEMBERS = 84, 56
+WHOLE_MEMBERS, PART_MEMBERS = 120, 64
 """Most members of a bucket with one part; of one with more, most members of a part on average. So a hash has at most
 128 fields, of at most 64 bytes each: within the default limits of every server for the compact encoding."""
 
@@ -180,7 +180,7 @@ SHORT_ALERTS, SHORT_TIME = 31, 0xFFFF
 SHORT_BYTES = 3
 LONG_MEMBER = struct.Struct(">II")
 """Alerts, newest - bucket start (ms)."""
-PREFIX_HASH_BYTES = 6
+PREFIX_HASH_BYTES = 4
 MIN_PREFIX, MAX_PREFIX = 12, 64
 """Bytes of a prefix: a shorter one saves little, a longer one would end the compact encoding."""
 MAX_PREFIXES = 128

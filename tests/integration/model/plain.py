@@ -11,7 +11,7 @@ import msgspec
 from stormfold.group import GroupMeta, aggregate_name, group_id, pattern
 from stormfold.keyed_record import Body, encode_alert
 from stormfold.resource import Resource
-from stormfold.storm import AffectedResource, Aggregate, Example, Member
+from stormfold.storm import AffectedResource, Aggregate, Example, Member, incident_scope
 from stormfold.window import CloseReason, Windows
 
 T = TypeVar("T")
@@ -199,6 +199,7 @@ def storm(part: Part[Alert], windows: Windows) -> Aggregate:
         close_reason=part.reason,
         late=whole.late,
         truncated=False,
+        scope=incident_scope(meta, whole.rank, windows.gap),
     )
 
 

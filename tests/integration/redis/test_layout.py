@@ -95,7 +95,7 @@ async def test_members_in_any_number_of_parts_are_those_of_the_plain_model(
     assert await contents(store, version) == plain.buckets(alerts, windows)
 
 
-@pytest.mark.parametrize("members", [15, WHOLE_MEMBERS, WHOLE_MEMBERS + 1, 112, 113, 1_000, 4_000])
+@pytest.mark.parametrize("members", [15, WHOLE_MEMBERS, WHOLE_MEMBERS + 1, 128, 129, 1_000, 4_000])
 async def test_every_hash_of_a_bucket_is_compact(store: Store, redis: Redis, members: int) -> None:
     """Under the default limits of the server: at most 128 fields, each of at most 64 bytes."""
     await redis.config_set("hash-max-ziplist-entries", 128)
