@@ -56,7 +56,7 @@ local function part_key(key, part)
   return part == 0 and key or key .. SEPARATOR .. part
 end
 
--- Binary logarithm of the number of parts of a bucket that has so many members.
+-- Binary logarithm of the number of parts of a bucket with this many members.
 local function bits_of(members)
   if members <= WHOLE_MEMBERS then
     return 0
