@@ -16,17 +16,17 @@ local function lower(a, b)
 end
 
 local function unpack_summary(value)
-  local summary, at = {}, nil
-  summary.alerts, summary.first, summary.last, summary.late, summary.rank, summary.truncated, summary.members,
-    summary.bits, summary.prefixes, at = struct_unpack(SUMMARY, value)
+  local alerts, first, last, late, rank, truncated, members, bits, prefixes, at = struct_unpack(SUMMARY, value)
   local severity, unqualified = sub(value, at), 0
   local name_end = find(severity, UNQUALIFIED_SEPARATOR, 1, true)
   if name_end then
     unqualified = tonumber(sub(severity, name_end + 1)) or 0
     severity = sub(severity, 1, name_end - 1)
   end
-  summary.severity, summary.unqualified = severity, unqualified
-  return summary
+  return {
+    alerts = alerts, first = first, last = last, late = late, rank = rank, severity = severity,
+    truncated = truncated, members = members, bits = bits, prefixes = prefixes, unqualified = unqualified,
+  }
 end
 
 local function pack_summary(summary)
@@ -38,17 +38,20 @@ local function pack_summary(summary)
   return packed
 end
 
--- Merges what Redis had into the summary of a row.
-local function merge_summaries(summary, old)
-  if old.rank < summary.rank then
-    summary.rank, summary.severity = old.rank, old.severity
-  elseif old.rank == summary.rank and old.severity ~= summary.severity then
-    summary.severity = lower(old.severity, summary.severity)
+-- Merges the summary of a row into the one that Redis had.
+local function merge_summaries(summary, row)
+  local rank, severity = row[ROW_RANK], row[ROW_SEVERITY]
+  if rank < summary.rank or (rank == summary.rank and severity ~= summary.severity) then
+    summary.severity = rank < summary.rank and severity or lower(severity, summary.severity)
+    summary.rank = rank
   end
-  summary.alerts, summary.late = summary.alerts + old.alerts, summary.late + old.late
-  summary.first, summary.last = math.min(summary.first, old.first), math.max(summary.last, old.last)
-  summary.truncated, summary.members, summary.bits = old.truncated, old.members, old.bits
-  summary.prefixes, summary.unqualified = old.prefixes, old.unqualified
+  summary.alerts, summary.late = summary.alerts + row[ROW_ALERTS], summary.late + row[ROW_LATE]
+  if row[ROW_FIRST] < summary.first then
+    summary.first = row[ROW_FIRST]
+  end
+  if row[ROW_LAST] > summary.last then
+    summary.last = row[ROW_LAST]
+  end
 end
 
 -- Key of a part of a bucket.
@@ -74,9 +77,10 @@ local function part_of(fingerprint, parts)
 end
 
 -- Indexes of a row's members by the part that has them; false stands for all.
+local ALL = {[0] = false}
 local function by_part(fingerprints, bits)
   if bits == 0 then
-    return {[0] = false}
+    return ALL
   end
   local lists, parts = {[0] = {}}, 2 ^ bits
   for i = 1, #fingerprints do

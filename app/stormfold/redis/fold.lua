@@ -131,26 +131,27 @@ local function fold_row(number, row)
     group_meta = redis.call('HGET', group_key, META_FIELD)
     before, own_meta = unpack(redis.call('HMGET', key, SUMMARY_FIELD, META_FIELD))
   end
-  local bucket = {
-    alerts = row[ROW_ALERTS], first = row[ROW_FIRST], last = row[ROW_LAST], late = row[ROW_LATE],
-    rank = row[ROW_RANK], severity = row[ROW_SEVERITY],
-    truncated = 0, members = 0, bits = 0, prefixes = 0, unqualified = 0,
-  }
+  local bucket
   if before then
     local old_meta = own_meta or group_meta
     if meta ~= old_meta then
       meta = lower(meta, old_meta)
     end
-    local old = unpack_summary(before)
-    if old.first >= bucket.first then
-      local example = row[ROW_EXAMPLE]
-      local old_example = old.first == bucket.first and redis.call('HGET', group_key, start)
+    bucket = unpack_summary(before)
+    local first, example = row[ROW_FIRST], row[ROW_EXAMPLE]
+    if bucket.first >= first then
+      local old_example = bucket.first == first and redis.call('HGET', group_key, start)
       if example ~= old_example and (not old_example or lower(example, old_example) == example) then
         redis.call('HSET', group_key, start, example)
       end
     end
-    merge_summaries(bucket, old)
+    merge_summaries(bucket, row)
   else
+    bucket = {
+      alerts = row[ROW_ALERTS], first = row[ROW_FIRST], last = row[ROW_LAST], late = row[ROW_LATE],
+      rank = row[ROW_RANK], severity = row[ROW_SEVERITY],
+      truncated = 0, members = 0, bits = 0, prefixes = 0, unqualified = 0,
+    }
     group_meta = open_bucket(group, group_key, group_meta, row)
   end
   -- All buckets of a group share its meta, unless the configuration changed while the group was open.
