@@ -23,6 +23,8 @@ from stormfold.text import pluralize
 CONFIG_NAME = "stormfold.yaml"
 LOG_NAME = "worker.log"
 MANIFESTS = "storms"
+INCIDENTS = "incidents"
+"""Folder below it."""
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
@@ -122,7 +124,7 @@ def _print_outcome(console: Console, folder: Path, outcome: Outcome) -> bool:
     """Prints the summary; returns whether every alert was counted and every storm has a manifest."""
     report = outcome.report
     storms = report.aggregates - report.non_storms
-    files = _count(folder)
+    files, incidents = _count(folder), len(list((folder / MANIFESTS / INCIDENTS).glob("*.yaml")))
     alerts = sum(found.alert_count for found in outcome.aggregates if found.aggregate_class == "Storm")
     manifests = escape(str(folder / MANIFESTS))
     console.print(summary(outcome, console))
@@ -132,10 +134,19 @@ def _print_outcome(console: Console, folder: Path, outcome: Outcome) -> bool:
         f"[{'green' if report.balanced else 'bold red'}]{report.verdict}",
         f"{pluralize(files, 'manifest')} stand for {pluralize(alerts, 'alert')}: {alerts // max(1, files):,} to 1."
         + ("" if files == storms else f" [bold red]{pluralize(storms, 'manifest')} expected."),
-        f"To apply the manifests: [bold]kubectl apply -f {manifests}[/] (after k8s/crd.yaml).",
+        *_announcement(outcome, incidents, manifests),
+        f"To apply the manifests: [bold]kubectl apply --recursive -f {manifests}[/] (after k8s/crd.yaml).",
         f"Next: [bold]{escape(program())} up[/] runs the same servers, empty, for your own alerts.",
     )
-    return report.balanced and files == storms
+    return report.balanced and files == storms and incidents == len(outcome.incidents)
+
+
+def _announcement(outcome: Outcome, written: int, manifests: str) -> list[str]:
+    """When the incident was announced, and where its manifest is."""
+    found = outcome.announced
+    early = f"announced {found.after:.1f} s after its first alert" if found else "not announced"
+    expected = "" if written == len(outcome.incidents) else f" [bold red]{len(outcome.incidents)} expected."
+    return [f"The incident was {early}; {manifests}/{INCIDENTS} has {pluralize(written, 'manifest')} of it.{expected}"]
 
 
 def _count(folder: Path) -> int:

@@ -13,10 +13,12 @@ from stormfold.cli.output import config_option, program
 from stormfold.config import Config, load
 from stormfold.errors import ActionRequired, StormfoldError
 from stormfold.health import Health
+from stormfold.incident import Incident
 from stormfold.local.process import HOST, port_is_free
 from stormfold.local.stack import (
     Stack,
     follow_aggregates,
+    follow_incidents,
     free_or_none,
     interruptible,
     lock_directory,
@@ -134,10 +136,11 @@ async def _running_receiver(settings: Settings, config: Config) -> AsyncIterator
 
 
 async def _follow(settings: Settings) -> None:
-    """Prints each aggregate, also after Kafka did not answer; the worker reports that."""
+    """Prints each aggregate and incident, also after Kafka did not answer; the worker reports that."""
     while True:
         with suppress(StormfoldError):
-            await follow_aggregates(settings, _print_aggregate, past=False)
+            async with run_in_background(follow_incidents(settings, _print_incident, past=False)):
+                await follow_aggregates(settings, _print_aggregate, past=False)
         await asyncio.sleep(INTERVAL)
 
 
@@ -157,6 +160,12 @@ def _print_aggregate(aggregate: Aggregate) -> None:
     counts = f"{pluralize(aggregate.alert_count, 'alert')}, {pluralize(aggregate.resource_count, 'resource')}"
     severity, pattern = escape_unprintable(aggregate.severity), escape_unprintable(aggregate.pattern)
     click.echo(f"{_clock()}  {aggregate.aggregate_class:8}  {severity:8}  {pattern}, {counts}")
+
+
+def _print_incident(incident: Incident) -> None:
+    counts = f"{pluralize(incident.alert_count, 'alert')}, {pluralize(incident.storm_count, 'storm')}"
+    severity, first = escape_unprintable(incident.severity), escape_unprintable(incident.first_pattern)
+    click.echo(f"{_clock()}  Incident  {severity:8}  {incident.name}, {counts}, started with {first}")
 
 
 def _introduction(settings: Settings, config: Config, worker: Worker, receiver: Receiver | None, folder: Path) -> str:

@@ -10,12 +10,14 @@ from typing import NamedTuple
 from prometheus_client import Counter
 
 from stormfold import metrics
+from stormfold.announce.notice import Firing
 from stormfold.audit import AuditReport, audit
 from stormfold.config import Config
 from stormfold.errors import ActionRequired
+from stormfold.incident import Incident
 from stormfold.local.incident import IncidentRecord
 from stormfold.local.publish_incident import publish_incident
-from stormfold.local.stack import follow_aggregates, run_in_background, running_worker
+from stormfold.local.stack import follow_aggregates, follow_incidents, run_in_background, running_worker
 from stormfold.redis.errors import StaleStateVersion
 from stormfold.redis.open_groups import OpenGroups, TopGroups
 from stormfold.settings import Settings
@@ -30,7 +32,7 @@ routes:
 - {name: nodes, match: 'alertname=~"(Kube)?(Node|let).*"', group_by: [node], storm_when: {alerts: 3}}
 # Events do not name their cluster. All storms of one cluster that follow each other are one incident.
 default_labels: {cluster: eu1}
-incidents: {by: [cluster], gap: 6s}
+incidents: {by: [cluster], gap: 3s}
 silences:
 - {name: staging is being rebuilt, match: 'cluster="staging"'}
 """
@@ -71,6 +73,20 @@ class Snapshot:
     """Seconds; None before the first horizon."""
     redis_bytes: int
     problems: Sequence[str]
+    announced: "Announced | None"
+    """The first incident that was announced; None before."""
+    incidents: Sequence[Incident]
+    """Those that are final."""
+
+
+@dataclass(frozen=True)
+class Announced:
+    """An incident that was announced while it formed."""
+
+    after: float
+    """Seconds from its first alert to its announcement."""
+    firing: Firing
+    """The announcement as it is now, or was last."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +95,8 @@ class Outcome:
 
     report: AuditReport
     aggregates: Sequence[Aggregate]
+    incidents: Sequence[Incident]
+    announced: Announced | None
 
 
 @dataclass
@@ -96,12 +114,15 @@ class Demo:
     _published: int = 0
     _groups: TopGroups = field(default_factory=lambda: TopGroups(0, 0, ()))
     _aggregates: dict[str, Aggregate] = field(default_factory=dict)
+    _incidents: dict[str, Incident] = field(default_factory=dict)
+    _announced: Announced | None = None
 
     async def run(self) -> Outcome:
         """Publishes the incident and waits for the end. Raises `ActionRequired` or `Retry`."""
         async with (
             running_worker(self.settings, self.config) as worker,
             run_in_background(follow_aggregates(self.settings, self._see, past=True)),
+            run_in_background(follow_incidents(self.settings, self._see_incident, past=True)),
             run_in_background(self._watch(worker)),
         ):
             await self._until(lambda: _ready(worker), READY_SECONDS, worker, "the worker to start")
@@ -109,19 +130,31 @@ class Demo:
             await publish_incident(self.settings, self.records, self._count)
             self.step("All alerts are published; the last storms close soon")
             await self._until(lambda: self._drained(worker), DRAIN_SECONDS, worker, "the storms to close")
+            self.step("All storms are closed; their incident is final soon")
+            await self._until(self._all_final, DRAIN_SECONDS, worker, "the incident to be final")
             self.show(self._snapshot(worker))
             self.step("Verifying that every alert was counted exactly once")
             report = await audit(self.settings, self.config, worker.store)
             await self._until(
                 lambda: len(self._aggregates) >= report.aggregates, READY_SECONDS, worker, "the storms topic"
             )
-            return Outcome(report, tuple(self._aggregates.values()))
+            incidents = tuple(self._incidents.values())
+            return Outcome(report, tuple(self._aggregates.values()), incidents, self._announced)
 
     def _count(self, record: IncidentRecord) -> None:
         self._published += record.alerts
 
     def _see(self, aggregate: Aggregate) -> None:
         self._aggregates[aggregate.name] = aggregate
+
+    def _see_incident(self, incident: Incident) -> None:
+        self._incidents[incident.name] = incident
+
+    def _all_final(self) -> bool:
+        """Whether every storm is in an incident, and every incident has a manifest."""
+        storms = sum(aggregate.aggregate_class == "Storm" for aggregate in self._aggregates.values())
+        joined = sum(incident.storm_count for incident in self._incidents.values())
+        return joined >= storms and _written("AlertIncident") >= len(self._incidents)
 
     def _drained(self, worker: Worker) -> bool:
         """Whether every alert is in an aggregate, and every aggregate to write has a manifest."""
@@ -134,7 +167,7 @@ class Demo:
             and clock is not None
             and clock.open_groups == 0
             and sum(aggregate.alert_count for aggregate in self._aggregates.values()) >= self._published
-            and _storms("created", "exists", "dead_letter") >= len(due)
+            and _written("AlertStorm") >= len(due)
         )
 
     async def _until(self, done: Callable[[], bool], seconds: float, worker: Worker, what: str) -> None:
@@ -152,6 +185,9 @@ class Demo:
             with suppress(StaleStateVersion):
                 if (version := await worker.store.version()) is not None:
                     self._groups = await open_groups.look(version)
+            for firing in list(worker.correlate.announcer.firing.values())[:1] if worker.correlate else ():
+                after = self._announced.after if self._announced else time.time() - firing.starts_at / 1000
+                self._announced = Announced(after, firing)
             self.show(self._snapshot(worker))
             await asyncio.sleep(INTERVAL)
 
@@ -172,11 +208,13 @@ class Demo:
             },
             groups=self._groups,
             closed=closed,
-            written=_storms("created", "exists"),
+            written=_written("AlertStorm", "created", "exists"),
             dead_letters=_total(metrics.DEAD_LETTERS),
             horizon_delay=None if horizon is None else time.time() - horizon / 1000,
             redis_bytes=worker.redis_monitor.memory.used if worker.redis_monitor.memory else 0,
             problems=_problems(worker),
+            announced=self._announced,
+            incidents=tuple(self._incidents.values()),
         )
 
 
@@ -186,8 +224,10 @@ def _ready(worker: Worker) -> bool:
     return clock is not None and clock.horizon is not None and all(member.assigned() for member in worker.members())
 
 
-def _storms(*outcomes: str) -> int:
-    return sum(_total(metrics.RESOURCES_WRITTEN, kind="AlertStorm", outcome=outcome) for outcome in outcomes)
+def _written(kind: str, *outcomes: str) -> int:
+    """Resources of a kind that emit is done with; with any outcome if none is given."""
+    wanted = outcomes or ("created", "exists", "dead_letter")
+    return sum(_total(metrics.RESOURCES_WRITTEN, kind=kind, outcome=outcome) for outcome in wanted)
 
 
 def _total(counter: Counter, **labels: str) -> int:

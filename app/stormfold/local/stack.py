@@ -13,6 +13,8 @@ from stormfold import logs
 from stormfold.config import Config
 from stormfold.decoding import Malformed
 from stormfold.errors import ActionRequired
+from stormfold.incident import Incident
+from stormfold.incident_manifest import decode_manifest as decode_incident
 from stormfold.kafka.client import open_admin
 from stormfold.kafka.reader import open_reader
 from stormfold.kafka.topics import create, topics
@@ -187,11 +189,22 @@ async def follow_aggregates(settings: Settings, handle: Callable[[Aggregate], No
 
     Raises `ActionRequired` or `Retry`.
     """
+    await _follow(settings, settings.storms_topic, decode_manifest, handle, past)
+
+
+async def follow_incidents(settings: Settings, handle: Callable[[Incident], None], *, past: bool) -> None:
+    """Does the same with incidents."""
+    await _follow(settings, settings.incidents_topic, decode_incident, handle, past)
+
+
+async def _follow(
+    settings: Settings, topic: str, decode: Callable[[bytes | None], T], handle: Callable[[T], None], past: bool
+) -> None:
     async with open_reader(settings) as reader:
-        async for record in reader.read(settings.storms_topic, None if past else 0, follow=True):
+        async for record in reader.read(topic, None if past else 0, follow=True):
             # Others may write to the topic, too.
             with suppress(Malformed):
-                handle(decode_manifest(record.value))
+                handle(decode(record.value))
 
 
 def log_to(path: Path, level: str) -> None:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stormfold.group import pattern
+from stormfold.incident import Incident
 from stormfold.local.demo import Outcome, Snapshot
 from stormfold.local.incident import SCRIPT
 from stormfold.storm import Aggregate
@@ -26,12 +27,14 @@ LINE_INTERVAL = 1.0
 """Seconds between two plain lines."""
 RATE_SNAPSHOTS = 4
 """Snapshots over which a rate is computed: about a second."""
+MAX_INCIDENTS = 3
+"""Incidents in the summary."""
 MAX_STORMS = 12
 """Storms in the summary."""
 _BAR = 8
 _NARROW = 96
 """Columns below which the summary leaves some columns out."""
-_OTHER_LINES = 12
+_OTHER_LINES = 13
 """Lines of the picture above and below its groups and storms."""
 _NUMBERS = (
     ("ALERTS", "alert_count"), ("DISTINCT", "distinct"), ("RESOLVED", "resolved"), ("RESOURCES", "resource_count"),
@@ -60,6 +63,7 @@ class Lines:
         self._next = 0.0
         self._chapters = 0
         self._closed = 0
+        self._announced = False
 
     def step(self, text: str) -> None:
         _print(f"{text} ...")
@@ -73,6 +77,10 @@ class Lines:
             size = f"{pluralize(storm.alert_count, 'alert')}, {pluralize(storm.resource_count, 'resource')}"
             _print(f"{at}a storm has closed: {storm.pattern}, {size}")
         self._closed = len(snapshot.closed)
+        if (announced := snapshot.announced) and not self._announced:
+            self._announced = True
+            counts = announced.firing.annotations["summary"]
+            _print(f"{at}an incident is announced, {announced.after:.1f} s after its first alert: {counts}")
         if snapshot.at >= self._next:
             self._next += LINE_INTERVAL
             stages = ", ".join(f"{name} {stats.alerts:,}" for name, stats in snapshot.stages.items())
@@ -148,8 +156,15 @@ class Picture:
         storms = _storms(snapshot.closed)[::-1]
         groups = groups[: max(lines // 2, lines - len(storms))]
         table = _table("", "GROUP", "", "ALERTS", "RESOURCES", "SECONDS", expand=True)
-        table.columns[0].width, table.columns[2].width = 9, _BAR
+        table.columns[0].width, table.columns[2].width = 10, _BAR
         table.columns[1].ratio, table.columns[1].no_wrap, table.columns[1].overflow = 1, True, "ellipsis"
+        if (announced := snapshot.announced) and not snapshot.incidents:
+            firing = announced.firing
+            table.add_row(
+                Text("▲ incident", "bold red"), Text(f"announced {announced.after:.1f} s after its first alert"),
+                Text(firing.severity, _STYLES.get(firing.severity, "")), f"{int(firing.annotations['alerts']):,}",
+                firing.annotations["resources"], _seconds(firing.starts_at, firing.last),
+            )  # fmt: skip
         for group in groups:
             style = "dim" if group.meta.silenced else "cyan"
             table.add_row(
@@ -182,6 +197,7 @@ def _gauges(snapshot: Snapshot) -> RenderableType:
     grid.add_row("open", pluralize(snapshot.groups.open, "group"))
     others = classes.total() - classes["Storm"]
     grid.add_row("closed", f"{pluralize(classes['Storm'], 'storm')}, {pluralize(others, 'other')}")
+    grid.add_row("incident", _incident(snapshot))
     grid.add_row("manifests", f"{snapshot.written}")
     grid.add_row("horizon", _delay(snapshot))
     grid.add_row("dead letters", Text(f"{snapshot.dead_letters}", "red" if snapshot.dead_letters else ""))
@@ -214,7 +230,19 @@ def summary(outcome: Outcome, console: Console) -> RenderableType:
         for noun, found in others
         if found
     ]
-    return Group(table, Text(f"and {', '.join(rest)}", "dim"))
+    return Group(table, Text(f"and {', '.join(rest)}", "dim"), Text(), *map(_line, outcome.incidents[:MAX_INCIDENTS]))
+
+
+def _line(incident: Incident) -> Text:
+    """An incident: the last line of the summary."""
+    counts = f"{pluralize(incident.alert_count, 'alert')}, {pluralize(incident.storm_count, 'storm')}, 1 incident"
+    return Text.assemble((counts, "bold"), f"; it started with {incident.first_pattern}")
+
+
+def _incident(snapshot: Snapshot) -> str:
+    if snapshot.incidents:
+        return "final"
+    return f"announced after {snapshot.announced.after:.1f} s" if snapshot.announced else "none"
 
 
 def _storms(aggregates: Sequence[Aggregate]) -> list[Aggregate]:
