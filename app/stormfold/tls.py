@@ -61,7 +61,9 @@ class ReloadingSSLContext(ssl.SSLContext):
 def ssl_cause(error: BaseException | None) -> ssl.SSLError | None:
     """The failed TLS handshake that caused `error`; None if another reason did."""
     while error is not None and not isinstance(error, ssl.SSLError):
-        error = error.__cause__ or error.__context__
+        # urllib3 wraps the error without a cause.
+        wrapped = next((argument for argument in error.args if isinstance(argument, BaseException)), None)
+        error = wrapped or error.__cause__ or error.__context__
     return error
 
 

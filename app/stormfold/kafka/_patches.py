@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from functools import wraps
+from itertools import chain
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition, errors
@@ -169,7 +170,12 @@ async def abort_producer(client: AIOKafkaProducer, error: Exception) -> None:
     if task is not None:
         task.cancel()
         await asyncio.wait({task})
-    client._message_accumulator.fail_all(error)
+    pending = client._message_accumulator
+    batches = [*chain.from_iterable(pending._batches.values()), *pending._pending_batches]
+    pending.fail_all(error)
+    for batch in batches:
+        # Otherwise the event loop logs that nobody retrieved it: only a `send` that waits for room does.
+        batch._drain_waiter.exception()
     await client.stop()
 
 

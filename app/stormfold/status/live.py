@@ -42,8 +42,8 @@ log = structlog.get_logger(__name__)
 
 WAIT_SECONDS = 2.0
 """Longest wait of a look for the answer of a server."""
-ANSWER_SECONDS = 5.0
-"""After this a server that accepts connections but does not answer is reported."""
+ANSWER_SECONDS = 10.0
+"""After this a server that does not answer is reported, unless its client has found the reason before."""
 CONNECTED_SECONDS = 60.0
 """Age at which connections to Kafka are opened again, so that new partitions are seen."""
 STOP_SECONDS = 3.0

@@ -14,7 +14,8 @@ from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.util import wait_for
 
-from stormfold.kafka._patches import Record, _limit_lookups, append_records, raw_record
+from stormfold.errors import Retry
+from stormfold.kafka._patches import Record, _limit_lookups, abort_producer, append_records, raw_record
 from stormfold.kafka.client import client_options
 from stormfold.local.kafka import EmbeddedKafka
 from stormfold.settings import Settings
@@ -97,6 +98,21 @@ def test_a_lookup_of_a_host_that_fails_after_its_caller_was_cancelled_leaves_no_
         gc.collect()
 
     uvloop.run(give_up())
+    assert left == []
+
+
+async def test_an_aborted_producer_leaves_no_exception(topics: Settings) -> None:
+    """Each pending `send` raises; nothing else does."""
+    left: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: left.append(context))
+    producer = AIOKafkaProducer(**client_options(topics), enable_idempotence=True, linger_ms=600_000)
+    await producer.start()
+    sent = await producer.send(topics.alerts_topic, b"{}", partition=0)
+    await abort_producer(producer, Retry("aborted"))
+    with pytest.raises(Retry):
+        await sent
+    del producer, sent
+    gc.collect()
     assert left == []
 
 
