@@ -14,8 +14,7 @@ RUN awk '/^[a-z]/ { keep = /^(hatchling|packaging|pathspec|pluggy|tomlkit|trove-
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
-    && pip --python /opt/stormfold/bin/python install --no-deps --no-index dist/*.whl \
-    && install -d -o 65532 -g 65532 /storms
+    && pip --python /opt/stormfold/bin/python install --no-deps --no-index dist/*.whl
 
 FROM ${PYTHON}
 # Must equal stormfold.__version__; a unit test compares.
@@ -27,8 +26,9 @@ LABEL org.opencontainers.image.title="stormfold" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /opt/stormfold /opt/stormfold
-# The folder of manifests for `--sink directory:/storms`. A volume mounted here takes over its owner.
-COPY --from=build --chown=65532:65532 /storms /storms
+# The folder of manifests for `--sink directory:/storms`. A volume mounted here takes over its owner. OpenShift runs the
+# image as any user of group 0.
+RUN install -d -o 65532 -g 0 -m 0775 /storms
 ENV PATH=/opt/stormfold/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/tmp \

@@ -1,7 +1,7 @@
 # Everything runs from .venv. The first target creates it, and installs again whenever the lock changes.
 # Needs Python 3.11 or newer.
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test node lint bench soak fuzz lock
+.PHONY: help demo unit test engine node lint bench soak fuzz lock
 
 BIN := .venv/bin
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -16,8 +16,11 @@ demo: $(BIN)/.project  ## replay an incident through Kafka, Redis and a worker o
 unit: $(BIN)/.project  ## run the tests that need no server, under 30 s (ARGS="-k window")
 	@$(BIN)/pytest --numprocesses auto tests/unit $(ARGS)
 
-test: $(BIN)/.project  ## run all tests except `make node`; they start servers (ARGS=tests/integration/redis)
-	@$(BIN)/pytest --numprocesses 2 --dist loadfile --ignore tests/node $(ARGS)
+test: $(BIN)/.project  ## run all tests except `make engine` and `make node` (ARGS=tests/integration/redis)
+	@$(BIN)/pytest --numprocesses 2 --dist loadfile --ignore tests/engine --ignore tests/node $(ARGS)
+
+engine: $(BIN)/.project  ## run docker-compose.yml in a Docker engine that the tests start; needs root
+	@$(BIN)/pytest tests/engine $(ARGS)
 
 node: $(BIN)/.project  ## run k8s/ on a real node of Kubernetes that the tests start; needs root
 	@$(BIN)/pytest tests/node $(ARGS)

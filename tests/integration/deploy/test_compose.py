@@ -18,10 +18,12 @@ from stormfold.local import kafka
 from stormfold.local.process import HOST
 from stormfold.settings import STAGES
 from tests.integration.deploy.files import COMPOSE, DOCKERFILE, K8S, ROOT, Programs, environment, ours, parse
+from tests.integration.deploy.test_docs import blocks
+from tests.support import alertmanager
 
 PROFILES = {"producer": {"producer"}, "k8s": {"k3s", "kube-access", "emit"}}
 """Profile → services that it adds."""
-OWN = ("topics", "worker", "producer", "emit")
+OWN = ("topics", "worker", "receive", "producer", "emit")
 """Services that run the image of this repository."""
 ENV_FILE = dict(line.split("=", 1) for line in (ROOT / ".env").read_text().splitlines() if not line.startswith("#"))
 
@@ -61,6 +63,7 @@ def test_every_image_has_a_version_from_env_that_agrees_with_the_project(service
         assert re.search(r":v?\d+\.\d+\.\d+", service["image"]), name
     assert ENV_FILE["WORKER_TAG"] == __version__
     assert ENV_FILE["KAFKA_TAG"] == kafka.VERSION
+    assert ENV_FILE["ALERTMANAGER_TAG"] == alertmanager.VERSION
     assert f"python:{ENV_FILE['PYTHON_TAG']}" in DOCKERFILE.read_text()
 
 
@@ -72,7 +75,8 @@ def test_the_env_file_has_only_image_versions_and_all_are_used() -> None:
 
 
 def test_ports_are_published_on_this_machine_only(services: dict[str, Any]) -> None:
-    listens = {"kafka": 9092, "redis": 6379, "worker": 8080, "k3s": 6443, "prometheus": 9090, "grafana": 3000}
+    listens = {"kafka": 9092, "redis": 6379, "worker": 8080, "receive": 9095, "k3s": 6443}
+    listens |= {"prometheus": 9090, "alertmanager": 9093, "grafana": 3000}
     for name, service in services.items():
         ports = service.get("ports", [])
         assert all(port["host_ip"] == "127.0.0.1" for port in ports), name
@@ -108,6 +112,7 @@ def test_the_two_emitters_have_different_consumer_groups(services: dict[str, Any
 def test_the_commands_of_the_containers_exist(services: dict[str, Any]) -> None:
     assert parse(services["topics"]["command"]) == "topics"
     assert parse(services["worker"]["command"]) == parse(services["emit"]["command"]) == "worker"
+    assert parse(services["receive"]["command"]) == "receive"
     assert services["producer"]["entrypoint"] == ["python", "-m", "stormfold.local.publish_incident"]
 
 
@@ -118,6 +123,7 @@ def test_every_service_waits_for_the_services_that_it_needs(services: dict[str, 
         for name, service in services.items()
     }
     assert waits["topics"] == {"kafka": "service_healthy"}
+    assert waits["receive"] == {"topics": "service_completed_successfully"}
     assert waits["worker"] == {"topics": "service_completed_successfully", "redis": "service_healthy"}
     assert waits["emit"] == waits["worker"] | {"kube-access": "service_completed_successfully"}
     assert waits["kube-access"] == {"k3s": "service_healthy"}
@@ -142,7 +148,9 @@ def test_every_long_running_service_has_a_health_check(services: dict[str, Any])
         if "wget" in check.get("test", []):
             # An image with only the program has no wget.
             assert name != "redis-exporter" or service["image"].endswith("-alpine")
-            assert not service.get("command") or "listen" not in "".join(service["command"]), name
+            assert not service.get("command") or "web.listen" not in "".join(service["command"]), name
+        # Docker 20.10 does not know it, and Docker Compose refuses the whole file there.
+        assert "start_interval" not in check, name
 
 
 def test_kafka_and_the_java_process_of_its_health_check_fit_the_memory_limit(services: dict[str, Any]) -> None:
@@ -227,6 +235,17 @@ def test_a_worker_has_the_memory_limit_of_the_kubernetes_deployment(services: di
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     limit = int(container["resources"]["limits"]["memory"].removesuffix("Mi")) * 2**20
     assert all(int(services[name]["mem_limit"]) == limit for name in OWN)
+
+
+def test_alerts_go_from_prometheus_through_alertmanager_to_the_receiver(services: dict[str, Any]) -> None:
+    """With the configuration that the page shows."""
+    prometheus = yaml.safe_load((K8S / "monitoring" / "prometheus.yml").read_text())
+    (found,) = prometheus["alerting"]["alertmanagers"]
+    assert found == {"static_configs": [{"targets": ["alertmanager:9093"]}]}
+    (mount,) = (one for one in services["alertmanager"]["volumes"] if one["type"] == "bind")
+    text = (ROOT / mount["source"]).read_text().replace("http://receive:9095/", "http://127.0.0.1:9095/")
+    shown = [yaml.safe_load(block) for block in blocks(ROOT / "docs" / "how-to" / "alertmanager.md", "yaml")]
+    assert yaml.safe_load(text) in shown
 
 
 def test_the_topics_service_creates_the_topics_that_workers_use(services: dict[str, Any]) -> None:

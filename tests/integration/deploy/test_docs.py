@@ -100,8 +100,6 @@ def test_compose_services_and_profiles_exist() -> None:
     assert named and set(named) <= compose["services"].keys()
     # Without it, a further container lacks the name under which Prometheus finds workers.
     assert all("--use-aliases" in line for line in re.findall(r"docker compose run .*", text))
-    # Older versions of Docker refuse this key.
-    assert "start_interval" not in COMPOSE.read_text() or "Docker Engine 25" in " ".join(text.split())
 
 
 def test_files_that_pages_name_exist(page: Path) -> None:

@@ -95,7 +95,7 @@ def test_the_files_of_prometheus_are_mounted_and_its_data_survive(services: dict
 
 
 def test_every_scrape_target_is_a_service_with_that_port(services: dict[str, Any]) -> None:
-    listens = {"kafka-exporter": 9308, "redis-exporter": 9121, "worker": 8080, "emit": 8080}
+    listens = {"kafka-exporter": 9308, "redis-exporter": 9121, "worker": 8080, "receive": 9095, "emit": 8080}
     found: dict[str, int] = {}
     for job in yaml.safe_load(CONFIG.read_text())["scrape_configs"]:
         for static in job.get("static_configs", []):
