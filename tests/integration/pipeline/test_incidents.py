@@ -16,11 +16,13 @@ from stormfold.kafka.committed import Committed, read_committed
 from stormfold.kafka.log_reader import open_log_reader
 from stormfold.kafka.producer import Producer, ProducerRecord
 from stormfold.settings import Settings
+from tests.integration.pipeline.test_recreated import recreate, reset_positions
 from tests.support.alerts import Sent, alert, now, record
 from tests.support.cli import stormfold
 from tests.support.incidents import facts, plain
 from tests.support.pipeline import Pipeline, read_topic
 from tests.support.servers import PARTITIONS, until
+from tests.support.workers import stop
 
 MINUTE = 60_000
 SHORT = "windows: {gap: 2s, grace: 1s, slice: 10s}\nincidents: {gap: 5s}\n"
@@ -260,3 +262,26 @@ async def test_an_open_transaction_in_storms_delays_incidents_and_loses_none(pip
         await producer.abort_transaction()
         (found,) = await incidents(pipeline, 1)
     assert found.storm_count == 2
+
+
+async def test_recreated_storms_are_refused_until_positions_are_reset(pipeline: Pipeline, past: int) -> None:
+    """Otherwise the first storms of the new topic would be taken for ones that were read."""
+    settings = pipeline.settings
+    pipeline.configure(SHORT)
+    await pipeline.publish(burst("Old", "eu", past) + burst("Older", "us", past + MINUTE))
+    worker = pipeline.start(stages="intake,fold,close,correlate", **SHORT_LEASE)
+    await incidents(pipeline, 2)
+    await until(lambda: has_commits(settings), 60, "a commit")
+    await stop(worker)
+    await recreate(settings, settings.storms_topic)
+    refusing = pipeline.start(stages="correlate", **SHORT_LEASE)
+    await until(lambda: "seems to have been deleted and created again" in pipeline.logs(), 60, "it is refused")
+    await stop(refusing)
+    assert set(await reset_positions(settings)) <= {f"{settings.storms_topic}-{n}" for n in range(PARTITIONS)}
+    await pipeline.publish(burst("New", "eu", now()))
+    pipeline.start(stages="intake,fold,close,correlate", **SHORT_LEASE)
+
+    async def three() -> bool:
+        return len(await published(settings)) == 3
+
+    await until(three, 60, "the incident of the new storm")
