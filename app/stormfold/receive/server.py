@@ -16,7 +16,7 @@ from multidict import CIMultiDictProxy
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from stormfold import metrics
-from stormfold.config import Config
+from stormfold.config import Config, ConfigError, ReloadableConfig
 from stormfold.decoding import Poison
 from stormfold.errors import ActionRequired, StormfoldError
 from stormfold.formats import check_contents, parse
@@ -37,7 +37,8 @@ READ_SECONDS = 10.0
 IN_THREAD_BYTES = 256 * 1024
 """Bodies above this size are split in a thread, so that others need not wait for them."""
 CHECK_SECONDS = 1.0
-"""Interval in which certificate files are checked for changes, and Kafka for `/readyz`."""
+"""Interval in which the files of the certificate and of the configuration are checked for changes, and Kafka for
+`/readyz`."""
 
 NO_STORE = {"Cache-Control": "no-store"}
 _OPEN = ("/healthz", "/readyz")
@@ -54,6 +55,7 @@ class Receiver:
 
     def __init__(self, settings: Settings, config: Config) -> None:
         self._settings = settings
+        self._configuration = ReloadableConfig(config, settings.config)
         self._mappings = Mappings(config.mappings)
         self._credentials = Credentials(settings.receive_token_file, settings.receive_users_file)
         self._delivery = Delivery(settings)
@@ -97,8 +99,7 @@ class Receiver:
                 "set STORMFOLD_RECEIVE_ADDRESS to another address; port 0 takes any free port",
             ) from error
         self._runner = runner
-        if self._tls is not None:
-            self._reloading = asyncio.create_task(self._reload_certificate(self._tls))
+        self._reloading = asyncio.create_task(self._reload_changed_files())
         log.info("receiver started", address=f"{host}:{self.port}", topic=self._settings.alerts_topic)
 
     async def stop(self) -> None:
@@ -216,19 +217,41 @@ class Receiver:
                 self._checked_at = time.monotonic()
             return self._problem
 
-    async def _reload_certificate(self, context: ssl.SSLContext) -> None:
-        certfile, keyfile = self._settings.receive_ssl_certfile, self._settings.receive_ssl_keyfile
-        assert certfile is not None
-        files = [certfile] if keyfile is None else [certfile, keyfile]
-        seen = [path.stat().st_mtime_ns for path in files]
+    async def reload(self) -> None:
+        """Reads the configuration again. One that cannot be used is refused, and the one before applies."""
+        file = str(self._configuration.path)
+        if self._configuration.path is None:
+            log.warning("no configuration file to reload", hint="start with --config FILE")
+            return
+        try:
+            changes = await asyncio.to_thread(self._configuration.reload)
+        except ConfigError as error:
+            hint = f"correct it: `stormfold check {file}` shows every problem"
+            log.warning("configuration refused, the one before applies", file=file, error=str(error), hint=hint)
+            return
+        if changes:
+            self._mappings = Mappings(self._configuration.current.config.mappings)
+            log.info("configuration reloaded", file=file, changed=changes)
+
+    async def _reload_changed_files(self) -> None:
+        certificate = self._certificate_state()
         while True:
             await asyncio.sleep(CHECK_SECONDS)
+            if self._configuration.path is not None and await asyncio.to_thread(self._configuration.changed):
+                await self.reload()
             # A file that is missing or half written is complete at a later check.
             with suppress(OSError):
-                if (found := [path.stat().st_mtime_ns for path in files]) != seen:
-                    context.load_cert_chain(certfile, keyfile)
-                    seen = found
-                    log.info("certificate reloaded", files=[str(path) for path in files])
+                if (found := self._certificate_state()) != certificate:
+                    certfile, keyfile = self._settings.receive_ssl_certfile, self._settings.receive_ssl_keyfile
+                    assert self._tls is not None and certfile is not None
+                    self._tls.load_cert_chain(certfile, keyfile)
+                    certificate = found
+                    log.info("certificate reloaded", file=str(certfile))
+
+    def _certificate_state(self) -> list[int]:
+        """When the files of the certificate were changed; empty without a certificate."""
+        files = (self._settings.receive_ssl_certfile, self._settings.receive_ssl_keyfile)
+        return [path.stat().st_mtime_ns for path in files if path is not None]
 
 
 class _Busy(Exception):
