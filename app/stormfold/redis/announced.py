@@ -17,7 +17,7 @@ class AnnouncedAccess(RedisAccess):
 
     async def keep_announced(self, firing: Mapping[bytes, bytes], over: Iterable[bytes]) -> None:
         """Adds and removes announced incidents."""
-        pipeline = self.redis.pipeline(transaction=True)
+        pipeline = self.redis.pipeline(transaction=False)
         # Deletions first: a full Redis takes them.
         for scope in over:
             pipeline.hdel(self.keys.announced, scope)
