@@ -7,27 +7,22 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from io import SEEK_END
-from itertools import islice
 from typing import BinaryIO
 
 import click
-from aiokafka.errors import MessageSizeTooLargeError
 from rich.console import Console
 from rich.progress import Progress
 
 from stormfold.cli.alert_file import Record, read
+from stormfold.cli.publication import Publication, Run, delivered_records
 from stormfold.config import load
 from stormfold.decoding import Poison
 from stormfold.errors import ActionRequired
 from stormfold.formats import check_contents, parse
 from stormfold.formats.mappings import Mappings
-from stormfold.kafka.producer import Producer, ProducerRecord
-from stormfold.kafka.topics import partitions_of
 from stormfold.settings import Settings
 from stormfold.text import escape_unprintable, pluralize
 
-BATCH_SIZE = 1_000
-"""Records that are sent together."""
 MAX_ERRORS = 5
 """Records that cannot be parsed and are reported one by one."""
 PROGRESS_BYTES = 4 * 1024 * 1024
@@ -40,13 +35,19 @@ Examples:
   stormfold publish alerts.json
   amtool alert query -o json | stormfold publish -
 
-Exits with 1 and publishes nothing if a record cannot be parsed."""
+Exits with 1 and publishes nothing if a record cannot be parsed. Exits with 1 if Kafka acknowledges nothing for 60 s;
+the message has what was delivered, and the option that publishes the rest without duplicates."""
 )
 @click.argument("file", type=click.File("rb"))
 @click.option(
     "--force", is_flag=True, help="Also publish records that are JSON but not alerts; they become dead letters."
 )
-def command(file: BinaryIO, force: bool) -> None:
+@click.option(
+    "--resume",
+    metavar="PUBLICATION",
+    help="Publish what is missing of a publication that failed, as its message names it; FILE must be the same.",
+)
+def command(file: BinaryIO, force: bool, resume: str | None) -> None:
     """Publish the alerts in FILE, or those on standard input for `-`.
 
     FILE is one JSON document, or one per line, in any supported format: Alertmanager webhooks, lists of alerts, single
@@ -81,8 +82,19 @@ def command(file: BinaryIO, force: bool) -> None:
                 f"nothing was published: {pluralize(len(errors), 'record')} of {name} cannot be parsed",
                 "correct the file, or publish it as it is with --force",
             )
-        sent = asyncio.run(publish(settings, records("Publishing")))
-    click.echo(f"{pluralize(alerts, 'alert')} in {pluralize(sent, 'record')} published to {settings.alerts_topic}")
+        run, before = Run.begin(file), frozenset[int]()
+        if resume is not None:
+            run = Run.parse(resume)
+            before = asyncio.run(delivered_records(settings, run, file, name))
+        values = (record.value for record in records("Publishing"))
+        sent = asyncio.run(Publication(settings, run).send(values, before))
+    if resume is None:
+        click.echo(f"{pluralize(alerts, 'alert')} in {pluralize(sent, 'record')} published to {settings.alerts_topic}")
+    else:
+        click.echo(
+            f"{pluralize(sent, 'record')} published to {settings.alerts_topic};"
+            f" {pluralize(len(before), 'record')} had been delivered before"
+        )
 
 
 def _check(records: Iterable[Record], mappings: Mappings) -> tuple[int, list[tuple[int, str]]]:
@@ -97,26 +109,3 @@ def _check(records: Iterable[Record], mappings: Mappings) -> tuple[int, list[tup
         except Poison as reason:
             errors.append((record.line, str(reason)))
     return alerts, errors
-
-
-async def publish(settings: Settings, records: Iterable[Record]) -> int:
-    """Publishes the records to all partitions in turn. Returns their number. Raises `ActionRequired` or `Retry`."""
-    topic = settings.alerts_topic
-    partitions = len(await partitions_of(settings, topic))
-    producer = Producer(settings, "publish")
-    count = 0
-    source = iter(records)
-    try:
-        while batch := [ProducerRecord(None, record.value) for record in islice(source, BATCH_SIZE)]:
-            await producer.send(topic, {p: batch[p::partitions] for p in range(min(partitions, len(batch)))})
-            count += len(batch)
-    except ActionRequired as error:
-        if isinstance(error.__cause__, MessageSizeTooLargeError):
-            raise ActionRequired(
-                f"a record is larger than {topic} allows; the {count:,} records before it were published",
-                f"raise max.message.bytes of {topic}",
-            ) from error
-        raise
-    finally:
-        await producer.stop()
-    return count

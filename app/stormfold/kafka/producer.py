@@ -9,7 +9,7 @@ from typing import NamedTuple
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
-from stormfold.errors import DeadLetter, StormfoldError
+from stormfold.errors import DeadLetter, Retry, StormfoldError
 from stormfold.kafka._patches import abort_producer, append_records
 from stormfold.kafka.client import client_options, diagnose, start_client
 from stormfold.settings import Settings
@@ -100,6 +100,12 @@ class Producer:
             client, self._client = self._client, None
             await client.stop()
 
+    async def abort(self) -> None:
+        """Closes the connections without delivering records that are not acknowledged yet."""
+        if self._client is not None:
+            client, self._client = self._client, None
+            await abort_producer(client, Retry("the producer was closed"))
+
     async def _connected(self) -> AIOKafkaProducer:
         async with self._lock:
             if self._client is None:
@@ -115,8 +121,8 @@ class Producer:
                 )
                 try:
                     await start_client(client, self._settings)
-                except StormfoldError as error:
-                    await abort_producer(client, error)
+                except (StormfoldError, asyncio.CancelledError):
+                    await abort_producer(client, Retry())
                     raise
                 self._client = client
             return self._client

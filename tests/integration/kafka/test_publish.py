@@ -3,20 +3,29 @@
 import asyncio
 import io
 import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import redirect_stderr
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from aiokafka import AIOKafkaConsumer
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormfold.cli import command
+from stormfold.cli import command, publication
 from stormfold.cli.alert_file import MAX_ALERTS, MAX_BYTES, Record, read
+from stormfold.cli.publication import Publication, Run
 from stormfold.errors import ActionRequired
-from stormfold.kafka.client import client_options
+from stormfold.kafka.client import client_options, open_admin
+from stormfold.local.kafka import EmbeddedKafka
 from stormfold.settings import Settings
-from tests.support.servers import environment
+from tests.support.servers import MAX_RECORD, environment
 
 ALERT = {"labels": {"alertname": "Down", "pod": "a-1"}}
 WEBHOOK = {"version": "4", "groupKey": "{}", "status": "firing", "alerts": [ALERT | {"status": "firing"}] * 3}
@@ -172,3 +181,71 @@ def test_a_missing_file_exits_with_2(settings: Settings) -> None:
     result = _publish(settings, "nowhere.json")
     assert result.exit_code == 2
     assert "nowhere.json" in result.stderr
+
+
+async def _limit_records(settings: Settings, size: int) -> None:
+    """Sets the largest batch of records that `alerts` takes (bytes)."""
+    async with open_admin(settings) as admin:
+        wanted = {"max.message.bytes": str(size)}
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, settings.alerts_topic, wanted)])
+
+
+async def test_publish_reports_a_stall_and_gives_up(
+    topics: Settings, kafka: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line after some seconds without an acknowledgement, then an error with what was delivered, and exit code 1."""
+    monkeypatch.setattr(publication, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(publication, "TIMEOUT_SECONDS", 2.0)
+
+    def failing() -> Iterator[bytes]:
+        os.kill(kafka.pid, signal.SIGSTOP)
+        yield json.dumps(ALERT).encode()
+
+    run, printed = Run(1, "a"), io.StringIO()
+    began = time.monotonic()
+    try:
+        with redirect_stderr(printed), pytest.raises(ActionRequired, match="no acknowledgement for 2 s: ") as stop:
+            await Publication(topics, run).send(failing())
+    finally:
+        os.kill(kafka.pid, signal.SIGCONT)
+    assert time.monotonic() - began < 30
+    assert (
+        "has acknowledged nothing for 0.5 s; 0 records delivered, and perhaps some of the next 1" in printed.getvalue()
+    )
+    assert "0 records delivered, and perhaps some of the next 1" in str(stop.value)
+    assert f"--resume {run}" in str(stop.value.hint)
+
+
+async def test_a_publication_that_failed_in_the_middle_is_completed_without_duplicates(
+    topics: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publication, "BATCH_SIZE", 10)
+    # Equal records are distinct alerts.
+    lines = [json.dumps(ALERT | {"status": f"{number // 2}"}).encode() for number in range(45)]
+    path = tmp_path / "alerts.json"
+    path.write_bytes(b"\n".join(lines))
+    with path.open("rb") as file:
+        run = Run.begin(file)
+
+    def failing() -> Iterator[bytes]:
+        yield from lines[:20]
+        # The event loop waits, so that nothing is sent before it is done.
+        thread = Thread(target=lambda: asyncio.run(_limit_records(topics, 50)))
+        thread.start()
+        thread.join()
+        yield from lines[20:]
+
+    with pytest.raises(ActionRequired, match="20 records delivered, and perhaps some of the next 10") as stop:
+        await Publication(topics, run).send(failing())
+    assert f"--resume {run}" in str(stop.value.hint)
+    await _limit_records(topics, MAX_RECORD)
+    (tmp_path / "other.json").write_text(json.dumps(ALERT))
+    other = await asyncio.to_thread(_publish, topics, str(tmp_path / "other.json"), "--force", "--resume", str(run))
+    assert other.exit_code == 1 and f"is not the file that {run} published" in other.stderr
+    result = await asyncio.to_thread(_publish, topics, str(path), "--force", "--resume", str(run))
+    assert result.exit_code == 0, result.output
+    expected = f"25 records published to {topics.alerts_topic}; 20 records had been delivered before\n"
+    assert result.stdout == expected
+    assert sorted(await _published(topics)) == sorted(lines)
+    again = await asyncio.to_thread(_publish, topics, str(path), "--force", "--resume", str(run))
+    assert again.stdout == f"0 records published to {topics.alerts_topic}; 45 records had been delivered before\n"
