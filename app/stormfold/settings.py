@@ -74,8 +74,21 @@ def _credential(value: Any) -> Any:
     return value.removesuffix(ended)
 
 
+def home_folder(variable: str, *inside: str) -> Path:
+    """The folder that `variable` names, or this one in the home folder; the working directory if there is no home.
+
+    A user without an entry in the password database, such as the random one of a container, has a home only by HOME.
+    """
+    if named := os.environ.get(variable):
+        return Path(named) / "stormfold"
+    try:
+        return Path.home().joinpath(*inside) / "stormfold"
+    except RuntimeError:
+        return Path("stormfold").absolute()
+
+
 def _data_dir() -> Path:
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "stormfold"
+    return home_folder("XDG_DATA_HOME", ".local", "share")
 
 
 Topic = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,248}$")]
@@ -242,7 +255,7 @@ class Settings(BaseSettings):
     """Lowest level that is logged. `debug` adds details for developers."""
     data_dir: Path = Field(default_factory=_data_dir)
     """Folder for the data of Kafka and Redis of `stormfold demo` and `stormfold up`; default:
-    `~/.local/share/stormfold`, or below `XDG_DATA_HOME`."""
+    `~/.local/share/stormfold`, or below `XDG_DATA_HOME`; `stormfold` in the working directory if there is no home."""
 
     def __init__(self, **values: Any) -> None:
         try:

@@ -3,8 +3,10 @@
 Exit codes: 0 success, 1 a problem was found, 2 wrong usage, settings or configuration, 130 interrupted.
 """
 
+import io
 import logging
 import os
+import sys
 from importlib import import_module
 
 import click
@@ -74,6 +76,10 @@ def command(ctx: click.Context) -> None:
 
 def main() -> None:
     """Entry point of the `stormfold` script."""
+    for stream in (sys.stdout, sys.stderr):
+        # Alerts hold any text, and a terminal may have an encoding that cannot express it.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     command(prog_name="stormfold")
 
 

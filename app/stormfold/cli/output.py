@@ -93,14 +93,25 @@ def emit_document(data: Any, output: Output) -> None:
     """Prints plain data as JSON or YAML, with unprintable characters escaped."""
     if output == "yaml":
         text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=_WIDE)
-        if not text.replace("\n", "").isprintable():
+        if not text.replace("\n", "").isprintable() or not _encodable(text):
             text = yaml.safe_dump(data, sort_keys=False, width=_WIDE)
     else:
         text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+        if not _encodable(text):
+            text = json.dumps(data, indent=2) + "\n"
         text = re.sub(
             r"[^ -~\n]", lambda match: match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1], text
         )
     click.echo(text, nl=False)
+
+
+def _encodable(text: str) -> bool:
+    """Whether standard output can express the text in its encoding."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def program() -> str:

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from stormfold.errors import ActionRequired
-from stormfold.local.process import HOST, ServerProcess, cache_dir, free_port
+from stormfold.local.process import HOST, LOCALE, ServerProcess, cache_dir, free_port, usable
 from stormfold.tls import ssl_cause
 
 VERSION = "4.3.1"
@@ -88,7 +88,8 @@ class EmbeddedKafka(ServerProcess):
         tool = [*java, "kafka.tools.StorageTool", "format", "--cluster-id", cluster, "--ignore-formatted"]
         done = subprocess.run(
             [*tool, "--config", "server.properties"],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, cwd=self.data_dir,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False, cwd=self.data_dir,
+            env=os.environ | LOCALE,
         )  # fmt: skip
         if done.returncode:
             raise ActionRequired(f"cannot format {self.data_dir} for Kafka: {(done.stderr or done.stdout).strip()}")
@@ -109,11 +110,12 @@ def jars(
     """
     folder = cache_dir() / name
     if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with (folder.parent / "kafka.lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not folder.exists():
-                _download(folder, artifacts, on_progress)
+        with usable(folder.parent, "set XDG_CACHE_HOME to a folder that you can write to"):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with (folder.parent / "kafka.lock").open("ab") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not folder.exists():
+                    _download(folder, artifacts, on_progress)
     return folder
 
 

@@ -8,6 +8,7 @@ import ctypes
 import fcntl
 import os
 import random
+import shlex
 import signal
 import socket
 import subprocess
@@ -15,12 +16,14 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from stormfold.errors import ActionRequired
+from stormfold.settings import home_folder
 
 HOST = "127.0.0.1"
 PORTS = range(20_000, 32_768)
@@ -30,6 +33,8 @@ START_SECONDS = 90.0
 """Longest time until a server is ready: enough for a slow machine under load. A server that exits fails at once."""
 STOP_SECONDS = 20.0
 """A server that has not stopped by then is killed; both recover from that."""
+LOCALE = {"LC_ALL": "C.UTF-8"}
+"""Environment of servers: Java finds no file in a folder whose name the locale cannot express, as with LC_ALL=C."""
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 _used_ports: set[int] = set()
@@ -37,7 +42,7 @@ _used_ports: set[int] = set()
 
 def cache_dir() -> Path:
     """The folder of downloads, kept between runs."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stormfold"
+    return home_folder("XDG_CACHE_HOME", ".cache")
 
 
 def port_is_free(port: int) -> bool:
@@ -56,6 +61,18 @@ def free_port() -> int:
     port = next(port for port in random.sample(PORTS, len(PORTS)) if port not in _used_ports and port_is_free(port))
     _used_ports.add(port)
     return port
+
+
+@contextmanager
+def usable(folder: Path, hint: str = "choose another folder with --data or STORMFOLD_DATA_DIR") -> Iterator[None]:
+    """Errors of the file system in the block become `ActionRequired`; `folder` is where they happen."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, PermissionError):
+            owned = shlex.quote(str(folder))
+            hint = f"if it belongs to another user, as after sudo: sudo chown -R $(id -u) {owned}; or {hint}"
+        raise ActionRequired(f"{error.filename or folder}: {error.strerror or error}", hint) from error
 
 
 def lock_file(path: Path) -> IO[bytes] | None:
@@ -130,18 +147,20 @@ class ServerProcess(ABC):
         """
         if self.running:
             return
-        self.data_dir.mkdir(parents=True, exist_ok=True)
-        self._lock = lock_file(self.data_dir / "lock")
+        with usable(self.data_dir):
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            self._lock = lock_file(self.data_dir / "lock")
         if self._lock is None:
             raise ActionRequired(
                 f"{self.data_dir} is in use by another {self.name}", "stop the other one, or choose another data folder"
             )
         try:
-            self._choose_port()
-            command = self.prepare()
-            begin = self.log_path.stat().st_size if self.log_path.exists() else 0
-            with self.log_path.open("ab") as log:
-                self._process = spawn(command, log, self.data_dir)
+            with usable(self.data_dir):
+                self._choose_port()
+                command = self.prepare()
+                begin = self.log_path.stat().st_size if self.log_path.exists() else 0
+                with self.log_path.open("ab") as log:
+                    self._process = spawn(command, log, self.data_dir, os.environ | LOCALE)
             atexit.register(self.stop)
             self._wait_until_ready(begin)
         except BaseException:

@@ -20,7 +20,7 @@ from stormfold.kafka.reader import open_reader
 from stormfold.kafka.topics import create, topics
 from stormfold.local.ending import ENDING, WORKER_SECONDS, on_first_signal
 from stormfold.local.kafka import EmbeddedKafka
-from stormfold.local.process import ServerProcess, lock_file, port_is_free
+from stormfold.local.process import ServerProcess, lock_file, port_is_free, usable
 from stormfold.local.redis import EmbeddedRedis
 from stormfold.manifest import decode_manifest
 from stormfold.settings import Settings
@@ -94,13 +94,11 @@ def lock_directory(folder: Path, hint: str) -> Iterator[None]:
     Raises `ActionRequired` if another stormfold uses it, if it has other content, or if it cannot be created.
     """
     marker = folder / MARKER
-    try:
+    with usable(folder, hint):
         if not marker.exists() and folder.exists() and any(folder.iterdir()):
             raise ActionRequired(f"{folder} has content that is not stormfold's", hint)
         folder.mkdir(parents=True, exist_ok=True)
         lock = lock_file(marker)
-    except OSError as error:
-        raise ActionRequired(f"{folder}: {error.strerror}", hint) from error
     if lock is None:
         raise ActionRequired(f"{folder} is in use by another stormfold", f"stop that one, or {hint}")
     with lock:
@@ -209,7 +207,8 @@ async def _follow(
 
 def log_to(path: Path, level: str) -> None:
     """Sends the whole log to a file, one JSON object on each line."""
-    logs.configure("json", level, stream=path.open("a", encoding="utf-8"))
+    with usable(path):
+        logs.configure("json", level, stream=path.open("a", encoding="utf-8"))
 
 
 def free_or_none(port: int) -> int | None:

@@ -18,7 +18,7 @@ from stormfold.kafka.client import client_options, open_admin
 from stormfold.local import kafka as local_kafka
 from stormfold.local import redis as local_redis
 from stormfold.local.kafka import EmbeddedKafka
-from stormfold.local.process import HOST, free_port, port_is_free
+from stormfold.local.process import HOST, cache_dir, free_port, port_is_free
 from stormfold.local.redis import MIN_VERSION, EmbeddedRedis, RedisBinary, find_servers, usable
 from stormfold.local.stack import Stack
 from stormfold.settings import Settings
@@ -77,10 +77,17 @@ async def _consume(broker: EmbeddedKafka, count: int) -> list[bytes]:
         await consumer.stop()
 
 
-async def test_kafka_keeps_acknowledged_records_through_kill_and_stop(tmp_path: Path) -> None:
-    """Also when another process starts it on the same folder, with the same port."""
-    # Any name that a home folder can have.
+async def test_kafka_keeps_acknowledged_records_through_kill_and_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when another process starts it on the same folder, with the same port, and whatever the locale is."""
+    # Any name that a home folder can have, also for its cache.
     folder = tmp_path / "größe, 日本 = 1"
+    folder.mkdir()
+    local_kafka.jars()
+    (folder / "cache").symlink_to(cache_dir().parent)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    monkeypatch.setenv("LC_ALL", "C")
     broker = EmbeddedKafka(folder)
     broker.start()
     port = broker.port
