@@ -24,3 +24,5 @@ class Alert(msgspec.Struct, frozen=True, gc=False):
     """The object that it is certainly about, if the format names one; otherwise the labels decide."""
     mapping: str | None = None
     """The mapping that read it; None if a built-in format did."""
+    left_out: int = 0
+    """Alerts that the sender left out of the record. Only the record's first alert has it."""

@@ -51,6 +51,8 @@ class AuditReport:
     """Records in `storms` and `alerts-dlq` that stormfold did not write. They are not counted elsewhere."""
     incidents: IncidentReport | None = None
     """The incidents, compared with those that the storms give; None if no worker has correlated yet."""
+    left_out: int = 0
+    """Alerts that senders left out of their webhooks. They never arrived, and are not counted elsewhere."""
 
     @property
     def difference(self) -> int:
@@ -88,12 +90,20 @@ class AuditReport:
             return (
                 f"Counted exactly once: {counted} = {self.aggregated:,} in"
                 f" {pluralize(self.aggregates - self.non_storms, 'storm')}{others}"
-                f" + {pluralize(self.dead_letters, 'dead letter')}{still_open}.{foreign}"
+                f" + {pluralize(self.dead_letters, 'dead letter')}{still_open}.{foreign}{self._missing_from_webhooks}"
             )
         are = "is" if abs(self.difference) == 1 else "are"
         what = f"{are} missing" if self.difference > 0 else "too many"
         expired = f" Retention has deleted {pluralize(self.expired, 'record')} of alerts." if self.expired else ""
-        return f"The counts do not match: {pluralize(abs(self.difference), 'alert')} {what}.{expired}{foreign}"
+        return (
+            f"The counts do not match: {pluralize(abs(self.difference), 'alert')} {what}."
+            f"{expired}{foreign}{self._missing_from_webhooks}"
+        )
+
+    @property
+    def _missing_from_webhooks(self) -> str:
+        left_out = pluralize(self.left_out, "alert")
+        return f" Not counted: {left_out} that senders left out of webhooks (max_alerts)." if self.left_out else ""
 
 
 async def audit(settings: Settings, config: Config, store: Store, wait: float = 30.0) -> AuditReport:
@@ -147,7 +157,7 @@ class _Audit:
     async def count(self, unread: int) -> AuditReport:
         open_now = await self._open()
         begins = await self._reader.beginning_offsets(self._settings.alerts_topic)
-        alerts = await self._count_alerts()
+        alerts, left_out = await self._count_alerts()
         dead_letters, foreign_letters = await self._count_dead_letters(begins)
         aggregates: dict[bytes, _Aggregate] = {}
         foreign = foreign_letters
@@ -160,6 +170,7 @@ class _Audit:
                 incidents.add(record)
         return AuditReport(
             alerts=alerts,
+            left_out=left_out,
             aggregated=sum(aggregate.alerts for aggregate in aggregates.values()),
             dead_letters=dead_letters,
             # A group that was closed during the count is in both, under one name.
@@ -172,14 +183,18 @@ class _Audit:
             incidents=await incidents.compare(),
         )
 
-    async def _count_alerts(self) -> int:
-        count = 0
+    async def _count_alerts(self) -> tuple[int, int]:
+        """The number of alerts in `alerts`, and of those that senders left out."""
+        count = left_out = 0
         async for record in self._reader.read(self._settings.alerts_topic):
             try:
-                count += len(self._series.parse(record.value, record.headers, record.timestamp))
+                found = self._series.parse(record.value, record.headers, record.timestamp)
             except Poison:
                 count += 1
-        return count
+            else:
+                count += len(found)
+                left_out += sum(alert.left_out for _, alert in found)
+        return count, left_out
 
     async def _count_dead_letters(self, begins: Mapping[int, int]) -> tuple[int, int]:
         """The number of distinct records of `alerts` that are dead letters, and of records with another origin."""

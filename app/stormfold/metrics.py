@@ -105,6 +105,9 @@ COMPONENT_UNHEALTHY = _gauge("component_unhealthy", "1 for each component that c
 
 ALERTS_READ = _counter("alerts_read", "Alerts that intake read and parsed")
 RECORDS_SKIPPED = _counter("records_skipped", "Records of alerts that hold no alert, such as deletions of Events.")
+ALERTS_LEFT_OUT = _counter(
+    "alerts_left_out", "Alerts that senders left out of their webhooks (`truncatedAlerts`): nothing counts them."
+)
 ALERTS_OLD = _counter("alerts_old", "Alerts that began too long before their event time to make a storm.")
 ALERTS_START_UNKNOWN = _counter(
     "alerts_start_unknown", "Alerts without a usable beginning, or with one in the future: they count as new."

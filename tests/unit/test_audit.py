@@ -25,6 +25,11 @@ from stormfold.audit import AuditReport
             AuditReport(2, 1, 0, 0, 1, 0, 0, 1, 0),
             "The counts do not match: 1 alert is missing. Retention has deleted 1 record of alerts.",
         ),
+        (
+            AuditReport(1, 1, 0, 0, 1, 0, 0, 0, 0, left_out=7),
+            "Counted exactly once: 1 alert = 1 in 1 storm + 0 dead letters."
+            " Not counted: 7 alerts that senders left out of webhooks (max_alerts).",
+        ),
         (AuditReport(2, 4, 0, 0, 1, 0, 0, 0, 0), "The counts do not match: 2 alerts too many."),
         (
             AuditReport(2, 1, 0, 0, 1, 0, 1, 0, 0),

@@ -469,3 +469,12 @@ def test_a_record_of_5000_alerts_keeps_their_order_and_fails_as_a_whole() -> Non
         assert [found.labels["i"] for found in seen(read(value))] == [str(i) for i in range(5_000)]
     many[4_321] = {"labels": {}, "status": "odd"}  # type: ignore[dict-item]
     assert refusal({"alerts": many}) == "alerts[4321].status: expected firing or resolved, got 'odd'"
+
+
+@pytest.mark.parametrize(
+    ("truncated", "left_out"), [("0", 0), ("7", 7), ("null", 0), ('"7"', 0), ("-1", 0), ("9" * 30, 0)]
+)
+def test_alerts_that_a_webhook_lacks_are_reported_by_its_first_alert(truncated: str, left_out: int) -> None:
+    alerts = '[{"labels": {"alertname": "A"}}, {"labels": {"alertname": "B"}}]'
+    found = parse(f'{{"version": "4", "truncatedAlerts": {truncated}, "alerts": {alerts}}}'.encode(), [], 0)
+    assert [alert.left_out for alert in found] == [left_out, 0]

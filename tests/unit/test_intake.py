@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from stormfold import metrics
 from stormfold.config import Config, LoadedConfig, ReloadableConfig
 from stormfold.errors import Retry
 from stormfold.eventtime import Progress
@@ -16,7 +17,7 @@ from stormfold.redis.clock import Clock
 from stormfold.redis.versions import StateVersion
 from stormfold.series import SeriesReader
 from stormfold.settings import Settings
-from stormfold.stages import intake
+from stormfold.stages import intake, left_out
 from stormfold.stages.intake import Intake
 from stormfold.window import Windows
 
@@ -161,3 +162,23 @@ async def test_reloaded_windows_are_requested_once_by_a_rewind() -> None:
     assert member.rewinds == 1 and producer.sent == []
     await stage.process(Batch(1, {0: [Stored(0)]}, {}))
     assert member.rewinds == 1 and len(producer.sent) == 1
+
+
+async def test_alerts_that_senders_left_out_are_counted_and_a_warning_for_some_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The warning does not keep the worker from being ready."""
+    health, member = Health(), Member()
+    stage: Any = Intake(Settings(), ReloadableConfig(Config()), Store(), health, member)  # type: ignore[arg-type]
+    stage._producer, stage._version, stage._marked_at = Outage(failures=0), NEW, float("inf")
+    stage._progress, stage._positions = {0: Progress(None)}, {0: Position(0)}
+    before = metrics.ALERTS_LEFT_OUT._value.get()
+    webhook = b'{"version": "4", "truncatedAlerts": 7, "alerts": [{"labels": {"alertname": "A"}}]}'
+    await stage.process(Batch(0, {0: [Stored(0), Stored(1, value=webhook), Stored(2, value=webhook)]}, {}))
+    assert metrics.ALERTS_LEFT_OUT._value.get() - before == 14
+    assert "left 14 alerts out" in health.warnings["senders"].problem and health.problems() == []
+    stage._left_out.update()
+    assert health.warnings
+    monkeypatch.setattr(left_out, "WARNING_SECONDS", -1.0)
+    stage._left_out.update()
+    assert not health.warnings

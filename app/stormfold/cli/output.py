@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 import click
 import yaml
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -24,6 +25,8 @@ from stormfold.text import escape_unprintable
 Output = Literal["table", "json", "yaml"]
 _F = TypeVar("_F", bound=Callable[..., Any])
 
+GAP = 3
+"""Characters between two columns on a terminal."""
 _WIDE = 10_000
 """Columns if there is no terminal: nothing is wrapped or cut."""
 
@@ -56,10 +59,12 @@ def limit_option(default: int) -> Callable[[_F], _F]:
     )
 
 
-def emit(rows: Sequence[Mapping[str, Any]], columns: Collection[str], output: Output) -> None:
-    """Prints rows: as a table, only the keys in `columns`; as JSON or YAML, completely."""
+def emit(
+    rows: Sequence[Mapping[str, Any]], columns: Collection[str], output: Output, priority: Sequence[str] = ()
+) -> None:
+    """Prints rows: as a table, only the keys in `columns`; as JSON or YAML, completely. See `emit_table`."""
     if output == "table":
-        emit_table(rows, columns)
+        emit_table(rows, columns, priority)
     else:
         emit_document([dict(row) for row in rows], output)
 
@@ -78,15 +83,39 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Collection[str], plain: bo
     return result
 
 
-def emit_table(rows: Sequence[Mapping[str, Any]], columns: Collection[str]) -> None:
-    """Prints rows as a table: with lines and colours on a terminal, else as plain aligned columns."""
+def emit_table(rows: Sequence[Mapping[str, Any]], columns: Collection[str], priority: Sequence[str] = ()) -> None:
+    """Prints rows as a table: with lines and colours on a terminal, else as plain aligned columns.
+
+    On a terminal that is too narrow, only those columns of `priority` are printed that fit, the first ones at the
+    earliest; without `priority`, cells are folded.
+    """
     if sys.stdout.isatty():
-        Console().print(table(rows, columns))
+        console = Console()
+        widths = {key: max(len(key), *(cell_len(_cell(row.get(key))) for row in rows)) for key in columns if rows}
+        console.print(table(rows, fitting(widths, priority, console.width) if priority and rows else columns))
         return
     console = Console(width=_WIDE, color_system=None, force_terminal=False)
     with console.capture() as captured:
         console.print(table(rows, columns, plain=True))
     click.echo("".join(line.rstrip() + "\n" for line in captured.get().splitlines()), nl=False)
+
+
+def fitting(widths: Mapping[str, int], priority: Sequence[str], available: int) -> list[str]:
+    """The columns that fit into `available` characters, in the order of `widths`; at least the first of `priority`.
+
+    All if all fit. Otherwise each of `priority` for which there is still room.
+    """
+    if _total(widths.values()) <= available:
+        return list(widths)
+    chosen: list[str] = []
+    for column in (column for column in priority if column in widths):
+        if not chosen or _total([widths[column], *(widths[other] for other in chosen)]) <= available:
+            chosen.append(column)
+    return [column for column in widths if column in chosen]
+
+
+def _total(widths: Collection[int]) -> int:
+    return sum(widths) + GAP * (len(widths) - 1)
 
 
 def emit_document(data: Any, output: Output) -> None:

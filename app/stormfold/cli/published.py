@@ -1,21 +1,32 @@
 """Lists the newest records of a topic of manifests, and follows it: what `storms` and `incidents` share."""
 
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import click
 import msgspec
 from aiokafka import ConsumerRecord
+from rich.console import Console
 
-from stormfold.cli.output import Output, emit, emit_document
+from stormfold.cli.output import Output, emit, emit_document, fitting
 from stormfold.decoding import Malformed, decode_untrusted
 from stormfold.kafka.reader import TopicReader, open_reader
 from stormfold.settings import Settings
 from stormfold.text import escape_unprintable
 
 Row = Mapping[str, Any]
+
+PRIORITY = (
+    "name", "alerts", "storms", "severity", "last seen", "resources", "pattern", "started with", "namespace", "class",
+    "close reason",
+)  # fmt: skip
+"""Columns on a narrow terminal, the most important first."""
+MIN_TEXT = 40
+"""Width from which on `--watch` prints a column of any width on a terminal."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +51,16 @@ class Published:
             emit_document({"apiVersion": "v1", "kind": "List", "items": manifests}, output)
             return
         forming = await self.unpublished(settings) if self.unpublished else []
-        emit([*forming, *(row for manifest in manifests if (row := self.row(manifest)))], self.columns, output)
+        emit(
+            [*forming, *(row for manifest in manifests if (row := self.row(manifest)))], self.columns, output, PRIORITY
+        )
         if not manifests and not forming:
             click.echo(self.none, err=True)
 
     async def watch(self, settings: Settings, limit: int, output: Output) -> None:
         """Prints the newest, the oldest first, then new ones as they are published, without end."""
         if output == "table":
-            click.echo(self._line({column: column.upper() for column in self.columns}))
+            click.echo(self._line({column: column.upper() for column in self._shown}))
         async with open_reader(settings) as reader:
             # The ends are read first, so that nothing is missed that is published after the list.
             ends = await reader.end_offsets(self.topic)
@@ -91,8 +104,16 @@ class Published:
 
     def _line(self, row: Row) -> str:
         return "  ".join(
-            f"{escape_unprintable(str(row[column])):{width or ''}}" for column, width in self.columns.items()
+            f"{escape_unprintable(str(row[column])):{self.columns[column] or ''}}" for column in self._shown
         ).rstrip()
+
+    @cached_property
+    def _shown(self) -> list[str]:
+        """The columns that `--watch` prints: all, or those that fit on the terminal."""
+        if not sys.stdout.isatty():
+            return list(self.columns)
+        widths = {column: width or MIN_TEXT for column, width in self.columns.items()}
+        return fitting(widths, PRIORITY, Console().width)
 
 
 def watch_option(function: Callable[..., Any]) -> Callable[..., Any]:

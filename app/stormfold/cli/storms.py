@@ -40,7 +40,10 @@ Examples:
 @watch_option
 @output_option
 def command(wanted: str, limit: int, watch: bool, output: Output) -> None:
-    """Show recent storms, newest first. JSON and YAML have complete manifests."""
+    """Show recent storms, newest first. JSON and YAML have complete manifests.
+
+    A narrow terminal shows fewer columns.
+    """
 
     def row(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
         storm = from_manifest(manifest)

@@ -24,7 +24,7 @@ Examples:
   stormfold topics --create --partitions 24
   stormfold topics --reset-positions
 
-Exits with 1 if a topic is missing or has a configuration that can lose alerts."""
+Exits with 1 if a topic is missing, or has a configuration that can lose alerts or that this user may not read."""
 )
 @click.option("--create", "create_missing", is_flag=True, help="Create missing topics. Existing ones are not changed.")
 @click.option(
@@ -80,8 +80,9 @@ def _row(topic: Topic, present: TopicState | None, findings: Sequence[Finding], 
         "problems": [finding.message for finding in mine],
     }
     if present:
+        row["partitions"] = present.partitions
+    if present and not present.denied:
         row |= {
-            "partitions": present.partitions,
             "timestamp_type": present.settings.get("message.timestamp.type"),
             "retention": _hours(present.settings.get("retention.ms", "")),
             "max_message_bytes": int(present.settings.get("max.message.bytes", 0)),
@@ -103,5 +104,10 @@ def _print_hints(settings: Settings, findings: Sequence[Finding]) -> None:
                 f"kafka-configs.sh --bootstrap-server {settings.kafka_bootstrap_servers} --alter"
                 f" --topic {finding.topic} --add-config {finding.setting}",
             )
+    if unknown := [finding.topic for finding in findings if finding.state == "unknown"]:
+        print_problem(
+            f"settings not known: {', '.join(unknown)}",
+            "grant this user the operation DescribeConfigs on these topics, or run the command as another user",
+        )
     if missing := [finding.topic for finding in findings if finding.state == "missing"]:
         print_problem(f"missing: {', '.join(missing)}", "stormfold topics --create")

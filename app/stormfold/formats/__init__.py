@@ -34,11 +34,14 @@ class _Record(AlertFields, gc=False):
     involved_object: Raw | UnsetType = msgspec.field(name="involvedObject", default=UNSET)
     regarding: Raw | UnsetType = UNSET
     severity: Raw | UnsetType = UNSET
+    truncated_alerts: Raw | UnsetType = msgspec.field(name="truncatedAlerts", default=UNSET)
 
 
 _decode_record: Callable[[bytes], _Record | list[_Record]] = msgspec.json.Decoder(_Record | list[_Record]).decode
 _items = msgspec.json.Decoder(list[Raw])
 _members = msgspec.json.Decoder(dict[str, Raw])
+_MAX_DIGITS = 10
+"""Digits of a number of alerts that is certainly wrong."""
 _MAY, _MUST = Wrapping.MAY, Wrapping.MUST
 """Looked up once: to look up a member of the class costs as much as to decode a tenth of an alert."""
 _PRESETS = Mappings()
@@ -97,9 +100,10 @@ def _parse(value: bytes, now: int, wrapping: Wrapping, mappings: Mappings) -> li
         raise Poison("missing", "specversion")
     if record.alerts is not UNSET:
         try:
-            return alertmanager.parse_webhook(value, record.alerts or [], record.status, now)
+            alerts = alertmanager.parse_webhook(value, record.alerts or [], record.status, now)
         except Poison as error:
             raise error.prefixed("alerts") from error
+        return alerts if record.truncated_alerts is UNSET else _with_left_out(alerts, bytes(record.truncated_alerts))
     if record.labels is not UNSET:
         try:
             alert = to_alert(record, now)
@@ -122,6 +126,13 @@ def _with_severity(alert: Alert, severity: Raw) -> Alert:
         return alert
     labels = add_labels(alert.labels, b'{"severity":%b}' % bytes(severity))
     return msgspec.structs.replace(alert, labels=labels)
+
+
+def _with_left_out(alerts: list[Alert], truncated: bytes) -> list[Alert]:
+    """The alerts of a webhook with the number of those that the sender left out of it (Alertmanager's `max_alerts`)."""
+    if truncated.isdigit() and truncated != b"0" and len(truncated) < _MAX_DIGITS:
+        alerts[0] = msgspec.structs.replace(alerts[0], left_out=int(truncated))
+    return alerts
 
 
 def _is_alert(value: bytes) -> bool:

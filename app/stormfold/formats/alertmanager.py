@@ -39,10 +39,7 @@ _alerts = msgspec.json.Decoder(list[AlertFields])
 
 
 def parse_alerts(alerts: Iterable[AlertFields], now: int, group_resolved: bool = False) -> list[Alert]:
-    """All alerts at `now` (ms); raises `Poison` with the place of the first wrong one, or if there are none.
-
-    A webhook's `truncatedAlerts` (Alertmanager's `max_alerts`) has no effect: the record lacks those alerts.
-    """
+    """All alerts at `now` (ms); raises `Poison` with the place of the first wrong one, or if there are none."""
     return parse_each(partial(to_alert, now=now, group_resolved=group_resolved), alerts)
 
 

@@ -8,7 +8,13 @@ from typing import Literal, NamedTuple
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import NoError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
+from aiokafka.errors import (
+    NoError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 
 from stormfold.errors import ActionRequired
 from stormfold.kafka.client import broker_error, metadata
@@ -70,13 +76,15 @@ class TopicState(NamedTuple):
 
     partitions: int
     settings: dict[str, str]
+    denied: bool = False
+    """Whether this user may not read the settings."""
 
 
 class Finding(NamedTuple):
-    """A topic that is missing, or a setting that is wrong."""
+    """A topic that is missing, or a setting that is wrong, or settings that are not known."""
 
     topic: str
-    state: Literal["missing", "misconfigured"]
+    state: Literal["missing", "misconfigured", "unknown"]
     message: str
     setting: str = ""
     """The setting that corrects it, as `name=value`; empty for a missing topic."""
@@ -169,6 +177,8 @@ async def describe(admin: AIOKafkaAdminClient, wanted: Iterable[Topic]) -> dict[
             error = for_code(code)
             if error is NoError and name in counts:
                 present[name] = TopicState(counts[name], {entry[0]: entry[1] for entry in entries})
+            elif error is TopicAuthorizationFailedError and name in counts:
+                present[name] = TopicState(counts[name], {}, denied=True)
             elif error not in (NoError, UnknownTopicOrPartitionError):
                 raise error(f"{name}: {message}")
     return present
@@ -180,6 +190,10 @@ def validate(wanted: Iterable[Topic], present: dict[str, TopicState]) -> list[Fi
     for topic in wanted:
         if topic.name not in present:
             findings.append(Finding(topic.name, "missing", "it does not exist"))
+            continue
+        if present[topic.name].denied:
+            message = "its settings are not known: this user needs the permission DescribeConfigs on it"
+            findings.append(Finding(topic.name, "unknown", message))
             continue
         for setting in topic.settings:
             found = present[topic.name].settings.get(setting.name)

@@ -35,6 +35,7 @@ from stormfold.redis.store import Store
 from stormfold.redis.versions import StateVersion
 from stormfold.series import Keyed, SeriesReader
 from stormfold.settings import Settings
+from stormfold.stages.left_out import LeftOutAlerts
 from stormfold.stages.state_version import ensure_state_version, newest_horizon
 
 log = structlog.get_logger(__name__)
@@ -65,6 +66,7 @@ class _Chunk:
     late: int = 0
     skipped: int = 0
     """Records that hold no alert."""
+    left_out: int = 0
     old: int = 0
     start_unknown: int = 0
     severity_unknown: int = 0
@@ -117,6 +119,7 @@ class Intake:
         """Offset after the last record that was sent, by partition, even if it was not acknowledged."""
         self._marked_at = 0.0
         self._attempts = Attempts()
+        self._left_out = LeftOutAlerts(health)
         metrics.DEAD_LETTERS.labels(settings.alerts_dlq_topic)
 
     async def start_positions(self, consumer: AIOKafkaConsumer, partitions: set[int]) -> dict[int, Position | None]:
@@ -208,6 +211,8 @@ class Intake:
                 except Poison as reason:
                     chunk.poison.append((partition, record, str(reason)))
                     continue
+                if parsed and (left_out := parsed[0][1].left_out):
+                    chunk.left_out += left_out
                 offset = base + record.offset
                 for index, (keyed, alert) in enumerate(parsed):
                     body = keyed.body_at(event_time) if keyed.silences else keyed.body
@@ -268,6 +273,8 @@ class Intake:
         metrics.ALERTS_READ.inc(chunk.alerts)
         metrics.ALERTS_LATE.inc(chunk.late)
         metrics.RECORDS_SKIPPED.inc(chunk.skipped)
+        if chunk.left_out:
+            self._left_out.add(chunk.left_out)
         metrics.ALERTS_OLD.inc(chunk.old)
         metrics.ALERTS_START_UNKNOWN.inc(chunk.start_unknown)
         metrics.ALERTS_SEVERITY_UNKNOWN.inc(chunk.severity_unknown)
@@ -304,6 +311,7 @@ class Intake:
             mark: Pair = (None, value)
             await self._producer.send(self._settings.keyed_topic, {p: [mark] for p in range(version.partitions)})
         self._health.set_healthy(self.name)
+        self._left_out.update()
         await self._follow_horizon(version, event_times)
 
     async def _follow_horizon(self, version: StateVersion, event_times: dict[int, int]) -> None:
