@@ -12,7 +12,6 @@ import click
 from stormfold.cli.output import config_option, program
 from stormfold.config import Config, load
 from stormfold.errors import ActionRequired, StormfoldError
-from stormfold.health import Health
 from stormfold.incident import Incident
 from stormfold.local.process import HOST, port_is_free
 from stormfold.local.stack import (
@@ -53,7 +52,8 @@ Examples:
   stormfold up --config stormfold.yaml --output storms
   stormfold up --kafka-port 19092 --redis-port 16379
 
-Ends within 10 s, whatever its servers do. Exits with 1, and reports the log to read, if Kafka or Redis ends."""
+Ends within 10 s, whatever its servers do. Exits with 1, and reports the log to read, if Kafka or Redis ends.
+A changed configuration file is read again."""
 )
 @config_option
 @click.option(
@@ -86,13 +86,15 @@ def command(
             f"port {receive_port} is in use, so no alerts can be received there",
             "stop the program that listens there, or use another --receive-port",
         )
-    loaded = load(config or environment.config)
+    config = config or environment.config
+    loaded = load(config)
     folder = (folder or environment.data_dir / "up").absolute()
     with lock_directory(folder, "choose another folder with --data"), interruptible():
         stack = Stack(folder, click.echo, kafka_port or free_or_none(9092), redis_port or free_or_none(6379))
         try:
             with stack.running():
                 settings = stack.settings(
+                    config=config,
                     sink=f"directory:{(output or folder / 'storms').absolute()}",
                     http_address=_address(environment, "http_address", http_port),
                     receive_address=_address(environment, "receive_address", receive_port),
@@ -121,7 +123,7 @@ async def _serve(stack: Stack, settings: Settings, config: Config, folder: Path,
         receiver = await running.enter_async_context(_running_receiver(settings, config)) if receive else None
         await running.enter_async_context(run_in_background(_follow(settings)))
         click.echo(_introduction(settings, config, worker, receiver, folder))
-        await _report_problems(worker.health)
+        await _report_problems(worker)
 
 
 @asynccontextmanager
@@ -144,12 +146,17 @@ async def _follow(settings: Settings) -> None:
         await asyncio.sleep(INTERVAL)
 
 
-async def _report_problems(health: Health) -> None:
-    """Prints each new problem of a component, and its recovery."""
+async def _report_problems(worker: Worker) -> None:
+    """Prints each new problem of a component or warning about it, and its end; also that the configuration changed."""
     before: Mapping[str, str] = {}
+    applied = worker.configuration.current
     while True:
         await asyncio.sleep(INTERVAL)
-        now = {name: reported.problem for name, reported in health.reported.items()}
+        if applied is not worker.configuration.current:
+            applied = worker.configuration.current
+            click.echo(f"{_clock()}  configuration: reloaded")
+        reported = worker.health.warnings | worker.health.reported
+        now = {name: problem.problem for name, problem in reported.items()}
         for name in sorted(now.keys() | before.keys()):
             if now.get(name) != before.get(name):
                 click.echo(f"{_clock()}  {name}: {escape_unprintable(now.get(name, 'recovered'))}")

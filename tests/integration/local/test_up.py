@@ -38,6 +38,8 @@ async def test_storms_and_alerts_survive_a_restart_of_up(tmp_path: Path) -> None
     with Running(tmp_path, *words) as up:
         up.wait_for("appears here")
         assert len(servers(tmp_path)) == 2
+        (tmp_path / "stormfold.yaml").write_text(f"{CONFIG}max_storms: 1000\n")
+        up.wait_for("configuration: reloaded")
         published = _stormfold(tmp_path, up.printed, "publish", "-", stdin=ALERTS)
         assert "12 alerts in 12 records" in published.stdout, published.stderr
         (manifest,) = await until(lambda: list((tmp_path / "manifests").glob("*.yaml")), what="the manifest")
