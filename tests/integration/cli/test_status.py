@@ -165,25 +165,29 @@ async def test_a_redis_that_may_evict_keys_is_a_problem(topics: Settings, own_re
 
 
 async def test_servers_that_hang_are_problems_after_a_timeout(
-    settings: Settings, kafka: EmbeddedKafka, redis_server: EmbeddedRedis
+    settings: Settings, own_redis: EmbeddedRedis, tmp_path: Path
 ) -> None:
-    for server in (kafka, redis_server):
+    broker = EmbeddedKafka(tmp_path / "kafka")
+    await asyncio.to_thread(broker.start)
+    frozen = settings.model_copy(update={"redis_url": own_redis.url, "kafka_bootstrap_servers": broker.bootstrap})
+    for server in (broker, own_redis):
         os.kill(server.pid, signal.SIGSTOP)
     try:
-        found = await shown(settings)
+        found = await shown(frozen)
     finally:
-        for server in (kafka, redis_server):
+        for server in (broker, own_redis):
             os.kill(server.pid, signal.SIGCONT)
+        await asyncio.to_thread(broker.kill)
     assert found.code == 1
     assert sorted(found.problems) == [
         (
             "kafka",
-            f"no Kafka broker answers at {kafka.bootstrap} (STORMFOLD_KAFKA_BOOTSTRAP_SERVERS): no answer",
+            f"no Kafka broker answers at {broker.bootstrap} (STORMFOLD_KAFKA_BOOTSTRAP_SERVERS): no answer",
             NOT_RUNNING_HINT,
         ),
         (
             "redis",
-            f"Redis is not available (STORMFOLD_REDIS_URL): Timeout reading from {redis_server.address}",
+            f"Redis is not available (STORMFOLD_REDIS_URL): Timeout reading from {own_redis.address}",
             NOT_RUNNING_HINT,
         ),
     ]
