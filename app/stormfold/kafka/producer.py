@@ -38,9 +38,10 @@ class Producer:
     records may have been written: of each partition's list, always the first ones.
     """
 
-    def __init__(self, settings: Settings, name: str) -> None:
+    def __init__(self, settings: Settings, name: str, compression: str = "none") -> None:
         self._settings = settings
         self._name = name
+        self._compression = None if compression == "none" else compression
         self._client: AIOKafkaProducer = None
         self._lock = asyncio.Lock()
         self._stopping: set[asyncio.Task[None]] = set()
@@ -114,6 +115,7 @@ class Producer:
                 client = AIOKafkaProducer(
                     **options,
                     client_id=f"stormfold-{self._name}",
+                    compression_type=self._compression,
                     enable_idempotence=True,
                     acks="all",
                     max_batch_size=MAX_BATCH_BYTES,

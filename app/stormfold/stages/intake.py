@@ -107,7 +107,7 @@ class Intake:
         self._health = health
         self._member = member
         self._reader = SeriesReader(self._loaded.config)
-        self._producer = Producer(settings, self.name)
+        self._producer = Producer(settings, self.name, settings.keyed_compression)
         self._version: StateVersion | None = None
         self._horizon: int | None = None
         self._latest_horizon: int | None = None

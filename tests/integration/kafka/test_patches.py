@@ -17,6 +17,7 @@ from aiokafka.util import wait_for
 from stormfold.errors import Retry
 from stormfold.kafka._patches import Record, _limit_lookups, abort_producer, append_records, raw_record
 from stormfold.kafka.client import client_options
+from stormfold.kafka.producer import Producer
 from stormfold.local.kafka import EmbeddedKafka
 from stormfold.settings import Settings
 
@@ -62,6 +63,18 @@ def test_append_records_fills_batches_like_append() -> None:
         assert [(one.offset, one.key, one.value) for one in parsed] == [
             (offset, *record) for offset, record in enumerate(records[first:at])
         ]
+
+
+@pytest.mark.parametrize("compression", ["none", "lz4", "zstd"])
+async def test_compressed_batches_are_read_as_they_were_sent(topics: Settings, compression: str) -> None:
+    producer = Producer(topics, "test", compression)
+    pairs = [(b"k%d" % number, b"v" * number) for number in range(50)]
+    try:
+        await producer.send(topics.alerts_topic, {0: pairs})
+    finally:
+        await producer.stop()
+    found = await _read(topics, 50, value_deserializer=raw_record)
+    assert [(one.key, one.value) for one in found] == pairs
 
 
 @pytest.mark.parametrize("turns", range(4))
