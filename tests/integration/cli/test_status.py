@@ -58,7 +58,7 @@ def recent(count: int, partition: int = 0) -> list[Sent]:
 async def test_status_shows_open_groups_windows_and_lag(topics: Settings, tmp_path: Path) -> None:
     """It also shows until when storms are closed."""
     config = tmp_path / "stormfold.yaml"
-    config.write_text("windows: {gap: 30s, grace: 1s, slice: 1m}\n")
+    config.write_text("windows: {gap: 30m, grace: 1s, slice: 1h}\n")
     await publish(topics, recent(5))
     with Workers(topics, tmp_path, config) as workers:
         workers.start(stages="intake,fold,close")
@@ -69,7 +69,7 @@ async def test_status_shows_open_groups_windows_and_lag(topics: Settings, tmp_pa
             return now if version.get("horizon") and version["open_groups"] and now.status["closed_until"] else None
 
         version = (await until(folded, what="something is open")).status["state_version"]
-        assert version["windows"] == {"gap": "30s", "grace": "1s", "slice": "1m"} and version["partitions"] == 3
+        assert version["windows"] == {"gap": "30m", "grace": "1s", "slice": "1h"} and version["partitions"] == 3
         assert version["open_groups"] == 1 and version["oldest_open"] <= version["horizon"]
         assert -5 < version["horizon_delay_seconds"] < 30
     await publish(topics, [*recent(7), *recent(2, partition=2)])
