@@ -6,8 +6,14 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from stormfold.settings import PREFIX
+
+
+# How long an example takes depends on the load of the machine.
+settings.register_profile("without-deadline", deadline=None)
+settings.load_profile("without-deadline")
 
 
 def pytest_configure() -> None:

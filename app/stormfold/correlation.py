@@ -21,6 +21,8 @@ MAX_PARTS = 200_000
 """Aggregates of all scopes that are kept one by one."""
 SPARE = 1.1
 """A scope is trimmed when it exceeds its limit by this factor, so that trimming is rare."""
+EDGE = 16
+"""Sums of isolated aggregates in one gap of the windows: at the edge of an incident, those of one sum may be off."""
 MAX_NAMES = 100_000
 """Names of storms in published incidents that are kept, to distinguish storms that are read again from late ones."""
 
@@ -64,7 +66,7 @@ class _Scope:
         self.parts: dict[str, tuple[Part, RecordPlace]] = {}
         """By name."""
         self.sums: dict[tuple[int, int, bool], _Sum] = {}
-        """By gap of the windows, number of that gap since the Unix epoch, and whether they are storms."""
+        """By `_time`."""
         self.known = Known()
         self.forming: list[FormingIncident] | None = None
         """The incidents that the pending aggregates form; None if that is to be computed."""
@@ -247,9 +249,12 @@ def incidents_of(aggregates: Iterable[Aggregate]) -> list[Incident]:
 
 
 def _time(part: Part) -> tuple[int, int, bool]:
-    """Parts of one scope with the same value are within one gap of the windows, and of one class."""
+    """Parts of one scope with the same value are within one gap of the windows, and of one class.
+
+    Isolated ones are closer: an incident lists those that begin up to one gap before it, and of a sum all or none.
+    """
     gap = max(1, part.scope.window_gap)
-    return gap, part.first // gap, part.storm
+    return gap, part.first // (gap if part.storm else max(1, gap // EDGE)), part.storm
 
 
 def _is_over(part: Part, begin: int | None, closed_before: int) -> bool:

@@ -11,6 +11,7 @@ from stormfold.config import Config
 from stormfold.group import GroupMeta, aggregate_name, pattern
 from stormfold.keyed_record import Body
 from stormfold.resource import Resource
+from stormfold.scope import IncidentScope
 from stormfold.storm import AffectedResource, Aggregate, AggregateClass, Example
 from stormfold.window import Bucket, Segment, segments
 
@@ -55,6 +56,7 @@ def _aggregate(config: Config, meta: GroupMeta, part: Segment, buckets: Sequence
     is_storm = len(fingerprints) >= meta.storm_alerts or len(resources) >= meta.storm_resources
     aggregate_class: AggregateClass = "Silenced" if meta.silenced else "Storm" if is_storm else "Isolated"
     first = min(buckets[0], key=lambda one: (one.time, one.body.example))
+    rank = min(one.body.rank for one in inside)
     return Aggregate(
         name=aggregate_name(meta, part.start, config.windows.gap),
         namespace=meta.namespace,
@@ -62,7 +64,7 @@ def _aggregate(config: Config, meta: GroupMeta, part: Segment, buckets: Sequence
         route=meta.route,
         group_labels=meta.labels,
         pattern=pattern(meta.labels),
-        severity=config.severities[min(one.body.rank for one in inside)],
+        severity=config.severities[rank],
         alert_count=len(inside),
         distinct=len(newest),
         resolved=len(resolved),
@@ -74,7 +76,18 @@ def _aggregate(config: Config, meta: GroupMeta, part: Segment, buckets: Sequence
         close_reason=part.reason,
         late=sum(one.late for one in inside),
         truncated=len(listed) < len(affected),
+        scope=_scope(config, meta, rank),
     )
+
+
+def _scope(config: Config, meta: GroupMeta, rank: int) -> IncidentScope | None:
+    rules = config.incidents
+    if rules is None:
+        return None
+    return IncidentScope(
+        labels={name: meta.labels[name] for name in rules.by if name in meta.labels}, gap=rules.gap,
+        max_length=rules.max_length, namespace=rules.namespace, window_gap=config.windows.gap, rank=rank,
+    )  # fmt: skip
 
 
 @cache

@@ -111,18 +111,33 @@ class Cluster:
 
     async def move_slot(self, source: OwnRedis, target: OwnRedis) -> int:
         """Moves the slot of the keys, one key after the other; returns their number."""
+        await self.begin_move(source, target)
+        moved = await self.move_keys(source, target)
+        await self.end_move(source, target)
+        return moved
+
+    async def begin_move(self, source: OwnRedis, target: OwnRedis) -> None:
+        """Announces the move to both."""
         await self.ask(target, "CLUSTER", "SETSLOT", SLOT, "IMPORTING", await self.id_of(source))
         await self.ask(source, "CLUSTER", "SETSLOT", SLOT, "MIGRATING", await self.id_of(target))
+
+    async def move_keys(self, source: OwnRedis, target: OwnRedis, containing: bytes = b"") -> int:
+        """Moves keys that contain a text, at a slow pace; returns their number."""
         moved = 0
         async with Redis.from_url(source.url) as client:
-            while keys := await command(client, "CLUSTER", "GETKEYSINSLOT", SLOT, 1):
+            while keys := [
+                key for key in await command(client, "CLUSTER", "GETKEYSINSLOT", SLOT, 10_000) if containing in key
+            ]:
                 await command(client, "MIGRATE", HOST, target.port, keys[0], 0, 5_000)
                 moved += 1
                 await asyncio.sleep(0.01)
+        return moved
+
+    async def end_move(self, source: OwnRedis, target: OwnRedis) -> None:
+        """Gives the slot to the target, for all primaries."""
         for node in (target, source, *self.nodes):
             if (await self.role(node))[0] == "master":
                 await self.ask(node, "CLUSTER", "SETSLOT", SLOT, "NODE", await self.id_of(target))
-        return moved
 
     async def _all_known(self) -> bool:
         known = [await self.ask(node, "CLUSTER", "INFO") for node in self.nodes]

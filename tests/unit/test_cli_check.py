@@ -11,7 +11,7 @@ import click
 import pytest
 import yaml
 from click.testing import CliRunner, Result
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stormfold import cli
@@ -280,7 +280,6 @@ def test_safe_text_cannot_act_on_a_terminal(text: str) -> None:
     assert not text.isprintable() or escape_unprintable(text) == text
 
 
-@settings(deadline=None)
 @given(st.lists(st.fixed_dictionaries({"a": ANYTHING, "b": st.integers() | st.booleans() | st.none()}), min_size=1))
 def test_output_holds_the_data_and_cannot_act_on_a_terminal(rows: list[dict[str, object]]) -> None:
     """Tables have a line for each row; JSON and YAML read back to the same; all of it is printable."""

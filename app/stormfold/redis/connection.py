@@ -88,20 +88,29 @@ class PrimaryConnection(Interruptible):
         self._primary = primary
         self._generation: int | None = None
         """None until its server is known to be a primary."""
+        self._begun = 0
+        """Generation when it began to connect."""
         self._check_at = 0.0
+
+    async def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
+        if not self.is_connected:
+            self._begun = self._primary.generation
+        await super().connect_check_health(check_health, retry_socket_connect)
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
         self._generation = None
         await super().on_connect_check_health(check_health=check_health)
-        await self._check_role()
+        await self._check_role(self._begun)
 
     async def check_health(self) -> None:
         """Asks for the role where the last answer is older than `health_check_interval`, also between other commands:
         a demoted server still answers reads."""
-        if self._generation is not None and asyncio.get_running_loop().time() > self._check_at:
-            await self._check_role()
+        due = self.health_check_interval and asyncio.get_running_loop().time() > self._check_at
+        if due and self._generation is not None:
+            await self._check_role(self._generation)
 
-    async def _check_role(self) -> None:
+    async def _check_role(self, begun: int) -> None:
+        """Raises `ConnectionError` also if the server of the others changed since the generation `begun`."""
         self._generation = None
         await self.send_command("INFO", "replication", check_health=False)
         info = await self.read_response(disable_decoding=True)
@@ -110,6 +119,9 @@ class PrimaryConnection(Interruptible):
             self._primary.lost()
             await self.disconnect(nowait=True)
             raise NotPrimary(self._host_error(), f"{found.get('master_host')}:{found.get('master_port')}")
+        if begun != self._primary.generation:
+            await self.disconnect(nowait=True)
+            raise exceptions.ConnectionError("the primary changed at the same time")
         self._primary.found(found.get("master_replid"))
         self._generation = self._primary.generation
         self._check_at = asyncio.get_running_loop().time() + self.health_check_interval

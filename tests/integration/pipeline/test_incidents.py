@@ -16,11 +16,13 @@ from stormfold.kafka.committed import Committed, read_committed
 from stormfold.kafka.log_reader import open_log_reader
 from stormfold.kafka.producer import Producer, ProducerRecord
 from stormfold.settings import Settings
+from tests.integration.pipeline.test_recreated import reset_positions
 from tests.support.alerts import Sent, alert, now, record
 from tests.support.cli import stormfold
 from tests.support.incidents import facts, plain
 from tests.support.pipeline import Pipeline, read_topic
 from tests.support.servers import PARTITIONS, until
+from tests.support.workers import stop
 
 MINUTE = 60_000
 SHORT = "windows: {gap: 2s, grace: 1s, slice: 10s}\nincidents: {gap: 5s}\n"
@@ -80,11 +82,11 @@ async def has_commits(settings: Settings) -> bool:
     return any(offset for offset, _ in (await committed(settings)).values())
 
 
-async def lose_commits(settings: Settings) -> None:
-    """Brings the group of correlate back to where it was before its first commit."""
+async def commit(settings: Settings, offset: int) -> None:
+    """Commits an offset for correlate, in every partition and without metadata. 0 is as if it had never committed."""
     async with open_log_reader(settings, settings.storms_topic, settings.consumer_group("correlate")) as reader:
         reader.start(dict.fromkeys(reader.partitions, 0))
-        await reader.commit(dict.fromkeys(reader.partitions, (0, "")))
+        await reader.commit(dict.fromkeys(reader.partitions, (offset, "")))
 
 
 async def storms(pipeline: Pipeline, number: int) -> None:
@@ -175,7 +177,7 @@ async def test_a_worker_killed_between_publishing_and_committing_publishes_nothi
     await until(lambda: published(pipeline.settings), 60, "an incident")
     worker.send_signal(signal.SIGKILL)
     await asyncio.to_thread(worker.wait)
-    await lose_commits(pipeline.settings)
+    await commit(pipeline.settings, 0)
     pipeline.start()
     await incidents(pipeline, len(clusters))
     await until(lambda: has_commits(pipeline.settings), 60, "a commit")
@@ -260,3 +262,18 @@ async def test_an_open_transaction_in_storms_delays_incidents_and_loses_none(pip
         await producer.abort_transaction()
         (found,) = await incidents(pipeline, 1)
     assert found.storm_count == 2
+
+
+async def test_recreated_storms_are_refused_until_positions_are_reset(pipeline: Pipeline, past: int) -> None:
+    """A position behind the end: otherwise the first storms of a new topic would be taken for ones that were read."""
+    settings = pipeline.settings
+    await commit(settings, 1_000)
+    await pipeline.publish(burst("New", "eu", past))
+    refusing = pipeline.start(stages="intake,fold,close,correlate", **SHORT_LEASE)
+    await until(lambda: "seems to have been deleted and created again" in pipeline.logs(), 60, "it is refused")
+    await storms(pipeline, 1)
+    await stop(refusing)
+    assert await published(settings) == {}
+    assert await reset_positions(settings) == [f"{settings.storms_topic}-{n}" for n in range(PARTITIONS)]
+    pipeline.start(stages="intake,fold,close,correlate", **SHORT_LEASE)
+    await incidents(pipeline, 1)

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from stormfold.errors import ActionRequired
+from stormfold.errors import ActionRequired, Retry
 from stormfold.local.kafka import EmbeddedKafka
 from stormfold.redis.client import connect
 from stormfold.redis.store import Store
 from stormfold.settings import Settings
 from tests.integration.pipeline.failover import folded, open_pipeline, until_it_folds
+from tests.integration.redis.actions import Folder, alert, contents, start
 from tests.support.cli import stormfold
 from tests.support.pipeline import Pipeline, publish_live
 from tests.support.redis_cluster import Cluster
@@ -84,13 +85,40 @@ async def test_a_worker_follows_the_slot_while_its_keys_are_moved(pipeline: Pipe
     publishing = asyncio.ensure_future(publish_live(pipeline.settings, SECONDS, 43))
     source = await cluster.owner()
     await until_it_folds(pipeline.settings, _client(source))
-    primaries = [node for node in cluster.nodes if (await cluster.role(node))[0] == "master"]
-    target = next(node for node in primaries if node is not source)
+    target = await _another_primary(cluster, source)
     assert await cluster.move_slot(source, target) > 20
     await cluster.until_owned(target)
     await until_it_folds(pipeline.settings, _client(target))
     await pipeline.assert_keyed_model(alerts=await publishing)
     await cluster.until_ready()
+
+
+async def test_a_call_in_the_middle_of_a_move_is_refused_as_a_whole(cluster: Cluster) -> None:
+    """All keys that the call names are still in the old node, but its bucket is in the new one."""
+    source = await cluster.owner()
+    target = await _another_primary(cluster, source)
+    async with connect(Settings(redis_url=cluster.url)) as redis:
+        store = Store(redis, "moving")
+        await start(store)
+        fold = Folder(store)
+        await fold([alert(1, 0), alert(2, 0)])
+        await cluster.begin_move(source, target)
+        assert await cluster.move_keys(source, target, b"moving:{0}:1:b:") == 1
+        for _ in range(3):
+            with pytest.raises(Retry):
+                await fold([alert(3, 0)])
+        await cluster.move_keys(source, target)
+        await cluster.end_move(source, target)
+        state = await store.load()
+        assert state is not None and state.positions[0].offset == 1
+        await fold([alert(3, 0)])
+        assert [content.alerts for content in (await contents(store)).values()] == [3]
+    await cluster.until_ready()
+
+
+async def _another_primary(cluster: Cluster, than: OwnRedis) -> OwnRedis:
+    primaries = [node for node in cluster.nodes if (await cluster.role(node))[0] == "master"]
+    return next(node for node in primaries if node is not than)
 
 
 async def test_a_primary_that_was_parted_comes_back_without_what_it_got_alone(
@@ -127,9 +155,7 @@ async def _load(url: str) -> None:
 async def test_a_cluster_and_a_single_server_taken_for_each_other_are_reported(
     cluster: Cluster, redis_server: OwnRedis
 ) -> None:
-    owner = await cluster.owner()
-    primaries = [node for node in cluster.nodes if (await cluster.role(node))[0] == "master"]
-    other = next(node for node in primaries if node is not owner)
+    other = await _another_primary(cluster, await cluster.owner())
     with pytest.raises(ActionRequired, match="Redis is a node of a cluster") as refused:
         await _load(other.url)
     assert refused.value.hint and "redis+cluster://" in refused.value.hint

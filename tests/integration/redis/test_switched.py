@@ -141,7 +141,13 @@ async def test_a_server_that_loads_the_data_of_the_new_primary_is_left(
         switch.target = second.port
         await redis.set("key", "value")
         assert (await redis.info())["tcp_port"] == second.port
+        # Redis 6 takes no configuration while it loads.
+        await until(lambda: _loaded(redis_server), what="the old primary has loaded")
         await admin.config_set("key-load-delay", 0)
+
+
+async def _loaded(server: EmbeddedRedis) -> bool:
+    return not await _loading(server)
 
 
 async def _loading(server: EmbeddedRedis) -> bool:
