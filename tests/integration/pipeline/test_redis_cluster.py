@@ -15,7 +15,7 @@ from stormfold.redis.client import connect
 from stormfold.redis.store import Store
 from stormfold.settings import Settings
 from tests.integration.pipeline.failover import folded, open_pipeline, until_it_folds
-from tests.integration.redis.actions import Folder, alert, contents, start
+from tests.integration.redis.actions import VERSION, Folder, alert, contents, start
 from tests.support.cli import stormfold
 from tests.support.pipeline import Pipeline, publish_live
 from tests.support.redis_cluster import Cluster
@@ -102,6 +102,7 @@ async def test_a_call_in_the_middle_of_a_move_is_refused_as_a_whole(cluster: Clu
         await start(store)
         fold = Folder(store)
         await fold([alert(1, 0), alert(2, 0)])
+        await redis.hset(store.keys.of(VERSION.number).marks, "0:0", "0")
         await cluster.begin_move(source, target)
         assert await cluster.move_keys(source, target, b"moving:{0}:1:b:") == 1
         for _ in range(3):
