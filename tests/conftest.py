@@ -10,7 +10,6 @@ from hypothesis import settings
 
 from stormfold.settings import PREFIX
 
-
 # How long an example takes depends on the load of the machine.
 settings.register_profile("without-deadline", deadline=None)
 settings.load_profile("without-deadline")

@@ -105,7 +105,11 @@ def _who() -> list[Part]:
 
 def _over_time() -> list[Part]:
     return [
-        graph("Records waiting", "By stage.", units.Short, Query(WAITING.format("stage"), "{{stage}}")),
+        graph(
+            "Records waiting", "By stage; and those that no stage can read before a transaction ends.", units.Short,
+            Query(WAITING.format("stage"), "{{stage}}"),
+            Query("sum by (stage) (stormfold_lag_unstable_records)", "{{stage}}, open transaction"),
+        ),
         graph(
             "Event time lag", "Wall clock minus the event time that the slowest partition has reached.", units.Seconds,
             Query(AGE.format("stage"), "{{stage}}"), steps=DELAY,

@@ -19,6 +19,7 @@ def storms() -> models.Dashboard:
             "Selected time range": _now(),
             "From alerts to storms": _flow(),
             "Latency": _delays(),
+            "Incidents": _incidents(),
             "Problems": _wrong(),
             "Alerts over HTTP (stormfold receive)": _receive(),
         },
@@ -143,8 +144,45 @@ def _delays() -> list[Part]:
     ]  # fmt: skip
 
 
+def _incidents() -> list[Part]:
+    return [
+        graph(
+            "Incidents", "Announced ones that are open, and those published per hour.", units.Short,
+            Query("max(stormfold_incidents_firing)", "open"),
+            Query("sum(rate(stormfold_incidents_published_total[$__rate_interval])) * 3600", "published"),
+        ),
+        graph(
+            "Pending", "Storms and isolated aggregates that wait for their incident, in the worker that correlates.",
+            units.Short, Query("max(stormfold_pending_aggregates)", "pending"),
+        ),
+        graph(
+            "Announcements", "Per minute: posts to all instances of Alertmanager, and instances that did not take one.",
+            units.Short,
+            Query("sum(rate(stormfold_announce_posts_total[$__rate_interval])) * 60", "posts"),
+            Query("sum(rate(stormfold_announce_errors_total[$__rate_interval])) * 60", "refused"),
+        ),
+        graph(
+            "Storms in no incident", "Per minute: that of their time had been published before.", units.Short,
+            Query("sum(rate(stormfold_incident_storms_late_total[$__rate_interval])) * 60", "late"),
+        ),
+    ]  # fmt: skip
+
+
 def _wrong() -> list[Part]:
     return [
+        graph(
+            "Configuration", "1 where the file that is in use is the newest; 0 where a newer one was refused.",
+            units.Short,
+            Query("min by (pod) (stormfold_config_last_reload_successful)", "{{pod}}"),
+        ),
+        graph(
+            "Configuration loaded", "Time since the configuration was last loaded.", units.Seconds,
+            Query("time() - min by (pod) (stormfold_config_last_reload_success_timestamp_seconds)", "{{pod}}"),
+        ),
+        graph(
+            "Alerts left out by senders", "Per minute: `truncatedAlerts` of webhooks. They never reached stormfold.",
+            units.Short, Query("sum(rate(stormfold_alerts_left_out_total[$__rate_interval])) * 60", "left out"),
+        ),
         graph(
             "Late and duplicate alerts", "Per second: late, dropped as duplicates, skipped by a rebuild.",
             units.Short,
