@@ -173,11 +173,11 @@ def _wrong() -> list[Part]:
         graph(
             "Configuration", "1 where the file that is in use is the newest; 0 where a newer one was refused.",
             units.Short,
-            Query("min by (pod) (stormfold_config_last_reload_successful)", "{{pod}}"),
+            Query("min(stormfold_config_last_reload_successful)", "of all workers"),
         ),
         graph(
             "Configuration loaded", "Time since the configuration was last loaded.", units.Seconds,
-            Query("time() - min by (pod) (stormfold_config_last_reload_success_timestamp_seconds)", "{{pod}}"),
+            Query("time() - min(stormfold_config_last_reload_success_timestamp_seconds)", "the oldest"),
         ),
         graph(
             "Alerts left out by senders", "Per minute: `truncatedAlerts` of webhooks. They never reached stormfold.",
