@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 COMPOSE = "v2.40.3"
 START_SECONDS = 60
+STOP_SECONDS = 10.0
+"""Longest wait for killed processes to be gone."""
 NAMESPACES = "unshare", "--mount", "--pid", "--net", "--fork", "--kill-child", "--mount-proc"
 CLONE_NEWNET = 0x4000_0000
 COMMAND_SECONDS = 300
@@ -86,9 +88,16 @@ class Engine:
                 os.kill(self.pid, 9)
             self._process.kill()
             self._process.wait()
-        for path in sorted(Path("/sys/fs/cgroup").glob(f"*/{self._cgroup}/**/"), reverse=True):
-            with suppress(OSError):
-                path.rmdir()
+        # A control group can be removed once its killed processes are gone.
+        deadline = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < deadline:
+            groups = sorted(Path("/sys/fs/cgroup").glob(f"*/{self._cgroup}/**/"), reverse=True)
+            for path in groups:
+                with suppress(OSError):
+                    path.rmdir()
+            if not groups:
+                break
+            time.sleep(0.1)
 
     def inside(self, function: Callable[[], T]) -> T:
         """Calls a function in a thread whose network is that of the engine: 127.0.0.1 has the published ports."""
