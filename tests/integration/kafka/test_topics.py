@@ -43,10 +43,12 @@ async def test_created_topics_pass_the_check(settings: Settings) -> None:
         assert await check(admin, wanted) == []
         assert await create(admin, wanted) == []
         present = await describe(admin, wanted)
-    assert [present[topic.name].partitions for topic in wanted] == [2, 2, 2, 1, 1]
-    for owned in (settings.keyed_topic, settings.storms_topic, settings.alerts_dlq_topic, settings.storms_dlq_topic):
+    assert [present[topic.name].partitions for topic in wanted] == [2, 2, 2, 2, 1, 1, 1]
+    for owned in (topic.name for topic in wanted if topic.name != settings.alerts_topic):
         assert present[owned].settings["message.timestamp.type"] == "LogAppendTime"
         assert int(present[owned].settings["retention.ms"]) >= 72 * HOUR
+    kept = [int(present[name].settings["retention.ms"]) for name in (settings.storms_topic, settings.incidents_topic)]
+    assert kept[1] >= 2 * kept[0], "a storm that is read again must find its incident"
     assert int(present[settings.alerts_dlq_topic].settings["max.message.bytes"]) > MAX_RECORD
 
 
@@ -84,8 +86,10 @@ async def test_settings_that_can_lose_alerts_are_misconfigured(settings: Setting
         (settings.keyed_topic, "message.timestamp.type=LogAppendTime"),
         (settings.keyed_topic, f"max.message.bytes={MAX_RECORD}"),
         (settings.keyed_topic, f"retention.ms={72 * HOUR}"),
+        (settings.incidents_topic, "missing"),
         (settings.alerts_dlq_topic, f"max.message.bytes={MAX_RECORD + 64 * 1024}"),
         (settings.storms_dlq_topic, "missing"),
+        (settings.incidents_dlq_topic, "missing"),
     ]
 
 
@@ -94,12 +98,12 @@ def test_the_command_creates_missing_topics(settings: Settings) -> None:
     missing = _run(settings)
     assert missing.exit_code == 1
     assert "stormfold topics --create" in missing.stderr
-    assert missing.stdout.count("missing") == 5
+    assert missing.stdout.count("missing") == 7
     made = _run(settings, "--create", "--partitions", "2", "-o", "json")
     assert made.exit_code == 0
     assert [(row["state"], row["partitions"]) for row in json.loads(made.stdout)] == [
-        *[("created", 2)] * 3,
-        *[("created", 1)] * 2,
+        *[("created", 2)] * 4,
+        *[("created", 1)] * 3,
     ]
     again = _run(settings, "--create", "--partitions", str(PARTITIONS), "-o", "json")
     assert again.exit_code == 0
