@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,9 @@ class ClusterStack:
         """
         books = await drained(self.settings, self.config)
         assert_balanced(books)
-        assert await self.redis_keys() == {"epoch", "pos", "org", "mark", "intake"}, "Redis holds more than positions"
+        # Apart from the lease of correlation, and what is announced.
+        held = await self.redis_keys() - {"correlation", "announced"}
+        assert held == {"epoch", "pos", "org", "mark", "intake"}, "Redis holds more than positions"
         await until(self.problem, what="not ready")
         assert await self.unwritten() > 0
         deadline = time.monotonic() + STEADY_SECONDS
@@ -161,16 +163,18 @@ class ClusterStack:
         assert healthy and healthy[0] == 200
 
     async def assert_written(
-        self, *, besides: Collection[str] = (), again: Collection[str] = ()
+        self, *, besides: Collection[str] = (), again: Collection[str] = (), made_up_incidents: bool = False
     ) -> dict[str, dict[str, Any]]:
         """Asserts that every alert is counted once and every storm, and nothing else, is a resource.
 
         Those of a namespace were created in the order of each partition.
 
-        `besides` are names that the test put into `storms` or the cluster, `again` those that it deleted. Returns the
-        resources.
+        `besides` are names that the test put into `storms` or the cluster, `again` those that it deleted. With
+        `made_up_incidents`, it put incidents of no storms into `incidents`. Returns the resources.
         """
         books = await drained(self.settings, self.config)
+        if made_up_incidents:
+            books = replace(books, incidents=None)
         assert_balanced(books, dead_letters=0)
         published = await aggregates(self.settings, besides)
         model = await keyed_model(self.settings, load(self.config))

@@ -126,11 +126,11 @@ async def test_a_server_that_loads_the_data_of_the_new_primary_is_left(
 ) -> None:
     async with connect(Settings(redis_url=switch.url)) as redis, Redis.from_url(redis_server.url) as admin:
         await redis.ping()
-        # A server that loads answers after every 2 MiB.
-        for n in range(4):
+        # A server that loads answers after every 2 MiB, so it must have the opportunity often.
+        for n in range(20):
             await admin.set(f"large-{n}", os.urandom(3_000_000))
         await until(lambda: _same(redis_server, second), what="the replica has all")
-        await admin.config_set("key-load-delay", 500_000)
+        await admin.config_set("key-load-delay", 150_000)
         await promote(second)
         # With a write that the new primary does not know, the old one has to load everything.
         await admin.set("unknown", b"")
