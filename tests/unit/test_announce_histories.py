@@ -24,7 +24,7 @@ WINDOWS = Windows(gap=4, grace=2, slice_length=12)
 INCIDENT_GAP, MAX_LENGTH = 9, 30
 NEED = 2
 """Kinds of qualifying alerts that make a storm."""
-MUTATIONS = ("before the watermark", "read before the look", "over at the watermark", "Redis away")
+MUTATIONS = ("before the watermark", "over at the watermark", "Redis away")
 """Wrong rules, which the histories must find."""
 
 Group = tuple[str, str]
@@ -175,12 +175,9 @@ class World:
         notices = Notices(firing=dict(self.manager))
         closed_before = 0
         while True:
-            look = None
-            if self.mutation != "read before the look":
-                look = self.look()
-                yield
-            if self.mutation != "read before the look":
-                closed_before = max(closed_before, self.closed_before)
+            look = self.look()
+            yield
+            closed_before = max(closed_before, self.closed_before)
             if self.mutation == "over at the watermark" and look is not None:
                 closed_before = look.watermark
             yield
@@ -188,8 +185,6 @@ class World:
                 correlation.add(made, RecordPlace(0, position, position))
                 position += 1
             yield
-            if self.mutation == "read before the look":
-                look, closed_before = self.look(), max(closed_before, self.closed_before)
             for forming in correlation.final(closed_before):
                 correlation.know(forming.build(), [storm.name for storm in forming.storms])
             yield

@@ -53,6 +53,14 @@ def test_a_catch_up_announces_nothing_of_the_past() -> None:
     assert notices.firing.keys() == {SCOPE}
 
 
+def test_an_incident_of_the_past_is_not_announced_while_it_waits_to_be_published() -> None:
+    """After a catch-up the watermark is near the clock before everything that was read is closed and published."""
+    notices, correlation = Notices(), Correlation()
+    correlation.add(storm("node", -3600), RecordPlace(0, 0))
+    notices.update(look(storm("pods", -3550)), None, correlation, T + 70_000)
+    assert notices.firing == {}
+
+
 def test_severity_rises_with_a_resolved_alert_and_never_falls() -> None:
     notices, correlation = Notices(), Correlation()
     notices.update(look(storm("node", 0)), None, correlation, T + 70_000)

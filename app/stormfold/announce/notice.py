@@ -108,12 +108,14 @@ class Notices:
             parts = opened.get(scope, [])
             certain = {part.name for part in parts if part.first <= look.watermark}
             live = [
-                forming.build()
+                forming
                 for forming in correlation.forming(scope, parts)
                 if (closed_before or 0) <= forming.final_after
                 and any(storm.name in certain or correlation.is_pending(storm.name) for storm in forming.storms)
             ]
-            self._update_scope(scope, live, closed_before or 0, now - look.watermark <= NEAR, now)
+            # Where the watermark is past that, nothing can join any more: only its publication is to come.
+            begins = now - look.watermark <= NEAR and any(look.watermark <= one.final_after for one in live)
+            self._update_scope(scope, [one.build() for one in live], closed_before or 0, begins, now)
 
     def alerts(self, now: int, lasts: int) -> list[dict[str, Any]]:
         """The alerts to post at `now`; what fires resolves on its own `lasts` ms later, unless it is posted again."""
@@ -122,12 +124,12 @@ class Notices:
         ]
 
     def _update_scope(
-        self, scope: ScopeKey, live: Sequence[Incident], closed_before: int, near: bool, now: int
+        self, scope: ScopeKey, live: Sequence[Incident], closed_before: int, begins: bool, now: int
     ) -> None:
         """Compares what fires in a scope with its open incidents."""
         before = self.firing.get(scope)
         over = before is not None and before.over(closed_before)
-        if live and (before is not None or near):
+        if live and (before is not None or begins):
             fires = self._fires(scope, live, None if over else before)
             self.ended = [one for one in self.ended if one.labels != fires.labels]
             if before is not None and before.labels != fires.labels:
