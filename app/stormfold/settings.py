@@ -6,22 +6,21 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, FilePath, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, FilePath, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from stormfold.errors import ActionRequired
 from stormfold.redis_url import validate_redis_url, without_credentials
+from stormfold.setting_types import Address, Addresses, HttpUrls, Password, Seconds, Topic, User
 
 PREFIX = "STORMFOLD_"
 
 STAGES = ("intake", "fold", "close", "correlate", "emit")
 """The stages of a worker, in the order of the pipeline."""
 
-_HTTP_URL = re.compile(r"https?://([^\s:/?#@\[\],]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\s?#,]*)?")
 TOKEN_MECHANISMS = ("OAUTHBEARER", "AWS_MSK_IAM")
 """SASL mechanisms that send a token."""
 
-_ADDRESS = re.compile(r"(?P<host>[^\s:/@\[\],]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
 # Kubernetes sets such variables in every pod for each Service: "stormfold-web" gives STORMFOLD_WEB_PORT.
 _SERVICE_LINK = re.compile(
     r"\w+_SERVICE_HOST=.*|\w+_SERVICE_PORT(_\w+)?=.*|\w+_PORT(_\d+_\w+)?=(tcp|udp|sctp)://.*|\w+_PORT_\d+_\w+=.*"
@@ -30,25 +29,6 @@ _SERVICE_LINK = re.compile(
 
 class SettingsError(ActionRequired):
     """An environment variable is unknown or has a value that is not valid."""
-
-
-def _address(value: str) -> str:
-    found = _ADDRESS.fullmatch(value)
-    if not found or int(found["port"]) > 65_535:
-        raise ValueError(f"expected host:port, found {value!r}")
-    return value
-
-
-def _addresses(value: str) -> str:
-    return ",".join(_address(address.strip()) for address in value.split(","))
-
-
-def _http_urls(value: str) -> str:
-    urls = [url.strip().rstrip("/") for url in value.split(",")]
-    for url in urls:
-        if not _HTTP_URL.fullmatch(url):
-            raise ValueError("expected http://HOST:PORT or https://HOST, without credentials, query or fragment")
-    return ",".join(urls)
 
 
 def _sink(value: str) -> str:
@@ -62,16 +42,6 @@ def _stages(value: str) -> str:
     if any(name not in STAGES for name in names) or len(set(names)) < len(names):
         raise ValueError(f"expected some of {','.join(STAGES)}, found {value!r}")
     return value
-
-
-def _credential(value: Any) -> Any:
-    # Editors and `echo` end a file with a newline, and a Secret made from files keeps it.
-    if not isinstance(value, str):
-        return value
-    ended = next((end for end in ("\r\n", "\n") if value.endswith(end)), "")
-    if ended and value == ended:
-        raise ValueError("expected text, found an empty line")
-    return value.removesuffix(ended)
 
 
 def home_folder(variable: str, *inside: str) -> Path:
@@ -91,12 +61,6 @@ def _data_dir() -> Path:
     return home_folder("XDG_DATA_HOME", ".local", "share")
 
 
-Topic = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,248}$")]
-User = Annotated[str, BeforeValidator(_credential)]
-Password = Annotated[SecretStr, BeforeValidator(_credential)]
-Seconds = Annotated[float, Field(gt=0, le=3600)]
-
-
 class Settings(BaseSettings):
     """Everything that depends on where stormfold runs. Arguments override the environment.
 
@@ -112,7 +76,7 @@ class Settings(BaseSettings):
         use_attribute_docstrings=True,
     )
 
-    kafka_bootstrap_servers: Annotated[str, AfterValidator(_addresses)] = "127.0.0.1:9092"
+    kafka_bootstrap_servers: Addresses = "127.0.0.1:9092"
     """Bootstrap servers of Kafka as `host:port`, separated by commas. The default is a broker on this machine."""
     redis_url: Annotated[str, AfterValidator(validate_redis_url)] = Field("redis://127.0.0.1:6379/0", repr=False)
     """URL of Redis: `redis://HOST:PORT/DB`, `redis+sentinel://HOST:PORT,HOST:PORT/SERVICE?db=DB` for the primary that
@@ -125,11 +89,11 @@ class Settings(BaseSettings):
     changes nothing outside of Kafka and Redis."""
     config: Path | None = None
     """YAML file with routes, silences and windows. Without one, the built-in defaults apply."""
-    http_address: Annotated[str, AfterValidator(_address)] = "127.0.0.1:8080"
+    http_address: Address = "127.0.0.1:8080"
     """Address of health, metrics and the status page, which have no login. So the default serves this machine only;
     containers set `0.0.0.0:8080`."""
 
-    receive_address: Annotated[str, AfterValidator(_address)] = "127.0.0.1:9095"
+    receive_address: Address = "127.0.0.1:9095"
     """Address that `stormfold receive` listens on. Containers set `0.0.0.0:9095`."""
     receive_token_file: FilePath | None = None
     """File of bearer tokens, one in each line, that `stormfold receive` accepts; without it and the next, everybody may
@@ -141,7 +105,7 @@ class Settings(BaseSettings):
     receive_ssl_keyfile: FilePath | None = None
     """PEM file of its key, if it is not in the file of the certificate."""
 
-    alertmanager: Annotated[str, AfterValidator(_http_urls)] | None = None
+    alertmanager: HttpUrls | None = None
     """URLs of Alertmanager, such as `http://alertmanager:9093`, separated by commas. Incidents that are still open are
     announced to every address that the names have. Without it, nothing is announced."""
     alertmanager_token_file: FilePath | None = None
@@ -156,7 +120,7 @@ class Settings(BaseSettings):
     """PEM file with the client certificate, if Alertmanager requires one."""
     alertmanager_ssl_keyfile: FilePath | None = None
     """PEM file with the client key, if it is not in the file of the certificate."""
-    external_url: Annotated[str, AfterValidator(_http_urls)] | None = None
+    external_url: HttpUrls | None = None
     """URL under which people reach the status page: the link in announced incidents. Without it, they have no link."""
 
     alerts_topic: Topic = "alerts"

@@ -92,7 +92,7 @@ class Deployment:
 
     def status(self, pod: str, file: str = "status") -> str:
         """Returns what the kernel knows of a pod's program, from its folder in /proc."""
-        return Path(f"/proc/{self.node.pid}/root/proc/{self.process(pod)}/{file}").read_text()
+        return Path("/proc", str(self.node.pid), "root", "proc", str(self.process(pod)), file).read_text()
 
 
 def condition(thing: Any, kind: str) -> str:

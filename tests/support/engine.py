@@ -112,7 +112,7 @@ class Engine:
 
     def process(self, pid: int) -> Path:
         """Returns the folder in /proc of a process that the engine runs, by the engine's number of it."""
-        return Path(f"/proc/{self.pid}/root/proc/{pid}")
+        return Path("/proc", str(self.pid), "root", "proc", str(pid))
 
     @property
     def pid(self) -> int:

@@ -1,4 +1,4 @@
-"""The incidents that are open, as far as they are announced: workers without an Alertmanager do not look for them."""
+"""The incidents that are open, as the worker that correlates has announced them, also without an Alertmanager."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -13,10 +13,12 @@ import pytest
 from stormfold.announce import alertmanager as client_module
 from stormfold.announce.alertmanager import Alertmanager as Client
 from stormfold.settings import Settings
+from tests.integration.deploy.test_docs import blocks
 from tests.integration.security.certificates import Authority
 from tests.support.alertmanager import Alertmanager, program
 from tests.support.gobuild import built
 
+PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "early-notice.md"
 CONFIG = "route: {receiver: none}\nreceivers: [{name: none}]\n"
 USER, PASSWORD = "stormfold", "test"
 HASH = "$2b$12$hNf2lSsxfm0.i4a.1kVpSOVyBCfIB51VRjgBUyv6kdnyTlgWj81Ay"
@@ -67,6 +69,14 @@ def free_port() -> int:
 @pytest.fixture(autouse=True)
 def _built(request: pytest.FixtureRequest) -> None:
     built(request.config, program)
+
+
+async def test_the_configuration_of_the_page_is_accepted(tmp_path: Path) -> None:
+    config = "\n".join(blocks(PAGE, "yaml"))
+    assert "inhibit_rules" in config and "on-call" in config
+    server = Alertmanager(tmp_path / "a", config)
+    await asyncio.to_thread(server.start)
+    await asyncio.to_thread(server.stop)
 
 
 async def test_every_instance_gets_all_alerts_and_one_that_is_away_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,50 @@
+"""Types of settings: addresses, URLs, credentials, sizes. Validators raise `ValueError` with what was expected."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+
+_HTTP_URL = re.compile(r"https?://([^\s:/?#@\[\],]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\s?#,]*)?")
+_ADDRESS = re.compile(r"(?P<host>[^\s:/@\[\],]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
+
+
+def _address(value: str) -> str:
+    found = _ADDRESS.fullmatch(value)
+    if not found or int(found["port"]) > 65_535:
+        raise ValueError(f"expected host:port, found {value!r}")
+    return value
+
+
+def _addresses(value: str) -> str:
+    return ",".join(_address(address.strip()) for address in value.split(","))
+
+
+def _http_urls(value: str) -> str:
+    urls = [url.strip().rstrip("/") for url in value.split(",")]
+    for url in urls:
+        if not _HTTP_URL.fullmatch(url):
+            raise ValueError("expected http://HOST:PORT or https://HOST, without credentials, query or fragment")
+    return ",".join(urls)
+
+
+def _credential(value: Any) -> Any:
+    # Editors and `echo` end a file with a newline, and a Secret made from files keeps it.
+    if not isinstance(value, str):
+        return value
+    ended = next((end for end in ("\r\n", "\n") if value.endswith(end)), "")
+    if ended and value == ended:
+        raise ValueError("expected text, found an empty line")
+    return value.removesuffix(ended)
+
+
+Address = Annotated[str, AfterValidator(_address)]
+"""`host:port`."""
+Addresses = Annotated[str, AfterValidator(_addresses)]
+"""Several, separated by commas."""
+HttpUrls = Annotated[str, AfterValidator(_http_urls)]
+"""URLs, separated by commas."""
+Topic = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,248}$")]
+User = Annotated[str, BeforeValidator(_credential)]
+Password = Annotated[SecretStr, BeforeValidator(_credential)]
+Seconds = Annotated[float, Field(gt=0, le=3600)]
