@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from stormfold.local.process import HOST, ServerProcess
 from stormfold.local.redis import find_servers
@@ -120,11 +122,13 @@ class Sentinels:
         await until(ready, 60.0, f"the Sentinels know the primary {primary.address} and its replica")
 
     async def until_promoted(self, server: OwnRedis) -> None:
-        """Waits until a server is a primary."""
+        """Waits until a server is a primary; while a Sentinel changes its role, it closes connections."""
 
         async def promoted() -> bool:
             async with self.open(server) as client:
-                return bool((await client.info("replication"))["role"] == "master")
+                with suppress(RedisConnectionError):
+                    return bool((await client.info("replication"))["role"] == "master")
+            return False
 
         await until(promoted, 60.0, f"{server.address} is the primary")
 
