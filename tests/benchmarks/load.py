@@ -14,12 +14,13 @@ SPREAD_MS = 8_000
 """Time that a backlog covers (ms): less than the grace, because the progress of waiting workers is the present."""
 
 
-START = format_timestamp(time.time_ns() // 1_000_000)
-"""The beginning of every alert: all of them are new."""
+def alert(series: int, group: int, begin: int | None = None) -> bytes:
+    """Returns the alert of a series in a group, both given by number.
 
-
-def alert(series: int, group: int) -> bytes:
-    """Returns the alert of a series in a group, both given by number."""
+    It began at `begin` (ms), by default so recently that it is new to the default configuration for minutes.
+    """
+    if begin is None:
+        begin = time.time_ns() // 1_000_000 - SPREAD_MS
     labels = {
         "alertname": f"KubePodCrashLooping{group}", "cluster": "prod-eu-west-1", "severity": "critical",
         "namespace": f"payments-{series % 30}", "pod": f"api-7d9f6c5b4-{series:07d}", "container": "api",
@@ -29,7 +30,10 @@ def alert(series: int, group: int) -> bytes:
         "summary": "Pod is crash looping.",
         "runbook_url": "https://runbooks.example.com/kubernetes/kubepodcrashlooping",
     }
-    return msgspec.json.encode({"labels": labels, "annotations": annotations, "status": "firing", "startsAt": START})
+    starts_at = format_timestamp(begin)
+    return msgspec.json.encode(
+        {"labels": labels, "annotations": annotations, "status": "firing", "startsAt": starts_at}
+    )
 
 
 def backlog(
@@ -38,11 +42,11 @@ def backlog(
 ) -> Iterator[Sent]:  # fmt: skip
     """Yields records of `each` alerts of `series` series in `groups` groups, over the last `spread` ms.
 
-    Every series has one alert before any has a second.
+    Every series has one alert before any has a second. Every alert begins with the backlog.
     """
     rng = random.Random(series)
-    known = [alert(one, one % groups) for one in range(series)]
     end = until or time.time_ns() // 1_000_000
+    known = [alert(one, one % groups, end - spread) for one in range(series)]
     records = alerts // each
     for number in range(records):
         drawn = [known[one] if (one := number * each + index) < series else rng.choice(known) for index in range(each)]

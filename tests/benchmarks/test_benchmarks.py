@@ -1,20 +1,26 @@
 """`make bench` works, and the page about performance agrees with the results file."""
 
 import asyncio
+import time
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from stormfold.config import Config
 from stormfold.local.kafka import EmbeddedKafka
 from stormfold.local.redis import EmbeddedRedis
+from stormfold.series import SeriesReader
 from tests.benchmarks.__main__ import PARTS
 from tests.benchmarks.bench import Bench
+from tests.benchmarks.latency import PAST_MS
+from tests.benchmarks.load import alert, backlog
 from tests.benchmarks.page import DOCS, SECTIONS, drawings, page
 from tests.benchmarks.profile import by_file
 from tests.benchmarks.reach import goals
 from tests.benchmarks.results import Results, load
 from tests.support import gobuild
+from tests.support.alerts import Sent
 from tests.support.apiserver import binaries
 
 
@@ -26,6 +32,17 @@ def test_the_page_is_generated_from_the_results() -> None:
 def test_the_charts_are_generated_from_the_results_and_there_are_no_others() -> None:
     found = {path.name: path.read_text() for path in (DOCS / "performance").iterdir()}
     assert found == {drawing.file: drawing.svg for drawing in drawings(load())}
+
+
+def test_the_alerts_of_a_load_are_new_however_long_the_process_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Old ones make no storms, so that a measurement of storms would never end."""
+    later = time.time_ns() + 3_600_000_000_000
+    monkeypatch.setattr(time, "time_ns", lambda: later)
+    reader = SeriesReader(Config())
+    one = Sent(time.time_ns() // 1_000_000, alert(0, 0))
+    for sent in [one, *backlog(10, 10), *backlog(10, 10, spread=PAST_MS)]:
+        ((keyed, parsed),) = reader.parse(sent.value, (), sent.time)
+        assert parsed.starts_at is not None and 0 <= sent.time - parsed.starts_at <= keyed.certain_for
 
 
 async def test_every_part_measures_something(
