@@ -26,7 +26,7 @@ from stormfold.redis.layout import pack_row
 from stormfold.redis.script import pack
 from stormfold.routing import MatcherError, all_match, parse_matchers
 from stormfold.series import SeriesReader
-from stormfold.sinks import directory, validate_identity
+from stormfold.sinks import block_yaml, validate_identity
 from stormfold.storm import Aggregate
 from stormfold.times import format_timestamp
 from stormfold.window import Rebuild, Windows
@@ -83,7 +83,7 @@ def storms(config: Config, values: Iterable[bytes]) -> list[Aggregate]:
         whole, encoded = to_manifest(storm), encode_manifest(storm)
         assert len(encoded) < MAX_RESOURCE
         assert decode_manifest(encoded) == storm
-        assert yaml.load(directory.dump(whole), yaml.CSafeLoader) == whole
+        assert yaml.load(block_yaml.dump(whole), yaml.CSafeLoader) == whole
     return found
 
 

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import resource
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,63 @@ class TestDirectory(SinkSuite):
         with pytest.raises(expected):
             await place.sink.write(manifest("x"), "x")
         assert list(place.path.iterdir()) == []
+
+    async def test_writes_that_are_requested_during_another_are_flushed_together(
+        self, place: Folder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        flushed: list[int] = []
+        flush = os.fsync
+
+        def counted(file: int) -> None:
+            flushed.append(file)
+            flush(file)
+
+        monkeypatch.setattr(os, "fsync", counted)
+        names = [f"s{number}" for number in range(20)]
+        outcomes = await asyncio.gather(*(place.sink.write(manifest(name), name) for name in names))
+        assert set(outcomes) == {Outcome.CREATED} and set(place.stored()) == set(names)
+        assert len(names) < len(flushed) <= len(names) + 2
+
+    async def test_each_of_several_writes_has_its_own_outcome(self, place: Folder) -> None:
+        await place.sink.write(manifest("old"), "old")
+        deep: dict[str, Any] = {}
+        for _ in range(2000):
+            deep = {"a": deep}
+        found = await asyncio.gather(
+            place.sink.write(manifest("old"), "old"),
+            place.sink.write(manifest("deep", groupLabels=deep), "deep"),
+            place.sink.write(manifest("surrogate", pattern="\ud800"), "surrogate"),
+            place.sink.write(manifest("new"), "new"),
+            return_exceptions=True,
+        )
+        assert [one if isinstance(one, Outcome) else type(one) for one in found] == [
+            Outcome.EXISTS, DeadLetter, DeadLetter, Outcome.CREATED,
+        ]  # fmt: skip
+        assert set(place.stored()) == {"old", "new"}
+
+    async def test_no_write_succeeds_if_the_folder_cannot_be_flushed(
+        self, place: Folder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A file that exists may have been written by a worker that has not flushed the folder yet."""
+        await place.sink.write(manifest("old"), "old")
+        flush = os.fsync
+
+        def refuse_folders(file: int) -> None:
+            if stat.S_ISDIR(os.fstat(file).st_mode):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            flush(file)
+
+        monkeypatch.setattr(os, "fsync", refuse_folders)
+        for name in ("old", "new"):
+            with pytest.raises(Retry):
+                await place.sink.write(manifest(name), name)
+
+    async def test_a_write_that_nobody_waits_for_any_more_holds_up_no_other(self, place: Folder) -> None:
+        first = asyncio.create_task(place.sink.write(manifest("a"), "a"))
+        await asyncio.sleep(0)
+        first.cancel()
+        assert await place.sink.write(manifest("b"), "b") is Outcome.CREATED
+        assert set(place.stored()) == {"a", "b"}
 
     async def test_a_name_too_long_for_a_file_is_a_dead_letter(self, place: Folder) -> None:
         name = "a" * 253

@@ -13,7 +13,7 @@ from tests.support.storms import manifest
 def test_the_path_of_a_directory_may_have_colons() -> None:
     sink = open_sink("directory:a:b", Settings())
     assert isinstance(sink, DirectorySink)
-    assert sink.concurrency == 1
+    assert sink.concurrency == 32
 
 
 def test_kubernetes_opens_without_a_cluster() -> None:

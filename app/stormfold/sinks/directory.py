@@ -14,10 +14,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
-from stormfold.errors import ActionRequired, DeadLetter, Retry
+from stormfold.errors import ActionRequired, DeadLetter, Retry, StormfoldError
 from stormfold.sinks import KEEP_ANNOTATION, LAST_SEEN_LABEL, OnDeleted, Outcome, validate_identity
+from stormfold.sinks.block_yaml import dump
 from stormfold.sinks.kinds import STORMS, ResourceKind
 from stormfold.sinks.retention import select_expired
 
@@ -29,22 +28,8 @@ LEFTOVER_SECONDS = 3600
 _PERMANENT = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP}
 _MAX_FILE_NAME = 255
 _TEMPORARY = ".stormfold-"
-# Plain in YAML 1.1 and 1.2. PyYAML writes 1e3, 0o17 and y without quotes; kubectl reads numbers and a boolean.
-_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9/._-]+")
 _LAST_SEEN = re.compile(rf"{re.escape(LAST_SEEN_LABEL)}['\"]?:\s*['\"]?(\d+)".encode())
 _KEEP = re.compile(rf"{re.escape(KEEP_ANNOTATION)}['\"]?\s*:".encode())
-
-
-class _Dumper(yaml.CSafeDumper):
-    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002
-        return True
-
-
-def _represent_text(dumper: yaml.CSafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if _PLAIN.fullmatch(text) else '"')
-
-
-_Dumper.add_representer(str, _represent_text)
 
 
 class _File(NamedTuple):
@@ -54,14 +39,26 @@ class _File(NamedTuple):
     last_seen: int
 
 
-class DirectorySink:
-    """One manifest per resource, written completely or not at all."""
+class _Write(NamedTuple):
+    target: Path
+    manifest: dict[str, Any]
+    outcome: asyncio.Future[Outcome]
 
-    concurrency = 1
+
+class DirectorySink:
+    """One manifest per resource, written completely or not at all.
+
+    Writes that are requested during others are next, all of them together: a thread and the folder's flush to the disk
+    cost more than a file.
+    """
+
+    concurrency = 32
 
     def __init__(self, path: str | Path, kind: ResourceKind = STORMS) -> None:
         self._root = Path(path).expanduser()
         self._folder = self._root / kind.folder
+        self._requested: list[_Write] = []
+        self._writing: asyncio.Task[None] | None = None
 
     async def check(self, namespace: str) -> None:  # noqa: ARG002
         await asyncio.to_thread(self._check)
@@ -71,7 +68,11 @@ class DirectorySink:
         file = f"{namespace}.{name}.yaml"
         if len(file) > _MAX_FILE_NAME:
             raise DeadLetter(f"file name of {len(file)} bytes is longer than {_MAX_FILE_NAME}")
-        return await asyncio.to_thread(self._write, self._folder / file, manifest)
+        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._requested.append(_Write(self._folder / file, manifest, outcome))
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write_requested())
+        return await outcome
 
     async def delete_expired(
         self,
@@ -89,6 +90,21 @@ class DirectorySink:
     async def close(self) -> None:
         pass
 
+    async def _write_requested(self) -> None:
+        try:
+            while self._requested:
+                writes, self._requested = self._requested, []
+                results = await asyncio.to_thread(self._write_all, writes)
+                for write, result in zip(writes, results, strict=True):
+                    # Otherwise nobody waits for it any more.
+                    if not write.outcome.done():
+                        if isinstance(result, Outcome):
+                            write.outcome.set_result(result)
+                        else:
+                            write.outcome.set_exception(result)
+        finally:
+            self._writing = None
+
     def _check(self) -> None:
         with self._translate_errors():
             # The folder of another kind than storms appears with its first file.
@@ -101,10 +117,26 @@ class DirectorySink:
             with tempfile.TemporaryFile(dir=self._root, prefix=_TEMPORARY) as probe:
                 probe.write(b"\n")
 
+    def _write_all(self, writes: Iterable[_Write]) -> list[Outcome | Exception]:
+        """The outcome of each write, or its error."""
+        results: list[Outcome | Exception] = []
+        for write in writes:
+            try:
+                results.append(self._write(write.target, write.manifest))
+            except Exception as error:
+                results.append(error)
+        try:
+            # Also for a file that exists: the worker that wrote it may not have flushed the folder yet.
+            if any(isinstance(result, Outcome) for result in results):
+                self._flush_folder()
+        except StormfoldError as error:
+            return [error if isinstance(result, Outcome) else result for result in results]
+        return results
+
     def _write(self, target: Path, manifest: dict[str, Any]) -> Outcome:
         try:
             content = dump(manifest).encode()
-        except (yaml.YAMLError, UnicodeEncodeError) as error:
+        except (TypeError, UnicodeEncodeError, RecursionError) as error:
             raise DeadLetter(f"manifest cannot be written as YAML: {error}") from error
         with self._translate_errors():
             if target.exists():
@@ -127,11 +159,14 @@ class DirectorySink:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()
             raise
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+
+    def _flush_folder(self) -> None:
+        with self._translate_errors():
+            folder = os.open(self._folder, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
     def _delete_expired(self, now: int, retention: int, limit: int, on_deleted: OnDeleted) -> None:
         with self._translate_errors():
@@ -157,13 +192,6 @@ class DirectorySink:
                 hint = f"make {self._folder} a folder that stormfold may write to"
                 raise ActionRequired(message, hint) from error
             raise Retry(message) from error
-
-
-def dump(manifest: dict[str, Any]) -> str:
-    """A manifest as YAML in which every parser reads each string as a string."""
-    return yaml.dump(
-        manifest, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=2**31 - 1
-    )
 
 
 def _read(path: Path) -> _File | None:

@@ -15,7 +15,7 @@ from stormfold.config import Config
 from stormfold.incident import IncidentCloseReason
 from stormfold.manifest import from_manifest
 from stormfold.manifest import to_manifest as manifest_of
-from stormfold.sinks.directory import dump
+from stormfold.sinks.block_yaml import dump
 from stormfold.sinks.kubernetes import MAX_BYTES
 from tests.support import incident_manifests as incidents
 from tests.support.apiserver import INCIDENTS, STORMS, Answer, ApiServer
