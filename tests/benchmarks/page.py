@@ -87,8 +87,8 @@ poll has rarely two alerts of the same group, and each alert bears the cost of i
         """\
 The load is produced by another process on the same cores. Capacity is the rate at which one worker catches up a
 backlog without a producer, so 90 % of it may be more than the cores can do with one. A storm is final `gap` and
-`grace` after its last alert; its resource is a manifest in a folder. The backlog to catch up covers ten minutes, and
-the time includes the start of the worker's process.
+`grace` after its last alert; its resource is a manifest in a folder. The load runs for three seconds before anything
+is measured. The backlog to catch up covers ten minutes, and the time includes the start of the worker's process.
 """,
     ),
     "million": Section(
