@@ -92,6 +92,8 @@ class SeriesReader:
         self._mappings = Mappings(config.mappings)
         self._severities = Severities(config.severities, config.severity_aliases)
         self._silences = (ECHO, *config.silences)
+        self._storm_ranks = {route.name: self._severities[route.storm_severity].rank for route in config.routes}
+        """Rank that alerts of a route must have at least to qualify, by its name."""
         self._keyed: dict[bytes, Keyed] = {}
         self._groups: dict[tuple[object, ...], Group] = {}
         self._annotations: dict[bytes, tuple[bytes, Mapping[str, str]]] = {}
@@ -150,7 +152,7 @@ class SeriesReader:
         body = silenced = _body(series, series.group, example)
         if series.silences:
             silenced = _body(series, self._group(series.route, labels, True), example)
-        severe = series.severity.rank <= self._severities[series.route.storm_severity].rank
+        severe = series.severity.rank <= self._storm_ranks[series.route.name]
         new_for = FOREVER if series.route.new_for is None else series.route.new_for
         return Keyed(
             key=series.fingerprint.encode(),
