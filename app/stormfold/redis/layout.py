@@ -313,25 +313,28 @@ def unpack_summary(value: bytes) -> Summary:
 
 
 def unpack_members(start: int, hashes: Iterable[Mapping[bytes, bytes]]) -> dict[bytes, Member]:
-    """Reads the members in all hashes of a bucket that begins at `start`, by fingerprint."""
+    """Reads the members in all hashes of a bucket that begins at `start`, by fingerprint.
+
+    Those whose prefix is in none of the hashes are left out: they were written after the first hashes were read.
+    """
     fields: dict[bytes, bytes] = {}
     for found in hashes:
         fields |= found
-    return {
-        name: as_member(start, _unpack_member(value, fields))
-        for name, value in fields.items()
-        if len(name) == FINGERPRINT_BYTES
-    }
+    members = {name: _unpack_member(value, fields) for name, value in fields.items() if len(name) == FINGERPRINT_BYTES}
+    return {name: as_member(start, member) for name, member in members.items() if member is not None}
 
 
-def _unpack_member(value: bytes, fields: Mapping[bytes, bytes]) -> tuple[int, int, int, bytes]:
+def _unpack_member(value: bytes, fields: Mapping[bytes, bytes]) -> tuple[int, int, int, bytes] | None:
     alerts, form = divmod(value[0], ALERTS_UNIT)
     last, at = int.from_bytes(value[1:SHORT_BYTES]), SHORT_BYTES
     if not alerts:
         (alerts, last), at = LONG_MEMBER.unpack_from(value, 1), 1 + LONG_MEMBER.size
     resource = value[at:]
     if form & PREFIXED:
-        resource = fields[resource[:PREFIX_HASH_BYTES]] + resource[PREFIX_HASH_BYTES:]
+        prefix = fields.get(resource[:PREFIX_HASH_BYTES])
+        if prefix is None:
+            return None
+        resource = prefix + resource[PREFIX_HASH_BYTES:]
     return alerts, last, form % FLAG_VALUES, resource
 
 
