@@ -12,7 +12,7 @@ from rich.table import Table
 
 from stormfold.local.kafka import EmbeddedKafka
 from stormfold.local.redis import EmbeddedRedis
-from tests.benchmarks import claim, growth, latency, million, page, profile, receive, throughput
+from tests.benchmarks import claim, compression, growth, latency, million, page, profile, receive, throughput
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.peers import run as peers
 from tests.benchmarks.results import RESULTS, Results, load, save
@@ -21,6 +21,7 @@ from tests.benchmarks.tables import sheets
 PARTS = {
     "claim": claim.measure,
     "throughput": throughput.measure,
+    "compression": compression.measure,
     "profile": profile.measure,
     "growth": growth.measure,
     "latency": latency.measure,

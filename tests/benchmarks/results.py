@@ -113,6 +113,21 @@ class Throughput(msgspec.Struct, frozen=True):
     """One stage alone."""
 
 
+class Compressed(msgspec.Struct, frozen=True):
+    """A worker with one compression of the keyed topic."""
+
+    bytes_each: Runs
+    """Bytes on disk for each alert."""
+    runs: list[Taken]
+
+
+class Compression(msgspec.Struct, frozen=True):
+    """The keyed topic, by compression."""
+
+    run: Run
+    codecs: dict[str, Compressed]
+
+
 class Point(msgspec.Struct, frozen=True):
     """One size, and the CPU time of one alert at it (µs)."""
 
@@ -174,20 +189,34 @@ class Million(msgspec.Struct, frozen=True):
     wall: float
 
 
+class Work(msgspec.Struct, frozen=True):
+    """What a program does with the alerts."""
+
+    keeps_members: bool
+    """Whether it keeps count, newest time and resource of each fingerprint; otherwise it counts the group's alerts."""
+    windows: str
+    """`session` or `tumbling`."""
+    exactly_once: bool
+    """Whether each alert is counted once after kill -9, too."""
+
+
 class Peer(msgspec.Struct, frozen=True):
-    """One stream processor with the same work."""
+    """One stream processor with one load."""
 
     name: str
     version: str
     killed: str
     """The effect of kill -9 on its counts."""
+    work: Work
+    members: int
+    """Members of each group, whether it keeps them or not."""
     runs: list[Taken]
     missing: str = ""
     """The reason why it was not run."""
 
 
 class Peers(msgspec.Struct, frozen=True):
-    """The stream processors, stormfold first."""
+    """The stream processors, stormfold first with each number of members."""
 
     run: Run
     peers: list[Peer]
@@ -214,6 +243,7 @@ class Results(msgspec.Struct, frozen=True, omit_defaults=True):
 
     claim: Claim | None = None
     throughput: Throughput | None = None
+    compression: Compression | None = None
     growth: Growth | None = None
     latency: Latency | None = None
     million: Million | None = None

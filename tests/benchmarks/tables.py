@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from tests.benchmarks.results import (
     Claim,
+    Compression,
     Growth,
     Latency,
     Million,
@@ -16,6 +17,7 @@ from tests.benchmarks.results import (
     Run,
     Taken,
     Throughput,
+    Work,
 )
 
 MIN_SHARE = 0.01
@@ -92,6 +94,15 @@ def _rates(backlogs: Mapping[str, Sequence[Taken]]) -> list[tuple[str, ...]]:
     ]  # fmt: skip
 
 
+def compression(found: Compression) -> Iterator[Sheet]:
+    """Bytes on disk and CPU time."""
+    yield Sheet(
+        "`alerts-by-fingerprint`, 20,000 series",
+        ("compression", "bytes per alert on disk", *_heading("")[2:]),
+        [(codec, spread(one.bytes_each), *_rates({codec: one.runs})[0][2:]) for codec, one in found.codecs.items()],
+    )
+
+
 def growth(found: Growth) -> Iterator[Sheet]:
     """Cost by size."""
     for name, points in found.curves.items():
@@ -161,26 +172,48 @@ def million(found: Million) -> Iterator[Sheet]:
 
 
 def peers(found: Peers) -> Iterator[Sheet]:
-    """Rates and CPU time, and the ratio to stormfold's CPU time with its Redis."""
-    ours = statistics.median(map(cost, found.peers[0].runs))
+    """Rates and CPU time, and the ratio to stormfold's CPU time with its Redis for groups of the same size."""
+    ratios = peer_ratios(found)
     yield Sheet(
-        "The same alerts, one process each",
+        "One process each, next to the same broker and Redis",
         (
-            "program", "version", "a second", "per CPU-second", "broker µs", "Redis µs",
-            "CPU per alert over stormfold's", "after kill -9",
+            "program", "version", "members a group", "same work", "a second", "per CPU-second", "worker µs",
+            "broker µs", "Redis µs", "CPU per alert over stormfold's", "after kill -9",
         ),
         [
             (
-                peer.name, peer.version, spread([t.count / t.wall for t in peer.runs]),
-                spread([t.count / t.cpu.worker for t in peer.runs]),
+                peer.name, peer.version, f"{peer.members:,}", same_work(peer.work),
+                spread([t.count / t.wall for t in peer.runs]), spread([t.count / t.cpu.worker for t in peer.runs]),
+                number(statistics.median(t.cpu.worker / t.count * 1e6 for t in peer.runs)),
                 number(statistics.median(t.cpu.broker / t.count * 1e6 for t in peer.runs)),
                 number(statistics.median(t.cpu.redis / t.count * 1e6 for t in peer.runs)),
-                f"{number(statistics.median(map(cost, peer.runs)) / ours)} times", peer.killed,
+                f"{number(ratios[peer.name, peer.members])} times", peer.killed,
             )
-            if peer.runs else (peer.name, peer.version, f"not run: {peer.missing}", *[""] * 5)
+            if peer.runs
+            else (
+                peer.name, peer.version, f"{peer.members:,}", same_work(peer.work), f"not run: {peer.missing}",
+                *[""] * 6,
+            )
             for peer in found.peers
         ],
     )  # fmt: skip
+
+
+def same_work(work: Work) -> str:
+    """Returns whether a program does stormfold's work, and the differences."""
+    less = [
+        *([] if work.keeps_members else ["counts, no members"]),
+        *([] if work.windows == "session" else [f"{work.windows} windows"]),
+    ]
+    once = "exactly once" if work.exactly_once else "at least once"
+    return f"no: {', '.join([*less, once])}" if less else f"yes, {once}"
+
+
+def peer_ratios(found: Peers) -> dict[tuple[str, int], float]:
+    """Returns the CPU per alert over stormfold's, by name and members of a group; programs that were not run lack."""
+    costs = {(peer.name, peer.members): statistics.median(map(cost, peer.runs)) for peer in found.peers if peer.runs}
+    ours = {members: used for (name, members), used in costs.items() if name == found.peers[0].name}
+    return {(name, members): used / ours[members] for (name, members), used in costs.items()}
 
 
 def profile(found: Profile) -> Iterator[Sheet]:
@@ -217,6 +250,7 @@ def receive(found: Receive) -> Iterator[Sheet]:
 SHEETS: dict[str, Callable[[Any], Iterator[Sheet]]] = {
     "claim": claim,
     "throughput": throughput,
+    "compression": compression,
     "growth": growth,
     "latency": latency,
     "million": million,

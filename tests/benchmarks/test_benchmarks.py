@@ -18,7 +18,8 @@ from tests.benchmarks.load import alert, backlog
 from tests.benchmarks.page import DOCS, SECTIONS, drawings, page
 from tests.benchmarks.profile import by_file
 from tests.benchmarks.reach import goals
-from tests.benchmarks.results import Results, load
+from tests.benchmarks.results import Peer, Peers, Results, Taken, Usage, Work, load, this_run
+from tests.benchmarks.tables import peer_ratios, same_work
 from tests.support import gobuild
 from tests.support.alerts import Sent
 from tests.support.apiserver import binaries
@@ -65,6 +66,24 @@ async def test_every_part_measures_something(
     assert results.claim and all(form.fit > 0 and min(form.times.p50) > 0 for form in results.claim.forms)
     assert results.throughput and all(runs[0].wall > 0 for runs in results.throughput.stages.values())
     assert results.latency and all(min(delay.present_p50) > 0 for delay in results.latency.delays)
+
+
+def test_the_table_of_peers_says_what_a_program_leaves_out() -> None:
+    assert same_work(Work(keeps_members=True, windows="session", exactly_once=True)) == "yes, exactly once"
+    assert same_work(Work(keeps_members=True, windows="session", exactly_once=False)) == "yes, at least once"
+    counting = Work(keeps_members=False, windows="tumbling", exactly_once=False)
+    assert same_work(counting) == "no: counts, no members, tumbling windows, at least once"
+
+
+def test_a_peer_is_compared_with_stormfold_for_groups_of_the_same_size() -> None:
+    work = Work(keeps_members=True, windows="session", exactly_once=True)
+
+    def peer(name: str, members: int, worker: float, redis: float = 0) -> Peer:
+        return Peer(name, "", "", work, members, [Taken(10, 1, Usage(worker, 9, redis), [])])
+
+    run = this_run(rounds=1, quick=True)
+    found = Peers(run, [peer("us", 1, 1, 1), peer("us", 9, 4, 1), peer("them", 1, 4), peer("them", 9, 50)])
+    assert peer_ratios(found) == {("us", 1): 1, ("us", 9): 1, ("them", 1): 2, ("them", 9): 10}
 
 
 def test_a_sample_belongs_to_the_file_of_its_innermost_frame() -> None:

@@ -296,8 +296,6 @@ class TestForeignRecords:
             {"rank": 256},
             {"rank": -1},
             {"example": b"{"},
-            {"group": "short"},
-            {"group": "a" * 20 + "\n"},
         ],
         ids=str,
     )

@@ -31,7 +31,7 @@ async def main() -> None:
             await count(["loop:" + labels["alertname"] + "/" + labels["cluster"]], [record.timestamp])
             done += 1
             if done % 100 == 0:
-                print("done", done, flush=True)
+                print("done", done, 0, flush=True)
 
 
 asyncio.run(main())

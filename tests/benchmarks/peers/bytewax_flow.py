@@ -14,25 +14,49 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.run import cli_main
 from bytewax.testing import TestingSink
 
-done = 0
+from tests.benchmarks.peers import members
+
+KEEPS_MEMBERS = os.environ["MEMBERS"] == "1"
+done = largest = 0
+
+Alert = tuple[str, datetime, dict[str, str]]
+"""Group, time, labels."""
 
 
-def decoded(message: Any) -> tuple[str, datetime]:
+def decoded(message: Any) -> Alert:
+    labels = json.loads(message.value)["labels"]
+    if not KEEPS_MEMBERS:
+        report()
+    return members.group(labels), datetime.fromtimestamp(message.timestamp[1] / 1000, UTC), labels
+
+
+def report() -> None:
     global done
     done += 1
     if done % 100 == 0:
-        print("done", done, flush=True)
-    labels = json.loads(message.value)["labels"]
-    return labels["alertname"] + "/" + labels["cluster"], datetime.fromtimestamp(message.timestamp[1] / 1000, UTC)
+        print("done", done, largest, flush=True)
+
+
+def collected(found: members.Members, alert: Alert) -> members.Members:
+    global largest
+    _, time, labels = alert
+    members.add(found, *members.member(labels, time.timestamp()))
+    largest = max(largest, len(found))
+    report()
+    return found
 
 
 flow = Dataflow("storms")
 source = KafkaSource([os.environ["KAFKA"]], [os.environ["TOPIC"]], batch_size=1000)
-keyed = op.map("decode", op.input("alerts", flow, source), decoded)
-clock = windows.EventClock(lambda one: one[1], wait_for_system_duration=timedelta(seconds=10))
+alerts = op.map("decode", op.input("alerts", flow, source), decoded)
+clock = windows.EventClock(lambda alert: alert[1], wait_for_system_duration=timedelta(seconds=10))
 windower = windows.SessionWindower(timedelta(minutes=5))
-counted = windows.count_window("count", keyed, clock, windower, lambda one: one[0])
-op.output("counts", counted.down, TestingSink([]))
+if KEEPS_MEMBERS:
+    keyed = op.key_on("group", alerts, lambda alert: alert[0])
+    closed = windows.fold_window("members", keyed, clock, windower, dict, collected, members.merge, ordered=False)
+else:
+    closed = windows.count_window("count", alerts, clock, windower, lambda alert: alert[0])
+op.output("closed", closed.down, TestingSink([]))
 
 folder = Path(os.environ["FOLDER"])
 init_db_dir(folder, 1)

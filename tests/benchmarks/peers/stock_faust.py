@@ -7,7 +7,10 @@ from typing import Any
 
 import faust
 
+from tests.benchmarks.peers import members
+
 PARTITIONS = int(os.environ["PARTITIONS"])
+KEEPS_MEMBERS = os.environ["MEMBERS"] == "1"
 
 app = faust.App(
     os.environ["TOPIC"] + "-faust",
@@ -24,23 +27,32 @@ class Alert(faust.Record):
 
 
 alerts = app.topic(os.environ["TOPIC"], value_type=Alert)
-counts = app.Table("counts", default=int).tumbling(timedelta(minutes=5), expires=timedelta(hours=1))
-done = 0
+windows = app.Table("windows", default=dict if KEEPS_MEMBERS else int).tumbling(
+    timedelta(minutes=5), expires=timedelta(hours=1)
+)
+done = largest = 0
 
 
 def group(alert: Alert) -> str:
-    return alert.labels["alertname"] + "/" + alert.labels["cluster"]
+    return members.group(alert.labels)
 
 
 @app.agent(alerts)
-async def count(stream: Any) -> None:
-    global done
-    async for alert in stream.group_by(group, name="group"):
-        counts[group(alert)] += 1
+async def process(stream: Any) -> None:
+    global done, largest
+    async for event in stream.group_by(group, name="group").events():
+        alert = event.value
+        if KEEPS_MEMBERS:
+            window = windows[group(alert)]
+            found = members.add(window.value(), *members.member(alert.labels, event.message.timestamp))
+            windows[group(alert)] = found
+            largest = max(largest, len(found))
+        else:
+            windows[group(alert)] += 1
         done += 1
         if done % 100 == 0:
             # The worker makes log records of what goes to `sys.stdout`.
-            print("done", done, file=sys.__stdout__, flush=True)
+            print("done", done, largest, file=sys.__stdout__, flush=True)
 
 
 if __name__ == "__main__":
