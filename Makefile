@@ -17,7 +17,7 @@ unit: $(BIN)/.project  ## run the tests that need no server, under 30 s (ARGS="-
 	@$(BIN)/pytest --numprocesses auto tests/unit $(ARGS)
 
 test: $(BIN)/.project  ## run all tests except `make engine` and `make node` (ARGS=tests/integration/redis)
-	@$(BIN)/pytest --numprocesses 2 --dist loadfile --ignore tests/engine --ignore tests/node $(ARGS)
+	@$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 engine: $(BIN)/.project  ## run docker-compose.yml in a Docker engine that the tests start; needs root
 	@$(BIN)/pytest tests/engine $(ARGS)
