@@ -28,7 +28,7 @@ REFRESH_SHARE = 0.8
 
 
 class TokenError(KafkaConnectionError):
-    """There is no token; the cause is a `StormfoldError`. aiokafka's clients handle only errors of their own."""
+    """A token could not be obtained. The cause is a `StormfoldError`, because aiokafka handles only its own errors."""
 
 
 class Token(NamedTuple):
