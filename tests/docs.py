@@ -1,4 +1,4 @@
-"""Generated parts of the pages in `docs/`: everything between `<!-- from code: NAME -->` and `<!-- end -->`.
+"""Generated parts of `README.md` and of `docs/`: everything between `<!-- from code: NAME -->` and `<!-- end -->`.
 
 `python -m tests.docs` writes them; a test compares them with the code.
 """
@@ -11,6 +11,8 @@ from functools import reduce
 from itertools import pairwise, takewhile
 from operator import getitem
 from pathlib import Path
+from statistics import median
+from textwrap import fill
 from typing import Any, get_args, get_type_hints
 
 import click
@@ -105,6 +107,21 @@ def redis_sizes() -> str:
     return table(("what", "bytes in Redis"), rows)
 
 
+def figures() -> str:
+    """The three measurements that the README quotes."""
+    found = load()
+    assert found.claim and found.throughput and found.latency
+    size = {form.form[0]: form.bytes_each / 1e3 for form in found.claim.forms if form.resources == 1_000}
+    rate = median(taken.count / taken.cpu.worker for taken in found.throughput.pipeline["20,000 series"])
+    (late,) = (median(delay.present_p99) for delay in found.latency.delays if delay.load == 0.5)
+    text = (
+        f"An open storm with 1,000 affected resources takes {size['C']:.0f} KB of Redis, and {size['A']:.0f} KB if the"
+        f" whole resource is kept there. A worker processes {round(rate, -3):,.0f} alerts per CPU-second. At half of"
+        f" its capacity, 99 % of all storms are written within {late:.1f} s after they are final."
+    )
+    return fill(text, 120, break_on_hyphens=False) + "\n"
+
+
 def redis_scripts() -> str:
     """The header comment of each script, which is its contract."""
     scripts = sorted((ROOT / "app" / "stormfold" / "redis").glob("*.lua"))
@@ -189,6 +206,7 @@ BLOCKS = {
     "storm_fields": storm_fields,
     "incident_fields": incident_fields,
     "redis_keys": redis_keys,
+    "figures": figures,
     "redis_sizes": redis_sizes,
     "redis_scripts": redis_scripts,
     "topics": topics_table,
@@ -208,7 +226,9 @@ def made(text: str) -> str:
 
 def pages() -> list[Path]:
     """The pages that have generated blocks."""
-    return [path for path in sorted((ROOT / "docs").rglob("*.md")) if _BLOCK.search(path.read_text())]
+    return [
+        path for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if _BLOCK.search(path.read_text())
+    ]
 
 
 def _parts(part: type[Section], title: str, defaults: dict[str, Any]) -> Iterator[str]:
