@@ -12,7 +12,9 @@ def fingerprint(labels: Mapping[str, str]) -> str:
 
     Hashed are names and values in the order of names, each followed by a 0xFF byte, which no UTF-8 contains.
     """
-    # Strings sort by code point, which is the order of their UTF-8 bytes.
-    texts = [text.encode() for label in sorted(labels.items()) for text in label]
+    texts: list[bytes] = []
+    # Strings sort by code point, which is the order of their UTF-8 bytes. Sorting names alone is cheaper than pairs.
+    for name in sorted(labels):
+        texts += name.encode(), labels[name].encode()
     hashed = _SEPARATOR.join([*texts, b""])
     return f"{fnv1a_64(hashed):016x}"

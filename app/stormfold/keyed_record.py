@@ -29,12 +29,16 @@ _PartitionNumber = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 """Number of a partition, or of partitions, in Kafka's range."""
 
 
+GroupId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{20}\Z")]
+"""Form of `group.group_id`. Readers check it once for each group, as a check takes longer than to decode a body."""
+
+
 class Body(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The part that every alert of a series has in common."""
 
     fingerprint: Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
     """8 bytes, big-endian."""
-    group: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{20}\Z")]
+    group: str
     """Identity of the group, `group.group_id`."""
     meta: bytes
     """`GroupMeta` in msgpack."""

@@ -22,6 +22,7 @@ from stormfold.keyed_record import (
     NOT_QUALIFIED,
     RESOLVED,
     Body,
+    GroupId,
     decode_marks,
 )
 from stormfold.resource import Resource
@@ -40,10 +41,10 @@ KNOWN_BYTES = 500
 IDENTITY = 11
 """Bytes of a packed body up to the end of its fingerprint."""
 
-_body = msgspec.msgpack.Decoder(Body)
-_meta = msgspec.msgpack.Decoder(GroupMeta)
-_example = msgspec.json.Decoder(Example)
-_resource = msgspec.msgpack.Decoder(Resource)
+_decode_body = msgspec.msgpack.Decoder(Body).decode
+_decode_meta = msgspec.msgpack.Decoder(GroupMeta).decode
+_decode_example = msgspec.json.Decoder(Example).decode
+_decode_resource = msgspec.msgpack.Decoder(Resource).decode
 
 SourcePosition = tuple[int, int]
 """Offset and index in the record of an alert in its partition of `alerts`."""
@@ -124,7 +125,7 @@ class _Group(NamedTuple):
     """Index of its overflow group."""
 
 
-class _Known(NamedTuple):
+class _Known(msgspec.Struct, frozen=True, gc=False):
     """A body, packed and decoded."""
 
     raw: bytes
@@ -190,7 +191,7 @@ class Merger:
                 raw = value[head_size:]
                 known = bodies.get(raw[:IDENTITY])
                 # Comparing the rest is cheaper than hashing it.
-                if known is None or known[0] != raw:
+                if known is None or known.raw != raw:
                     known = self._decode(raw)
                     if known is None:
                         merged.invalid += 1
@@ -213,7 +214,7 @@ class Merger:
                 count += 1
                 if time > latest:
                     latest = time
-                _, fingerprint, group, rank, resource, example, severity, of = known
+                group, rank, example, severity, of = known.group, known.rank, known.example, known.severity, known.of
                 meta = of.meta
                 past = time % gap
                 row = rows.get((group, time - past))
@@ -232,11 +233,11 @@ class Merger:
                     row.meta = meta
                 if flags & LATE:
                     row.late += 1
-                member = row.members.get(fingerprint)
+                member = row.members.get(known.fingerprint)
                 if member is None:
-                    row.members[fingerprint] = [1, past, MEMBER_FLAGS[flags & STATUS], resource]
+                    row.members[known.fingerprint] = [1, past, MEMBER_FLAGS[flags & STATUS], known.resource]
                 else:
-                    _add_alert(member, past, MEMBER_FLAGS[flags & STATUS], resource)
+                    _add_alert(member, past, MEMBER_FLAGS[flags & STATUS], known.resource)
             merged.source_positions |= {
                 (keyed, alerts): at for alerts, at in newest.items() if before.get(alerts) != at
             }
@@ -265,27 +266,29 @@ class Merger:
 
     def _decode(self, raw: bytes) -> _Known | None:
         try:
-            body = decode_untrusted(_body.decode, raw)
-            of = self._group_of(body)
-            # Values that the closer cannot read must not get into Redis.
-            decode_untrusted(_example.decode, body.example)
-            if body.resource:
-                decode_untrusted(_resource.decode, body.resource)
+            known = decode_untrusted(self._known, raw)
         except Malformed:
             return None
         self._hold(2 * len(raw) + KNOWN_BYTES)
-        known = self._bodies[raw[:IDENTITY]] = _Known(
-            raw, body.fingerprint, of.group, body.rank, body.resource, body.example, intern(body.severity), of
-        )
+        self._bodies[raw[:IDENTITY]] = known
         return known
 
-    def _group_of(self, body: Body) -> _Group:
-        known = self._groups.get((body.group, body.meta))
-        if known is None:
-            meta = decode_untrusted(_meta.decode, body.meta)
-            known = _Group(body.group, body.meta, self._overflow_of(meta))
-            self._hold(len(body.meta) + KNOWN_BYTES)
-            self._groups[body.group, body.meta] = known
+    def _known(self, raw: bytes) -> _Known:
+        """Decodes a body, for `decode_untrusted`. Values that the closer cannot read must not get into Redis."""
+        body = _decode_body(raw)
+        of = self._groups.get((body.group, body.meta)) or self._add_group(body)
+        _decode_example(body.example)
+        if body.resource:
+            _decode_resource(body.resource)
+        return _Known(
+            raw, body.fingerprint, of.group, body.rank, body.resource, body.example, intern(body.severity), of
+        )
+
+    def _add_group(self, body: Body) -> _Group:
+        group = msgspec.convert(body.group, GroupId)
+        known = _Group(group, body.meta, self._overflow_of(_decode_meta(body.meta)))
+        self._hold(len(body.meta) + KNOWN_BYTES)
+        self._groups[body.group, body.meta] = known
         return known
 
     def _hold(self, size: int) -> None:
@@ -327,5 +330,5 @@ def as_member(start: int, kept: Sequence[Any]) -> Member:
         last=start + last,
         resolved=bool(flags & RESOLVED),
         qualified=bool(flags & QUALIFIED),
-        resource=_resource.decode(resource) if resource else None,
+        resource=_decode_resource(resource) if resource else None,
     )

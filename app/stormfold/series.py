@@ -4,7 +4,6 @@ Alerts repeat, so keyed alerts are memoized by the raw bytes of their labels: a 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import msgspec
 
@@ -36,7 +35,7 @@ ECHO = Silence("incidents that stormfold announced", (Matcher(ANNOUNCED_LABEL[0]
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class Series(NamedTuple):
+class Series(msgspec.Struct, frozen=True, gc=False):
     """Labels as a configuration interprets them."""
 
     fingerprint: str
@@ -92,6 +91,9 @@ class SeriesReader:
         self._config = config
         self._mappings = Mappings(config.mappings)
         self._severities = Severities(config.severities, config.severity_aliases)
+        self._silences = (ECHO, *config.silences)
+        self._storm_ranks = {route.name: self._severities[route.storm_severity].rank for route in config.routes}
+        """Rank that alerts of a route must have at least to qualify, by its name."""
         self._keyed: dict[bytes, Keyed] = {}
         self._groups: dict[tuple[object, ...], Group] = {}
         self._annotations: dict[bytes, tuple[bytes, Mapping[str, str]]] = {}
@@ -150,7 +152,7 @@ class SeriesReader:
         body = silenced = _body(series, series.group, example)
         if series.silences:
             silenced = _body(series, self._group(series.route, labels, True), example)
-        severe = series.severity.rank <= self._severities[series.route.storm_severity].rank
+        severe = series.severity.rank <= self._storm_ranks[series.route.name]
         new_for = FOREVER if series.route.new_for is None else series.route.new_for
         return Keyed(
             key=series.fingerprint.encode(),
@@ -182,7 +184,7 @@ class SeriesReader:
         resource = alert.about or find_resource(labels, config.resource_labels, config.exporters)
         return Series(
             fingerprint=alert.fingerprint or fingerprint(labels),
-            silences=tuple(s for s in (ECHO, *config.silences) if all_match(s.match, labels)),
+            silences=tuple([silence for silence in self._silences if all_match(silence.match, labels)]),
             route=route,
             group=self._group(route, labels, False),
             severity=self._severities[labels.get(config.severity_label, "")],
@@ -191,14 +193,16 @@ class SeriesReader:
 
     def _group(self, route: Route, labels: Mapping[str, str], silenced: bool) -> Group:
         rules = self._config.incidents if route.incidents else None
-        shared = group_labels(labels, route, rules.by if rules else ())
-        key = (route.name, silenced, *shared.items())
+        scope = rules.by if rules else ()
+        # All that the group's labels depend on; to select those costs more.
+        given = labels.items() if route.group_by is None else map(labels.get, (*route.group_by, *scope))
+        key = (route.name, silenced, *given)
         known = self._groups.get(key)
         if known is None:
             known = Group.of(
                 GroupMeta(
                     route=route.name,
-                    labels=shared,
+                    labels=group_labels(labels, route, scope),
                     namespace=route.namespace,
                     silenced=silenced,
                     storm_alerts=route.storm_alerts,

@@ -89,12 +89,15 @@ class Worker:
         if "intake" in names:
             member = GroupMember(Intake.name, settings.alerts_topic, settings, health)
             self._consume(member, Intake(settings, configuration, store, health, member))
-        if "fold" in names:
-            member = GroupMember(Fold.name, settings.keyed_topic, settings, health)
-            self._consume(member, Fold(settings, configuration, store, self.redis_monitor, health, member))
         if "close" in names:
             self.close = Close(settings, configuration, store, health)
             self.app.service(self.close)
+        if "fold" in names:
+            member = GroupMember(Fold.name, settings.keyed_topic, settings, health)
+            fold = Fold(settings, configuration, store, self.redis_monitor, health, member)
+            if self.close:
+                fold.on_progress = self.close.wake
+            self._consume(member, fold)
         if "correlate" in names:
             self.correlate = Correlate(settings, configuration, store, health)
             self.app.service(self.correlate)

@@ -180,6 +180,19 @@ class TestDirectory(SinkSuite):
         assert await place.sink.write(manifest("b"), "b") is Outcome.CREATED
         assert set(place.stored()) == {"a", "b"}
 
+    async def test_a_failure_of_the_thread_is_the_outcome_of_every_write(
+        self, place: Folder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def fail(*_: Any) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(asyncio, "to_thread", fail)
+        writes = [place.sink.write(manifest(name), name) for name in "ab"]
+        found = await asyncio.wait_for(asyncio.gather(*writes, return_exceptions=True), 20)
+        assert [str(one) for one in found] == ["can't start new thread"] * 2
+        monkeypatch.undo()
+        assert await place.sink.write(manifest("a"), "a") is Outcome.CREATED
+
     async def test_a_name_too_long_for_a_file_is_a_dead_letter(self, place: Folder) -> None:
         name = "a" * 253
         with pytest.raises(DeadLetter, match="file name"):

@@ -296,6 +296,8 @@ class TestForeignRecords:
             {"rank": 256},
             {"rank": -1},
             {"example": b"{"},
+            {"group": "short"},
+            {"group": "a" * 20 + "\n"},
         ],
         ids=str,
     )

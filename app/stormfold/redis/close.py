@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
+from typing import NamedTuple
 
 import msgspec
 
@@ -24,6 +25,15 @@ class OpenBuckets:
     group: str
     meta: GroupMeta
     buckets: tuple[Bucket, ...]
+
+
+class ReadBucket(NamedTuple):
+    """A bucket with its detail."""
+
+    bucket: Bucket
+    complete: bool
+    """Whether it has the members of its summary. Otherwise `detail` has those that were read, and nothing unlisted."""
+    detail: BucketDetail
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +86,22 @@ class CloseAccess(RedisAccess):
 
         Raises `Retry` if a bucket is gone, because the lease was lost, or differs, because Redis went back.
         """
-        found = await self.find_details(version, wanted)
-        details = [detail for detail in found if detail is not None]
-        if len(details) < len(found):
-            raise Retry("a claimed bucket was completed by another closer")
+        details = []
+        for (_, bucket), found in zip(wanted, await self.read_buckets(version, wanted), strict=True):
+            if found is None:
+                raise Retry("a claimed bucket was completed by another closer")
+            if found.bucket != bucket or not found.complete:
+                raise Retry("a bucket differs from the one that was claimed")
+            details.append(found.detail)
         return details
 
-    async def find_details(
+    async def read_buckets(
         self, version: StateVersion, wanted: Sequence[tuple[str, Bucket]]
-    ) -> list[BucketDetail | None]:
-        """Details of the buckets of groups, in the same order; None for those that are gone."""
+    ) -> list[ReadBucket | None]:
+        """The buckets of groups as they are now, in the same order; None for those that are gone.
+
+        A bucket can change while it is read: then what was read last may be missing.
+        """
         names = self.keys.of(version.number)
         async with translate_errors():
             pipeline = self.redis.pipeline(transaction=False)
@@ -101,7 +117,9 @@ class CloseAccess(RedisAccess):
                 pipeline.hgetall(key)
             more = iter(await pipeline.execute())
         return [
-            _detail(bucket, [fields, *islice(more, len(keys))], *of_group) if fields and None not in of_group else None
+            _read(bucket.start, [fields, *islice(more, len(keys))], *of_group)
+            if fields and None not in of_group
+            else None
             for (_, bucket), (fields, of_group), keys in zip(wanted, found, others, strict=True)
         ]
 
@@ -150,19 +168,20 @@ def _open_buckets(group: bytes, meta: bytes | None, flat: Sequence[bytes | None]
     return OpenBuckets(group.decode(), msgspec.msgpack.decode(meta, type=GroupMeta), tuple(buckets))
 
 
-def _detail(bucket: Bucket, hashes: Sequence[dict[bytes, bytes]], example: bytes, group_meta: bytes) -> BucketDetail:
+def _read(start: int, hashes: Sequence[dict[bytes, bytes]], example: bytes, group_meta: bytes) -> ReadBucket:
     """`hashes` has the fields of the bucket's hashes."""
     summary, meta = unpack_summary(hashes[0][SUMMARY_FIELD]), hashes[0].get(META_FIELD, group_meta)
-    members = unpack_members(bucket.start, hashes)
-    if summary.bucket(bucket.start) != bucket or len(members) != summary.members:
-        raise Retry("a bucket differs from the one that was claimed")
-    return BucketDetail(
+    members = unpack_members(start, hashes)
+    unlisted = summary.alerts - summary.unqualified - sum(member.alerts for member in members.values())
+    complete = len(members) == summary.members and unlisted >= 0
+    detail = BucketDetail(
         meta=meta,
         rank=summary.rank,
         severity=summary.severity,
         late=summary.late,
-        truncated=summary.truncated,
+        truncated=summary.truncated or not complete,
         example=example,
         members=members,
-        unlisted=summary.alerts - sum(member.alerts for member in members.values()) - summary.unqualified,
+        unlisted=unlisted if complete else 0,
     )
+    return ReadBucket(summary.bucket(start), complete, detail)

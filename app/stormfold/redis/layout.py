@@ -193,7 +193,7 @@ ROW_FIELDS = (
     "fingerprints", "counts", "times", "prefix_numbers", "rests", "prefixes",
 )  # fmt: skip
 """Values of a packed row, in this order. The members are lists of equal length: `counts` are alerts × `FLAG_VALUES` +
-flags, `times` newest - bucket start (ms), `prefix_numbers` indexes of `prefixes` from 1, or 0; see `split_resource`."""
+flags, `times` newest - bucket start (ms), `prefix_numbers` indexes of `prefixes` from 1, or 0 without one."""
 
 
 class ScriptReply(IntEnum):
@@ -237,34 +237,47 @@ def _lua_format(packing: struct.Struct) -> str:
 def pack_row(row: Row) -> list[Any]:
     """A row as fold.lua takes it. The start is text, as Lua would write the number with an exponent."""
     members = row.members.values()
-    split = [split_resource(member[3]) for member in members]
-    prefixes = dict.fromkeys(prefix for prefix, _ in split)
-    prefixes.pop(b"", None)
-    numbers = {prefix: number for number, prefix in enumerate(prefixes, 1)}
+    prefix_numbers, rests, prefixes = split_resources([member[3] for member in members])
     return [
         row.group, row.meta, row.overflow, str(row.start), row.due, row.alerts, row.first, row.last, row.rank,
         row.severity, row.late, row.example,
         list(row.members),
         [alerts * FLAG_VALUES + flags for alerts, _, flags, _ in members],
         [member[1] for member in members],
-        [numbers.get(prefix, 0) for prefix, _ in split],
-        [rest for _, rest in split],
-        list(prefixes),
+        prefix_numbers,
+        rests,
+        prefixes,
     ]  # fmt: skip
 
 
-@lru_cache(maxsize=30_000)
-def split_resource(resource: bytes) -> tuple[bytes, bytes]:
-    """The prefix of a resource in msgpack, after the hash of it, and the rest of the resource, after the same hash.
+def split_resources(resources: Iterable[bytes]) -> tuple[list[int], list[bytes], list[bytes]]:
+    """Splits resources in msgpack: the number of each one's prefix, the rest of each, and all prefixes.
 
-    Resources of one storm differ only at the end: pods of a deployment after the last hyphen. Without a prefix, the
-    first result is empty, and the second is the resource.
+    Resources of one storm differ only at the end: pods of a deployment after the last hyphen. A rest begins with the
+    hash of its prefix, as does the prefix itself. A resource without a prefix has number 0 and is its own rest.
     """
-    end = min(resource.rfind(b"-") + 1, MAX_PREFIX)
-    if end < MIN_PREFIX:
-        return b"", resource
-    digest = blake2b(resource[:end], digest_size=PREFIX_HASH_BYTES).digest()
-    return digest + resource[:end], digest + resource[end:]
+    found: dict[bytes, tuple[int, bytes]] = {}
+    numbers, rests = [], []
+    for resource in resources:
+        end = resource.rfind(b"-") + 1
+        if end < MIN_PREFIX:
+            numbers.append(0)
+            rests.append(resource)
+            continue
+        end = min(end, MAX_PREFIX)
+        prefix = resource[:end]
+        known = found.get(prefix)
+        if known is None:
+            known = found[prefix] = len(found) + 1, _prefix_hash(prefix)
+        number, digest = known
+        numbers.append(number)
+        rests.append(digest + resource[end:])
+    return numbers, rests, [digest + prefix for prefix, (_, digest) in found.items()]
+
+
+@lru_cache(maxsize=10_000)
+def _prefix_hash(prefix: bytes) -> bytes:
+    return blake2b(prefix, digest_size=PREFIX_HASH_BYTES).digest()
 
 
 class Summary(NamedTuple):
@@ -300,25 +313,28 @@ def unpack_summary(value: bytes) -> Summary:
 
 
 def unpack_members(start: int, hashes: Iterable[Mapping[bytes, bytes]]) -> dict[bytes, Member]:
-    """Reads the members in all hashes of a bucket that begins at `start`, by fingerprint."""
+    """Reads the members in all hashes of a bucket that begins at `start`, by fingerprint.
+
+    Those whose prefix is in none of the hashes are left out: they were written after the first hashes were read.
+    """
     fields: dict[bytes, bytes] = {}
     for found in hashes:
         fields |= found
-    return {
-        name: as_member(start, _unpack_member(value, fields))
-        for name, value in fields.items()
-        if len(name) == FINGERPRINT_BYTES
-    }
+    members = {name: _unpack_member(value, fields) for name, value in fields.items() if len(name) == FINGERPRINT_BYTES}
+    return {name: as_member(start, member) for name, member in members.items() if member is not None}
 
 
-def _unpack_member(value: bytes, fields: Mapping[bytes, bytes]) -> tuple[int, int, int, bytes]:
+def _unpack_member(value: bytes, fields: Mapping[bytes, bytes]) -> tuple[int, int, int, bytes] | None:
     alerts, form = divmod(value[0], ALERTS_UNIT)
     last, at = int.from_bytes(value[1:SHORT_BYTES]), SHORT_BYTES
     if not alerts:
         (alerts, last), at = LONG_MEMBER.unpack_from(value, 1), 1 + LONG_MEMBER.size
     resource = value[at:]
     if form & PREFIXED:
-        resource = fields[resource[:PREFIX_HASH_BYTES]] + resource[PREFIX_HASH_BYTES:]
+        prefix = fields.get(resource[:PREFIX_HASH_BYTES])
+        if prefix is None:
+            return None
+        resource = prefix + resource[PREFIX_HASH_BYTES:]
     return alerts, last, form % FLAG_VALUES, resource
 
 

@@ -163,8 +163,8 @@ class OpenSegments:
     async def look(self, version: StateVersion) -> tuple[int | None, list[Aggregate]]:
         """The watermark (ms; None before there is one) when the look began, and the aggregates.
 
-        What is not read, to bound the look, makes their distinct counts too low, never too high. Raises `Retry` or
-        `ActionRequired`, `StaleStateVersion` if that version is not current.
+        What is not read, to bound the look or because it changes just then, makes their distinct counts too low, never
+        too high. Raises `Retry` or `ActionRequired`, `StaleStateVersion` if that version is not current.
         """
         top = await self._ranking.look(version)
         watermark = None if top.horizon is None else top.horizon - version.windows.grace
@@ -175,8 +175,8 @@ class OpenSegments:
                 if bucket.summary.members <= left:
                     left -= bucket.summary.members
                     wanted.append((group.name, bucket.summary.bucket(bucket.start)))
-        found = await self._store.find_details(version, wanted)
-        details = {(name, bucket.start): one for (name, bucket), one in zip(wanted, found, strict=True) if one}
+        found = await self._store.read_buckets(version, wanted)
+        details = {(name, bucket.start): one.detail for (name, bucket), one in zip(wanted, found, strict=True) if one}
         return watermark, [one for group in top.groups for one in self._aggregates(version, group, details)]
 
     def _aggregates(

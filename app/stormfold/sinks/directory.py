@@ -8,9 +8,11 @@ import contextlib
 import errno
 import os
 import re
+import secrets
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +42,7 @@ class _File(NamedTuple):
 
 
 class _Write(NamedTuple):
-    target: Path
+    file: str
     manifest: dict[str, Any]
     outcome: asyncio.Future[Outcome]
 
@@ -69,7 +71,7 @@ class DirectorySink:
         if len(file) > _MAX_FILE_NAME:
             raise DeadLetter(f"file name of {len(file)} bytes is longer than {_MAX_FILE_NAME}")
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._requested.append(_Write(self._folder / file, manifest, outcome))
+        self._requested.append(_Write(file, manifest, outcome))
         if self._writing is None:
             self._writing = asyncio.create_task(self._write_requested())
         return await outcome
@@ -94,7 +96,11 @@ class DirectorySink:
         try:
             while self._requested:
                 writes, self._requested = self._requested, []
-                results = await asyncio.to_thread(self._write_all, writes)
+                results: Iterable[Outcome | Exception]
+                try:
+                    results = await asyncio.to_thread(self._write_all, writes)
+                except Exception as error:
+                    results = [error] * len(writes)
                 for write, result in zip(writes, results, strict=True):
                     # Otherwise nobody waits for it any more.
                     if not write.outcome.done():
@@ -117,56 +123,38 @@ class DirectorySink:
             with tempfile.TemporaryFile(dir=self._root, prefix=_TEMPORARY) as probe:
                 probe.write(b"\n")
 
-    def _write_all(self, writes: Iterable[_Write]) -> list[Outcome | Exception]:
+    def _write_all(self, writes: Sequence[_Write]) -> list[Outcome | Exception]:
         """The outcome of each write, or its error."""
         results: list[Outcome | Exception] = []
-        for write in writes:
-            try:
-                results.append(self._write(write.target, write.manifest))
-            except Exception as error:
-                results.append(error)
         try:
-            # Also for a file that exists: the worker that wrote it may not have flushed the folder yet.
-            if any(isinstance(result, Outcome) for result in results):
-                self._flush_folder()
+            with self._translate_errors():
+                self._folder.mkdir(parents=True, exist_ok=True)
+                folder = os.open(self._folder, os.O_RDONLY)
+                try:
+                    results += [self._write(folder, write) for write in writes]
+                    # Also for a file that exists: the worker that wrote it may not have flushed the folder yet.
+                    if any(isinstance(result, Outcome) for result in results):
+                        os.fsync(folder)
+                finally:
+                    os.close(folder)
         except StormfoldError as error:
-            return [error if isinstance(result, Outcome) else result for result in results]
+            return [error if isinstance(result, Outcome) else result for result in results] or [error] * len(writes)
         return results
 
-    def _write(self, target: Path, manifest: dict[str, Any]) -> Outcome:
+    def _write(self, folder: int, write: _Write) -> Outcome | Exception:
+        """The outcome of a write into a folder, which is given by a file descriptor, or its error."""
         try:
-            content = dump(manifest).encode()
+            content = dump(write.manifest).encode()
         except (TypeError, UnicodeEncodeError, RecursionError) as error:
-            raise DeadLetter(f"manifest cannot be written as YAML: {error}") from error
-        with self._translate_errors():
-            if target.exists():
-                return Outcome.EXISTS
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._replace(target, content)
-        return Outcome.CREATED
-
-    def _replace(self, target: Path, content: bytes) -> None:
-        descriptor, temporary = tempfile.mkstemp(dir=self._folder, prefix=_TEMPORARY)
+            return DeadLetter(f"manifest cannot be written as YAML: {error}")
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                # The record's offset is committed after this: the file must survive whatever the commit survives.
-                os.fsync(file.fileno())
-                os.fchmod(file.fileno(), 0o644)
-            Path(temporary).replace(target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(temporary).unlink()
-            raise
-
-    def _flush_folder(self) -> None:
-        with self._translate_errors():
-            folder = os.open(self._folder, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            with self._translate_errors():
+                if os.access(write.file, os.F_OK, dir_fd=folder):
+                    return Outcome.EXISTS
+                _create(folder, write.file, content)
+        except StormfoldError as error:
+            return error
+        return Outcome.CREATED
 
     def _delete_expired(self, now: int, retention: int, limit: int, on_deleted: OnDeleted) -> None:
         with self._translate_errors():
@@ -192,6 +180,23 @@ class DirectorySink:
                 hint = f"make {self._folder} a folder that stormfold may write to"
                 raise ActionRequired(message, hint) from error
             raise Retry(message) from error
+
+
+def _create(folder: int, file: str, content: bytes) -> None:
+    """Writes a file into a folder, which is given by a file descriptor, completely or not at all."""
+    temporary = f"{_TEMPORARY}{secrets.token_hex(8)}"
+    try:
+        with open(temporary, "xb", opener=partial(os.open, mode=0o644, dir_fd=folder)) as stream:
+            stream.write(content)
+            stream.flush()
+            # The record's offset is committed after this: the file must survive whatever the commit survives.
+            os.fsync(stream.fileno())
+            os.fchmod(stream.fileno(), 0o644)
+        os.rename(temporary, file, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=folder)
+        raise
 
 
 def _read(path: Path) -> _File | None:

@@ -28,7 +28,7 @@ from stormfold.window import Segment, segments
 log = structlog.get_logger(__name__)
 
 INTERVAL = 0.25
-"""Seconds between two claims while nothing is due."""
+"""Seconds between two claims while nothing is due. Fold wakes the closer of its worker when the horizon may advance."""
 MAX_GROUPS_PER_CLAIM = 200
 OLD_WARNING_INTERVAL = 600.0
 """Seconds between two warnings about groups of old alerts: senders repeat them all the time."""

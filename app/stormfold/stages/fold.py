@@ -1,7 +1,7 @@
 """Fold: keyed alerts into Redis, one script call for each poll, which also moves the positions, or does nothing."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
@@ -59,6 +59,9 @@ class Fold:
         self._version: StateVersion | None = None
         self._positions: dict[int, Position] = {}
         self._source_positions: dict[PartitionPair, SourcePosition] = {}
+        self._marks: dict[PartitionPair, int] = {}
+        self.on_progress: Callable[[], object] = lambda: None
+        """Called when all marks of the assigned partitions have advanced: the horizon may have, too."""
         self._closed_before: int | None = None
         self._horizon: int | None = None
         self._committed_at = 0.0
@@ -77,8 +80,9 @@ class Fold:
         clock = await self._store.clock(version)
         self._closed_before = closed_before(version, clock)
         self._horizon = await newest_horizon(self._settings, clock)
-        self._member.event_times = {}
-        self._advance((await self._store.marks(version)).marks)
+        self._member.event_times, self._marks = {}, {}
+        marks = (await self._store.marks(version)).marks
+        self._advance({pair: reached for pair, reached in marks.items() if pair[0] in partitions})
         return self._positions
 
     async def process(self, batch: Batch) -> None:
@@ -176,8 +180,13 @@ class Fold:
         return {"topic": self._member.topic, "positions": {p: self._positions[p].offset for p in batch.records}}
 
     def _advance(self, marks: Mapping[PartitionPair, int]) -> None:
-        for (partition, _), reached in marks.items():
+        before = min(self._marks.values(), default=0)
+        for pair, reached in marks.items():
+            partition = pair[0]
+            self._marks[pair] = max(reached, self._marks.get(pair, reached))
             self._member.event_times[partition] = max(reached, self._member.event_times.get(partition, reached))
+        if marks and min(self._marks.values()) > before:
+            self.on_progress()
 
     def _count(self, merged: Merged, overflowed: int) -> None:
         metrics.ALERTS_FOLDED.inc(merged.alerts)

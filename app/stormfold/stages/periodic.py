@@ -1,5 +1,7 @@
 """Work that is repeated independently of the agents, whatever errors it ends with."""
 
+import asyncio
+
 import structlog
 from mode import Service
 
@@ -21,6 +23,11 @@ class PeriodicService(Service):
     def __init__(self, health: Health) -> None:
         super().__init__()
         self.health = health
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """Ends the wait until the next time, or the next wait. It does not shorten the wait after a failure."""
+        self._woken.set()
 
     async def run_once(self) -> float:
         """Does the work once; returns the seconds to wait until the next time. Raises `Retry` or `ActionRequired`."""
@@ -30,16 +37,18 @@ class PeriodicService(Service):
     async def _run(self) -> None:
         attempts = Attempts()
         while not self.should_stop:
+            self._woken.clear()
             try:
                 wait = await self.run_once()
             except Exception as error:
-                wait, attempt = BACKOFF, attempts.fail()
+                attempt = attempts.fail()
                 problem = error if isinstance(error, StormfoldError) else unexpected(error)
                 if self.health.set_unhealthy(self.name, str(problem), problem.hint):
                     report = log.warning if problem is error else log.exception
                     report("component failed", component=self.name, error=str(problem), **attempt)
+                await self.sleep(BACKOFF)
             else:
                 self.health.set_healthy(self.name)
                 if recovery := attempts.succeed():
                     log.info("component recovered", component=self.name, **recovery)
-            await self.sleep(wait)
+                await self.wait_first(self._woken, timeout=wait)

@@ -1,21 +1,37 @@
 """The largest open groups are found at a bounded cost, however many are open."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
 from stormfold.group import GroupMeta
+from stormfold.local.redis import EmbeddedRedis
 from stormfold.redis.close import Completion
 from stormfold.redis.errors import StaleStateVersion
+from stormfold.redis.layout import VersionKeys
 from stormfold.redis.open_groups import CALLS_PER_LOOK, GROUPS_PER_CALL, OpenGroup, OpenGroups, OpenSegments, TopGroups
 from stormfold.redis.store import Store
 from stormfold.redis.versions import StateVersion
 from stormfold.storm import Aggregate, fold_segment
 from stormfold.window import Rebuild, segments
-from tests.integration.redis.actions import GROUP, LIMITS, NOW, OTHER, VERSION, Folder, alert, everything, full, start
+from tests.integration.redis.actions import (
+    GROUP,
+    LIMITS,
+    NOW,
+    OTHER,
+    VERSION,
+    Folder,
+    alert,
+    everything,
+    full,
+    held,
+    start,
+)
 
 
 def group(number: int) -> GroupMeta:
@@ -160,6 +176,40 @@ async def test_open_segments_are_the_aggregates_of_what_has_come_so_far(store: S
     assert sorted(found, key=lambda one: one.name) == await closed(store, VERSION)
     assert len(found) == 3 and watermark is None
     assert await everything(redis) == before
+
+
+async def test_buckets_that_grow_while_they_are_read_have_what_they_had(
+    store: Store, redis: Redis, redis_server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alerts that come between the two reads of a bucket bring a prefix of resources that is not read."""
+    await start(store)
+    folder = Folder(store)
+    await folder([alert(n, 1, resource=f"{n:016}-") for n in range(200)])
+    before = {key: await redis.dump(key) async for key in redis.scan_iter()}
+    details = await held(store)
+    await folder([alert(n, 2, resource=f"payments-{n}") for n in range(200, 240)])
+    after = {key: await redis.dump(key) async for key in redis.scan_iter()}
+    part_keys = VersionKeys.part_keys
+
+    def restore(state: Mapping[bytes, bytes | None]) -> None:
+        with SyncRedis.from_url(redis_server.url) as client:
+            client.flushdb()
+            for key, value in state.items():
+                client.restore(key, 0, value or b"")
+
+    def late(*arguments: Any) -> list[str]:
+        restore(after)
+        return part_keys(*arguments)
+
+    monkeypatch.setattr(VersionKeys, "part_keys", late)
+    restore(before)
+    _, (found,) = await OpenSegments(store, 5, 50).look(VERSION)
+    assert 200 <= found.distinct <= 240
+    restore(before)
+    (group,) = (await OpenGroups(store, 5).look(VERSION)).groups
+    assert 200 <= group.distinct <= 240
+    restore(before)
+    assert await held(store) == details
 
 
 async def test_the_segments_with_the_most_distinct_alerts_are_found_first(store: Store) -> None:
