@@ -81,7 +81,7 @@ class Storms {
         return (hash ^ 0xff) * 0x100000001b3L;
     }
 
-    // Parses each alert once: only what a member needs goes through the repartition topic.
+    // Parses each alert once, so that records of the repartition topic have only the fields of a member.
     static class Parser implements Processor<byte[], byte[], String, Alert> {
         private ProcessorContext<String, Alert> context;
 
