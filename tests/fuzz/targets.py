@@ -22,7 +22,7 @@ from stormfold.kafka.committed import CommitMetadata
 from stormfold.keyed_record import MARKS, Marks, decode_marks, encode_alert, encode_marks
 from stormfold.manifest import decode_manifest, encode_manifest, to_manifest
 from stormfold.merge import LatePolicy, Merger
-from stormfold.redis.packed_row import pack_row
+from stormfold.redis.layout import pack_row
 from stormfold.redis.script import pack
 from stormfold.routing import MatcherError, all_match, parse_matchers
 from stormfold.series import SeriesReader

@@ -6,8 +6,7 @@ from itertools import takewhile
 
 import pytest
 
-from stormfold.redis import clock, close, fold, lease, open_groups, versions
-from stormfold.redis.lua_constants import lua_constants
+from stormfold.redis import clock, close, fold, layout, lease, open_groups, versions
 from stormfold.redis.script import Script
 
 SCRIPTS = [
@@ -22,7 +21,7 @@ def _header(script: Script[...]) -> str:
 
 def test_every_lua_file_has_one_typed_function_or_is_a_library() -> None:
     present = {file.name.removesuffix(".lua") for file in files("stormfold.redis").iterdir() if ".lua" in file.name}
-    assert sorted([*(script.name for script in SCRIPTS), "bucket", "part"]) == sorted(present)
+    assert sorted([*(script.name for script in SCRIPTS), "bucket"]) == sorted(present)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
@@ -51,15 +50,13 @@ def test_no_format_flag_or_field_name_stands_in_a_script(script: Script[...]) ->
 
 
 def test_lua_formats_have_the_sizes_of_the_packed_values() -> None:
-    constants = lua_constants()
-    assert constants["SUMMARY"] == ">I4I8I8I4BBI4BI4I4"
-    assert (constants["PART"], constants["WIDE"]) == (">I4B", ">I8I4")
-    assert (constants["NARROW"], constants["NARROW_END"], constants["WIDE_END"]) == (">I4", ">I2", ">I4")
-    assert constants["ROW_MEMBER"] == ">I4I4I4I4I4"
-    assert (constants["ROW_OVERFLOW"], constants["ROW_PREFIXES"]) == (1, 17)
+    constants = layout.lua_constants()
+    assert constants["SUMMARY"] == ">I4I8I8I4BBI4BB"
+    assert constants["LONG_MEMBER"] == ">I4I4"
+    assert (constants["ROW_GROUP"], constants["ROW_PREFIXES"]) == (1, 18)
 
 
 def test_every_constant_is_used_by_a_script() -> None:
     bodies = "\n".join(script.library + script.body for script in SCRIPTS)
-    unused = [name for name in lua_constants() if not re.search(rf"\b{name}\b", bodies)]
+    unused = [name for name in layout.lua_constants() if not re.search(rf"\b{name}\b", bodies)]
     assert unused == []

@@ -1,18 +1,57 @@
--- A bucket: a string of its summary, the first part of its members, and the end: its severity, its meta unless it is the
--- group's, and prefixes of resources. More parts are strings of their own. Part of fold.lua, which has the arguments.
---
--- Once read, a bucket is a table: its summary by name, the values at its end, the `parts` that were read so far, and
--- whether it must be written as a `whole`.
+-- A bucket: its summary, and its members in one or more hashes. Part of fold.lua, which has the arguments.
+local CHUNK = 400
+-- Locals, because every member needs these functions.
+local struct_pack, struct_unpack, find = struct.pack, struct.unpack, string.find
+local byte, char, sub = string.byte, string.char, string.sub
 
--- Strings by key, or false, as they are in Redis now: rows of one call may share a bucket.
-local values = {}
-local function get(key)
-  local value = values[key]
-  if value == nil then
-    value = redis.call('GET', key)
-    values[key] = value
+-- The first of two byte strings, independent of the server's locale.
+local function lower(a, b)
+  for i = 1, math.min(#a, #b) do
+    local x, y = byte(a, i), byte(b, i)
+    if x ~= y then
+      return x < y and a or b
+    end
   end
-  return value
+  return #a < #b and a or b
+end
+
+local function unpack_summary(value)
+  local alerts, first, last, late, rank, truncated, members, bits, prefixes, at = struct_unpack(SUMMARY, value)
+  local severity, unqualified = sub(value, at), 0
+  local name_end = find(severity, UNQUALIFIED_SEPARATOR, 1, true)
+  if name_end then
+    unqualified = tonumber(sub(severity, name_end + 1)) or 0
+    severity = sub(severity, 1, name_end - 1)
+  end
+  return {
+    alerts = alerts, first = first, last = last, late = late, rank = rank, severity = severity,
+    truncated = truncated, members = members, bits = bits, prefixes = prefixes, unqualified = unqualified,
+  }
+end
+
+local function pack_summary(summary)
+  local packed = struct_pack(SUMMARY, summary.alerts, summary.first, summary.last, summary.late, summary.rank,
+    summary.truncated, summary.members, summary.bits, summary.prefixes) .. summary.severity
+  if summary.unqualified > 0 then
+    packed = packed .. UNQUALIFIED_SEPARATOR .. string.format('%d', summary.unqualified)
+  end
+  return packed
+end
+
+-- Merges the summary of a row into the one that Redis had.
+local function merge_summaries(summary, row)
+  local rank, severity = row[ROW_RANK], row[ROW_SEVERITY]
+  if rank < summary.rank or (rank == summary.rank and severity ~= summary.severity) then
+    summary.severity = rank < summary.rank and severity or lower(severity, summary.severity)
+    summary.rank = rank
+  end
+  summary.alerts, summary.late = summary.alerts + row[ROW_ALERTS], summary.late + row[ROW_LATE]
+  if row[ROW_FIRST] < summary.first then
+    summary.first = row[ROW_FIRST]
+  end
+  if row[ROW_LAST] > summary.last then
+    summary.last = row[ROW_LAST]
+  end
 end
 
 -- Key of a part of a bucket.
@@ -32,9 +71,8 @@ local function bits_of(members)
   return bits
 end
 
--- The part of one of some fingerprints.
-local function part_of(fingerprints, i, parts)
-  local high, low = byte(fingerprints, i * FINGERPRINT_BYTES - 1, i * FINGERPRINT_BYTES)
+local function part_of(fingerprint, parts)
+  local high, low = byte(fingerprint, FINGERPRINT_BYTES - 1, FINGERPRINT_BYTES)
   return (high * 256 + low) % parts
 end
 
@@ -44,9 +82,9 @@ local function by_part(fingerprints, bits)
   if bits == 0 then
     return ALL
   end
-  local lists, parts = {}, 2 ^ bits
-  for i = 1, #fingerprints / FINGERPRINT_BYTES do
-    local part = part_of(fingerprints, i, parts)
+  local lists, parts = {[0] = {}}, 2 ^ bits
+  for i = 1, #fingerprints do
+    local part = part_of(fingerprints[i], parts)
     local list = lists[part]
     if not list then
       list = {}
@@ -57,214 +95,216 @@ local function by_part(fingerprints, bits)
   return lists
 end
 
--- Reads the strings that a row will need. Fails on one of a wrong type.
-local function check_parts(key, row, bits, members_after)
-  row.bits, row.lists = bits, by_part(row[ROW_FINGERPRINTS], bits)
-  for part in pairs(row.lists) do
-    get(part_key(key, part))
-  end
+-- Fails on a part of the wrong type that the members of a row will be in.
+local function check_parts(key, fingerprints, bits, members_after)
   local bits_after = bits_of(members_after)
   if bits_after > bits then
     for part = 1, 2 ^ bits_after - 1 do
-      redis.call('STRLEN', part_key(key, part))
+      redis.call('HLEN', part_key(key, part))
+    end
+  elseif bits > 0 then
+    for part in pairs(by_part(fingerprints, bits)) do
+      redis.call('HLEN', part_key(key, part))
     end
   end
 end
 
-local function new_bucket(row)
-  return {
-    alerts = row[ROW_ALERTS], first = row[ROW_FIRST], last = row[ROW_LAST], late = row[ROW_LATE], rank = row[ROW_RANK],
-    truncated = 0, members = 0, bits = 0, unqualified = 0, tail = {row[ROW_SEVERITY], ''}, parts = {[0] = new_part()},
-    whole = true,
-  }
-end
-
-local function read_bucket(value)
-  local alerts, first, last, late, rank, truncated, members, bits, unqualified, tail_at, at = struct_unpack(SUMMARY, value)
-  return {
-    alerts = alerts, first = first, last = last, late = late, rank = rank, truncated = truncated, members = members,
-    bits = bits, unqualified = unqualified, tail_at = tail_at, tail = cmsgpack.unpack(sub(value, tail_at + 1)),
-    parts = {[0] = read_part(value, at)},
-  }
-end
-
-local function get_part(key, bucket, number)
-  local part = bucket.parts[number]
-  if not part then
-    local value = get(part_key(key, number))
-    part = value and read_part(value, 1) or new_part()
-    bucket.parts[number] = part
+-- HMGET, HSET and HDEL of any number of values.
+local function get_all(key, fields)
+  if #fields <= CHUNK then
+    return redis.call('HMGET', key, unpack(fields))
   end
-  return part
-end
-
--- Writes what has changed.
-local function write_bucket(key, bucket)
-  for number, part in pairs(bucket.parts) do
-    if number > 0 then
-      local name = part_key(key, number)
-      if part.ends then
-        redis.call('SET', name, pack_whole(part))
-      else
-        redis.call('SETRANGE', name, 0, pack_head(part))
-      end
-      values[name] = nil
+  local values = {}
+  for from = 1, #fields, CHUNK do
+    for i, value in ipairs(redis.call('HMGET', key, unpack(fields, from, math.min(from + CHUNK - 1, #fields)))) do
+      values[from + i - 1] = value
     end
   end
-  local first, packed = bucket.parts[0], nil
-  local whole = bucket.whole or first.ends
-  if whole then
-    packed = pack_whole(first)
-    bucket.tail_at = SUMMARY_BYTES + #packed
-  else
-    packed = pack_head(first)
-  end
-  local summary = struct_pack(SUMMARY, bucket.alerts, bucket.first, bucket.last, bucket.late, bucket.rank,
-    bucket.truncated, bucket.members, bucket.bits, bucket.unqualified, bucket.tail_at)
-  if whole then
-    redis.call('SET', key, summary .. packed .. cmsgpack.pack(bucket.tail))
-  else
-    redis.call('SETRANGE', key, 0, summary .. packed)
-  end
-  values[key] = nil
+  return values
 end
 
--- Merges the summary of a row into that of the bucket.
-local function merge_summaries(bucket, row)
-  local rank, severity, old_severity = row[ROW_RANK], row[ROW_SEVERITY], bucket.tail[TAIL_SEVERITY]
-  if rank < bucket.rank or (rank == bucket.rank and severity ~= old_severity) then
-    bucket.tail[TAIL_SEVERITY] = rank < bucket.rank and severity or lower(severity, old_severity)
-    bucket.rank, bucket.whole = rank, true
+local function set_all(key, flat)
+  for from = 1, #flat, CHUNK * 2 do
+    redis.call('HSET', key, unpack(flat, from, math.min(from + CHUNK * 2 - 1, #flat)))
   end
-  bucket.alerts, bucket.late = bucket.alerts + row[ROW_ALERTS], bucket.late + row[ROW_LATE]
-  if row[ROW_FIRST] < bucket.first then
-    bucket.first = row[ROW_FIRST]
-  end
-  if row[ROW_LAST] > bucket.last then
-    bucket.last = row[ROW_LAST]
+end
+
+local function delete_all(key, fields)
+  for from = 1, #fields, CHUNK do
+    redis.call('HDEL', key, unpack(fields, from, math.min(from + CHUNK - 1, #fields)))
   end
 end
 
 -- Moves members to the parts that a bucket has from now on.
-local function split(key, bucket, bits)
-  local parts, count = {}, 2 ^ bits
-  for number = 0, count - 1 do
-    parts[number] = new_part()
-  end
-  for number = 0, 2 ^ bucket.bits - 1 do
-    local part = read_part(pack_whole(get_part(key, bucket, number)), 1)
-    for i = 1, part.count do
-      local alerts, time = read_member(part, i)
-      local at, length = find_text(part, i)
-      add_member(parts[part_of(part.fingerprints, i, count)], get_fingerprint(part.fingerprints, i), alerts, time,
-        sub(part.value, at, at + length - 1))
+local function split(key, bits, new_bits)
+  local parts = 2 ^ new_bits
+  for part = 0, 2 ^ bits - 1 do
+    local from = part_key(key, part)
+    local fields, moved, gone = redis.call('HGETALL', from), {}, {}
+    for i = 1, #fields, 2 do
+      local to = #fields[i] == FINGERPRINT_BYTES and part_of(fields[i], parts) or part
+      if to ~= part then
+        local flat = moved[to] or {}
+        moved[to] = flat
+        flat[#flat + 1] = fields[i]
+        flat[#flat + 1] = fields[i + 1]
+        gone[#gone + 1] = fields[i]
+      end
     end
+    for to, flat in pairs(moved) do
+      set_all(part_key(key, to), flat)
+    end
+    delete_all(from, gone)
   end
-  bucket.parts, bucket.bits = parts, bits
 end
 
--- Number in the bucket of each of a row's prefixes, or nil.
-local function number_prefixes(prefixes, tail)
-  local known, numbers = {}, {}
-  for i = TAIL_PREFIXES + 1, #tail do
-    known[tail[i]] = i - TAIL_PREFIXES
+-- What Redis has of a row's members: index to value, or false.
+local function find_members(key, fingerprints, lists)
+  if lists[0] == false then
+    return get_all(key, fingerprints)
   end
+  local known = {}
+  for part, list in pairs(lists) do
+    local wanted = {}
+    for at = 1, #list do
+      wanted[at] = fingerprints[list[at]]
+    end
+    if #wanted > 0 then
+      for at, value in ipairs(get_all(part_key(key, part), wanted)) do
+        known[list[at]] = value
+      end
+    end
+  end
+  return known
+end
+
+-- Which of a row's prefixes the bucket has: index in `prefixes` to true. It gets those that several new members need,
+-- while it has few. `uses` is the number of new members of each.
+local function name_prefixes(key, prefixes, uses, bucket)
+  local named, prefixes_key = {}, part_key(key, PREFIXES_PART)
   for index, prefix in ipairs(prefixes) do
-    numbers[index] = known[prefix]
+    if uses[index] then
+      local hash, text = sub(prefix, 1, PREFIX_HASH_BYTES), sub(prefix, PREFIX_HASH_BYTES + 1)
+      -- This key is not checked before anything is written, so that the call must not fail here.
+      local known = redis.pcall('HGET', prefixes_key, hash)
+      if not known and uses[index] > 1 and bucket.prefixes < MAX_PREFIXES then
+        redis.call('HSET', prefixes_key, hash, text)
+        bucket.prefixes, known = bucket.prefixes + 1, text
+      end
+      named[index] = known == text
+    end
   end
-  return numbers
+  return named
 end
 
--- Folds those of a row's members that the bucket has; returns the indexes of the others.
-local function fold_known(key, row, bucket, prefixes, prefix_numbers)
-  local fingerprints, numbers, rests, tail = row[ROW_FINGERPRINTS], row[ROW_NUMBERS], row[ROW_RESTS], bucket.tail
-  local lists, unknown = row.bits == bucket.bits and row.lists or by_part(fingerprints, bucket.bits), {}
-  for number, list in pairs(lists) do
-    local part = get_part(key, bucket, number)
-    local known = part.fingerprints
-    for at = 1, list and #list or row[ROW_MEMBERS] do
-      local i = list and list[at] or at
-      local fingerprint = sub(fingerprints, (i - 1) * FINGERPRINT_BYTES + 1, i * FINGERPRINT_BYTES)
-      local found = find(known, fingerprint, 1, true)
-      while found and found % FINGERPRINT_BYTES ~= 1 do
-        found = find(known, fingerprint, found + 1, true)
-      end
-      if not found then
-        unknown[#unknown + 1] = i
+-- Decides which of a row's unknown members become members; returns the number of those of each prefix, or nil if there
+-- are none. The others are only counted, and `known` has no entry for them any more.
+local function add_members(row, known, bucket)
+  local uses = nil
+  for i = 1, #row[ROW_FINGERPRINTS] do
+    if not known[i] then
+      local number = row[ROW_PREFIX_NUMBERS][i]
+      if track_new and bucket.members < max_fingerprints then
+        bucket.members = bucket.members + 1
+        uses = uses or {}
+        uses[number] = (uses[number] or 0) + 1
       else
-        local place = (found - 1) / FINGERPRINT_BYTES + 1
-        local count, time, prefix, length, to = struct_unpack(ROW_MEMBER, numbers, (i - 1) * ROW_MEMBER_BYTES + 1)
-        merge_member(part, place, count, time)
-        local rest = sub(rests, to - length + 1, to)
-        local new_prefix = prefix > 0 and prefix_numbers[prefix] or 0
-        if new_prefix == 0 and prefix > 0 then
-          rest = prefixes[prefix] .. rest
+        local flags = row[ROW_COUNTS][i] % FLAG_VALUES
+        bucket.truncated = 1
+        if flags < QUALIFIED then
+          bucket.unqualified = bucket.unqualified + (row[ROW_COUNTS][i] - flags) / FLAG_VALUES
         end
-        local text, text_length = find_text(part, place)
-        local old_prefix = byte(part.value, text)
-        if old_prefix ~= new_prefix or text_length ~= #rest + 1 or find(part.value, rest, text + 1, true) ~= text + 1 then
-          local old = sub(part.value, text + 1, text + text_length - 1)
-          local new = new_prefix > 0 and tail[TAIL_PREFIXES + new_prefix] .. rest or rest
-          old = old_prefix > 0 and tail[TAIL_PREFIXES + old_prefix] .. old or old
-          if new ~= old and lower(new, old) == new then
-            replace_text(part, place, char(new_prefix) .. rest)
-          end
-        end
+        known[i] = nil
       end
     end
   end
-  return unknown
+  return uses
 end
 
--- Makes members of those of a row that the bucket does not have, or only counts them. A prefix that several need gets a
--- number while the bucket has few.
-local function fold_unknown(key, row, bucket, prefixes, prefix_numbers, unknown)
-  local fingerprints, numbers, tail = row[ROW_FINGERPRINTS], row[ROW_NUMBERS], bucket.tail
-  local added = track_new and math.min(#unknown, math.max(0, max_fingerprints - bucket.members)) or 0
-  bucket.members = bucket.members + added
-  local bits = bits_of(bucket.members)
-  if bits > bucket.bits then
-    split(key, bucket, bits)
+-- The lower of a member's resource in Redis and the one of the row, and whether it begins with the hash of a prefix.
+local function lower_resource(key, resource, prefixed, prefix, rest)
+  local text, old_text = rest, resource
+  if prefix then
+    text = sub(prefix, PREFIX_HASH_BYTES + 1) .. sub(rest, PREFIX_HASH_BYTES + 1)
   end
-  local uses, parts = {}, 2 ^ bucket.bits
-  for at = 1, added do
-    local prefix = select(3, struct_unpack(ROW_MEMBER, numbers, (unknown[at] - 1) * ROW_MEMBER_BYTES + 1))
-    uses[prefix] = (uses[prefix] or 0) + 1
-  end
-  for at = 1, #unknown do
-    local i = unknown[at]
-    local count, time, prefix, length, to = struct_unpack(ROW_MEMBER, numbers, (i - 1) * ROW_MEMBER_BYTES + 1)
-    if at <= added then
-      local rest, number = sub(row[ROW_RESTS], to - length + 1, to), prefix > 0 and prefix_numbers[prefix] or 0
-      if number == 0 and prefix > 0 then
-        if uses[prefix] > 1 and #tail - TAIL_PREFIXES < MAX_PREFIXES then
-          tail[#tail + 1] = prefixes[prefix]
-          number, bucket.whole = #tail - TAIL_PREFIXES, true
-          prefix_numbers[prefix] = number
-        else
-          rest = prefixes[prefix] .. rest
-        end
-      end
-      local part = get_part(key, bucket, parts == 1 and 0 or part_of(fingerprints, i, parts))
-      add_member(part, get_fingerprint(fingerprints, i), count, time, char(number) .. rest)
-    else
-      local flags = count % FLAG_VALUES
-      bucket.truncated = 1
-      if flags < QUALIFIED then
-        bucket.unqualified = bucket.unqualified + (count - flags) / FLAG_VALUES
-      end
+  if prefixed then
+    local known = redis.pcall('HGET', part_key(key, PREFIXES_PART), sub(resource, 1, PREFIX_HASH_BYTES))
+    if type(known) ~= type(text) then
+      return resource, prefixed
     end
+    old_text = known .. sub(resource, PREFIX_HASH_BYTES + 1)
   end
+  if lower(text, old_text) == old_text then
+    return resource, prefixed
+  end
+  return text, false
 end
 
--- Folds a row's members, and writes the bucket, in whose summary the row is merged already.
+-- Folds a row's members, and writes them with the summary of the bucket, of which the script changes a part.
 local function fold_members(key, row, bucket)
-  local prefixes = cmsgpack.unpack(row[ROW_PREFIXES])
-  local prefix_numbers = number_prefixes(prefixes, bucket.tail)
-  local unknown = fold_known(key, row, bucket, prefixes, prefix_numbers)
-  if #unknown > 0 then
-    fold_unknown(key, row, bucket, prefixes, prefix_numbers, unknown)
+  local fingerprints, counts, times = row[ROW_FINGERPRINTS], row[ROW_COUNTS], row[ROW_TIMES]
+  local numbers, rests, prefixes = row[ROW_PREFIX_NUMBERS], row[ROW_RESTS], row[ROW_PREFIXES]
+  local lists, uses, named = by_part(fingerprints, bucket.bits), nil, nil
+  local known = #fingerprints > 0 and find_members(key, fingerprints, lists) or {}
+  uses = add_members(row, known, bucket)
+  if uses then
+    local bits = bits_of(bucket.members)
+    if bits > bucket.bits then
+      split(key, bucket.bits, bits)
+      bucket.bits, lists = bits, by_part(fingerprints, bits)
+    end
+    named = name_prefixes(key, prefixes, uses, bucket)
   end
-  write_bucket(key, bucket)
+  for part, list in pairs(lists) do
+    local flat, filled = {}, 0
+    if part == 0 then
+      flat, filled = {SUMMARY_FIELD, pack_summary(bucket)}, 2
+    end
+    for at = 1, list and #list or #fingerprints do
+      local i = list and list[at] or at
+      local old, alerts, last, number, resource = known[i], counts[i], times[i], numbers[i], rests[i]
+      local flags = alerts % FLAG_VALUES
+      local prefixed = number > 0
+      alerts = (alerts - flags) / FLAG_VALUES
+      if old then
+        local head, high, low = byte(old, 1, SHORT_BYTES)
+        local form = head % ALERTS_UNIT
+        local old_alerts, old_last, rest = (head - form) / ALERTS_UNIT, high * 256 + low, SHORT_BYTES + 1
+        if old_alerts == 0 then
+          old_alerts, old_last, rest = struct_unpack(LONG_MEMBER, old, 2)
+        end
+        local old_flags, old_resource, old_prefixed = form % FLAG_VALUES, sub(old, rest), form >= PREFIXED
+        alerts = alerts + old_alerts
+        if old_flags ~= flags or old_last > last then
+          local qualified = (flags >= QUALIFIED or old_flags >= QUALIFIED) and QUALIFIED or 0
+          -- The other flag: whether the newest alert is resolved.
+          local resolved, old_resolved = flags % QUALIFIED, old_flags % QUALIFIED
+          if old_last > last then
+            last, resolved = old_last, old_resolved
+          elseif old_last == last and old_resolved > resolved then
+            resolved = old_resolved
+          end
+          flags = qualified + resolved
+        end
+        if old_resource ~= resource or old_prefixed ~= prefixed then
+          resource, prefixed = lower_resource(key, old_resource, old_prefixed, prefixes[number], resource)
+        end
+      elseif old == false and prefixed and not named[number] then
+        prefixed = false
+        resource = sub(prefixes[number], PREFIX_HASH_BYTES + 1) .. sub(resource, PREFIX_HASH_BYTES + 1)
+      end
+      if old ~= nil then
+        local form, low = prefixed and flags + PREFIXED or flags, last % 256
+        flat[filled + 1] = fingerprints[i]
+        if alerts <= SHORT_ALERTS and last <= SHORT_TIME then
+          flat[filled + 2] = char(alerts * ALERTS_UNIT + form, (last - low) / 256, low) .. resource
+        else
+          flat[filled + 2] = char(form) .. struct_pack(LONG_MEMBER, alerts, last) .. resource
+        end
+        filled = filled + 2
+      end
+    end
+    set_all(part_key(key, part), flat)
+  end
 end
 

@@ -66,7 +66,7 @@ repeat
       for _, field in ipairs(redis.call('HKEYS', group_prefix .. group)) do
         if field ~= META_FIELD then
           buckets[#buckets + 1] = field
-          buckets[#buckets + 1] = redis.call('GETRANGE', bucket_prefix .. group .. SEPARATOR .. field, 0, SUMMARY_BYTES - 1)
+          buckets[#buckets + 1] = redis.call('HGET', bucket_prefix .. group .. SEPARATOR .. field, SUMMARY_FIELD)
         end
       end
       taken = taken + 1

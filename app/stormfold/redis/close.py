@@ -11,7 +11,7 @@ from stormfold.errors import ActionRequired, Retry
 from stormfold.group import GroupMeta
 from stormfold.redis.clock import Clock
 from stormfold.redis.errors import translate_errors
-from stormfold.redis.layout import META_FIELD, SUMMARY, pairs, unpack_bucket, unpack_members, unpack_summary
+from stormfold.redis.layout import META_FIELD, SUMMARY_FIELD, pairs, unpack_members, unpack_summary
 from stormfold.redis.script import Packed, RedisAccess, script
 from stormfold.redis.versions import StateVersion
 from stormfold.storm import BucketDetail
@@ -106,21 +106,21 @@ class CloseAccess(RedisAccess):
         async with translate_errors():
             pipeline = self.redis.pipeline(transaction=False)
             for group, bucket in wanted:
-                pipeline.get(names.bucket_key(group, bucket.start))
+                pipeline.hgetall(names.bucket_key(group, bucket.start))
                 pipeline.hmget(f"{names.group_prefix}{group}", str(bucket.start), META_FIELD)
             found = list(pairs(await pipeline.execute()))
             others = [
-                names.part_keys(group, bucket.start, unpack_summary(value)) if value else []
-                for (group, bucket), (value, _) in zip(wanted, found, strict=True)
+                names.part_keys(group, bucket.start, unpack_summary(fields[SUMMARY_FIELD])) if fields else []
+                for (group, bucket), (fields, _) in zip(wanted, found, strict=True)
             ]
             for key in chain.from_iterable(others):
-                pipeline.get(key)
+                pipeline.hgetall(key)
             more = iter(await pipeline.execute())
         return [
-            _read(bucket.start, [value, *islice(more, len(keys))], *of_group)
-            if value and None not in of_group
+            _read(bucket.start, [fields, *islice(more, len(keys))], *of_group)
+            if fields and None not in of_group
             else None
-            for (_, bucket), (value, of_group), keys in zip(wanted, found, others, strict=True)
+            for (_, bucket), (fields, of_group), keys in zip(wanted, found, others, strict=True)
         ]
 
     async def complete(self, version: StateVersion, token: str, completions: Iterable[Completion]) -> list[bool]:
@@ -150,32 +150,32 @@ class CloseAccess(RedisAccess):
                 starts = [field for field in fields if field != META_FIELD]
                 pipeline = self.redis.pipeline(transaction=False)
                 for start in starts:
-                    pipeline.getrange(names.bucket_key(group.decode(), int(start)), 0, SUMMARY.size - 1)
+                    pipeline.hget(names.bucket_key(group.decode(), int(start)), SUMMARY_FIELD)
                 found = zip(starts, await pipeline.execute(), strict=True)
                 if meta is not None:
                     result.append(_open_buckets(group, meta, [v for item in found if item[1] for v in item]))
         return result
 
 
-def _open_buckets(group: bytes, meta: bytes | None, flat: Sequence[bytes]) -> OpenBuckets:
-    if meta is None or b"" in flat:
+def _open_buckets(group: bytes, meta: bytes | None, flat: Sequence[bytes | None]) -> OpenBuckets:
+    if meta is None or None in flat:
         raise ActionRequired(
             f"Redis has lost a part of group {group.decode()} and kept the rest: it has evicted or deleted keys",
             "stop the workers, delete the keys of stormfold in Redis, start the workers: open groups are rebuilt from"
             " Kafka",
         )
-    buckets = sorted(unpack_bucket(int(start), summary) for start, summary in pairs(flat))
+    buckets = sorted(unpack_summary(summary).bucket(int(start)) for start, summary in pairs(flat))
     return OpenBuckets(group.decode(), msgspec.msgpack.decode(meta, type=GroupMeta), tuple(buckets))
 
 
-def _read(start: int, values: Sequence[bytes], example: bytes, group_meta: bytes) -> ReadBucket:
-    """`values` has the bucket's strings."""
-    summary = unpack_summary(values[0])
-    members = unpack_members(start, values)
+def _read(start: int, hashes: Sequence[dict[bytes, bytes]], example: bytes, group_meta: bytes) -> ReadBucket:
+    """`hashes` has the fields of the bucket's hashes."""
+    summary, meta = unpack_summary(hashes[0][SUMMARY_FIELD]), hashes[0].get(META_FIELD, group_meta)
+    members = unpack_members(start, hashes)
     unlisted = summary.alerts - summary.unqualified - sum(member.alerts for member in members.values())
     complete = len(members) == summary.members and unlisted >= 0
     detail = BucketDetail(
-        meta=summary.meta or group_meta,
+        meta=meta,
         rank=summary.rank,
         severity=summary.severity,
         late=summary.late,

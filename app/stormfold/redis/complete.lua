@@ -26,14 +26,17 @@ local function unchanged(group, buckets)
   local keys = {}
   for i = 1, #buckets, 2 do
     local key = bucket_prefix .. group .. SEPARATOR .. buckets[i]
-    local summary = redis.call('GETRANGE', key, 0, SUMMARY_BYTES - 1)
-    if summary == '' or (struct.unpack(SUMMARY, summary)) ~= buckets[i + 1] then
+    local summary = redis.call('HGET', key, SUMMARY_FIELD)
+    if not summary or (struct.unpack(SUMMARY, summary)) ~= buckets[i + 1] then
       return nil
     end
     keys[#keys + 1] = key
-    local bits = select(8, struct.unpack(SUMMARY, summary))
+    local bits, prefixes = select(8, struct.unpack(SUMMARY, summary))
     for part = 1, 2 ^ bits - 1 do
       keys[#keys + 1] = key .. SEPARATOR .. part
+    end
+    if prefixes > 0 then
+      keys[#keys + 1] = key .. SEPARATOR .. PREFIXES_PART
     end
   end
   return keys

@@ -23,8 +23,11 @@
 --  10 new_source_positions  {pair, source position, ...}, all strings
 --  11 new_marks             {pair, event time (ms), ...}
 --  12 overflow              {{group, meta}, ...}
---  13 rows                  {row, ...}, each packed by the format ROW: at most one for each (group, bucket).
---                           ROW_OVERFLOW is an index of `overflow` from 0
+--  13 rows                  {{ROW_GROUP, ROW_META, ...}, ...}: at most one for each (group, bucket).
+--                           ROW_OVERFLOW is an index of `overflow` from 0. Of the members, ROW_FINGERPRINTS has the
+--                           fingerprints, ROW_COUNTS alerts * FLAG_VALUES + flags, ROW_TIMES newest - bucket start,
+--                           ROW_PREFIX_NUMBERS indexes of ROW_PREFIXES or 0, ROW_RESTS the rest of the resources, which
+--                           begins with the same hash as the prefix
 -- Returns
 --   {DONE, horizon or '', open groups, first open bucket or '', alerts in overflow groups}
 --   {REPEATED, ..., 0}      the call was done before; otherwise like DONE
@@ -62,49 +65,43 @@ redis.call('HLEN', source_positions)
 local horizon = redis.call('HGET', marks, HORIZON)
 local open_groups = redis.call('ZCARD', open)
 local opened, overflowed = {}, 0
--- Meta of groups by key, or false.
-local group_metas = {}
-local function get_meta(group_key)
-  local meta = group_metas[group_key]
-  if meta == nil then
-    meta = redis.call('HGET', group_key, META_FIELD)
-    group_metas[group_key] = meta
-  end
-  return meta
-end
+-- By row: the keys of group and bucket, and what they hold. Summaries are false where an earlier row changes them.
+local group_keys, bucket_keys, group_metas, summaries, own_metas = {}, {}, {}, {}, {}
 -- By bucket: most members after this call.
 local members_after = {}
-for number, packed in ipairs(rows) do
-  local row = {struct_unpack(ROW, packed)}
-  rows[number] = row
+for number, row in ipairs(rows) do
   if horizon and row[ROW_FIRST] < tonumber(horizon) - grace then
     return {BEHIND, horizon}
   end
   local group_key = group_prefix .. row[ROW_GROUP]
-  if not get_meta(group_key) and not opened[row[ROW_GROUP]] then
+  local group_meta = redis.call('HGET', group_key, META_FIELD)
+  if not group_meta and not opened[row[ROW_GROUP]] then
     if open_groups >= max_groups then
       local other = overflow[row[ROW_OVERFLOW] + 1]
       row[ROW_GROUP], row[ROW_META] = other[1], other[2]
       overflowed = overflowed + row[ROW_ALERTS]
       group_key = group_prefix .. row[ROW_GROUP]
-      get_meta(group_key)
+      group_meta = redis.call('HGET', group_key, META_FIELD)
     else
       open_groups = open_groups + 1
       opened[row[ROW_GROUP]] = true
     end
   end
   local key = bucket_prefix .. row[ROW_GROUP] .. SEPARATOR .. row[ROW_START]
-  local value, members, bits = get(key), 0, 0
-  if value then
-    members, bits = select(7, struct_unpack(SUMMARY, value))
+  local found = redis.call('HMGET', key, SUMMARY_FIELD, META_FIELD)
+  local summary, members, bits = found[1], 0, 0
+  if summary then
+    members, bits = select(7, struct_unpack(SUMMARY, summary))
   end
-  row.group_key, row.key = group_key, key
-  members_after[key] = (members_after[key] or members) + row[ROW_MEMBERS]
-  check_parts(key, row, bits, members_after[key])
+  group_keys[number], bucket_keys[number], group_metas[number] = group_key, key, group_meta
+  -- Rows of several groups may fold into the same bucket of an overflow group.
+  summaries[number], own_metas[number] = not members_after[key] and summary, found[2]
+  members_after[key] = (members_after[key] or members) + #row[ROW_FINGERPRINTS]
+  check_parts(key, row[ROW_FINGERPRINTS], bits, members_after[key])
 end
 
--- Enters a bucket that is new to its group into the indexes.
-local function open_bucket(group, group_key, row)
+-- Enters a bucket that is new to its group into the indexes; returns the group's meta.
+local function open_bucket(group, group_key, group_meta, row)
   local start, earliest = row[ROW_START], nil
   for _, field in ipairs(redis.call('HKEYS', group_key)) do
     local other = tonumber(field)
@@ -113,8 +110,8 @@ local function open_bucket(group, group_key, row)
     end
   end
   if not earliest then
-    group_metas[group_key] = row[ROW_META]
-    redis.call('HSET', group_key, META_FIELD, row[ROW_META])
+    group_meta = row[ROW_META]
+    redis.call('HSET', group_key, META_FIELD, group_meta)
     redis.call('ZADD', due, row[ROW_DUE], group)
     redis.call('ZADD', open, start, group)
   elseif tonumber(start) < earliest then
@@ -122,19 +119,26 @@ local function open_bucket(group, group_key, row)
     redis.call('ZADD', open, start, group)
   end
   redis.call('HSET', group_key, start, row[ROW_EXAMPLE])
+  return group_meta
 end
 
-local function fold_row(row)
-  local group_key, key, meta = row.group_key, row.key, row[ROW_META]
-  local value, bucket = get(key), nil
-  if value then
-    bucket = read_bucket(value)
-    local own_meta = bucket.tail[TAIL_META]
-    local old_meta = own_meta ~= '' and own_meta or get_meta(group_key)
+local function fold_row(number, row)
+  local group, meta, start = row[ROW_GROUP], row[ROW_META], row[ROW_START]
+  local group_key, key, group_meta = group_keys[number], bucket_keys[number], group_metas[number]
+  local before, own_meta = summaries[number], own_metas[number]
+  if not before then
+    -- An earlier row may have opened the bucket or the group.
+    group_meta = redis.call('HGET', group_key, META_FIELD)
+    before, own_meta = unpack(redis.call('HMGET', key, SUMMARY_FIELD, META_FIELD))
+  end
+  local bucket
+  if before then
+    local old_meta = own_meta or group_meta
     if meta ~= old_meta then
       meta = lower(meta, old_meta)
     end
-    local first, example, start = row[ROW_FIRST], row[ROW_EXAMPLE], row[ROW_START]
+    bucket = unpack_summary(before)
+    local first, example = row[ROW_FIRST], row[ROW_EXAMPLE]
     if bucket.first >= first then
       local old_example = bucket.first == first and redis.call('HGET', group_key, start)
       if example ~= old_example and (not old_example or lower(example, old_example) == example) then
@@ -143,13 +147,18 @@ local function fold_row(row)
     end
     merge_summaries(bucket, row)
   else
-    bucket = new_bucket(row)
-    open_bucket(row[ROW_GROUP], group_key, row)
+    bucket = {
+      alerts = row[ROW_ALERTS], first = row[ROW_FIRST], last = row[ROW_LAST], late = row[ROW_LATE],
+      rank = row[ROW_RANK], severity = row[ROW_SEVERITY],
+      truncated = 0, members = 0, bits = 0, prefixes = 0, unqualified = 0,
+    }
+    group_meta = open_bucket(group, group_key, group_meta, row)
   end
   -- All buckets of a group share its meta, unless the configuration changed while the group was open.
-  local own_meta = meta ~= get_meta(group_key) and meta or ''
-  if own_meta ~= bucket.tail[TAIL_META] then
-    bucket.tail[TAIL_META], bucket.whole = own_meta, true
+  if own_meta and meta == group_meta then
+    redis.call('HDEL', key, META_FIELD)
+  elseif meta ~= group_meta and meta ~= own_meta then
+    redis.call('HSET', key, META_FIELD, meta)
   end
   fold_members(key, row, bucket)
 end
@@ -184,7 +193,7 @@ end
 if alerts_partitions > tonumber(redis.call('HGET', marks, ALERTS_PARTITIONS) or '0') then
   redis.call('HSET', marks, ALERTS_PARTITIONS, alerts_partitions)
 end
-for _, row in ipairs(rows) do
-  fold_row(row)
+for number, row in ipairs(rows) do
+  fold_row(number, row)
 end
 return reply(DONE, overflowed)

@@ -7,8 +7,7 @@ from typing import NamedTuple
 from stormfold.merge import Merged
 from stormfold.redis.clock import Clock
 from stormfold.redis.errors import BehindWatermark, PositionConflict
-from stormfold.redis.layout import ScriptReply, pack_pair
-from stormfold.redis.packed_row import pack_row
+from stormfold.redis.layout import ScriptReply, pack_pair, pack_row
 from stormfold.redis.script import Packed, RedisAccess, script
 from stormfold.redis.versions import StateVersion
 
@@ -35,7 +34,7 @@ class Limits:
 
 @script(
     "state_version", "positions", "source_positions", "marks", "due", "open", "void", "number", "group_prefix",
-    "bucket_prefix", libraries=("part", "bucket"),
+    "bucket_prefix", library="bucket",
 )  # fmt: skip
 def fold(
     *, grace: int, max_fingerprints: int, max_groups: int, track_new: bool, alerts_partitions: int, moves: Packed,

@@ -1,6 +1,6 @@
 """Every byte in Redis: key names with type and time to live, fields of hashes, and packed values.
 
-Scripts get these constants through `lua_constants.py`: no format, flag or field name is written again in Lua.
+Scripts get these constants from `lua_constants`, so that no format, flag or field name is written a second time in Lua.
 
 All keys begin with `<prefix>:{0}:` (one hash slot, so that a script may use them together), and all but four continue
 with the number of the state version: keys of an older one cannot be mistaken for the current, and are deleted later.
@@ -8,16 +8,15 @@ Keys that hold counts or positions have no time to live: they are deleted when w
 """
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import chain
+from functools import lru_cache
+from hashlib import blake2b
 from typing import Any, NamedTuple, NewType
 
-import msgpack
-
 from stormfold.eventtime import PartitionPair
-from stormfold.merge import SourcePosition, as_member
+from stormfold.merge import QUALIFIED, Row, SourcePosition, as_member
 from stormfold.positions import Position
 from stormfold.storm import Member
 from stormfold.window import Bucket
@@ -74,9 +73,10 @@ class VersionKeys:
 
     @property
     def bucket_prefix(self) -> str:
-        """Prefix of `<group>:<start>`. string, no TTL: bucket summary, first part of its members, end. The other parts
-        of a larger bucket are strings, `<group>:<start>:<part>`, each with the members whose fingerprint modulo the
-        number of parts is `part`."""
+        """Prefix of `<group>:<start>`. hash, no TTL: `a` → bucket summary, 8-byte fingerprint → member; `m` →
+        `GroupMeta` if it differs from the group's. A larger bucket has more hashes, `<group>:<start>:<part>`, each with
+        the members whose fingerprint modulo the number of parts is `part`; `<group>:<start>:p` has prefixes of
+        resources: 4-byte hash → prefix."""
         return self.base + "b:"
 
     @property
@@ -90,13 +90,14 @@ class VersionKeys:
         return Key(self.base + "void")
 
     def bucket_key(self, group: str, start: int) -> str:
-        """Name of the string of a bucket that has its summary."""
+        """Name of the hash of a bucket that every bucket has."""
         return f"{self.bucket_prefix}{group}{SEPARATOR}{start}"
 
     def part_keys(self, group: str, start: int, summary: "Summary") -> list[str]:
-        """Names of the other strings of a bucket."""
+        """Names of the other hashes of a bucket."""
+        parts: list[object] = [*range(1, summary.parts), *[PREFIXES_PART][: summary.prefixes]]
         key = self.bucket_key(group, start)
-        return [f"{key}{SEPARATOR}{part}" for part in range(1, summary.parts)]
+        return [f"{key}{SEPARATOR}{part}" for part in parts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +140,10 @@ class Keys:
         return VersionKeys(f"{self.root}{number}:", self.state_version, str(number))
 
 
-BYTE_ORDER = ">"
-"""Of all numbers in bytes."""
 SEPARATOR = ":"
 """Between keyed and alerts partition, offset and index, group and bucket start."""
 
-LAYOUT = 3
+LAYOUT = 2
 """Number of the format of all that this module describes. Workers of another one do not see a state version of this."""
 ANY_NUMBER = "number"
 """Beginning of the field with the number of a state version; the format follows, in the first format nothing."""
@@ -157,32 +156,44 @@ HORIZON, ALERTS_PARTITIONS, MARKS_VERSION = "h", "n", "b"
 TIMESTAMP_SUFFIX = ":t"
 """Follows the partition in the field of positions that holds a timestamp."""
 META_FIELD = b"m"
+SUMMARY_FIELD = b"a"
 
-SUMMARY = struct.Struct(">IQQIBBIBII")
+SUMMARY = struct.Struct(">IQQIBBIBB")
 """A bucket summary: alerts, first and last (ms), late, severity rank, truncated, members, binary logarithm of the
-number of parts, alerts without a member that do not qualify, and where the tail begins: after the first part, to the
-end of the string. The tail is a msgpack array: the severity's name, the bucket's `GroupMeta` in msgpack, or nothing if
-it is the group's, then the prefixes of resources that several members have."""
-TAIL_SEVERITY, TAIL_META, TAIL_PREFIXES = 0, 1, 2
-"""Indexes in the tail; the prefixes are the rest."""
-WHOLE_MEMBERS, PART_MEMBERS = 256, 192
-"""Most members of a bucket with one part; of one with more, most members of a part on average. A part is read as a
-whole for each poll that has one of its members, and each part costs the name of its key."""
-MAX_PREFIXES = 128
-"""Most prefixes of a bucket; at most 255."""
+number of parts, named prefixes; then the severity's name and, after `UNQUALIFIED_SEPARATOR`, the number of alerts
+without a member that do not qualify, unless it is 0."""
+UNQUALIFIED_SEPARATOR = "\n"
+WHOLE_MEMBERS, PART_MEMBERS = 120, 64
+"""Most members of a bucket with one part; of one with more, most members of a part on average. So a hash has at most
+128 fields, of at most 64 bytes each: within the default limits of every server for the compact encoding."""
 
-PART = struct.Struct(">IB")
-"""Beginning of a part: number of its members, and whether they are wide. After it, the part has a count and a time for
-each member; the fingerprints; where the text of each member begins and, at last, the end of the texts; the texts. The
-count of a member is its alerts × `FLAG_VALUES` + flags, and its time newest - bucket start (ms). Its text is one byte,
-the number of a prefix of the bucket from 1, or 0, and the rest of the resource in msgpack, or nothing."""
 FINGERPRINT_BYTES = 8
 FLAG_VALUES = 4
 """Number of values of a member's flags, see `merge.MEMBER_FLAGS`."""
-NARROW, NARROW_END = struct.Struct(">HH"), struct.Struct(">H")
-"""Count and time of a member, and a place in the texts."""
-WIDE, WIDE_END = struct.Struct(">QI"), struct.Struct(">I")
-"""The same in a wide part: one of its members has a count or time, or its texts an end, that does not fit."""
+PREFIXED = 4
+"""Added to the flags if the resource begins with the hash of a prefix that the bucket has."""
+ALERTS_UNIT = 8
+"""A member begins with one byte: flags + `PREFIXED` or 0 + this × its alerts, or × 0 if they do not fit."""
+SHORT_ALERTS, SHORT_TIME = 31, 0xFFFF
+"""If the alerts and newest - bucket start (ms) are at most these, the time follows in two bytes; else
+`LONG_MEMBER`. The rest is the resource in msgpack, or nothing."""
+SHORT_BYTES = 3
+LONG_MEMBER = struct.Struct(">II")
+"""Alerts, newest - bucket start (ms)."""
+PREFIX_HASH_BYTES = 4
+MIN_PREFIX, MAX_PREFIX = 12, 64
+"""Bytes of a prefix: a shorter one saves little, a longer one would end the compact encoding."""
+MAX_PREFIXES = 128
+"""Most prefixes of a bucket."""
+PREFIXES_PART = "p"
+"""Follows the bucket in the name of the hash that has its prefixes."""
+
+ROW_FIELDS = (
+    "group", "meta", "overflow", "start", "due", "alerts", "first", "last", "rank", "severity", "late", "example",
+    "fingerprints", "counts", "times", "prefix_numbers", "rests", "prefixes",
+)  # fmt: skip
+"""Values of a packed row, in this order. The members are lists of equal length: `counts` are alerts × `FLAG_VALUES` +
+flags, `times` newest - bucket start (ms), `prefix_numbers` indexes of `prefixes` from 1, or 0 without one."""
 
 
 class ScriptReply(IntEnum):
@@ -199,6 +210,76 @@ class ScriptReply(IntEnum):
     """An alert is before the watermark."""
 
 
+def lua_constants() -> dict[str, str | int]:
+    """Constants by their name in Lua. Indexes of a row begin at 1."""
+    names = (
+        "SEPARATOR", "NUMBER", "PARTITIONS", "GAP", "GRACE", "SLICE", "CLOSED_BEFORE", "WINDOWS_SINCE", "REQUESTED_AT",
+        "HORIZON", "ALERTS_PARTITIONS", "MARKS_VERSION", "TIMESTAMP_SUFFIX", "UNQUALIFIED_SEPARATOR", "WHOLE_MEMBERS",
+        "PART_MEMBERS", "FINGERPRINT_BYTES", "FLAG_VALUES", "PREFIXED", "ALERTS_UNIT", "SHORT_ALERTS", "SHORT_TIME",
+        "SHORT_BYTES", "PREFIX_HASH_BYTES", "MAX_PREFIXES", "PREFIXES_PART",
+    )  # fmt: skip
+    return {
+        **{name: globals()[name] for name in names},
+        "META_FIELD": META_FIELD.decode(),
+        "SUMMARY_FIELD": SUMMARY_FIELD.decode(),
+        "SUMMARY": _lua_format(SUMMARY),
+        "LONG_MEMBER": _lua_format(LONG_MEMBER),
+        "QUALIFIED": QUALIFIED,
+        **{f"ROW_{name.upper()}": index for index, name in enumerate(ROW_FIELDS, 1)},
+        **{reply.name: reply.value for reply in ScriptReply},
+    }
+
+
+def _lua_format(packing: struct.Struct) -> str:
+    return packing.format.replace("I", "I4").replace("Q", "I8")
+
+
+def pack_row(row: Row) -> list[Any]:
+    """A row as fold.lua takes it. The start is text, as Lua would write the number with an exponent."""
+    members = row.members.values()
+    prefix_numbers, rests, prefixes = split_resources([member[3] for member in members])
+    return [
+        row.group, row.meta, row.overflow, str(row.start), row.due, row.alerts, row.first, row.last, row.rank,
+        row.severity, row.late, row.example,
+        list(row.members),
+        [alerts * FLAG_VALUES + flags for alerts, _, flags, _ in members],
+        [member[1] for member in members],
+        prefix_numbers,
+        rests,
+        prefixes,
+    ]  # fmt: skip
+
+
+def split_resources(resources: Iterable[bytes]) -> tuple[list[int], list[bytes], list[bytes]]:
+    """Splits resources in msgpack: the number of each one's prefix, the rest of each, and all prefixes.
+
+    Resources of one storm differ only at the end: pods of a deployment after the last hyphen. A rest begins with the
+    hash of its prefix, as does the prefix itself. A resource without a prefix has number 0 and is its own rest.
+    """
+    found: dict[bytes, tuple[int, bytes]] = {}
+    numbers, rests = [], []
+    for resource in resources:
+        end = resource.rfind(b"-") + 1
+        if end < MIN_PREFIX:
+            numbers.append(0)
+            rests.append(resource)
+            continue
+        end = min(end, MAX_PREFIX)
+        prefix = resource[:end]
+        known = found.get(prefix)
+        if known is None:
+            known = found[prefix] = len(found) + 1, _prefix_hash(prefix)
+        number, digest = known
+        numbers.append(number)
+        rests.append(digest + resource[end:])
+    return numbers, rests, [digest + prefix for prefix, (_, digest) in found.items()]
+
+
+@lru_cache(maxsize=10_000)
+def _prefix_hash(prefix: bytes) -> bytes:
+    return blake2b(prefix, digest_size=PREFIX_HASH_BYTES).digest()
+
+
 class Summary(NamedTuple):
     """A bucket summary."""
 
@@ -210,68 +291,51 @@ class Summary(NamedTuple):
     truncated: bool
     members: int
     parts: int
+    prefixes: int
+    severity: str
     unqualified: int
     """Alerts that are counted without a member and do not qualify."""
-    severity: str
-    meta: bytes
-    """`GroupMeta` in msgpack, or empty if it is the group's."""
-    prefixes: Sequence[bytes]
-    """Prefixes of resources."""
 
     def bucket(self, start: int) -> Bucket:
         """The bucket that begins at `start`."""
         return Bucket(start, self.alerts, self.first, self.last)
 
 
-def unpack_bucket(start: int, value: bytes) -> Bucket:
-    """Reads the bucket that begins at `start` from the first `SUMMARY.size` bytes of its string."""
-    alerts, first, last, *_ = SUMMARY.unpack_from(value)
-    return Bucket(start, alerts, first, last)
-
-
 def unpack_summary(value: bytes) -> Summary:
-    """Reads the summary and the tail of the string of a bucket."""
-    alerts, first, last, late, rank, truncated, members, bits, unqualified, tail = SUMMARY.unpack_from(value)
-    severity, meta, *prefixes = msgpack.unpackb(value[tail:], raw=True)
+    """Reads field `SUMMARY_FIELD` of a bucket."""
+    alerts, first, last, late, rank, truncated, members, bits, prefixes = SUMMARY.unpack_from(value)
+    severity, _, number = value[SUMMARY.size :].decode().partition(UNQUALIFIED_SEPARATOR)
+    # Somebody else may have written a severity with the separator to the keyed topic.
+    unqualified = int(number) if number.isascii() and number.isdigit() else 0
     return Summary(
-        alerts, first, last, late, rank, bool(truncated), members, 1 << bits, unqualified, severity.decode(), meta,
-        prefixes,
-    )  # fmt: skip
-
-
-def unpack_members(start: int, values: Sequence[bytes | None]) -> dict[bytes, Member]:
-    """Reads the members in all strings of a bucket that begins at `start`, by fingerprint; none if it is gone.
-
-    Those whose prefix is not in the first string are left out: they were written after that was read.
-    """
-    first, *others = values
-    if not first:
-        return {}
-    prefixes = [b"", *unpack_summary(first).prefixes]
-    parts = chain(
-        _unpack_part(first, SUMMARY.size, prefixes), *(_unpack_part(other, 0, prefixes) for other in others if other)
+        alerts, first, last, late, rank, bool(truncated), members, 1 << bits, prefixes, severity, unqualified
     )
-    return {fingerprint: as_member(start, member) for fingerprint, member in parts}
 
 
-def _unpack_part(
-    value: bytes, place: int, prefixes: Sequence[bytes]
-) -> Iterator[tuple[bytes, tuple[int, int, int, bytes]]]:
-    count, wide = PART.unpack_from(value, place)
-    numbers, end = (WIDE, WIDE_END) if wide else (NARROW, NARROW_END)
-    numbers_at = place + PART.size
-    fingerprints_at = numbers_at + count * numbers.size
-    ends_at = fingerprints_at + count * FINGERPRINT_BYTES
-    texts_at = ends_at + (count + 1) * end.size
-    ends = [texts_at + at for (at,) in end.iter_unpack(value[ends_at:texts_at])]
-    fingerprints = range(fingerprints_at, ends_at, FINGERPRINT_BYTES)
-    for at, (number, last), begin, after in zip(
-        fingerprints, numbers.iter_unpack(value[numbers_at:fingerprints_at]), ends[:-1], ends[1:], strict=True
-    ):
-        if value[begin] < len(prefixes):
-            alerts, flags = divmod(number, FLAG_VALUES)
-            resource = prefixes[value[begin]] + value[begin + 1 : after]
-            yield value[at : at + FINGERPRINT_BYTES], (alerts, last, flags, resource)
+def unpack_members(start: int, hashes: Iterable[Mapping[bytes, bytes]]) -> dict[bytes, Member]:
+    """Reads the members in all hashes of a bucket that begins at `start`, by fingerprint.
+
+    Those whose prefix is in none of the hashes are left out: they were written after the first hashes were read.
+    """
+    fields: dict[bytes, bytes] = {}
+    for found in hashes:
+        fields |= found
+    members = {name: _unpack_member(value, fields) for name, value in fields.items() if len(name) == FINGERPRINT_BYTES}
+    return {name: as_member(start, member) for name, member in members.items() if member is not None}
+
+
+def _unpack_member(value: bytes, fields: Mapping[bytes, bytes]) -> tuple[int, int, int, bytes] | None:
+    alerts, form = divmod(value[0], ALERTS_UNIT)
+    last, at = int.from_bytes(value[1:SHORT_BYTES]), SHORT_BYTES
+    if not alerts:
+        (alerts, last), at = LONG_MEMBER.unpack_from(value, 1), 1 + LONG_MEMBER.size
+    resource = value[at:]
+    if form & PREFIXED:
+        prefix = fields.get(resource[:PREFIX_HASH_BYTES])
+        if prefix is None:
+            return None
+        resource = prefix + resource[PREFIX_HASH_BYTES:]
+    return alerts, last, form % FLAG_VALUES, resource
 
 
 def position_fields(positions: Iterable[tuple[int, Position]]) -> dict[str, str]:

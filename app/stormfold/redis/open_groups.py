@@ -143,7 +143,7 @@ class OpenGroups:
                     keys = names.part_keys(group.name, bucket.start, bucket.summary)
                     wanted[-1].append((bucket, 1 + len(keys)))
                     for key in (names.bucket_key(group.name, bucket.start), *keys):
-                        pipeline.get(key)
+                        pipeline.hgetall(key)
         async with translate_errors():
             replies = iter(await pipeline.execute())
         return tuple(
@@ -207,14 +207,14 @@ def _without_members(meta: GroupMeta, summary: Summary) -> BucketDetail:
 
 
 def _group(name: bytes, meta: bytes, flat: Sequence[Any]) -> _Group:
-    buckets = (_Bucket(int(start), unpack_summary(value)) for start, value in pairs(flat))
+    buckets = (_Bucket(int(start), unpack_summary(summary)) for start, summary in pairs(flat))
     return _Group(name.decode(), msgspec.msgpack.decode(meta, type=GroupMeta), tuple(buckets))
 
 
-def _open_group(group: _Group, read: Sequence[tuple[_Bucket, Sequence[bytes | None]]]) -> OpenGroup:
-    """`read` has some of the group's buckets, with their strings."""
+def _open_group(group: _Group, read: Sequence[tuple[_Bucket, Sequence[Mapping[bytes, bytes]]]]) -> OpenGroup:
+    """`read` has some of the group's buckets, with the fields of their hashes."""
     summaries = [bucket.summary for bucket in group.buckets]
-    members = [item for bucket, values in read for item in unpack_members(bucket.start, values).items()]
+    members = [item for bucket, hashes in read for item in unpack_members(bucket.start, hashes).items()]
     return OpenGroup(
         meta=group.meta,
         severity=min(summaries, key=lambda summary: summary.rank).severity,

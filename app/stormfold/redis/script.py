@@ -12,8 +12,7 @@ from typing import Annotated, Any, Generic, ParamSpec
 import msgpack
 
 from stormfold.redis.errors import StaleStateVersion, translate_errors
-from stormfold.redis.layout import Key, Keys, ScriptReply
-from stormfold.redis.lua_constants import lua_constants
+from stormfold.redis.layout import Key, Keys, ScriptReply, lua_constants
 
 Packed = Annotated[Sequence[Any] | Mapping[str, str], "msgpack"]
 """A parameter that reaches the script as a table."""
@@ -43,7 +42,7 @@ class RedisAccess:
 class Script(Generic[P]):
     """A Lua script of this package, called like the function that declares it, for one state version."""
 
-    def __init__(self, declaration: Callable[P, None], names: Sequence[str], libraries: Sequence[str]) -> None:
+    def __init__(self, declaration: Callable[P, None], names: Sequence[str], library: str | None) -> None:
         self.name = declaration.__name__
         self.names = names
         types: dict[str, Any] = {name: str if name.endswith(("number", "_prefix")) else Key for name in names}
@@ -51,7 +50,7 @@ class Script(Generic[P]):
         self.keys = [name for name, annotation in types.items() if annotation is Key]
         self.arguments = {name: annotation for name, annotation in types.items() if annotation is not Key}
         self.body = _read(self.name)
-        self.library = "".join(_read(library) for library in libraries)
+        self.library = _read(library) if library else ""
         self.source = "".join((self._prelude(), "\n", self.library, self.body))
 
     async def __call__(self, access: RedisAccess, number: int, /, *args: P.args, **kwargs: P.kwargs) -> Any:
@@ -82,12 +81,12 @@ def _read(name: str) -> str:
     return (files("stormfold.redis") / f"{name}.lua").read_text()
 
 
-def script(*names: str, libraries: Sequence[str] = ()) -> Callable[[Callable[P, None]], Script[P]]:
+def script(*names: str, library: str | None = None) -> Callable[[Callable[P, None]], Script[P]]:
     """Declares a script that gets these attributes of `VersionKeys` before the parameters of the function.
 
-    `libraries` are Lua files without parameters of their own that come before the script's.
+    `library` is the name of a Lua file without parameters of its own that comes before the script's.
     """
-    return lambda declaration: Script(declaration, names, libraries)
+    return lambda declaration: Script(declaration, names, library)
 
 
 def pack(value: Any) -> bytes:

@@ -14,14 +14,14 @@
 --   7 by_members        whether the largest are those with the most members in one bucket, not the most alerts
 --   8 others            {group, ...}: groups to compare with those of the range
 -- Returns
---   {DONE, horizon or '', open groups, {group, meta, {bucket start, bucket, ...}}, ...}, the largest first
+--   {DONE, horizon or '', open groups, {group, meta, {bucket start, summary, ...}}, ...}, the largest first
 --   {STALE}             another state version, or none
 if redis.call('HGET', state_version, NUMBER) ~= number then
   return {STALE}
 end
 
-local function bucket_key(group, start)
-  return bucket_prefix .. group .. SEPARATOR .. start
+local function summary(group, start)
+  return redis.call('HGET', bucket_prefix .. group .. SEPARATOR .. start, SUMMARY_FIELD)
 end
 
 local groups = redis.call('ZRANGE', open, first, first + count - 1)
@@ -33,12 +33,12 @@ for _, group in ipairs(groups) do
   if not sizes[group] then
     sizes[group] = 0
     for _, field in ipairs(redis.call('HKEYS', group_prefix .. group)) do
-      local summary = field == META_FIELD and '' or redis.call('GETRANGE', bucket_key(group, field), 0, SUMMARY_BYTES - 1)
-      if summary ~= '' then
+      local bucket = field ~= META_FIELD and summary(group, field)
+      if bucket then
         if by_members then
-          sizes[group] = math.max(sizes[group], (select(7, struct.unpack(SUMMARY, summary))))
+          sizes[group] = math.max(sizes[group], (select(7, struct.unpack(SUMMARY, bucket))))
         else
-          sizes[group] = sizes[group] + struct.unpack(SUMMARY, summary)
+          sizes[group] = sizes[group] + struct.unpack(SUMMARY, bucket)
         end
       end
     end
@@ -57,7 +57,7 @@ for i = 1, math.min(limit, #found) do
   for _, field in ipairs(redis.call('HKEYS', group_prefix .. group)) do
     if field ~= META_FIELD then
       buckets[#buckets + 1] = field
-      buckets[#buckets + 1] = redis.call('GET', bucket_key(group, field))
+      buckets[#buckets + 1] = summary(group, field)
     end
   end
   result[#result + 1] = {group, redis.call('HGET', group_prefix .. group, META_FIELD), buckets}

@@ -310,7 +310,7 @@ async def test_keys_and_fields_have_the_documented_bytes(store: Store, redis: Re
     root, group = b"stormfold:{0}:", one.group.encode()
     assert await everything(redis) == {
         root + b"epoch": {
-            b"number3": b"1", b"gap": b"10", b"grace": b"5", b"slice": b"30", b"by": b"0",
+            b"number2": b"1", b"gap": b"10", b"grace": b"5", b"slice": b"30", b"by": b"0",
             b"partitions": b"2",
         },
         root + b"1:pos": {b"0": b"1", b"0:t": str(NOW).encode(), b"1": b"0", b"1:t": b"-1"},
@@ -319,11 +319,19 @@ async def test_keys_and_fields_have_the_documented_bytes(store: Store, redis: Re
         root + b"1:due": [(group, NOW + 14 + 11)],
         root + b"1:open": [(group, NOW + 10)],
         root + b"1:g:" + group: {b"m": batch_meta, str(NOW + 10).encode(): b'{"labels":{"a":"b"}}'},
-        root + b"1:b:" + group + b":" + str(NOW + 10).encode(): (
-            (2).to_bytes(4, "big") + (NOW + 13).to_bytes(8, "big") + (NOW + 14).to_bytes(8, "big")
-            + (1).to_bytes(4, "big") + b"\0" + b"\0" + (1).to_bytes(4, "big") + b"\0" + bytes(4) + bytes([0, 0, 0, 75])
-            + bytes([0, 0, 0, 1, 0]) + bytes([0, 2 * 4 + 3, 0, 4]) + bytes(range(1, 9)) + bytes([0, 0, 0, 15])
-            + b"\0\x93\xa3Pod\xa4shop\xa3api" + b"\x92\xa8critical\xa0"
-        ),
+        root + b"1:b:" + group + b":" + str(NOW + 10).encode(): {
+            b"a": (2).to_bytes(4, "big") + (NOW + 13).to_bytes(8, "big") + (NOW + 14).to_bytes(8, "big")
+            + (1).to_bytes(4, "big") + b"\0" + b"\0" + (1).to_bytes(4, "big") + b"\0" + b"\0" + b"critical",
+            bytes(range(1, 9)): bytes([2 * 8 + 3]) + (4).to_bytes(2, "big") + b"\x93\xa3Pod\xa4shop\xa3api",
+        },
         root + b"1:l:" + group: b"token",
     }  # fmt: skip
+
+
+async def test_an_ordinary_bucket_is_a_listpack(store: Store, redis: Redis) -> None:
+    """Also with long names and a long example."""
+    await start(store)
+    name, example = "payments-api-gateway-7d9f6c5b4-x2x8q-{:03}", b'{"labels":{"alertname":"%s"}}' % (b"x" * 900)
+    await Folder(store)([alert(n, 3, resource=name.format(n), example=example) for n in range(200)])
+    encoding = await redis.object("ENCODING", f"{store.keys.of(1).bucket_prefix}{alert(1, 3).group}:{NOW}")
+    assert encoding in (b"listpack", b"ziplist")

@@ -4,10 +4,10 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stormfold.redis.packed_row import MAX_PREFIX, MIN_PREFIX, split_resources
+from stormfold.redis.layout import MAX_PREFIX, MIN_PREFIX, PREFIX_HASH_BYTES, split_resources
 from stormfold.resource import Resource
 
-names = st.lists(st.sampled_from(["api", "db", "7d9f6c5b4", "x" * 140, "é"]), min_size=1, max_size=4).map("-".join)
+names = st.lists(st.sampled_from(["api", "db", "7d9f6c5b4", "x" * 70, "é"]), min_size=1, max_size=4).map("-".join)
 resources = st.builds(Resource, st.sampled_from(["Pod", "Node"]), st.sampled_from(["", "shop", "a-b"]), names)
 
 
@@ -20,8 +20,9 @@ def test_split_resources_can_be_joined_again(packed: list[bytes]) -> None:
         if not number:
             assert rest == resource
             continue
-        prefix = prefixes[number - 1]
-        assert prefix + rest == resource
+        digest, prefix = prefixes[number - 1][:PREFIX_HASH_BYTES], prefixes[number - 1][PREFIX_HASH_BYTES:]
+        assert rest[:PREFIX_HASH_BYTES] == digest
+        assert prefix + rest[PREFIX_HASH_BYTES:] == resource
         assert MIN_PREFIX <= len(prefix) <= MAX_PREFIX
 
 
@@ -30,5 +31,5 @@ def test_pods_of_one_deployment_share_a_prefix() -> None:
     node = msgspec.msgpack.encode(Resource("Node", "", "n1"))
     numbers, rests, prefixes = split_resources([pods[0], node, pods[1]])
     assert numbers == [1, 0, 1]
-    assert [len(rest) for rest in rests] == [5, len(node), 5]
+    assert [len(rest) for rest in rests] == [PREFIX_HASH_BYTES + 5, len(node), PREFIX_HASH_BYTES + 5]
     assert len(prefixes) == 1
