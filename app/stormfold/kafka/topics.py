@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
+    BrokerNotAvailableError,
     NoError,
     TopicAlreadyExistsError,
     TopicAuthorizationFailedError,
@@ -204,6 +205,16 @@ def validate(wanted: Iterable[Topic], present: dict[str, TopicState]) -> list[Fi
     return findings
 
 
+async def _registered_brokers(admin: AIOKafkaAdminClient) -> int:
+    """The number of brokers. One that started or was resumed just now answers before it is registered."""
+    deadline = time.monotonic() + PROPAGATION_SECONDS
+    while time.monotonic() < deadline:
+        if found := (await admin.describe_cluster())["brokers"]:
+            return len(found)
+        await asyncio.sleep(0.1)
+    raise BrokerNotAvailableError("no broker is registered")
+
+
 async def create(admin: AIOKafkaAdminClient, wanted: Sequence[Topic]) -> list[str]:
     """Creates missing topics and leaves the others as they are; returns the names of the new ones.
 
@@ -213,8 +224,7 @@ async def create(admin: AIOKafkaAdminClient, wanted: Sequence[Topic]) -> list[st
     missing = [topic for topic in wanted if topic.name not in present]
     if not missing:
         return []
-    brokers = len((await admin.describe_cluster())["brokers"])
-    replicas = min(REPLICAS, brokers)
+    replicas = min(REPLICAS, await _registered_brokers(admin))
     # With acks=all, an acknowledged record survives the loss of a broker.
     durable = {"min.insync.replicas": str(replicas - 1)} if replicas >= REPLICAS else {}
     new = []

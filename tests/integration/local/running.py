@@ -7,12 +7,14 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO
 
 from stormfold.settings import variable
 
@@ -30,6 +32,8 @@ class Running:
     def __init__(self, folder: Path, *words: str, terminal: int | None = None) -> None:
         self.folder = folder
         self.printed = ""
+        if "up" in words:
+            _take_default_ports()
         self._terminal = terminal
         self._process = subprocess.Popen(
             [*COMMAND, *words],
@@ -77,6 +81,24 @@ class Running:
             self._process.wait()
         if kind is not None:
             print(self.printed)
+
+
+_ports: list[TextIO] = []
+"""The lock, once this process has it."""
+
+
+def _take_default_ports() -> None:
+    """Waits until no other process of the test run uses the default ports of `up`: two would find them free at once."""
+    if not _ports:
+        lock = (Path(tempfile.gettempdir()) / "stormfold-tests-up.lock").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _ports.append(lock)
+
+
+def release_default_ports() -> None:
+    """Lets other processes of the test run start `up`."""
+    while _ports:
+        _ports.pop().close()
 
 
 def on_terminal(folder: Path, *words: str) -> str:

@@ -223,8 +223,11 @@ async def watched(topics: Settings, tmp_path: Path) -> AsyncIterator[Prometheus]
             ):
                 await until(partial(prometheus.value, done), what=done)
             read = {stage: topic_of(topics, stage) for stage in STAGES}
-            for (stage, partition), records in (await exporter_lag(topics)).items():
+            lags = await exporter_lag(topics)
+            for (stage, partition), records in lags.items():
                 lag.labels(topics.consumer_group(stage), read[stage], partition).set(records)
+            scraped = f"count(kafka_consumergroup_lag) == {len(lags)}"
+            await until(partial(prometheus.value, scraped), what="the lag is scraped")
             yield prometheus
     finally:
         await asyncio.to_thread(prometheus.stop)

@@ -19,7 +19,7 @@ from tests.integration.redis.actions import Folder, alert, start
 from tests.support.redis_servers import Switch, promote, replicate, until_written
 from tests.support.servers import until
 
-RECOVERY = 15.0
+RECOVERY = 60.0
 """Seconds in which a worker uses the new primary."""
 
 
