@@ -1,4 +1,4 @@
-"""YAML in block style: what is read is what was written, and a person can read it."""
+"""YAML in block style: parsers give back the manifest that was written, and a person can read it."""
 
 from typing import Any
 
