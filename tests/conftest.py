@@ -1,4 +1,5 @@
-"""Applies to every test: a clean environment, and skipped tests fail in CI. Servers: tests/integration/conftest.py."""
+"""Applies to every test: a clean environment, ports of its own for each process of the run, and skipped tests fail in
+CI. Servers: tests/integration/conftest.py."""
 
 import os
 import signal
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from stormfold.local import process
 from stormfold.settings import PREFIX
 
 # How long an example takes depends on the load of the machine.
@@ -16,9 +18,13 @@ settings.load_profile("without-deadline")
 
 
 def pytest_configure() -> None:
-    """Removes settings from the environment, and lets Ctrl-C reach the processes that tests start."""
+    """Removes settings from the environment, chooses ports, and lets Ctrl-C reach the processes that tests start."""
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         del os.environ[name]
+    # Two processes could find the same port free before a server of either listens on it.
+    number, count = (os.environ.get(f"PYTEST_XDIST_{name}", "") for name in ("WORKER", "WORKER_COUNT"))
+    if number:
+        process.PORTS = process.PORTS[int(number.removeprefix("gw")) :: int(count)]
     # Processes that a shell starts in the background ignore SIGINT, and so would all their children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -11,11 +12,13 @@ import tempfile
 import termios
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
+from stormfold.local.process import HOST, port_is_free
 from stormfold.settings import variable
 
 COMMAND = (sys.executable, "-c", "from stormfold.cli import main; main()")
@@ -90,9 +93,22 @@ _ports: list[TextIO] = []
 def _take_default_ports() -> None:
     """Waits until no other process of the test run uses the default ports of `up`: two would find them free at once."""
     if not _ports:
-        lock = (Path(tempfile.gettempdir()) / "stormfold-tests-up.lock").open("w")
+        lock = (Path(tempfile.gettempdir()) / f"stormfold-tests-up-{os.getuid()}.lock").open("w")
         fcntl.flock(lock, fcntl.LOCK_EX)
         _ports.append(lock)
+
+
+@contextmanager
+def default_port_in_use(port: int) -> Iterator[None]:
+    """Something listens on this default port of `up`: we do, or another program of this machine already does."""
+    _take_default_ports()
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(OSError):
+            taken.bind((HOST, port))
+            taken.listen()
+        assert not port_is_free(port)
+        yield
 
 
 def release_default_ports() -> None:

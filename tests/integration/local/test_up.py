@@ -5,16 +5,14 @@ import os
 import re
 import resource
 import signal
-import socket
 import subprocess
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import yaml
 
 from stormfold.local.demo import CONFIG
-from tests.integration.local.running import COMMAND, STOP_SECONDS, Running, environment, servers
+from tests.integration.local.running import COMMAND, STOP_SECONDS, Running, default_port_in_use, environment, servers
 from tests.support.servers import until
 
 ALERTS = "".join(
@@ -61,19 +59,14 @@ async def test_storms_and_alerts_survive_a_restart_of_up(tmp_path: Path) -> None
 
 def test_status_finds_a_worker_on_another_port(tmp_path: Path) -> None:
     """If the default port is in use, `up` prints the address to export."""
-    with socket.socket() as taken:
-        # The port can be in use already.
-        with suppress(OSError):
-            taken.bind(("127.0.0.1", 8080))
-            taken.listen()
-        with Running(tmp_path, "up", "--output", "manifests") as up:
-            up.wait_for("appears here")
-            assert "export STORMFOLD_HTTP_ADDRESS=127.0.0.1:" in up.printed
-            state = _stormfold(tmp_path, up.printed, "status").stdout
-            assert re.search(rf"^sink +directory:{tmp_path / 'manifests'}$", state, re.MULTILINE), state
-            assert "none answers" not in state
-            up.interrupt()
-            assert up.wait(STOP_SECONDS) == 0
+    with default_port_in_use(8080), Running(tmp_path, "up", "--output", "manifests") as up:
+        up.wait_for("appears here")
+        assert "export STORMFOLD_HTTP_ADDRESS=127.0.0.1:" in up.printed
+        state = _stormfold(tmp_path, up.printed, "status").stdout
+        assert re.search(rf"^sink +directory:{tmp_path / 'manifests'}$", state, re.MULTILINE), state
+        assert "none answers" not in state
+        up.interrupt()
+        assert up.wait(STOP_SECONDS) == 0
 
 
 def test_a_second_up_on_the_same_data_is_refused(tmp_path: Path) -> None:
