@@ -76,7 +76,7 @@ class VersionKeys:
         """Prefix of `<group>:<start>`. hash, no TTL: `a` → bucket summary, 8-byte fingerprint → member; `m` →
         `GroupMeta` if it differs from the group's. A larger bucket has more hashes, `<group>:<start>:<part>`, each with
         the members whose fingerprint modulo the number of parts is `part`; `<group>:<start>:p` has prefixes of
-        resources: 4-byte hash → prefix."""
+        resources: 3-byte hash → prefix."""
         return self.base + "b:"
 
     @property
@@ -143,7 +143,7 @@ class Keys:
 SEPARATOR = ":"
 """Between keyed and alerts partition, offset and index, group and bucket start."""
 
-LAYOUT = 2
+LAYOUT = 3
 """Number of the format of all that this module describes. Workers of another one do not see a state version of this."""
 ANY_NUMBER = "number"
 """Beginning of the field with the number of a state version; the format follows, in the first format nothing."""
@@ -180,7 +180,7 @@ SHORT_ALERTS, SHORT_TIME = 31, 0xFFFF
 SHORT_BYTES = 3
 LONG_MEMBER = struct.Struct(">II")
 """Alerts, newest - bucket start (ms)."""
-PREFIX_HASH_BYTES = 4
+PREFIX_HASH_BYTES = 3
 MIN_PREFIX, MAX_PREFIX = 12, 64
 """Bytes of a prefix: a shorter one saves little, a longer one would end the compact encoding."""
 MAX_PREFIXES = 128

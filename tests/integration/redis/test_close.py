@@ -310,7 +310,7 @@ async def test_keys_and_fields_have_the_documented_bytes(store: Store, redis: Re
     root, group = b"stormfold:{0}:", one.group.encode()
     assert await everything(redis) == {
         root + b"epoch": {
-            b"number2": b"1", b"gap": b"10", b"grace": b"5", b"slice": b"30", b"by": b"0",
+            b"number3": b"1", b"gap": b"10", b"grace": b"5", b"slice": b"30", b"by": b"0",
             b"partitions": b"2",
         },
         root + b"1:pos": {b"0": b"1", b"0:t": str(NOW).encode(), b"1": b"0", b"1:t": b"-1"},
