@@ -8,6 +8,8 @@ import ssl
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import msgspec
@@ -201,6 +203,10 @@ class KubernetesSink:
                 await self._load_credentials()
                 self._stale = False
             if self._api is None:
+                self._configuration.proxy = self._configuration.proxy or _proxy_of_environment(self._configuration.host)
+                # By default aiohttp looks for a proxy in the environment, and in ~/.netrc for a password that would
+                # contradict the token, before each request.
+                self._configuration.client_session_kwargs = {"trust_env": False}
                 self._api = client.CustomObjectsApi(client.ApiClient(self._configuration))
         except (config.ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, LookupError) as error:
             raise ActionRequired(f"cannot load credentials for the cluster: {error}", _ACCESS) from error
@@ -215,6 +221,12 @@ class KubernetesSink:
         if not _any_exists(files):
             raise ActionRequired(f"there is no kubeconfig at {files}", _ACCESS)
         await config.load_kube_config(files, self._context, self._configuration, persist_config=False)
+
+
+def _proxy_of_environment(url: str) -> str | None:
+    """The proxy for a URL according to `HTTPS_PROXY` and `NO_PROXY`."""
+    address = urlsplit(url)
+    return None if proxy_bypass(address.hostname or "") else getproxies().get(address.scheme)
 
 
 def _stored(namespace: str, metadata: dict[str, Any]) -> _Stored | None:
