@@ -142,7 +142,8 @@ def test_frozen_servers_are_unhealthy_and_what_needs_them_is_not(stack: Stack) -
         stack.engine.signal(f"stormfold-{service}-1", "STOP")
     try:
         until(lambda: set(stack.healths(("kafka", "redis")).values()) == {"unhealthy"}, "both are unhealthy")
-        assert stack.fetch(f"{RECEIVE}/alerts", {"labels": {"alertname": "Never"}})[0] == 503
+        status, text = stack.fetch(f"{RECEIVE}/alerts", {"labels": {"alertname": "Never"}})
+        assert status == 503, text
         assert stack.fetch(f"{WORKER}/readyz")[0] == 503
         assert set(stack.healths(("worker", "receive", "alertmanager", "prometheus")).values()) == {"healthy"}
     finally:

@@ -9,7 +9,7 @@
 3. Writing to a connection that just broke raises `RuntimeError` under uvloop; aiokafka handles only the `OSError` of
    asyncio. The task that refreshes a client's metadata would fail silently and leave the client hanging.
 4. `AIOKafkaProducer.stop` delivers everything first, and an idempotent producer retries without limit. `abort_producer`
-   closes a producer at once.
+   closes a producer at once, also if a broker is silent.
 5. All requests share one timeout, and brokers are asked one after the other, under a lock. To find a new leader or
    coordinator in place of a silent broker would take as many timeouts of the largest fetch as there are requests.
 6. A consumer or producer starts although no broker can be reached at the address that it advertises, and retries
@@ -33,6 +33,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition, errors
 from aiokafka.conn import AIOKafkaConnection, CloseReason, OAuthAuthenticator
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
+from aiokafka.producer import producer, sender
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.protocol.admin import ApiVersionRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
@@ -164,18 +165,46 @@ def _raise_connection_error(write: Callable[..., Any]) -> Callable[..., Any]:
 # 4. Closing a producer at once
 
 
+class _Sender(sender.Sender):
+    """The background task of a producer, which can be aborted: of its own accord it ends after its requests."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._requests: set[asyncio.Task[Any]] = set()
+        self._aborted = False
+
+    async def _send_produce_req(self, *args: Any) -> None:
+        task = asyncio.current_task()
+        # A request that has not begun yet must not be sent.
+        if task is not None and not self._aborted:
+            self._requests.add(task)
+            try:
+                await super()._send_produce_req(*args)
+            finally:
+                self._requests.discard(task)
+
+    async def abort(self) -> None:
+        """Returns when nothing is sent any more."""
+        self._aborted = True
+        if tasks := {task for task in (self.sender_task, *self._requests) if task is not None}:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+
 async def abort_producer(client: AIOKafkaProducer, error: Exception) -> None:
     """Closes a producer without delivering what it still holds; every pending `send` raises `error`."""
-    task = client._sender.sender_task
-    if task is not None:
-        task.cancel()
-        await asyncio.wait({task})
+    await client._sender.abort()
     pending = client._message_accumulator
     batches = [*chain.from_iterable(pending._batches.values()), *pending._pending_batches]
     pending.fail_all(error)
     for batch in batches:
         # Otherwise the event loop logs that nobody retrieved it: only a `send` that waits for room does.
         batch._drain_waiter.exception()
+    for connection in client.client._conns.values():
+        # To close would first send all that is buffered, which a silent broker does not take.
+        if connection._writer is not None:
+            connection._writer.transport.abort()
     await client.stop()
 
 
@@ -269,6 +298,7 @@ def _raise_refusal(step: Callable[..., Any]) -> Callable[..., Any]:
 
 fetcher.MemoryRecords = _Records
 fetcher.PartitionRecords = _PartitionRecords
+producer.Sender = _Sender
 AIOKafkaConnection.send = _limit_lookups(_raise_connection_error(AIOKafkaConnection.send))
 AIOKafkaConnection._send_sasl_token = _raise_connection_error(AIOKafkaConnection._send_sasl_token)
 OAuthAuthenticator.step = _raise_refusal(OAuthAuthenticator.step)
