@@ -1,6 +1,7 @@
 """Steps of docs/operations/back-out.md that no other test takes."""
 
 import asyncio
+import re
 from pathlib import Path
 
 import yaml
@@ -11,6 +12,7 @@ from tests.support.pipeline import Pipeline
 from tests.support.servers import until
 from tests.support.workers import stop
 
+PAGE = Path(__file__).parents[3] / "docs" / "operations" / "back-out.md"
 NOW = 1_780_000_000_000
 NAMES = 40
 BAD = """\
@@ -22,8 +24,8 @@ silences: [{name: too much, match: 'alertname="Before0"'}]
 
 
 def manifests(folder: Path) -> set[str]:
-    """Returns the names of the storms that are written."""
-    return {yaml.safe_load(path.read_text())["metadata"]["name"] for path in folder.glob("*.yaml")}
+    """Returns the names of the storms and incidents that are written."""
+    return {yaml.safe_load(path.read_text())["metadata"]["name"] for path in folder.rglob("*.yaml")}
 
 
 async def wait_for_open_alerts(pipeline: Pipeline, count: int) -> None:
@@ -35,23 +37,35 @@ async def wait_for_open_alerts(pipeline: Pipeline, count: int) -> None:
     await until(folded, what=f"{count} alerts are open")
 
 
-async def test_storms_wait_while_emit_is_paused_and_are_written_again_under_another_group_prefix(
+def stages_of(step: str) -> str:
+    """Returns the stages that the page names for a step."""
+    (found,) = re.findall(rf"^\| {step} \| .*?`STORMFOLD_STAGES=([a-z,]+)`", PAGE.read_text(), re.MULTILINE)
+    return str(found)
+
+
+async def test_storms_and_incidents_wait_while_emit_is_paused_and_are_written_again_under_another_group_prefix(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
     await pipeline.publish(spread("Down", NAMES * 10, NOW, groups=NAMES))
     first, second = tmp_path / "first", tmp_path / "second"
-    pipeline.start(stages="intake,fold,close")
+    pipeline.start(stages=stages_of("stop only writing resources"), sink=f"directory:{first}")
     await pipeline.drained(aggregates=NAMES)
-    assert not first.exists()
-    paused = set(await pipeline.aggregates())
 
-    pipeline.start(stages="emit", sink=f"directory:{first}")
-    await until(lambda: manifests(first) == paused, what="the waiting storms are written")
+    async def incidents() -> set[str]:
+        return {found.key.decode() for found in await pipeline.read(pipeline.settings.incidents_topic)}
+
+    published = await until(incidents, what="the incident of the storms is published")
+    assert not first.exists()
+    paused = {*await pipeline.aggregates(), *published}
+
+    emit = stages_of("write the waiting storms and incidents")
+    pipeline.start(stages=emit, sink=f"directory:{first}")
+    await until(lambda: manifests(first) == paused, what="the waiting storms and incidents are written")
     again = f"{pipeline.settings.group_prefix}-again"
-    pipeline.start(stages="emit", sink=f"directory:{second}", group_prefix=again)
-    await until(lambda: manifests(second) == paused, what="all storms are written again")
-    written = {path.name: path.read_bytes() for path in first.glob("*.yaml")}
-    assert written == {path.name: path.read_bytes() for path in second.glob("*.yaml")}
+    pipeline.start(stages=emit, sink=f"directory:{second}", group_prefix=again)
+    await until(lambda: manifests(second) == paused, what="all storms and incidents are written again")
+    written = {path.name: path.read_bytes() for path in first.rglob("*.yaml")}
+    assert written == {path.name: path.read_bytes() for path in second.rglob("*.yaml")}
 
 
 async def test_another_redis_prefix_rebuilds_open_groups_and_changes_no_closed_aggregate(
