@@ -67,17 +67,27 @@
 {{- if $values.configuration -}}
 {{- $_ := set $data $name $values.configuration -}}
 {{- $configuration := fromYaml $values.configuration -}}
+{{- $allowed := concat (list $namespace) $values.namespaces -}}
+{{- $expected := printf "which is neither that of the release (%s) nor in `namespaces`" $namespace -}}
+{{- $publish := kindIs "invalid" $configuration.publish | ternary (list "Storm" "Incident") $configuration.publish -}}
 {{- $incidents := $configuration.incidents -}}
-{{- if and (or (kindIs "invalid" $incidents) (kindIs "map" $incidents)) (has "Incident" ($configuration.publish | default (list "Incident"))) -}}
+{{- if and (or (kindIs "invalid" $incidents) (kindIs "map" $incidents)) (has "Incident" $publish) -}}
 {{- $target := ($incidents | default dict).namespace | default "storms" -}}
-{{- if not (has $target (concat (list $namespace) $values.namespaces)) -}}
-{{- fail (printf "configuration: incidents are written to the namespace %s, which is neither that of the release (%s) nor in `namespaces`" $target $namespace) -}}
+{{- if not (has $target $allowed) -}}
+{{- fail (printf "configuration: incidents are written to the namespace %s, %s" $target $expected) -}}
 {{- end -}}
 {{- end -}}
-{{- range $route := $configuration.routes -}}
+{{- if without $publish "Incident" -}}
+{{- $routes := $configuration.routes -}}
+{{- range $route := $routes -}}
 {{- $target := $route.namespace | default "storms" -}}
-{{- if not (has $target (concat (list $namespace) $values.namespaces)) -}}
-{{- fail (printf "configuration: the route %s writes to the namespace %s, which is neither that of the release (%s) nor in `namespaces`" $route.name $target $namespace) -}}
+{{- if not (has $target $allowed) -}}
+{{- fail (printf "configuration: the route %s writes to the namespace %s, %s" $route.name $target $expected) -}}
+{{- end -}}
+{{- end -}}
+{{- /* stormfold adds a route if the last one does not match every alert. */ -}}
+{{- if and (or (not $routes) (last $routes).match) (not (has "storms" $allowed)) -}}
+{{- fail (printf "configuration: alerts that no route matches are written to the namespace storms, %s; add a last route without `match` that has a `namespace`" $expected) -}}
 {{- end -}}
 {{- end -}}
 {{- else if ne $namespace "storms" -}}

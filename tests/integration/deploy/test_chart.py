@@ -212,33 +212,6 @@ def test_a_configuration_file_is_taken_as_it_is_and_replaces_the_pods(helm: Helm
     assert checksum(manifests) != checksum(helm.rendered())
 
 
-def test_storms_are_written_to_the_namespace_of_the_release(helm: Helm) -> None:
-    manifests = helm.rendered(namespace="alerts")
-    assert {each["metadata"].get("namespace") for each in manifests} == {"alerts", None}
-    data = one(manifests, "ConfigMap")["data"]["stormfold.yaml"]
-    found = config.loads(data, "stormfold.yaml")
-    assert [route.namespace for route in found.routes] == ["alerts"]
-    assert found.incidents and found.incidents.namespace == "alerts"
-    for binding in of("RoleBinding", manifests):
-        assert [subject["namespace"] for subject in binding["subjects"]] == ["alerts"]
-
-
-def test_further_namespaces_get_both_roles_and_no_others_can_be_routed_to(helm: Helm) -> None:
-    values = {"namespaces": ["payments"], "configuration": "routes: [{name: all, namespace: payments}]"}
-    manifests = helm.rendered(values)
-    for kind in ("Role", "RoleBinding"):
-        found = {(each["metadata"]["name"], each["metadata"]["namespace"]) for each in of(kind, manifests)}
-        roles = "stormfold-writer", "stormfold-retention"
-        assert found == {(role, namespace) for role in roles for namespace in ("storms", "payments")}
-    assert {s["namespace"] for each in of("RoleBinding", manifests) for s in each["subjects"]} == {"storms"}
-    with pytest.raises(HelmError, match="the route all writes to the namespace payments, which is neither"):
-        helm.rendered(values | {"namespaces": []})
-    with pytest.raises(HelmError, match="incidents are written to the namespace storms, which is neither"):
-        helm.rendered({"configuration": "publish: [Storm, Incident]"}, namespace="alerts")
-    for text in ("incidents: {namespace: alerts}", "incidents: off", "publish: [Storm]"):
-        helm.rendered({"configuration": text}, namespace="alerts")
-
-
 def test_parts_can_be_left_out(helm: Helm) -> None:
     values = {name: {"enabled": False} for name in ("crds", "rbac", "podDisruptionBudget", "networkPolicy")}
     kinds = {each["kind"] for each in helm.rendered(values)}
