@@ -89,10 +89,12 @@ def foreign_definitions() -> Iterator[Manifest]:
             yield yaml.safe_load((module(name) / file).read_text())
 
 
-def built(kustomize: Path, folder: Path, components: Iterable[Path] = (), *more: Path) -> list[Manifest]:
+def built(
+    kustomize: Path, folder: Path, components: Iterable[Path] = (), *more: Path, added: Mapping[str, Any] | None = None
+) -> list[Manifest]:
     """Returns the manifests of `kubectl apply -k FOLDER`, with components added as in the overlay `managed`.
 
-    `more` are further folders of manifests.
+    `more` are further folders of manifests, `added` further keys of the kustomization.
     """
     if components or more:
         text = yaml.safe_load((K8S / "overlays" / "managed" / "kustomization.yaml").read_text())
@@ -100,6 +102,7 @@ def built(kustomize: Path, folder: Path, components: Iterable[Path] = (), *more:
             here = Path(name).resolve()
             text["resources"] = [os.path.relpath(path.resolve(), here) for path in (folder, *more)]
             text["components"] = [os.path.relpath(path.resolve(), here) for path in components]
+            text |= added or {}
             (here / "kustomization.yaml").write_text(yaml.safe_dump(text))
             return built(kustomize, here)
     done = subprocess.run([kustomize, "build", folder], capture_output=True, text=True, check=False)

@@ -10,11 +10,13 @@ import subprocess
 import sys
 import venv
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from stormfold import __version__
 from stormfold.health import Health
@@ -27,6 +29,8 @@ TEXT = DOCKERFILE.read_text()
 FINAL = TEXT.rpartition("\nFROM ")[2]
 ARCHITECTURES = "x86_64-manylinux_2_28", "aarch64-manylinux_2_28"
 IMAGE = "localhost/stormfold"
+SIGNER = "from aws_msk_iam_sasl_signer import MSKAuthTokenProvider; from botocore.exceptions import BotoCoreError"
+"""Imports that tokens for Amazon MSK need."""
 STOPPED_WITHIN = 10.0
 """Seconds after SIGTERM, as documented."""
 
@@ -63,19 +67,29 @@ def test_the_image_has_the_python_version_of_the_tests() -> None:
     assert found and ci and found.groups() == ci.groups()
 
 
-def test_the_build_takes_exactly_the_backend_and_its_requirements_from_the_developers_lock() -> None:
-    found = re.search(r"/\^\(([a-z|-]+)\)==/", TEXT)
-    assert found
-    needed, waiting = set[str](), ["hatchling"]
+def locked(lock: str) -> set[str]:
+    """Returns the names of the packages in a lock."""
+    return set(re.findall(r"^([a-z][\w.-]*)==", (ROOT / lock).read_text(), re.MULTILINE))
+
+
+def closure(package: str, present: AbstractSet[str] = frozenset()) -> set[str]:
+    """Returns the names of a package and of everything that it requires, without those that are `present`."""
+    found, waiting = set[str](), [package]
     while waiting:
-        needed.add(name := waiting.pop())
-        for line in requires(name) or ():
-            requirement = Requirement(line)
-            if (
-                not requirement.marker or requirement.marker.evaluate({"extra": ""})
-            ) and requirement.name not in needed:
-                waiting.append(requirement.name)
-    assert set(found[1].split("|")) == needed
+        found.add(name := waiting.pop())
+        for requirement in map(Requirement, requires(name) or ()):
+            wanted = canonicalize_name(requirement.name)
+            if (not requirement.marker or requirement.marker.evaluate({"extra": ""})) and wanted not in found | present:
+                waiting.append(wanted)
+    return found
+
+
+def test_the_build_takes_exactly_the_backend_and_the_extra_msk_from_the_developers_lock() -> None:
+    backend, msk = (set(names.split("|")) for names in re.findall(r"locked '([a-z0-9|-]+)' >", TEXT))
+    assert backend == closure("hatchling")
+    (signer,) = (line for line in requires("stormfold") or () if "extra == 'msk'" in line.replace('"', "'"))
+    assert msk == closure(Requirement(signer).name, locked("requirements.lock"))
+    assert backend | msk <= locked("requirements-dev.lock")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -172,6 +186,7 @@ def test_the_build_steps_install_all_of_stormfold_without_pip(tmp_path: Path) ->
     tracked = subprocess.run(["git", "ls-files", "app"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert [name for name in tracked.split() if not (package.parent / name.removeprefix("app/")).exists()] == []
     assert not list(prefix.glob("bin/pip*"))
+    subprocess.run([prefix / "bin" / "python", "-c", SIGNER], check=True)
 
 
 @needed
@@ -196,6 +211,8 @@ async def test_the_image_runs_read_only_and_stops_in_time(builder: Buildah, tmp_
             "python", "-c", "import os; print(os.getuid(), os.getgid(), bool(os.statvfs('/').f_flag & os.ST_RDONLY))"
         )
         assert result.stdout == "65532 65532 True\n", result.stderr
+        result = await container.execute("python", "-c", SIGNER)
+        assert result.returncode == 0, result.stderr
         os.kill(await container.pid(), signal.SIGTERM)
         assert await asyncio.to_thread(container.process.wait, STOPPED_WITHIN) == 0
     finally:
