@@ -3,12 +3,11 @@
 `python -m tests.docs` writes them; a test compares them with the code.
 """
 
-import ast
 import inspect
 import re
 from collections.abc import Iterator, Sequence
 from functools import reduce
-from itertools import pairwise, takewhile
+from itertools import takewhile
 from operator import getitem
 from pathlib import Path
 from statistics import median
@@ -30,6 +29,7 @@ from stormfold.keyed_record import Body, Marks
 from stormfold.redis.layout import Key, Keys, VersionKeys
 from stormfold.settings import Settings, variable
 from tests.benchmarks.results import load
+from tests.docs_fields import bucket_fields, meanings
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "tests" / "unit" / "testdata" / "config" / "good_full.yaml"
@@ -90,6 +90,11 @@ def redis_keys() -> str:
                 key = getattr(keys, name).removeprefix("<prefix>:{0}:")
                 rows.append((f"`{prefix}{key}`", " ".join(str(member.__doc__).split())))
     return table(("key", "type, time to live, content"), rows)
+
+
+def redis_fields() -> str:
+    """A row per value in a bucket."""
+    return table(("field", "bytes", "content"), bucket_fields())
 
 
 def redis_sizes() -> str:
@@ -206,6 +211,7 @@ BLOCKS = {
     "storm_fields": storm_fields,
     "incident_fields": incident_fields,
     "redis_keys": redis_keys,
+    "redis_fields": redis_fields,
     "figures": figures,
     "redis_sizes": redis_sizes,
     "redis_scripts": redis_scripts,
@@ -253,16 +259,11 @@ def _parts(part: type[Section], title: str, defaults: dict[str, Any]) -> Iterato
 
 
 def _places(struct: type[Any]) -> Iterator[tuple[str, str, str, str]]:
-    """A row per field of an array. Docstrings of fields are only in the source."""
-    (body,) = ast.parse(inspect.getsource(struct)).body
-    assert isinstance(body, ast.ClassDef)
-    meanings: dict[str, str] = {}
-    for before, after in pairwise(body.body):
-        if isinstance(before, ast.AnnAssign) and isinstance(after, ast.Expr):
-            meanings[ast.unparse(before.target)] = " ".join(ast.literal_eval(after.value).split())
+    """A row per field of an array."""
+    found = meanings(struct)
     for place, (name, kind) in enumerate(get_type_hints(struct).items()):
         shown = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
-        yield str(place), f"`{name}`", shown, meanings.get(name, "")
+        yield str(place), f"`{name}`", shown, found.get(name, "")
 
 
 def _fields(schema: dict[str, Any], path: str) -> Iterator[tuple[str, str, str]]:

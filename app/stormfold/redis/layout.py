@@ -284,15 +284,25 @@ class Summary(NamedTuple):
     """A bucket summary."""
 
     alerts: int
+    """Number of alerts."""
     first: int
+    """Event time of the first alert (ms)."""
     last: int
+    """Event time of the last alert (ms)."""
     late: int
+    """Number of late alerts."""
     rank: int
+    """Index of the highest severity in the configured order, 0 the highest."""
     truncated: bool
+    """Whether some fingerprints are counted but are not members."""
     members: int
+    """Number of members."""
     parts: int
+    """Number of hashes that have members, a power of two; packed as its binary logarithm."""
     prefixes: int
+    """Number of named prefixes."""
     severity: str
+    """Name of the highest severity."""
     unqualified: int
     """Alerts that are counted without a member and do not qualify."""
 
