@@ -134,6 +134,20 @@ async def test_storms_of_a_cluster_make_one_incident_and_another_cluster_another
     assert f"1 different ({first.name}), 2 as they should be" in audit.stderr
 
 
+async def test_an_open_incident_is_listed_without_an_alertmanager(pipeline: Pipeline) -> None:
+    pipeline.configure("windows: {gap: 30s, grace: 1s, slice: 60s}\n")
+    assert pipeline.settings.alertmanager is None
+    pipeline.start()
+    await pipeline.publish(burst("NodeDown", "eu", now()))
+
+    async def listed() -> list[str]:
+        return (await stormfold(pipeline.settings, "incidents")).stdout.splitlines()[1:]
+
+    (row,) = await until(listed, 60, "the open incident is listed")
+    severity, _, storm_count, _, state = row.split()[3:8]
+    assert (severity, storm_count, state) == ("warning", "1", "open")
+
+
 async def test_a_route_can_keep_its_storms_out_of_incidents(pipeline: Pipeline, past: int) -> None:
     pipeline.configure("routes: [{name: quiet, match: [alertname=Quiet], incidents: off}, {name: rest}]\n")
     await pipeline.publish(burst("Quiet", "eu", past) + burst("Loud", "eu", past + MINUTE))
