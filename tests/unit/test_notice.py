@@ -1,12 +1,16 @@
 """The alert that announces an incident: its labels, severity, times and annotations."""
 
+import re
+
 import msgspec
 
 from stormfold.announce.notice import NEAR, RESOLVED_FOR, Look, Notices
 from stormfold.correlation import Correlation, RecordPlace
+from tests.docs import ROOT
 from tests.support.incidents import Scoped, aggregate
 
 T = 1_780_000_000_000
+PAGE = ROOT / "docs" / "how-to" / "early-notice.md"
 SCOPE = (("cluster", "eu1"),)
 
 
@@ -37,6 +41,9 @@ def test_an_open_storm_is_announced_with_its_scope_and_counts() -> None:
     assert annotations["summary"] == "412 alerts in 2 storms: node{}"
     assert annotations["largest"] == "pods{} (400), node{} (12)"
     assert annotations["incident"].startswith("eu1-") and annotations["namespace"] == "storms"
+    documented = re.search(r"^annotations: (.*?)\n```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert documented
+    assert annotations.keys() <= set(re.findall(r"\w+", re.sub(r'"(\\.|[^"])*"', "", documented[1])))
 
 
 def test_a_storm_is_not_announced_before_the_watermark_has_passed_its_first_alert() -> None:

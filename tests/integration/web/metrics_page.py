@@ -7,16 +7,17 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 
 from stormfold import metrics
+from stormfold.kafka.consumer import END_INTERVAL
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
-INTRODUCTION = """\
+INTRODUCTION = f"""\
 # Metrics
 
 A worker serves `/metrics` at `STORMFOLD_HTTP_ADDRESS`, in Prometheus' text format or OpenMetrics. Counters begin at 0
 when the process starts. Gauges with the labels `stage` and `partition` cover the partitions assigned to the worker at
 the moment of the scrape. Lag is the number of records between the position of a stage and the end of the partition; the
-worker reads the ends from Kafka every second, also while a stage waits. A gauge whose value is unknown is not exported;
-values from Redis are exported for ten seconds after they were read.
+worker reads the ends from Kafka every {END_INTERVAL:g} s, also while a stage waits. A gauge whose value is unknown is
+not exported; values from Redis are exported for ten seconds after they were read.
 
 | metric | type | labels | meaning |
 | --- | --- | --- | --- |
