@@ -203,8 +203,7 @@ def limit_resources(resources: Iterable[AffectedResource], limit: int) -> tuple[
     result: list[AffectedResource] = []
     size = 0
     for entry in ordered[:limit]:
-        kind, namespace, name = entry.resource
-        short = Resource(kind, truncate(namespace, MAX_VALUE_BYTES), truncate(name, MAX_VALUE_BYTES))
+        short = Resource(*(truncate(text, MAX_VALUE_BYTES) for text in entry.resource))
         entry = AffectedResource(short, entry.alerts)
         size += len(msgspec.json.encode(entry.to_builtins())) + 1
         if size > MAX_LIST_BYTES:

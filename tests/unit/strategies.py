@@ -13,7 +13,8 @@ from tests.support.storms import AWKWARD
 texts = st.one_of(st.text(max_size=40), st.sampled_from(AWKWARD))
 label_sets = st.dictionaries(texts, texts, max_size=6)
 milliseconds = st.integers(0, MAX_EVENT_TIME)
-resources = st.builds(Resource, kind=texts, namespace=texts, name=texts)
+_long_texts = st.one_of(texts, st.just("é" * 1_000))
+resources = st.builds(Resource, kind=_long_texts, namespace=_long_texts, name=_long_texts)
 metas = st.builds(
     GroupMeta,
     route=texts,

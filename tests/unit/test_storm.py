@@ -91,6 +91,7 @@ def test_the_most_affected_resources_come_first_in_any_order_of_input(
     shown = storm.limit_resources(entries, most)
     assert len(shown) == min(most, len(entries))
     assert [entry.alerts for entry in shown] == sorted((entry.alerts for entry in entries), reverse=True)[:most]
+    assert all(len(text.encode()) <= storm.MAX_VALUE_BYTES for entry in shown for text in entry.resource)
     assert storm.limit_resources(reversed(entries), most) == shown
 
 

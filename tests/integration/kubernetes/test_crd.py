@@ -92,8 +92,7 @@ def test_the_limits_of_the_definition_are_those_of_the_code() -> None:
     for text in (
         fields["groupLabels"]["additionalProperties"],
         *(part["additionalProperties"] for part in fields["example"]["properties"].values()),
-        fields["affectedResources"]["items"]["properties"]["namespace"],
-        fields["affectedResources"]["items"]["properties"]["name"],
+        *(fields["affectedResources"]["items"]["properties"][name] for name in ("kind", "namespace", "name")),
     ):
         assert text["maxLength"] == core.MAX_VALUE_BYTES
     assert set(fields["class"]["enum"]) == set(get_args(core.AggregateClass))
