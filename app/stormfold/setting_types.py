@@ -1,7 +1,9 @@
 """Types of settings: addresses, URLs, credentials, sizes. Validators raise `ValueError` with what was expected."""
 
 import re
+from ipaddress import IPv6Address
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
@@ -25,7 +27,21 @@ def _http_urls(value: str) -> str:
     for url in urls:
         if not _HTTP_URL.fullmatch(url):
             raise ValueError("expected http://HOST:PORT or https://HOST, without credentials, query or fragment")
+        try:
+            _check_host(url)
+        except ValueError as error:
+            raise ValueError(f"expected a host and a port that can exist, found {url!r}") from error
     return ",".join(urls)
+
+
+def _check_host(url: str) -> None:
+    """Raises `ValueError` for a host or a port that no address can have, which would fail at each use of the URL."""
+    parts = urlsplit(url)
+    host, _port = parts.hostname or "", parts.port
+    if "[" in parts.netloc:
+        IPv6Address(host)
+    else:
+        host.encode("idna")
 
 
 def _credential(value: Any) -> Any:

@@ -72,6 +72,10 @@ def test_variables_set_fields(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         ("max_poll_records", "0", "STORMFOLD_MAX_POLL_RECORDS: expected at least 1"),
         ("session_timeout", "15s", "STORMFOLD_SESSION_TIMEOUT: expected seconds, such as 15"),
+        *(
+            ("alertmanager", url, f"STORMFOLD_ALERTMANAGER: expected a host and a port that can exist, found '{url}'")
+            for url in ("http://am:90933", "http://am..svc:9093", "http://[1.2.3]:9093")
+        ),
         ("session_timeout", "0", "STORMFOLD_SESSION_TIMEOUT: expected more than 0"),
         ("session_timeout", "3601", "STORMFOLD_SESSION_TIMEOUT: expected at most 3600"),
         ("max_poll_records", "many", "STORMFOLD_MAX_POLL_RECORDS: expected a whole number"),
