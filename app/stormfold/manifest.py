@@ -84,9 +84,9 @@ def encode_scope(scope: IncidentScope | None) -> dict[str, dict[str, str]]:
 
 
 def decode_scope(metadata: Mapping[str, Any]) -> IncidentScope | None:
-    """The scope in the metadata of a resource; None without one. Raises `msgspec.ValidationError` if it is not one."""
+    """The scope in the metadata of a resource; None without one. Raises `Malformed` if it is not one."""
     text = (metadata.get("annotations") or {}).get(SCOPE_ANNOTATION)
-    return None if text is None else _scope.decode(text)
+    return None if text is None else decode_untrusted(_scope.decode, text)
 
 
 def label_value(text: str) -> str:

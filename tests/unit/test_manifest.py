@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 
 from stormfold.decoding import Malformed
-from stormfold.manifest import from_manifest, label_value, to_manifest
+from stormfold.manifest import SCOPE_ANNOTATION, decode_manifest, from_manifest, label_value, to_manifest
 from stormfold.storm import Aggregate
 from tests.support.storms import manifest
 from tests.unit.strategies import aggregates, milliseconds
@@ -49,6 +49,15 @@ def test_a_manifest_without_a_required_part_is_refused(path: tuple[str, ...]) ->
     del inner[path[-1]]
     with pytest.raises(Malformed):
         from_manifest(broken)
+
+
+@pytest.mark.parametrize("scope", ['{"deep":' + "[" * 10_000, "{}", 1])
+def test_a_manifest_with_another_scope_is_refused(scope: object) -> None:
+    """Also one that is nested too deeply to be decoded."""
+    foreign = manifest()
+    foreign["metadata"]["annotations"] = {SCOPE_ANNOTATION: scope}
+    with pytest.raises(Malformed):
+        decode_manifest(msgspec.json.encode(foreign))
 
 
 @EXACT
