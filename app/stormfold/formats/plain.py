@@ -18,6 +18,8 @@ from stormfold.times import to_milliseconds
 _ZERO_TIME = datetime(1, 1, 1, tzinfo=UTC)
 """Go's zero time: Alertmanager's "not set"."""
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
+_MAX_TIME = 64
+"""Characters of a time. The cache of times holds each text."""
 _HEX = "0123456789abcdef"
 _BRACE = ord("{")
 
@@ -93,9 +95,13 @@ def is_resolved(word: str, place: str) -> bool:
     return resolved
 
 
-@lru_cache(maxsize=10_000)
 def parse_start(text: str) -> int | None:
     """Milliseconds since the Unix epoch of an RFC 3339 time; None if it is zero, has no offset or is unreadable."""
+    return _parse_start(text) if len(text) <= _MAX_TIME else None
+
+
+@lru_cache(maxsize=10_000)
+def _parse_start(text: str) -> int | None:
     try:
         return max(0, to_milliseconds(msgspec.convert(text, _Time))) or None
     except msgspec.ValidationError:
