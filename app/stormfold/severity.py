@@ -8,7 +8,7 @@ ORDER = ("critical", "error", "warning", "info", "none")
 """Highest first."""
 
 DEFAULT = "warning"
-"""An alert without a severity, or with an unknown one, ranks as this."""
+"""An alert without a severity, or with an unknown one, ranks as this, if the order or an alias has it."""
 
 ALIASES: Mapping[str, str] = {
     word: severity
@@ -42,13 +42,12 @@ class Severities:
     def __init__(self, order: Iterable[str], aliases: Mapping[str, str]) -> None:
         ordered = tuple(order)
         self._known = {name.lower(): Severity(rank, name) for rank, name in reversed(list(enumerate(ordered)))}
-        default = self._known.get(DEFAULT, Severity(len(ordered) - 1, ordered[-1]))
-        self._absent = default
-        self._unknown = Severity(default.rank, default.name, known=False)
         ranked = dict(self._known)
         for word, name in chain(aliases.items(), ALIASES.items()):
             if name.lower() in ranked:
                 self._known.setdefault(word.lower(), ranked[name.lower()])
+        self._absent = default = self._known.get(DEFAULT, Severity(len(ordered) - 1, ordered[-1]))
+        self._unknown = Severity(default.rank, default.name, known=False)
 
     def __getitem__(self, word: str) -> Severity:
         """The meaning of a word; empty: the alert has no severity."""

@@ -39,6 +39,7 @@ def configs(draw: st.DrawFn) -> Config:
     gap = draw(st.integers(1, 100_000))
     slice_ = gap * draw(st.integers(2, 10))
     severities = draw(unique(TEXTS, 1))
+    others = TEXTS.filter(lambda word: word.lower() not in {name.lower() for name in severities})
     incident_gap = gap + draw(st.integers(1, 10**9))
     by = unique(TEXTS.filter(lambda name: name not in RESERVED_LABELS))
     rules = st.builds(IncidentRules, by, st.just(incident_gap), st.integers(incident_gap, 2 * 10**9), NAMES)
@@ -69,7 +70,7 @@ def configs(draw: st.DrawFn) -> Config:
         silences=tuple(silences),
         severity_label=draw(TEXTS),
         severities=severities,
-        severity_aliases=draw(st.dictionaries(TEXTS, st.sampled_from(severities), max_size=2)),
+        severity_aliases=draw(st.dictionaries(others, st.sampled_from(severities), max_size=2)),
         default_labels=draw(st.dictionaries(TEXTS, TEXTS, max_size=2)),
         exporters=draw(unique(TEXTS)),
         resource_labels=tuple((label, "Pod") for label in draw(unique(TEXTS))),

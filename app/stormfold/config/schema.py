@@ -177,7 +177,7 @@ class SeveritySection(Section):
     """Label that holds the severity."""
     order: Annotated[Texts, Field(min_length=1, max_length=256)] = _DEFAULT.severities
     """Values of that label, highest first, compared without case. An unknown value, and an absent label, ranks as
-    `warning`, or as the last one of an order that does not have it."""
+    `warning`, or as the last one if neither the order nor `aliases` has that."""
     aliases: dict[Text, Text] = Field(default={})
     """Other words, and the severity of the order that each means. They come before the usual ones: `page`, `fatal`,
     `p1`, … for critical, `high`, `p2`, … for error, `warn`, `p3`, … for warning, `notice`, `low`, … for info."""
@@ -189,6 +189,8 @@ class SeveritySection(Section):
         for word, name in value.items():
             if order and name.lower() not in order:
                 refuse(f"expected one of {', '.join(order)}, found {name!r}", word)
+            if word.lower() in order:
+                refuse(f"expected a word that is not in the order, found {word!r}", word)
         return value
 
 
