@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, NoReturn
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from stormfold.eventtime import MAX_EVENT_TIME
 from stormfold.routing import Matcher, MatcherError, parse_matchers
 from stormfold.times import YEAR, parse_duration, parse_timestamp
 
@@ -35,9 +36,10 @@ def _duration_or_off(value: object) -> object:
 
 def _time(value: object) -> object:
     try:
-        return parse_timestamp(str(value).upper())
+        time = parse_timestamp(str(value).upper())
     except (ValueError, OverflowError):
         refuse(f"expected a time such as 2026-01-31T12:00:00Z, found {value!r}")
+    return time if 0 <= time <= MAX_EVENT_TIME else refuse(f"expected a time from 1970 to 9999 (UTC), found {value!r}")
 
 
 def _matchers(value: object) -> object:
