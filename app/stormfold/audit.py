@@ -239,8 +239,11 @@ def _behind(positions: Mapping[int, int], ends: Mapping[int, int]) -> int:
 def _aggregate(record: ConsumerRecord) -> _Aggregate | None:
     """What a record of `storms` counts for; None if stormfold did not write it."""
     try:
-        spec = decode_untrusted(msgspec.json.decode, record.value)["spec"]
+        manifest = decode_untrusted(msgspec.json.decode, record.value)
+        name, spec = manifest["metadata"]["name"], manifest["spec"]
         alerts, storm = spec["alertCount"], spec["class"] == "Storm"
     except (KeyError, TypeError, Malformed):
         return None
-    return _Aggregate(alerts, storm) if record.key and type(alerts) is int and alerts > 0 else None
+    # Emit and correlate also refuse a copy under another key.
+    known = isinstance(name, str) and name.encode() == record.key
+    return _Aggregate(alerts, storm) if record.key and known and type(alerts) is int and alerts > 0 else None

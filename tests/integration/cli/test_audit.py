@@ -6,7 +6,7 @@ from pathlib import Path
 from stormfold.settings import Settings
 from tests.support.alerts import Sent, alert, record
 from tests.support.cli import stormfold
-from tests.support.pipeline import assert_balanced, drained, publish
+from tests.support.pipeline import assert_balanced, drained, publish, read_topic
 from tests.support.workers import Workers
 
 NOW = 1_780_000_000_000
@@ -17,17 +17,21 @@ GARBAGE = Sent(NOW, b"\x1b[2Jnot an alert", 1)
 async def test_audit_fails_until_every_alert_is_counted(topics: Settings, tmp_path: Path) -> None:
     await publish(topics, [*FLOOD, GARBAGE])
     # A record that stormfold did not write is not counted.
-    await publish(topics.model_copy(update={"alerts_topic": topics.storms_topic}), [Sent(NOW, b"{}", key=b"k")])
+    storms = topics.model_copy(update={"alerts_topic": topics.storms_topic})
+    await publish(storms, [Sent(NOW, b"{}", key=b"k")])
     early = await stormfold(topics, "audit", "--wait", "0")
     assert early.returncode == 1 and "not been processed" in early.stderr
     with Workers(topics, tmp_path) as workers:
         workers.start()
         assert_balanced(await drained(topics))
+    # Nor is a copy under another key.
+    copies = [Sent(NOW, record.value, key=b"copy") for record in await read_topic(topics, topics.storms_topic)]
+    await publish(storms, copies)
     proven = await stormfold(topics, "audit", "-o", "json")
     report = json.loads(proven.stdout)[0]
     assert proven.returncode == 0 and report["balanced"]
     assert (report["alerts"], report["aggregated"], report["dead_letters"]) == (61, 60, 1)
-    assert report["foreign"] == 1
+    assert report["foreign"] == len(copies) + 1 == 3
 
 
 async def test_dead_letters_with_an_invalid_origin_are_foreign(topics: Settings, tmp_path: Path) -> None:
