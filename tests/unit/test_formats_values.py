@@ -2,6 +2,9 @@
 
 import tracemalloc
 
+import pytest
+
+from stormfold.decoding import Poison, decode_labels
 from stormfold.formats import parse
 
 
@@ -20,3 +23,39 @@ def test_long_times_are_not_kept() -> None:
         assert tracemalloc.get_traced_memory()[0] < 1_000_000
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("labels", "severity"),
+    [
+        ('{"alertname": "A"}', "critical"),
+        ('{"alertname": "A", "severity": ""}', "critical"),
+        ('{"severity" :"", "alertname":"A", "empty": ""}', "critical"),
+        ('{"alertname": "A", "sev\\u0065rity": ""}', "critical"),
+        ('{"alertname": "A", "severity": "info"}', "info"),
+        ('{"alertname": "A", "severity": "info", "empty": ""}', "info"),
+        ('{"alertname": "", "severity": "info"}', "info"),
+    ],
+)
+def test_a_severity_next_to_the_labels_counts_if_theirs_is_absent_or_empty(labels: str, severity: str) -> None:
+    record = f'{{"labels": {labels}, "severity": "critical", "status": "firing"}}'
+    for value in (record, f"[{record}]"):
+        (alert,) = parse(value.encode(), [], 0)
+        assert decode_labels(alert.labels)["severity"] == severity
+
+
+@pytest.mark.parametrize(
+    "labels",
+    ['{"pod": "a"}', '{"alertname": "", "pod": "a"}', '{"pod":"a","alertname":""}', '{"pod":"a","x":"alertname"}'],
+)
+def test_an_alert_of_a_webhook_without_a_name_has_the_common_one(labels: str) -> None:
+    value = f'{{"alerts": [{{"labels": {labels}}}], "groupLabels": {{}}, "commonLabels": {{"alertname": "Common"}}}}'
+    (alert,) = parse(value.encode(), [], 0)
+    found = decode_labels(alert.labels)
+    assert (found["alertname"], found["pod"]) == ("Common", "a")
+
+
+def test_labels_that_are_not_valid_stay_refused() -> None:
+    (alert,) = parse(b'{"labels": {"alertname": "A", "severity": "", "n": 1}, "severity": "critical"}', [], 0)
+    with pytest.raises(Poison, match=r"labels\.n: expected str, got int"):
+        decode_labels(alert.labels)

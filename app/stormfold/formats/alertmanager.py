@@ -2,6 +2,7 @@
 and the answers of Alertmanager's and Prometheus' own APIs.
 """
 
+import re
 from collections.abc import Iterable
 from functools import partial, reduce
 from typing import Any
@@ -13,7 +14,8 @@ from stormfold.alert import Alert
 from stormfold.decoding import decode_json, parse_each
 from stormfold.formats.plain import AlertFields, add_labels, to_alert
 
-_ALERTNAME = b'"alertname"'
+_NAME = re.compile(rb'"alertname"\s*:\s*"[^"]').search
+"""Finds a name that is not empty."""
 
 
 class _Webhook(msgspec.Struct, gc=False):
@@ -48,7 +50,7 @@ def parse_webhook(value: bytes, fields: list[AlertFields], status: object, now: 
     for those without a name."""
     alerts = parse_alerts(fields, now, status == "resolved")
     for alert in alerts:
-        if _ALERTNAME not in alert.labels:
+        if not _NAME(alert.labels):
             break
     else:
         return alerts

@@ -4,6 +4,7 @@ Alertmanager's own alerts are of this form too: in webhooks, in answers of `GET 
 there. They differ in how they express that an alert is over.
 """
 
+import re
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from stormfold.alert import Alert
-from stormfold.decoding import Poison
+from stormfold.decoding import DECODE_ERRORS, Poison
 from stormfold.times import to_milliseconds
 
 _ZERO_TIME = datetime(1, 1, 1, tzinfo=UTC)
@@ -22,6 +23,9 @@ _MAX_TIME = 64
 """Characters of a time. The cache of times holds each text."""
 _HEX = "0123456789abcdef"
 _BRACE = ord("{")
+_EMPTY = re.compile(rb'""').search
+"""Whether a text may have an empty value. An expression is faster here than `in`."""
+_members = msgspec.json.Decoder(dict[str, Raw])
 
 _RESOLVED = {
     "firing": False,
@@ -109,14 +113,26 @@ def _parse_start(text: str) -> int | None:
 
 
 def add_labels(raw: bytes, defaults: bytes) -> bytes:
-    """The JSON object `raw` with the members of the object `defaults` that it lacks."""
+    """The JSON object `raw` with the members of the object `defaults` that it lacks, or has with an empty value."""
     if not raw.startswith(b"{") or not defaults.startswith(b"{"):
         return raw
+    if _EMPTY(raw):
+        raw = _without_empty(raw, defaults)
     # Of duplicate names the last one counts.
     first, rest = defaults.rstrip().removesuffix(b"}"), raw[1:].lstrip()
     if not first[1:].strip():
         return raw
     return first + (b"" if rest.startswith(b"}") else b",") + rest
+
+
+def _without_empty(raw: bytes, defaults: bytes) -> bytes:
+    """The JSON object `raw` without the empty members that `defaults` has; unchanged if one of them is not valid."""
+    try:
+        members, names = _members.decode(raw), _members.decode(defaults).keys()
+    except DECODE_ERRORS:
+        return raw
+    kept = {name: value for name, value in members.items() if name not in names or bytes(value) != b'""'}
+    return raw if len(kept) == len(members) else msgspec.json.encode(kept)
 
 
 def _resolved(fields: AlertFields, now: int, group_resolved: bool) -> bool:
