@@ -5,14 +5,12 @@ FROM ${PYTHON} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 COPY requirements.lock requirements-dev.lock ./
-# The build backend and the extra `msk` come from the developers' lock, with hashes. Only the extra reaches the image,
-# where nobody could add it.
-RUN locked() { awk -v names="^($1)==" '/^[a-z]/ { keep = $0 ~ names } keep' requirements-dev.lock; } \
-    && locked 'hatchling|packaging|pathspec|pluggy|tomlkit|trove-classifiers' > build.lock \
-    && locked 'aws-msk-iam-sasl-signer-python|boto3|botocore|s3transfer' > msk.lock \
+# The build backend comes from the developers' lock, with hashes; it does not reach the image.
+RUN awk '/^[a-z]/ { keep = /^(hatchling|packaging|pathspec|pluggy|tomlkit|trove-classifiers)==/ } keep' requirements-dev.lock \
+        > build.lock \
     && pip install --require-hashes --requirement build.lock \
     && python -m venv --without-pip /opt/stormfold \
-    && pip --python /opt/stormfold/bin/python install --require-hashes --requirement requirements.lock --requirement msk.lock
+    && pip --python /opt/stormfold/bin/python install --require-hashes --requirement requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir dist . \

@@ -46,7 +46,7 @@ fuzz: $(BIN)/.project  ## fuzz the parsers (MINUTES=10 TARGET=record)
 
 lock: $(BIN)/.dependencies  ## write the locks from pyproject.toml (UPGRADE=--upgrade for newer versions)
 	$(COMPILE) --extra dev --output-file requirements-dev.lock
-	$(COMPILE) --constraint requirements-dev.lock --output-file requirements.lock
+	$(COMPILE) --extra msk --constraint requirements-dev.lock --output-file requirements.lock
 
 $(BIN)/python:
 	@python=$$(for name in python3 python3.14 python3.13 python3.12 python3.11; do \
