@@ -139,9 +139,24 @@ class ApiServer:
             self.kill()
             raise
 
+    def wait(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+        """Waits until the condition holds; an `OSError` counts as False. Raises `RuntimeError` after `seconds`."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                if condition():
+                    return
+            except OSError:
+                pass
+            ended = [name for name, process in self._processes.items() if process.poll() is not None]
+            if ended or time.monotonic() > deadline:
+                logs = "".join(f"\n{log.name}:\n{log.read_text()[-2000:]}" for log in self._folder.glob("*.log"))
+                raise RuntimeError(f"{f'{ended} ended' if ended else f'not ready in {seconds} s'}{logs}")
+            time.sleep(0.05)
+
     def wait_ready(self) -> None:
         """Waits until requests are answered."""
-        self._wait(lambda: self.request("GET", "/readyz").status == 200)
+        self.wait(lambda: self.request("GET", "/readyz").status == 200)
 
     def start_store(self) -> None:
         """Starts kine alone, after `kill_store`."""
@@ -152,7 +167,7 @@ class ApiServer:
             f"--listen-address=tcp://127.0.0.1:{self._store_port}",
             "--metrics-bind-address=0",
         )
-        self._wait(lambda: _listens(self._store_port))
+        self.wait(lambda: _listens(self._store_port))
 
     def kill_store(self) -> None:
         """Ends kine with SIGKILL. The API server stays, and answers 5xx or not at all."""
@@ -260,13 +275,13 @@ class ApiServer:
         """Applies k8s/crd.yaml and k8s/rbac.yaml, and waits until storms and incidents are served."""
         for file in ("crd.yaml", "rbac.yaml"):
             self.apply(*yaml.safe_load_all((_K8S / file).read_text()))
-        self._wait(lambda: all(self.request("GET", path).status == 200 for path in (STORMS, INCIDENTS)))
+        self.wait(lambda: all(self.request("GET", path).status == 200 for path in (STORMS, INCIDENTS)))
 
     def uninstall(self, seconds: float = 60, path: str = STORMS) -> None:
         """Deletes a CRD if it exists, and waits until its resources are no longer served: all are deleted first."""
         plural = path.rpartition("/")[2]
         self.request("DELETE", f"{_PATHS['CustomResourceDefinition']}/{plural}.stormfold.dev")
-        self._wait(lambda: self.request("GET", path).status == 404, seconds)
+        self.wait(lambda: self.request("GET", path).status == 404, seconds)
 
     def annotate(self, name: str, key: str, path: str = STORMS) -> bool:
         """Annotates a resource; returns False if it does not exist."""
@@ -291,20 +306,6 @@ class ApiServer:
     def _spawn(self, name: str, *command: str) -> None:
         with (self._folder / f"{name}.log").open("ab") as log:
             self._processes[name] = spawn(command, log, self._folder)
-
-    def _wait(self, condition: Callable[[], bool], seconds: float = 60) -> None:
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                if condition():
-                    return
-            except OSError:
-                pass
-            ended = [name for name, process in self._processes.items() if process.poll() is not None]
-            if ended or time.monotonic() > deadline:
-                logs = "".join(f"\n{log.name}:\n{log.read_text()[-2000:]}" for log in self._folder.glob("*.log"))
-                raise RuntimeError(f"{f'{ended} ended' if ended else f'not ready in {seconds} s'}{logs}")
-            time.sleep(0.05)
 
     def _written(self, name: str, text: str) -> Path:
         path = self._folder / name

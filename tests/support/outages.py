@@ -1,13 +1,17 @@
-"""Outages of an API server, each repaired on exit: killed, without its store, refusing, overloaded, failing."""
+"""Outages of an API server, each repaired on exit: killed, without its store, refusing, overloaded, failing.
+
+Rights, priorities and webhooks take effect some time after the request that changes them: the block begins then.
+"""
 
 import http.client
 import ssl
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 
 import yaml
 
 from tests.support.apiserver import STORMS, WORKER, ApiServer
+from tests.support.storms import manifest
 
 NAMESPACES = "/api/v1/namespaces"
 RBAC_GROUP = "rbac.authorization.k8s.io"
@@ -29,6 +33,12 @@ def delete_namespace(server: ApiServer, name: str) -> None:
     namespace["spec"]["finalizers"] = []
     assert server.request("PUT", f"{path}/finalize", namespace).status == 200
     assert server.request("GET", path).status == 404
+
+
+def _refused(server: ApiServer) -> bool:
+    """Whether the worker may not write a storm."""
+    probe = manifest("probe")
+    return server.request("POST", f"{STORMS}?dryRun=All", probe, identity=WORKER).status >= 400
 
 
 @contextmanager
@@ -57,6 +67,7 @@ def forbidden(server: ApiServer) -> Iterator[None]:
     """The worker has no role: 403."""
     assert server.request("DELETE", WRITER_BINDING).status == 200
     try:
+        server.wait(lambda: _refused(server))
         yield
     finally:
         server.install()
@@ -129,7 +140,14 @@ def saturated(server: ApiServer) -> Iterator[None]:
         body = {"apiVersion": api, "kind": kind, "metadata": {"name": "few"}, "spec": spec}
         assert server.request("POST", f"{PRIORITIES}/{path}", body).status == 201
     try:
-        with unfinished(server):
+        with ExitStack() as stack:
+
+            def occupied() -> bool:
+                # One that is sent before the limit is in effect occupies no slot.
+                stack.enter_context(unfinished(server))
+                return _refused(server)
+
+            server.wait(occupied)
             yield
     finally:
         for path, _, _ in reversed(made):
@@ -152,6 +170,7 @@ def failing(server: ApiServer) -> Iterator[None]:
     body = {"metadata": {"name": "gone"}, "webhooks": [webhook]}
     assert server.request("POST", WEBHOOKS, body).status == 201
     try:
+        server.wait(lambda: _refused(server))
         yield
     finally:
         assert server.request("DELETE", f"{WEBHOOKS}/gone").status == 200

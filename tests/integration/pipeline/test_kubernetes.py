@@ -294,8 +294,8 @@ async def test_no_storm_is_lost_while_the_api_server_fails(
 ) -> None:
     """Storms close during the outage."""
     before = await stack.write_old("Before")
-    await stack.publish("During")
     with broken(stack.server):
+        await stack.publish("During")
         await stack.assert_waiting(problem, hint)
         assert await stack.written("created") == len(before)
     after = await stack.assert_written()
