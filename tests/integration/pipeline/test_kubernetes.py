@@ -102,7 +102,7 @@ def team(stack: ClusterStack) -> Iterator[ClusterStack]:
 async def test_storms_and_no_other_aggregates_become_resources(stack: ClusterStack) -> None:
     """The worker is ready before there are any."""
     await stack.start()
-    await until(stack.ready, 10, what="ready without storms")
+    await until(stack.ready, what="ready without storms")
     await stack.publish("Then", ago=3600.0)
     await stack.assert_written()
     await stack.publish("Now")
@@ -176,6 +176,7 @@ async def test_a_missing_namespace_does_not_delay_storms_of_others(team: Cluster
     await team.publish("Before", ago=3600.0)
     worker = await team.start()
     await team.assert_waiting(problem, hint)
+    await until(lambda: team.wrote_more(22), what="the storms of the other namespace are written")
     assert await team.written("created") == 23
     create_namespace(team.server, "team")
     before = await team.assert_written()
@@ -232,7 +233,7 @@ async def test_storms_written_again_stay_and_deleted_ones_return(stack: ClusterS
     before = await stack.write_old("Before")
     worker = stack.workers.running[-1]
     worker.terminate()
-    assert await asyncio.to_thread(worker.wait, 10) == 0
+    assert await asyncio.to_thread(worker.wait, 30) == 0
     await reset_emit(stack.settings)
     deleted = min(before)
     assert stack.server.request("DELETE", f"{STORMS}/{deleted}").status == 200
