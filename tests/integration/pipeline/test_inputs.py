@@ -186,7 +186,7 @@ async def test_records_without_key_and_value_or_with_any_headers_are_dead_letter
             await (await producer.send_batch(batch, settings.alerts_topic, partition=1))
 
     pipeline.start()
-    await pipeline.assert_aggregates(pipeline.model([(past, alert("After"))] * 3), seconds=15, dead_letters=3)
+    await pipeline.assert_aggregates(pipeline.model([(past, alert("After"))] * 3), dead_letters=3)
     dead = await dead_letters(settings)
     for number, headers in enumerate(kinds):
         found = dead[f"{settings.alerts_topic}-1-{2 * number}"]
@@ -241,7 +241,7 @@ async def test_alerts_compressed_with_any_codec_of_kafka_are_read(pipeline: Pipe
         alerts += packed
 
     pipeline.start()
-    await pipeline.assert_aggregates(pipeline.model(alerts), seconds=20)
+    await pipeline.assert_aggregates(pipeline.model(alerts))
 
 
 async def test_alerts_of_committed_transactions_count_and_those_of_aborted_ones_do_not(
@@ -259,7 +259,7 @@ async def test_alerts_of_committed_transactions_count_and_those_of_aborted_ones_
 
     pipeline.start()
     kept = [(past, alert("Kept", pod=f"pod-{n}")) for _ in range(9) for n in range(10)]
-    await pipeline.assert_aggregates(pipeline.model(kept), seconds=15)
+    await pipeline.assert_aggregates(pipeline.model(kept))
 
 
 NOT_UTF8 = b"tr\xff\xc3ce"
