@@ -16,8 +16,6 @@ from stormfold.stages.emitted import Emitted
 from stormfold.stages.retention import Retention
 from tests.support.servers import until
 
-TIMEOUT = 0.5
-
 
 class SlowSink(NullSink):
     """Deletes one of `left` resources for each permit; fails after the last one."""
@@ -37,7 +35,7 @@ class SlowSink(NullSink):
 
 @asynccontextmanager
 async def running_retention(sink: SlowSink) -> AsyncIterator[Health]:
-    health = Health(timeout=TIMEOUT)
+    health = Health()
     emitted = Emitted(STORMS, Settings(), ReloadableConfig(Config()))
     retention = Retention(emitted, sink, health)
     await retention.start()
@@ -51,17 +49,24 @@ def deleted() -> float:
     return metrics.REGISTRY.get_sample_value("stormfold_resources_deleted_total", {"kind": "AlertStorm"}) or 0.0
 
 
+async def counted(number: float) -> None:
+    await until(lambda: deleted() == number, what="the deletion is counted")
+
+
 async def test_retention_is_stale_only_if_it_makes_no_progress() -> None:
-    """A run far longer than the timeout of health is healthy while it deletes, and each deletion is counted at once."""
+    """While one run deletes, each deletion is a heartbeat and is counted at once; without one, it is stale."""
     sink, before = SlowSink(21), deleted()
     async with running_retention(sink) as health:
-        for _ in range(20):
+        for number in range(1, 21):
+            last = health.heartbeats.get("retention", 0.0)
             sink.permits.release()
-            await asyncio.sleep(TIMEOUT / 5)
-            assert health.stale() == []
-        assert deleted() - before == 20
+            await counted(before + number)
+            assert health.heartbeats["retention"] > last
+        assert health.problems() == []
+        health.timeout = 0.1
         await until(lambda: health.stale() == ["retention"], what="it hangs")
+        health.timeout = 60.0
         sink.permits.release()
-        await until(lambda: health.stale() == [], what="it has failed")
+        await until(health.problems, what="it has failed")
         assert [found.problem for found in health.problems()] == ["the API server does not answer"]
         assert deleted() - before == 21
