@@ -1,10 +1,13 @@
 """A partition is added to a topic while alerts arrive."""
 
+from collections.abc import Iterator
+
 from aiokafka.admin import NewPartitions
 from redis.asyncio import Redis
 
 from stormfold.kafka.client import open_admin
 from stormfold.kafka.committed import read_committed
+from stormfold.kafka.topics import partition_counts
 from stormfold.keyed_record import MARKS, decode_marks
 from stormfold.settings import Settings
 from tests.support.alerts import Sent, alert, now, record
@@ -16,15 +19,25 @@ SHORT_GRACE = "windows: {gap: 2s, grace: 2s, slice: 10s}\n"
 
 
 async def publish_now(pipeline: Pipeline, name: str, partition: int = 0) -> None:
-    """Publishes thirty alerts of the current time."""
-    time = now()
-    await pipeline.publish(Sent(time, record(alert(name, pod=f"pod-{n}")), partition) for n in range(30))
+    """Publishes thirty alerts of the time at which the producer is connected."""
+
+    def current() -> Iterator[Sent]:
+        time = now()
+        for n in range(30):
+            yield Sent(time, record(alert(name, pod=f"pod-{n}")), partition)
+
+    await pipeline.publish(current())
 
 
 async def add_partition(settings: Settings, topic: str) -> None:
-    """Adds one partition to a topic."""
+    """Adds one partition to a topic, and waits until clients see it."""
     async with open_admin(settings) as admin:
         await admin.create_partitions({topic: NewPartitions(PARTITIONS + 1)})
+
+        async def added() -> bool:
+            return (await partition_counts(admin))[topic] > PARTITIONS
+
+        await until(added, what=f"{topic} has one more partition")
 
 
 async def committed(settings: Settings, stage: str, topic: str) -> None:
