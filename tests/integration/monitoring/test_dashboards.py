@@ -349,18 +349,17 @@ def _exporter(port: int) -> Gauge:
 
 
 async def _tell(settings: Settings) -> None:
-    now = time.time_ns() // 1_000_000
-    await publish(settings, [Sent(now, record(alert(pod=f"p-{n}")), n % 3) for n in range(30)])
-    await publish(
-        settings,
-        [
-            Sent(now, record(alert("Alone"))),
-            *(Sent(now, record(alert("Test", pod=f"p-{n}"))) for n in range(4)),
-            Sent(now - 60_000, record(alert(pod="p-1"))),
-            Sent(now, b"?"),
-            Sent(now, b"{}"),
-        ],
-    )
+    def current() -> Iterator[Sent]:
+        # When the producer is connected: later, all of them would be late.
+        now = time.time_ns() // 1_000_000
+        yield from (Sent(now, record(alert(pod=f"p-{n}")), n % 3) for n in range(30))
+        yield Sent(now, record(alert("Alone")))
+        yield from (Sent(now, record(alert("Test", pod=f"p-{n}"))) for n in range(4))
+        yield Sent(now - 60_000, record(alert(pod="p-1")))
+        yield Sent(now, b"?")
+        yield Sent(now, b"{}")
+
+    await publish(settings, current())
 
 
 async def _seen_idle(prometheus: Prometheus) -> bool:

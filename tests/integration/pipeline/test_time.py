@@ -3,7 +3,7 @@
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -173,10 +173,17 @@ async def test_a_slow_clock_makes_alerts_late_and_a_fast_one_does_not(pipeline: 
 
     pipeline.start()
     await until(marked, what="every partition is known to be empty")
-    begin = now()
-    right = drip("Right", begin - 19, 1, 20)
-    slow, fast = drip("Slow", begin - 5 * MINUTE, 1, 20), drip("Fast", begin + 5 * MINUTE, 1, 20)
-    await pipeline.publish(sent(right, slow, fast))
+    begin = 0
+
+    def current() -> Iterator[Sent]:
+        # When the producer is connected: later, all of them would be late.
+        nonlocal begin
+        begin = now()
+        right = drip("Right", begin - 19, 1, 20)
+        slow, fast = drip("Slow", begin - 5 * MINUTE, 1, 20), drip("Fast", begin + 5 * MINUTE, 1, 20)
+        yield from sent(right, slow, fast)
+
+    await pipeline.publish(current())
     await pipeline.drained()
     end = now()
 
