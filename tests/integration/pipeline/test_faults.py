@@ -107,7 +107,8 @@ async def beyond(pipeline: Pipeline, before: Reached, closing: bool) -> Reached:
         now = await reached(pipeline)
         return now if now.folded > before.folded and (now.closed > before.closed or not closing) else None
 
-    found: Reached = await until(more, what=f"more is folded{' and closed' if closing else ''} than {before}")
+    # A new worker starts, and joins when the session of the one before has ended.
+    found: Reached = await until(more, 120, f"more is folded{' and closed' if closing else ''} than {before}")
     return found
 
 
