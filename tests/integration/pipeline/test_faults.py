@@ -5,7 +5,7 @@ import random
 import signal
 import time
 from collections.abc import AsyncIterator
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import pytest
 from redis.asyncio import Redis
 
 from stormfold.kafka.client import open_admin
+from stormfold.kafka.committed import newest_closed_before, newest_metadata, read_committed
 from stormfold.kafka.topics import create
 from stormfold.kafka.topics import topics as wanted_topics
 from stormfold.local.kafka import EmbeddedKafka
@@ -112,6 +113,20 @@ async def beyond(pipeline: Pipeline, before: Reached, closing: bool) -> Reached:
     return found
 
 
+async def closed_more(pipeline: Pipeline, version: int, closed: int) -> tuple[int, int]:
+    """Waits for a C in a commit of a newer state version and for more published aggregates; returns both numbers."""
+    settings = pipeline.settings
+
+    async def more() -> tuple[int, int] | None:
+        committed = await read_committed(settings, settings.consumer_group("fold"), settings.keyed_topic)
+        newest, published = newest_metadata(committed).state_version, len(await pipeline.aggregates())
+        has_c = newest_closed_before(committed) is not None
+        return (newest, published) if has_c and newest > version and published > closed else None
+
+    found: tuple[int, int] = await until(more, 60, f"{version} is rebuilt, and more than {closed} are closed")
+    return found
+
+
 async def begun(pipeline: Pipeline, model: dict[str, Counts]) -> None:
     """Waits until something is folded, or everything is closed already, because a worker can be that fast."""
     buckets = f"{pipeline.settings.redis_prefix}:*:b:*"
@@ -129,10 +144,22 @@ async def test_a_flushed_redis_is_rebuilt_and_no_closed_aggregate_is_published_a
 ) -> None:
     """FLUSHALL three times after aggregates were closed; each rebuild starts from C."""
     pipeline.start()
-    publishing = asyncio.ensure_future(publish_live(pipeline.settings, 24.0, 10))
-    for wait in (12.0, 3.0, 5.0):
-        await asyncio.sleep(wait)
+    flushed = asyncio.Event()
+
+    async def publish() -> int:
+        sent = 0
+        for seed in count(10):
+            sent += await publish_live(pipeline.settings, 1.0, seed)
+            if flushed.is_set():
+                break
+        return sent
+
+    publishing = asyncio.ensure_future(publish())
+    version, closed = await closed_more(pipeline, 0, 0)
+    for _ in range(3):
         await client.flushall()
+        version, closed = await closed_more(pipeline, version, closed)
+    flushed.set()
     await pipeline.assert_keyed_model(alerts=await publishing)
     rebuilt = [line for line in pipeline.logs().splitlines() if "opened a state version" in line][1:]
     assert len(rebuilt) == 3 and not any("closed=None" in line for line in rebuilt)
