@@ -20,6 +20,8 @@ from stormfold.kafka.committed import CommitMetadata, newest_closed_before, newe
 from stormfold.kafka.producer import Producer, ProducerRecord
 from stormfold.kafka.reader import open_reader
 from stormfold.manifest import from_manifest
+from stormfold.redis.client import connect
+from stormfold.redis.store import Store
 from stormfold.replay.log import fold, read_event_times, read_parsed
 from stormfold.replay.range import Range, Span, open_range
 from stormfold.replay.restore import restore
@@ -202,41 +204,54 @@ async def test_storms_counted_under_earlier_windows_are_not_restored(
     began = time.time_ns() // 1_000_000
     workers.config = config_file
     first = workers.start()
-    await publish_live(topics, 1.0, seed=1)
-    assert_balanced(await drained(topics, config_file))
-    old = await published(topics)
-    first.terminate()
-    await asyncio.to_thread(first.wait, 30)
+    enough = asyncio.Event()
+    feed = asyncio.create_task(publish_until(topics, enough))
+    await until(lambda: _open(topics, config_file), what="live storms are open")
 
     wide = tmp_path / "wide.yaml"
-    wide.write_text("windows: {gap: 10s, grace: 1s, slice: 20s}\n")
+    wide.write_text("windows: {gap: 15s, grace: 1s, slice: 30s}\n")
     workers.config = wide
     workers.start()
+
+    async def requested() -> bool:
+        async with connect(topics) as redis:
+            store = Store(redis, topics.redis_prefix)
+            version = await store.version()
+            assert version
+            return version.windows == load(wide).windows or await store.pending_windows(version) is not None
+
+    # They hold as soon as nothing is open: some seconds after the last alert, although a worker starts slowly.
+    await until(requested, what="the new windows are requested")
+    enough.set()
+    await feed
 
     async def changed() -> int | None:
         return (await newest_commit(topics)).windows_since
 
-    since: int = await until(changed, what="the new windows hold")
+    since: int = await until(changed, 60, "the new windows hold")
+    first.terminate()
+    await asyncio.to_thread(first.wait, 30)
+    old = await published(topics)
     await publish_live(topics, 1.0, seed=2)
     ended = time.time_ns() // 1_000_000
-    assert_balanced(await drained(topics, wide))
+    assert_balanced(await drained(topics, wide, 120))
 
     async def closed() -> bool:
         return ((await newest_commit(topics)).closed_before or 0) > ended
 
-    await until(closed, what="a commit has a C after the range")
+    await until(closed, 60, "a commit has a C after the range")
     now = await published(topics)
     new = {name: value for name, value in now.items() if name not in old}
     assert old and new and all(storm.first_seen < since for storm in decoded(old))
     # Under the new windows the old storms and the new ones would be one.
-    assert load(wide).windows.bucket(since) < since < max(storm.last_seen for storm in decoded(old)) + 10_000
+    assert load(wide).windows.bucket(since) < since < max(storm.last_seen for storm in decoded(old)) + 15_000
 
     span = Span(began - 60_000, ended)
     code, answer = await replay(topics, wide, span)
     assert (code, answer["published"], answer["same"]) == (0, [], len(new)), answer
     await delete(topics, topics.storms_topic)
     code, answer = await replay(topics, config_file, span)
-    assert code == 1 and "gap 10s, slice 20s" in answer["error"], answer
+    assert code == 1 and "gap 15s, slice 30s" in answer["error"], answer
     for config in (config_file, wide):
         code, answer = await replay(topics, config, Span(span.begin, since - 1))
         assert code == 1 and "were counted under other windows" in answer["error"], answer
