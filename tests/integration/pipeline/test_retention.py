@@ -4,6 +4,7 @@ import asyncio
 import re
 import signal
 from pathlib import Path
+from subprocess import Popen
 from urllib.request import urlopen
 
 import pytest
@@ -45,6 +46,12 @@ async def lost(address: str) -> dict[int, int]:
         text = answer.read().decode()
     found = re.findall(r'^stormfold_lost_records_total\{partition="(\d+)",stage="\w+"\} (\S+)$', text, re.MULTILINE)
     return {int(partition): int(float(records)) for partition, records in found}
+
+
+async def ended(worker: Popen[bytes]) -> None:
+    """Ends a worker."""
+    worker.terminate()
+    assert await asyncio.to_thread(worker.wait, 30) == 0
 
 
 async def settled(settings: Settings, config: Path) -> AuditReport | None:
@@ -104,8 +111,10 @@ async def test_only_deleted_records_are_missing_after_redis_lost_its_state(
     config.write_text("windows: {gap: 10s, grace: 1s, slice: 20s}\n")
     await publish(topics, spread("Old", OLD, now() - 3_600_000))
     with Workers(topics, tmp_path, config) as workers:
-        workers.start()
+        folding = workers.start(stages="intake,fold")
+        closing = workers.start(stages="close,correlate,emit")
         assert_balanced(await drained(topics, config))
+        await ended(closing)
         await publish(topics, spread("New", NEW, now()))
 
         async def folded() -> bool:
@@ -113,8 +122,7 @@ async def test_only_deleted_records_are_missing_after_redis_lost_its_state(
             return found.open == NEW
 
         await until(folded, what="all alerts are folded and open")
-        workers.running[-1].terminate()
-        assert await asyncio.to_thread(workers.running[-1].wait, 10) == 0
+        await ended(folding)
         was = await delete_records(topics, topics.keyed_topic)
         await redis.flushdb()
         workers.start()
