@@ -260,7 +260,8 @@ async def test_the_page_reconnects_to_a_restarted_worker(site: Site, browser: Br
         async with watching(browser, site._replace(settings=here)) as watched:
             await expect(watched.page.locator("#live")).to_have_text("live", timeout=WAIT_MS)
             process.terminate()
-            assert await asyncio.to_thread(process.wait, 10) == 0
+            assert await asyncio.to_thread(process.wait, 30) == 0
+            assert "without a clean shutdown" not in workers.logs()
             await expect(watched.page.locator("#live")).to_have_text("not answering", timeout=WAIT_MS)
             workers.start(stages="close")
             await expect(watched.page.locator("#live")).to_have_text("live", timeout=WAIT_MS)

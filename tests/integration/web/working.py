@@ -37,7 +37,7 @@ async def working(settings: Settings) -> AsyncIterator[Worker]:
     try:
         yield worker
     finally:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await worker.stop()
 
 
