@@ -76,11 +76,11 @@ async def test_a_full_redis_refuses_fold_but_not_close(store: Store, redis: Redi
     await Folder(store)([alert(1, 3), alert(2, 60)])
     async with full(redis):
         await redis.script_flush()
-        _, (mine,) = await store.claim(VERSION, NOW + 60, min_marks=0, limit=9, token="me", lease=1_000)
+        _, (mine,) = await store.claim(VERSION, NOW + 60, min_marks=0, limit=9, token="me", lease=60_000)
         assert len(await store.details(VERSION, [(mine.group, mine.buckets[0])])) == 1
         rest = Completion(mine.group, mine.buckets[:1], stay=1, due=NOW + 71)
         assert await store.complete(VERSION, "me", [rest]) == [True]
-        _, (mine,) = await store.claim(VERSION, NOW + 99, min_marks=0, limit=9, token="me", lease=1_000)
+        _, (mine,) = await store.claim(VERSION, NOW + 99, min_marks=0, limit=9, token="me", lease=60_000)
         assert await store.complete(VERSION, "me", [Completion(mine.group, mine.buckets, 0, 0)]) == [True]
         assert (await store.clock(VERSION)).horizon == NOW + 99
     assert await contents(store) == {}

@@ -162,7 +162,7 @@ async def test_a_full_redis_closes_a_bucket_of_many_hashes(store: Store, redis: 
     await Folder(store)([alert(number, 3, resource=f"api-7d9f6c5b4-{number}") for number in range(1_000)])
     assert len(await bucket_hashes(store, redis)) > 10
     async with full(redis):
-        _, (mine,) = await store.claim(VERSION, NOW + 99, min_marks=0, limit=9, token="me", lease=1_000)
+        _, (mine,) = await store.claim(VERSION, NOW + 99, min_marks=0, limit=9, token="me", lease=60_000)
         (detail,) = await store.details(VERSION, [(mine.group, mine.buckets[0])])
         assert len(detail.members) == 1_000
         assert await store.complete(VERSION, "me", [Completion(mine.group, mine.buckets, 0, 0)]) == [True]
