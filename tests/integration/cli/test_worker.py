@@ -122,16 +122,22 @@ async def test_options_override_the_environment(topics: Settings, tmp_path: Path
 async def test_a_second_signal_exits_immediately(topics: Settings, tmp_path: Path) -> None:
     server = EmbeddedRedis(tmp_path / "redis")
     server.start()
+    address = f"127.0.0.1:{free_port()}"
+    values = environment(topics) | {variable("redis_url"): server.url, variable("http_address"): address}
     try:
-        with process(tmp_path, environment(topics) | {variable("redis_url"): server.url}) as worker:
+        with process(tmp_path, values) as worker:
             await until(lambda: "opened a state version" in worker.err, what="it is at work")
-            os.kill(server.pid, signal.SIGSTOP)
-            await asyncio.sleep(1.0)
-            worker.popen.send_signal(signal.SIGTERM)
-            await asyncio.sleep(0.3)
+            async with aiohttp.ClientSession() as client, client.get(f"http://{address}/events") as viewed:
+                await viewed.content.readany()
+                os.kill(server.pid, signal.SIGSTOP)
+                await asyncio.sleep(1.0)
+                worker.popen.send_signal(signal.SIGTERM)
+                # It ends the page first. A second signal before it reacts to the first would count as the same.
+                await viewed.read()
             assert worker.popen.poll() is None, "there was nothing to wait for"
             worker.popen.send_signal(signal.SIGTERM)
-            await until(lambda: worker.popen.poll() is not None, 3, "it leaves at once")
+            await until(lambda: worker.popen.poll() is not None, what="it leaves at once")
+            # Otherwise it would exit with 0 some seconds later.
             assert worker.popen.returncode == 128 + signal.SIGTERM
     finally:
         os.kill(server.pid, signal.SIGCONT)
