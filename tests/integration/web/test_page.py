@@ -67,7 +67,7 @@ class Site:
 async def site(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
     # A refresh every 50 ms instead of every second.
     monkeypatch.setattr(page, "INTERVAL", 0.05)
-    monkeypatch.setattr(page, "LINGER_SECONDS", 0.3)
+    monkeypatch.setattr(page, "LINGER_SECONDS", 2.0)
     looker = Looker()
     web = Web(("127.0.0.1", 0), Health(), looker)
     await web.start()
@@ -102,7 +102,7 @@ async def test_nothing_is_read_while_nobody_looks(site: Site) -> None:
         async with site.get("/") as answer:
             assert answer.status == 200 and "<main>" in await answer.text()
     assert site.looker.opened == 1
-    await until(lambda: site.looker.open == 0, 5, "reading ends")
+    await until(lambda: site.looker.open == 0, what="reading ends")
     looks = site.looker.looks
     await asyncio.sleep(0.2)
     assert site.looker.looks == looks
@@ -114,7 +114,7 @@ async def test_ten_viewers_cost_as_much_as_one(site: Site) -> None:
         started = site.looker.looks
         received = await asyncio.gather(*(take(answer, 8) for answer in answers))
         assert sum(map(len, received)) == 80 and site.looker.looks - started <= 20 and site.looker.opened == 1
-    await until(lambda: site.looker.open == 0, 5, "reading ends")
+    await until(lambda: site.looker.open == 0, what="reading ends")
 
 
 async def test_events_contain_only_changed_sections(site: Site) -> None:
