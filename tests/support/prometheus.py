@@ -52,7 +52,7 @@ def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 class Prometheus(ServerProcess):
     """A server that scrapes `targets` (`host:port` of each job) and evaluates `rules` every `interval`.
 
-    `alertmanagers` are its configuration of those.     Raises `CannotBuild` if it cannot be built.
+    `alertmanagers` are its configuration of those. Raises `CannotBuild` if it cannot be built.
     """
 
     name = "prometheus"
@@ -92,6 +92,10 @@ class Prometheus(ServerProcess):
     async def scrape(self, targets: Mapping[str, Sequence[str]]) -> None:
         """Replaces the scraped targets."""
         self._targets = targets
+        await self.reload()
+
+    async def reload(self) -> None:
+        """Makes it read its configuration and its rules again."""
         self._configure()
         async with aiohttp.ClientSession() as session, session.post(f"{self.url}/-/reload") as answer:
             assert answer.status == 200, await answer.text()
