@@ -28,7 +28,8 @@ class Credentials:
         if not self._files:
             return True
         self._reload()
-        given = (header or "").encode()
+        # aiohttp decodes bytes that are not UTF-8 by `surrogateescape`.
+        given = (header or "").encode(errors="surrogateescape")
         # Every value is compared, so that the time does not depend on which one matches.
         return sum(hmac.compare_digest(given, value) for value in self._accepted) > 0
 

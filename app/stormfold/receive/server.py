@@ -261,16 +261,17 @@ class _Busy(Exception):
 def kafka_headers(headers: CIMultiDictProxy[str]) -> Headers:
     """The headers of the records: those of a CloudEvent, nothing else of the request.
 
-    In HTTP their values are percent-encoded (CloudEvents HTTP binding, 3.1.3.2), in Kafka they are UTF-8.
+    In HTTP their values are percent-encoded (CloudEvents HTTP binding, 3.1.3.2), in Kafka they are UTF-8. Bytes that
+    are not UTF-8, which aiohttp decodes by `surrogateescape`, stay as they are.
     """
     found = [
-        ("ce_" + name[3:].lower(), unquote_to_bytes(value))
+        ("ce_" + name[3:].lower(), unquote_to_bytes(value.encode(errors="surrogateescape")))
         for name, value in headers.items()
         if name.lower().startswith("ce-")
     ]
     content_type = headers.get("Content-Type", "")
     if found or content_type.lower().startswith("application/cloudevents"):
-        found.append(("content-type", content_type.encode()))
+        found.append(("content-type", content_type.encode(errors="surrogateescape")))
     return found
 
 
