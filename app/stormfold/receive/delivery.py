@@ -30,7 +30,6 @@ class Delivery:
         self._settings = settings
         self._topic = settings.alerts_topic
         self._client: AIOKafkaProducer | None = None
-        self._partitions = 0
         self._lock = asyncio.Lock()
         self._turn = count()
 
@@ -44,7 +43,9 @@ class Delivery:
         try:
             async with asyncio.timeout(self._settings.delivery_timeout):
                 client = await self._started()
-                partition = next(self._turn) % self._partitions
+                # As this client knows them: it refuses a partition that was added after its last metadata.
+                partitions = sorted(await client.partitions_for(self._topic))
+                partition = partitions[next(self._turn) % len(partitions)]
                 sent = []
                 for record in records:
                     sent.append(await client.send(self._topic, record, partition=partition, headers=headers))
@@ -60,7 +61,7 @@ class Delivery:
 
     async def check(self) -> None:
         """Raises `Retry` or `ActionRequired` if no broker answers, or the topic is missing."""
-        self._partitions = len(await partitions_of(self._settings, self._topic))
+        await partitions_of(self._settings, self._topic)
 
     async def stop(self) -> None:
         """Closes the connections."""

@@ -5,10 +5,15 @@ import json
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from aiokafka.admin import NewPartitions
+
+from stormfold.kafka.client import open_admin
+from stormfold.kafka.topics import partitions_of
 from stormfold.settings import Settings
 from tests.integration.receive.test_receive import receiving
 from tests.support.alerts import alert
 from tests.support.pipeline import read_topic
+from tests.support.servers import until
 
 
 async def post_raw(url: str, headers: bytes) -> int:
@@ -35,3 +40,26 @@ async def test_headers_that_are_not_utf_8_are_kept_or_refused(topics: Settings, 
         assert await post_raw(url, b"Authorization: Bearer caf\xe9\r\n") == 401
     (record,) = await read_topic(topics, topics.alerts_topic)
     assert dict(record.headers)["ce_source"] == b"caf\xe9"
+
+
+async def test_added_partitions_are_no_error(topics: Settings) -> None:
+    """`/readyz` finds them before the producer does: no request goes to a partition that it does not know."""
+    count = 8
+
+    async def added() -> bool:
+        return len(await partitions_of(topics, topics.alerts_topic)) == count
+
+    async with receiving(topics) as (url, client):
+
+        async def post(name: str) -> int:
+            async with client.post(f"{url}/alerts", json=alert(name)) as answer:
+                return answer.status
+
+        assert await post("Before") == 200
+        async with open_admin(topics) as admin:
+            await admin.create_partitions({topics.alerts_topic: NewPartitions(count)})
+        await until(added, what="Kafka has the partitions")
+        async with client.get(f"{url}/readyz") as answer:
+            assert answer.status == 200
+        assert set(await asyncio.gather(*(post(f"After{number}") for number in range(count)))) == {200}
+    assert len(await read_topic(topics, topics.alerts_topic)) == 1 + count
