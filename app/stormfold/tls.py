@@ -1,12 +1,15 @@
-"""TLS to servers: contexts that reload renewed certificates while a worker runs, and errors of failed handshakes."""
+"""TLS: contexts that reload renewed certificates while a process runs, and errors of failed handshakes."""
 
 import re
 import ssl
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
+import structlog
+
 from stormfold.errors import ActionRequired
+
+log = structlog.get_logger(__name__)
 
 _EXPIRED = (9, 10)
 """OpenSSL's codes for a certificate that is not valid yet, or not any more."""
@@ -19,15 +22,24 @@ _CLIENT_REFUSED = re.compile("ALERT_.*(CERTIFICATE|UNKNOWN_CA)")
 class ReloadingSSLContext(ssl.SSLContext):
     """Verifies servers against `cafile`, by default the system's authorities, and presents `certfile` if given.
 
-    Each new connection uses the files as they are at that time; while they do not fit together, their last valid
-    state. Raises `OSError` if they are not valid at the beginning.
+    With the purpose `CLIENT_AUTH` it is the context of a server, which presents `certfile` and verifies no client. Each
+    new connection uses the files as they are at that time; while they do not fit together, their last valid state, and
+    logs the reason. Raises `OSError` if they are not valid at the beginning.
     """
 
-    def __new__(cls, *_: Path | None) -> "ReloadingSSLContext":
+    def __new__(cls, *_: Path | ssl.Purpose | None) -> "ReloadingSSLContext":
+        # The type does not matter: all connections use the context inside.
         return super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
 
-    def __init__(self, cafile: Path | None, certfile: Path | None, keyfile: Path | None) -> None:
-        self._cafile, self._certfile, self._keyfile = cafile, certfile, keyfile
+    def __init__(
+        self,
+        cafile: Path | None,
+        certfile: Path | None,
+        keyfile: Path | None,
+        purpose: ssl.Purpose = ssl.Purpose.SERVER_AUTH,
+    ) -> None:
+        self._cafile, self._certfile, self._keyfile, self._purpose = cafile, certfile, keyfile, purpose
+        self._problem = ""
         self._state = self._file_state()
         self._context = self._load()
 
@@ -40,18 +52,31 @@ class ReloadingSSLContext(ssl.SSLContext):
         session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:
         """Event loops call this for each connection."""
-        # A file that is missing or half written is complete at one of the next connections.
-        with suppress(OSError):
-            if (state := self._file_state()) != self._state:
-                self._context, self._state = self._load(), state
+        self._reload()
         return self._context.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
+    def _reload(self) -> None:
+        try:
+            if (state := self._file_state()) != self._state:
+                self._context, self._state = self._load(), state
+                log.info("TLS files reloaded", files=self._files())
+            self._problem = ""
+        except OSError as error:
+            # A file that is missing or half written is complete at one of the next connections.
+            if str(error) != self._problem:
+                self._problem = str(error)
+                hint = "complete the renewal: the next connection reads the files again"
+                log.warning("TLS files not reloaded, old ones apply", files=self._files(), error=str(error), hint=hint)
+
+    def _files(self) -> list[str]:
+        return [str(path) for path in (self._cafile, self._certfile, self._keyfile) if path is not None]
+
     def _file_state(self) -> Sequence[tuple[int, int]]:
-        stats = [path.stat() for path in (self._cafile, self._certfile, self._keyfile) if path is not None]
+        stats = [Path(file).stat() for file in self._files()]
         return [(stat.st_ino, stat.st_mtime_ns) for stat in stats]
 
     def _load(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=self._cafile)
+        context = ssl.create_default_context(self._purpose, cafile=self._cafile)
         if self._certfile is not None:
             # Without a password, OpenSSL would ask on the terminal for that of an encrypted key.
             context.load_cert_chain(self._certfile, self._keyfile, password="")

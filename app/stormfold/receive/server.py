@@ -5,7 +5,6 @@ import os
 import ssl
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -25,6 +24,7 @@ from stormfold.receive.credentials import Credentials
 from stormfold.receive.delivery import Delivery, Headers, describe
 from stormfold.receive.split import NotJSON, Split, TooLarge, split
 from stormfold.settings import Settings
+from stormfold.tls import ReloadingSSLContext
 
 log = structlog.get_logger(__name__)
 
@@ -37,8 +37,7 @@ READ_SECONDS = 10.0
 IN_THREAD_BYTES = 256 * 1024
 """Bodies above this size are split in a thread, so that others need not wait for them."""
 CHECK_SECONDS = 1.0
-"""Interval in which the files of the certificate and of the configuration are checked for changes, and Kafka for
-`/readyz`."""
+"""Interval in which the configuration file is checked for changes, and Kafka for `/readyz`."""
 
 NO_STORE = {"Cache-Control": "no-store"}
 _OPEN = ("/healthz", "/readyz")
@@ -99,7 +98,7 @@ class Receiver:
                 "set STORMFOLD_RECEIVE_ADDRESS to another address; port 0 takes any free port",
             ) from error
         self._runner = runner
-        self._reloading = asyncio.create_task(self._reload_changed_files())
+        self._reloading = asyncio.create_task(self._reload_changed_file())
         log.info("receiver started", address=f"{host}:{self.port}", topic=self._settings.alerts_topic)
 
     async def stop(self) -> None:
@@ -233,25 +232,11 @@ class Receiver:
             self._mappings = Mappings(self._configuration.current.config.mappings)
             log.info("configuration reloaded", file=file, changed=changes)
 
-    async def _reload_changed_files(self) -> None:
-        certificate = self._certificate_state()
+    async def _reload_changed_file(self) -> None:
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             if self._configuration.path is not None and await asyncio.to_thread(self._configuration.changed):
                 await self.reload()
-            # A file that is missing or half written is complete at a later check.
-            with suppress(OSError):
-                if (found := self._certificate_state()) != certificate:
-                    certfile, keyfile = self._settings.receive_ssl_certfile, self._settings.receive_ssl_keyfile
-                    assert self._tls is not None and certfile is not None
-                    self._tls.load_cert_chain(certfile, keyfile)
-                    certificate = found
-                    log.info("certificate reloaded", file=str(certfile))
-
-    def _certificate_state(self) -> list[int]:
-        """When the files of the certificate were changed; empty without a certificate."""
-        files = (self._settings.receive_ssl_certfile, self._settings.receive_ssl_keyfile)
-        return [path.stat().st_mtime_ns for path in files if path is not None]
 
 
 class _Busy(Exception):
@@ -278,14 +263,12 @@ def kafka_headers(headers: CIMultiDictProxy[str]) -> Headers:
 def _server_context(certfile: Path | None, keyfile: Path | None) -> ssl.SSLContext | None:
     if certfile is None:
         return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(certfile, keyfile)
+        return ReloadingSSLContext(None, certfile, keyfile, ssl.Purpose.CLIENT_AUTH)
     except OSError as error:
         raise ActionRequired(
             f"cannot use the certificate {certfile}: {error}", "check STORMFOLD_RECEIVE_SSL_CERTFILE and …_KEYFILE"
         ) from error
-    return context
 
 
 def _text(status: int, text: str) -> web.Response:

@@ -2,15 +2,18 @@
 
 import asyncio
 import json
+import ssl
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from aiokafka.admin import NewPartitions
+from structlog.testing import capture_logs
 
 from stormfold.kafka.client import open_admin
 from stormfold.kafka.topics import partitions_of
 from stormfold.settings import Settings
 from tests.integration.receive.test_receive import receiving
+from tests.integration.security.certificates import Authority
 from tests.support.alerts import alert
 from tests.support.pipeline import read_topic
 from tests.support.servers import until
@@ -63,3 +66,29 @@ async def test_added_partitions_are_no_error(topics: Settings) -> None:
             assert answer.status == 200
         assert set(await asyncio.gather(*(post(f"After{number}") for number in range(count)))) == {200}
     assert len(await read_topic(topics, topics.alerts_topic)) == 1 + count
+
+
+async def test_a_half_renewed_certificate_does_not_break_https(topics: Settings, tmp_path: Path) -> None:
+    """While only the certificate is new, connections get the old pair and the log has the reason; then the new pair."""
+    authority = Authority(tmp_path / "authority")
+    pair, fresh = authority.issue("receive"), authority.issue("receive")
+    trusted = ssl.create_default_context(cafile=str(authority.file))
+    async with receiving(topics, receive_ssl_certfile=pair.cert, receive_ssl_keyfile=pair.key) as (url, client):
+        port = urlsplit(url).port or 0
+
+        async def shown() -> str:
+            return await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", port))
+
+        before = await shown()
+        with capture_logs() as logs:
+            fresh.cert.replace(pair.cert)
+
+            async def refused() -> bool:
+                assert await shown() == before
+                return any("not reloaded" in entry["event"] for entry in logs)
+
+            await until(refused, what="the log has the reason")
+        async with client.post(f"{url}/alerts", json=alert(), ssl=trusted) as answer:
+            assert answer.status == 200
+        fresh.key.replace(pair.key)
+        assert await shown() != before
