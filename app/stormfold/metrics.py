@@ -221,10 +221,13 @@ RECEIVE_REQUESTS = _counter(
     "receive_requests", "HTTP requests with alerts, by status of the answer", "code", values=["200"]
 )
 RECEIVE_RECORDS = _counter("receive_records", "Records that `stormfold receive` wrote to Kafka")
+RECEIVE_ALERTS_TOO_LARGE = _counter(
+    "receive_alerts_too_large", "Alerts that `stormfold receive` did not write: larger than a record can be"
+)
 RECEIVE_SECONDS = _histogram(
     "receive_seconds",
     "Time from a request with alerts to its answer",
     (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
-RECEIVE_REGISTRY = _registry(RECEIVE_REQUESTS, RECEIVE_RECORDS, RECEIVE_SECONDS)
+RECEIVE_REGISTRY = _registry(RECEIVE_REQUESTS, RECEIVE_RECORDS, RECEIVE_ALERTS_TOO_LARGE, RECEIVE_SECONDS)
 """The metrics of `stormfold receive`: with those of workers, an alert for a missing worker would see one."""

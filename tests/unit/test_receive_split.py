@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stormfold.receive import split as module
-from stormfold.receive.split import NotJSON, TooLarge, split
+from stormfold.receive.split import NotJSON, split
 
 ALERT = {"labels": {"alertname": "Down"}}
 BAD = {"labels": "none"}
@@ -61,11 +61,29 @@ def test_alerts_that_are_not_understood_become_records_of_their_own() -> None:
 
 
 def test_a_large_alert_has_a_record_of_its_own_up_to_the_limit_of_a_record() -> None:
-    """Above that the sender is answered with an error instead of losing the alert later."""
+    """Up to that limit it is written, even if intake refuses it."""
     large = {"labels": {"alertname": "Down"}, "annotations": {"text": "x" * 600_000}}
     assert cut([ALERT, large, ALERT]) == [[ALERT], [large], [ALERT]]
-    with pytest.raises(TooLarge, match="an alert has 1000"):
-        cut([ALERT, {"labels": {"alertname": "x" * 1_000_000}}])
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_an_alert_that_no_record_can_hold_takes_none_of_its_neighbours_with_it(accepted: bool) -> None:
+    """It is named with its place, its size and its beginning; all others are in the records."""
+    huge = {"labels": {"alertname": "Huge\n"}, "annotations": {"text": "x" * 1_000_000}}
+    body = {"status": "firing", "alerts": [ALERT, huge, BAD, ALERT]}
+    found = split(encoded(body), lambda record: understood(record) and (accepted or b"Huge" not in record))
+    alerts = [alert for record in found.records for alert in msgspec.json.decode(record)["alerts"]]
+    assert alerts == [ALERT, BAD, ALERT] and found.invalid == 1
+    (line,) = found.too_large
+    assert line.startswith("alert 2 of 4 has 1,000,") and '{"labels":{"alertname":"Huge\\n"}' in line
+    assert len(line) < 400 and line.isprintable()
+
+
+def test_a_single_alert_that_no_record_can_hold_gives_no_record() -> None:
+    """It is named, whatever is around it."""
+    for body in ({"labels": {"alertname": "x" * 1_000_000}}, [BAD | {"text": "x" * 1_000_000}]):
+        found = split(encoded(body), understood)
+        assert (found.records, found.invalid, len(found.too_large)) == ([], 0, 1)
 
 
 def test_large_fields_of_the_envelope_are_not_repeated() -> None:

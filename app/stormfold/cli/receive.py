@@ -23,8 +23,9 @@ Examples:
   curl --data-binary @webhook.json http://127.0.0.1:9095/alerts
 
 Alertmanager sends its webhooks to /alerts. Prometheus and other rulers send to it as to an Alertmanager. The answer is
-200 when Kafka has everything, with the number of records and how many of them are invalid, and 503 when the request
-must be sent again. A changed configuration file applies at once, and at SIGHUP."""
+200 when Kafka has everything, with the number of records and how many of them are invalid; 413 names alerts that are
+too large for a record, when all others are in Kafka; after 503 the request must be sent again. A changed configuration
+file applies at once, and at SIGHUP."""
 )
 @click.option("--address", metavar="HOST:PORT", help="Address to listen on; else STORMFOLD_RECEIVE_ADDRESS.")
 @config_option

@@ -22,7 +22,7 @@ from stormfold.formats import check_contents, parse
 from stormfold.formats.mappings import Mappings
 from stormfold.receive.credentials import Credentials
 from stormfold.receive.delivery import Delivery, Headers, describe
-from stormfold.receive.split import NotJSON, Split, TooLarge, split
+from stormfold.receive.split import NotJSON, Split, split
 from stormfold.settings import Settings
 from stormfold.tls import ReloadingSSLContext
 
@@ -48,8 +48,9 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Receiver:
     """Takes alerts at `POST /alerts` and, as an Alertmanager does, at `POST /api/v2/alerts`.
 
-    Answers 200 when Kafka has acknowledged everything, 400 for a body that is not JSON, 401, 408, 413, or 503 when
-    nothing more will be written for this request and the sender should repeat it.
+    Answers 200 when Kafka has acknowledged everything, 400 for a body that is not JSON, 401, 408, 413 for a body that
+    is too large or, when all others are written, for alerts that are, or 503 when nothing more will be written for this
+    request and the sender should repeat it.
     """
 
     def __init__(self, settings: Settings, config: Config) -> None:
@@ -139,7 +140,7 @@ class Receiver:
             async with asyncio.timeout(READ_SECONDS):
                 body = await self._read(request, held)
             headers = kafka_headers(request.headers)
-            records, invalid = await self._split(body, headers)
+            records, invalid, too_large = await self._split(body, headers)
             if records:
                 await self._delivery.send(records, headers)
         except TimeoutError:
@@ -154,13 +155,16 @@ class Receiver:
             answer = _text(400, "the body does not match its Content-Encoding")
             answer.force_close()
             return answer
-        except TooLarge as error:
-            return _text(413, str(error))
         except NotJSON as error:
             return _text(400, f"not JSON: {error}")
         except StormfoldError as error:
             return _text(503, describe(error))
         metrics.RECEIVE_RECORDS.inc(len(records))
+        if too_large:
+            # Senders do not repeat such a request, and may not log the answer.
+            metrics.RECEIVE_ALERTS_TOO_LARGE.inc(len(too_large))
+            log.warning("alerts are too large for a record and not written", alerts=too_large)
+            return _text(413, "\n".join([*too_large, "all other alerts are written"]))
         return web.json_response({"records": len(records), "invalid": invalid})
 
     async def _read(self, request: web.Request, held: list[int]) -> bytes:

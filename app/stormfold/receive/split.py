@@ -2,16 +2,18 @@
 
 An envelope is everything around the list of alerts: the other fields of a webhook, or nothing for a bare
 list. intake processes a record as a whole, so alerts that it would not understand become records of their own: the
-alerts around them are not lost with them, and the dead letter holds what is wrong and nothing else.
+alerts around them are not lost with them, and the dead letter holds what is wrong and nothing else. An alert that no
+record can hold is left out, and the others are not.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
 from msgspec import Raw
 
 from stormfold.decoding import DECODE_ERRORS
+from stormfold.text import escape_unprintable
 
 MAX_RECORD_BYTES = 256 * 1024
 """Largest record with more than one alert: a quarter of the largest that Kafka takes by default."""
@@ -19,6 +21,8 @@ MAX_ALERT_BYTES = 900_000
 """Largest record with a single alert: with its headers it fits into the 1 MiB that Kafka takes by default."""
 MAX_FIELD_BYTES = 16 * 1024
 """Largest envelope field that is repeated in every record. No format reads a larger one."""
+_BEGINNING = 200
+"""Bytes of an alert that is left out with which it is named."""
 _LISTS = ("alerts", "items")
 """Fields that hold a list of alerts: Alertmanager's webhook, and a List of Kubernetes Events."""
 
@@ -31,41 +35,74 @@ class NotJSON(ValueError):
     """The body is not JSON."""
 
 
-class TooLarge(ValueError):
-    """An alert is larger than a record can be."""
-
-
 class Split(NamedTuple):
     """The records of a body."""
 
     records: list[bytes]
     invalid: int
     """How many of the records intake will send to the dead-letter queue."""
+    too_large: list[str]
+    """A line about each alert that is not in the records, because it is larger than one can be."""
 
 
 def split(body: bytes, understood: Callable[[bytes], bool]) -> Split:
     """Cuts a body into records; none for an empty list. `understood` decides whether intake would accept a record.
 
-    Raises `NotJSON` and `TooLarge`.
+    Raises `NotJSON`.
     """
     before, items, after = _envelope(body)
     if not items:
-        return Split([], 0)
-    if understood(body):
-        # As it came, unless it is too large: nothing that a format may read is left out.
-        fits = len(body) <= MAX_RECORD_BYTES or len(items) == 1
-        records = [body] if fits else list(_pack(before, items, after, [True] * len(items)))
-        return Split(_limited(records), 0)
-    if len(items) == 1:
-        return Split(_limited([body]), 1)
-    accepted = [understood(before + item + after) for item in items]
-    return Split(_limited(list(_pack(before, items, after, accepted))), accepted.count(False))
+        return Split([], 0, [])
+    whole = understood(body)
+    if len(items) == 1 or (whole and len(body) <= MAX_RECORD_BYTES):
+        # As it came: nothing that a format may read is left out.
+        if len(body) > MAX_ALERT_BYTES:
+            return Split([], 0, [_describe(body, "the alert")])
+        return Split([body], 0 if whole else 1, [])
+    packer = _Packer(before, after)
+    for number, item in enumerate(items, 1):
+        if len(before) + len(item) + len(after) > MAX_ALERT_BYTES:
+            packer.too_large.append(_describe(item, f"alert {number} of {len(items)}"))
+        elif whole or understood(before + item + after):
+            packer.add(item)
+        else:
+            packer.add_invalid(item)
+    packer.flush()
+    return Split(packer.records, packer.invalid, packer.too_large)
 
 
-def _limited(records: list[bytes]) -> list[bytes]:
-    if (largest := max(map(len, records))) > MAX_ALERT_BYTES:
-        raise TooLarge(f"an alert has {largest} bytes, at most {MAX_ALERT_BYTES} fit into a record")
-    return records
+class _Packer:
+    """Collects records of consecutive alerts up to `MAX_RECORD_BYTES`, and one for each alert that is invalid."""
+
+    def __init__(self, before: bytes, after: bytes) -> None:
+        self._before, self._after = before, after
+        self._room = MAX_RECORD_BYTES - len(before) - len(after)
+        self._chunk: list[bytes] = []
+        self._size = 0
+        self.records: list[bytes] = []
+        self.invalid = 0
+        self.too_large: list[str] = []
+
+    def add(self, item: bytes) -> None:
+        if self._size + len(item) > self._room:
+            self.flush()
+        self._chunk.append(item)
+        self._size += len(item) + 1
+
+    def add_invalid(self, item: bytes) -> None:
+        self.flush()
+        self.records.append(self._before + item + self._after)
+        self.invalid += 1
+
+    def flush(self) -> None:
+        if self._chunk:
+            self.records.append(self._before + b",".join(self._chunk) + self._after)
+            self._chunk, self._size = [], 0
+
+
+def _describe(item: bytes, name: str) -> str:
+    beginning = escape_unprintable(item[:_BEGINNING].decode(errors="replace"))
+    return f"{name} has {len(item):,} bytes, at most {MAX_ALERT_BYTES:,} fit into a record; it begins with {beginning}"
 
 
 def _envelope(body: bytes) -> tuple[bytes, Sequence[bytes], bytes]:
@@ -90,21 +127,3 @@ def _envelope(body: bytes) -> tuple[bytes, Sequence[bytes], bytes]:
             ]
             return b"{" + b"".join(part + b"," for part in rest) + _name(field) + b":[", items, b"]}"
     return b"", [body], b""
-
-
-def _pack(before: bytes, items: Sequence[bytes], after: bytes, accepted: Sequence[bool]) -> Iterator[bytes]:
-    """Records of consecutive accepted items up to `MAX_RECORD_BYTES`, and one for each other item."""
-    room = MAX_RECORD_BYTES - len(before) - len(after)
-    chunk: list[bytes] = []
-    size = 0
-    for item, fits_with_others in zip(items, accepted, strict=True):
-        if chunk and (not fits_with_others or size + len(item) > room):
-            yield before + b",".join(chunk) + after
-            chunk, size = [], 0
-        if fits_with_others:
-            chunk.append(item)
-            size += len(item) + 1
-        else:
-            yield before + item + after
-    if chunk:
-        yield before + b",".join(chunk) + after

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import re
 import ssl
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import aiohttp
 from aiokafka.admin import NewPartitions
 from structlog.testing import capture_logs
 
@@ -92,3 +94,23 @@ async def test_a_half_renewed_certificate_does_not_break_https(topics: Settings,
             assert answer.status == 200
         fresh.key.replace(pair.key)
         assert await shown() != before
+
+
+async def test_an_alert_that_no_record_can_hold_takes_none_of_its_neighbours_with_it(topics: Settings) -> None:
+    """413 names it, the log and a metric have it, and both of its neighbours are in the topic."""
+    body = [alert("First"), alert("Huge", text="x" * 1_000_000), alert("Last")]
+
+    async def counted(url: str, client: aiohttp.ClientSession) -> int:
+        async with client.get(f"{url}/metrics") as answer:
+            found = re.search(r"^stormfold_receive_alerts_too_large_total (\d+)", await answer.text(), re.MULTILINE)
+        return int(found[1]) if found else 0
+
+    async with receiving(topics) as (url, client):
+        before = await counted(url, client)
+        with capture_logs() as logs:
+            async with client.post(f"{url}/alerts", json=body) as answer:
+                assert answer.status == 413 and "alert 2 of 3" in await answer.text()
+        assert await counted(url, client) == before + 1
+    assert ["alert 2 of 3" in entry["alerts"][0] for entry in logs] == [True]
+    found = [json.loads(record.value) for record in await read_topic(topics, topics.alerts_topic)]
+    assert [entry["labels"]["alertname"] for record in found for entry in record] == ["First", "Last"]
