@@ -1,5 +1,7 @@
 """Cutting request bodies into records."""
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -22,7 +24,7 @@ def encoded(value: object) -> bytes:
     return msgspec.json.encode(value)
 
 
-def cut(body: object) -> list[object]:
+def cut(body: object) -> list[Any]:
     """The decoded records of a body."""
     return [msgspec.json.decode(record) for record in split(encoded(body), understood).records]
 
@@ -90,6 +92,26 @@ def test_large_fields_of_the_envelope_are_not_repeated() -> None:
     """Otherwise a body of 32 MiB could become a thousand times as much."""
     body = {"commonLabels": {"a": "b"}, "junk": "x" * 20_000, "alerts": [ALERT, BAD]}
     assert cut(body) == [{"commonLabels": {"a": "b"}, "alerts": [alert]} for alert in (ALERT, BAD)]
+
+
+@pytest.mark.parametrize("alerts", [[ALERT] * 1_000, [BAD, ALERT, BAD, ALERT], [BAD, BAD]])
+def test_alerts_that_a_sender_left_out_are_counted_once(alerts: list[dict[str, Any]]) -> None:
+    """Only one of several records has their number: one that intake reads, if there is one."""
+    entries = [alert | {"annotations": {"text": "x" * 1_000}} for alert in alerts]
+    records = cut({"status": "firing", "truncatedAlerts": 5, "alerts": entries})
+    assert len(records) > 1 and [alert for record in records for alert in record["alerts"]] == entries
+    counts = [record.pop("truncatedAlerts", 0) for record in records]
+    assert sum(counts) == 5 and all(record.keys() == {"status", "alerts"} for record in records)
+    with_count = records[counts.index(5)]
+    assert understood(encoded(with_count)) or not any(understood(encoded(record)) for record in records)
+
+
+def test_a_number_of_alerts_left_out_that_is_none_is_not_repeated() -> None:
+    """It may be anything, of any size."""
+    for value in ("x" * 100, [1] * 100):
+        assert cut({"truncatedAlerts": value, "alerts": [ALERT, BAD]}) == [
+            {"alerts": [alert]} for alert in (ALERT, BAD)
+        ]
 
 
 def test_a_body_that_is_understood_and_fits_is_not_changed() -> None:

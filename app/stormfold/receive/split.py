@@ -25,6 +25,10 @@ _BEGINNING = 200
 """Bytes of an alert that is left out with which it is named."""
 _LISTS = ("alerts", "items")
 """Fields that hold a list of alerts: Alertmanager's webhook, and a List of Kubernetes Events."""
+_ONCE = "truncatedAlerts"
+"""The field of a webhook that is counted: only one of its records has it."""
+_MAX_ONCE = 32
+"""Largest value of this field that is kept, in bytes: a number of alerts is shorter."""
 
 _decode = msgspec.json.Decoder(dict[str, Raw] | list[Raw]).decode
 _items = msgspec.json.Decoder(list[Raw]).decode
@@ -50,7 +54,7 @@ def split(body: bytes, understood: Callable[[bytes], bool]) -> Split:
 
     Raises `NotJSON`.
     """
-    before, items, after = _envelope(body)
+    before, items, after, once = _envelope(body)
     if not items:
         return Split([], 0, [])
     whole = understood(body)
@@ -59,7 +63,7 @@ def split(body: bytes, understood: Callable[[bytes], bool]) -> Split:
         if len(body) > MAX_ALERT_BYTES:
             return Split([], 0, [_describe(body, "the alert")])
         return Split([body], 0 if whole else 1, [])
-    packer = _Packer(before, after)
+    packer = _Packer(before, after, once)
     for number, item in enumerate(items, 1):
         if len(before) + len(item) + len(after) > MAX_ALERT_BYTES:
             packer.too_large.append(_describe(item, f"alert {number} of {len(items)}"))
@@ -67,16 +71,17 @@ def split(body: bytes, understood: Callable[[bytes], bool]) -> Split:
             packer.add(item)
         else:
             packer.add_invalid(item)
-    packer.flush()
-    return Split(packer.records, packer.invalid, packer.too_large)
+    return packer.finish()
 
 
 class _Packer:
     """Collects records of consecutive alerts up to `MAX_RECORD_BYTES`, and one for each alert that is invalid."""
 
-    def __init__(self, before: bytes, after: bytes) -> None:
-        self._before, self._after = before, after
-        self._room = MAX_RECORD_BYTES - len(before) - len(after)
+    def __init__(self, before: bytes, after: bytes, once: bytes) -> None:
+        self._before, self._after, self._once = before, after, once
+        self._room = MAX_RECORD_BYTES - len(before) - len(after) - len(once)
+        self._first: int | None = None
+        """Index of the first record that is not invalid."""
         self._chunk: list[bytes] = []
         self._size = 0
         self.records: list[bytes] = []
@@ -96,8 +101,18 @@ class _Packer:
 
     def flush(self) -> None:
         if self._chunk:
+            if self._first is None:
+                self._first = len(self.records)
             self.records.append(self._before + b",".join(self._chunk) + self._after)
             self._chunk, self._size = [], 0
+
+    def finish(self) -> Split:
+        self.flush()
+        if self._once and self.records:
+            # Not in a dead letter, of which intake reads nothing, if there is another record.
+            first = self._first or 0
+            self.records[first] = b"{" + self._once + self.records[first][1:]
+        return Split(self.records, self.invalid, self.too_large)
 
 
 def _describe(item: bytes, name: str) -> str:
@@ -105,25 +120,27 @@ def _describe(item: bytes, name: str) -> str:
     return f"{name} has {len(item):,} bytes, at most {MAX_ALERT_BYTES:,} fit into a record; it begins with {beginning}"
 
 
-def _envelope(body: bytes) -> tuple[bytes, Sequence[bytes], bytes]:
-    """What is before the alerts, the alerts, and what is after them."""
+def _envelope(body: bytes) -> tuple[bytes, Sequence[bytes], bytes, bytes]:
+    """What is before the alerts, the alerts, what is after them, and the field that only one record has."""
     try:
         decoded = _decode(body)
     except msgspec.ValidationError:
-        return b"", [body], b""
+        return b"", [body], b"", b""
     except DECODE_ERRORS as error:
         # Several JSON values, one in each line, are what a file has, not a request.
         hint = "; put several alerts into a list" if "trailing characters" in str(error) else ""
         raise NotJSON(f"{error}{hint}") from error
     if isinstance(decoded, list):
-        return b"[", [bytes(item) for item in decoded], b"]"
+        return b"[", [bytes(item) for item in decoded], b"]", b""
     for field in _LISTS:
         if (found := decoded.get(field)) is not None and bytes(found).startswith(b"["):
             items = [bytes(item) for item in _items(found)]
             rest = [
                 _name(name) + b":" + bytes(value)
                 for name, value in decoded.items()
-                if name != field and len(bytes(value)) <= MAX_FIELD_BYTES
+                if name not in (field, _ONCE) and len(bytes(value)) <= MAX_FIELD_BYTES
             ]
-            return b"{" + b"".join(part + b"," for part in rest) + _name(field) + b":[", items, b"]}"
-    return b"", [body], b""
+            count = bytes(decoded.get(_ONCE, b""))
+            once = _name(_ONCE) + b":" + count + b"," if 0 < len(count) <= _MAX_ONCE else b""
+            return b"{" + b"".join(part + b"," for part in rest) + _name(field) + b":[", items, b"]}", once
+    return b"", [body], b"", b""
