@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stormfold.receive import split as module
-from stormfold.receive.split import NotJSON, split
+from stormfold.receive.split import NotJSON, TooLarge, split
 
 ALERT = {"labels": {"alertname": "Down"}}
 BAD = {"labels": "none"}
@@ -88,10 +88,59 @@ def test_a_single_alert_that_no_record_can_hold_gives_no_record() -> None:
         assert (found.records, found.invalid, len(found.too_large)) == ([], 0, 1)
 
 
+def test_a_single_alert_in_an_envelope_that_no_record_can_hold_is_written_without_it() -> None:
+    """The fields that formats read are kept."""
+    assert cut({"status": "resolved", "junk": "x" * 1_000_000, "alerts": [ALERT]}) == [
+        {"status": "resolved", "alerts": [ALERT]}
+    ]
+
+
 def test_large_fields_of_the_envelope_are_not_repeated() -> None:
     """Otherwise a body of 32 MiB could become a thousand times as much."""
     body = {"commonLabels": {"a": "b"}, "junk": "x" * 20_000, "alerts": [ALERT, BAD]}
     assert cut(body) == [{"commonLabels": {"a": "b"}, "alerts": [alert]} for alert in (ALERT, BAD)]
+
+
+@pytest.mark.parametrize("fields", [1, 50])
+@pytest.mark.parametrize("alerts", [[BAD] * 1_000, [ALERT, BAD] * 500])
+def test_the_envelope_is_limited_as_a_whole(fields: int, alerts: list[object]) -> None:
+    """The records of a small body stay small in sum, most of all those around alerts that are not understood."""
+    junk = {f"field{number}": "x" * 15_000 for number in range(fields)}
+    records = split(encoded({**junk, "status": "firing", "alerts": alerts}), understood).records
+    assert len(records) == 1_000
+    for record in records:
+        assert len(record) < (17_000 if understood(record) else 1_100)
+        assert msgspec.json.decode(record)["status"] == "firing"
+
+
+def test_the_fields_that_formats_read_have_precedence() -> None:
+    """A dead letter that is redriven has its common labels, whatever else is in its envelope."""
+    read = {"status": "resolved", "groupLabels": {"a": "b"}, "commonLabels": {"text": "x" * 800}}
+    others = {f"field{number}": "x" * 90 for number in range(20)}
+    bad, good = cut({**others, **read, "alerts": [BAD, ALERT]})
+    assert bad.items() >= read.items() and len(bad) == 1 + len(read) + 1
+    assert good == {**others, **read, "alerts": [ALERT]}
+
+
+def test_of_very_many_fields_only_those_that_formats_read_are_kept() -> None:
+    """No format has as many."""
+    body = {f"field{number}": 1 for number in range(1_000)} | {"status": "resolved", "alerts": [ALERT, BAD]}
+    assert cut(body) == [{"status": "resolved", "alerts": [alert]} for alert in (ALERT, BAD)]
+
+
+def test_a_body_whose_records_would_fill_the_memory_is_refused_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each record counts with what it takes in addition to its value, and no more alerts are read than fit."""
+    monkeypatch.setattr(module, "MAX_RECORDS_BYTES", 1_000_000)
+    calls = 0
+
+    def refuse(_: bytes) -> bool:
+        nonlocal calls
+        calls += 1
+        return False
+
+    with pytest.raises(TooLarge, match="1,000,000 bytes"):
+        split(b"[" + b",".join([b"1"] * 10_000) + b"]", refuse)
+    assert calls < 1_000
 
 
 @pytest.mark.parametrize("alerts", [[ALERT] * 1_000, [BAD, ALERT, BAD, ALERT], [BAD, BAD]])
@@ -125,6 +174,25 @@ def test_a_body_that_is_understood_and_fits_is_not_changed() -> None:
 def test_records_that_intake_will_refuse_are_counted() -> None:
     """The sender hears of them in the answer."""
     assert [split(encoded(body), understood).invalid for body in (ALERT, BAD, [ALERT, BAD, BAD])] == [0, 1, 2]
+
+
+def test_a_body_of_very_many_values_is_refused_before_it_is_decoded() -> None:
+    """A value of two bytes takes a hundred in memory."""
+    with pytest.raises(TooLarge, match="2,000,000 values"):
+        split(b"[" + b"1," * 2_000_001 + b"1]", lambda _: pytest.fail("it is parsed"))
+
+
+def test_a_body_of_very_many_alerts_is_not_parsed_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The records are the same."""
+    monkeypatch.setattr(module, "MAX_WHOLE", 2)
+    parsed = []
+
+    def accept(record: bytes) -> bool:
+        parsed.append(record)
+        return True
+
+    assert split(encoded([ALERT] * 3), accept).records == [encoded([ALERT] * 3)]
+    assert parsed == [encoded([ALERT])] * 3
 
 
 @given(

@@ -22,7 +22,7 @@ from stormfold.formats import check_contents, parse
 from stormfold.formats.mappings import Mappings
 from stormfold.receive.credentials import Credentials
 from stormfold.receive.delivery import Delivery, Headers, describe
-from stormfold.receive.split import NotJSON, Split, split
+from stormfold.receive.split import RECORD_BYTES, NotJSON, Split, TooLarge, split
 from stormfold.settings import Settings
 from stormfold.tls import ReloadingSSLContext
 
@@ -31,7 +31,8 @@ log = structlog.get_logger(__name__)
 MAX_BODY_BYTES = 32 * 1024 * 1024
 """Largest body, unpacked: a webhook of some 20,000 alerts."""
 MAX_HELD_BYTES = 128 * 1024 * 1024
-"""Largest sum of the bodies in memory; beyond it requests get 503 and are repeated by their senders."""
+"""Largest sum of the bodies in memory, or of their records where those are larger; beyond it requests get 503 and are
+repeated by their senders."""
 READ_SECONDS = 10.0
 """Longest that a sender may take to send its body."""
 IN_THREAD_BYTES = 256 * 1024
@@ -61,6 +62,7 @@ class Receiver:
         self._delivery = Delivery(settings)
         self._expose = make_aiohttp_handler(metrics.RECEIVE_REGISTRY)
         self._held = 0
+        self._splitting = asyncio.Lock()
         self._checking = asyncio.Lock()
         self._checked_at = float("-inf")
         self._problem: StormfoldError | None = None
@@ -141,6 +143,7 @@ class Receiver:
                 body = await self._read(request, held)
             headers = kafka_headers(request.headers)
             records, invalid, too_large = await self._split(body, headers)
+            self._hold(held, max(0, sum(len(record) + RECORD_BYTES for record in records) - len(body)))
             if records:
                 await self._delivery.send(records, headers)
         except TimeoutError:
@@ -155,6 +158,8 @@ class Receiver:
             answer = _text(400, "the body does not match its Content-Encoding")
             answer.force_close()
             return answer
+        except TooLarge as error:
+            return _text(413, f"the body is too large: {error}")
         except NotJSON as error:
             return _text(400, f"not JSON: {error}")
         except StormfoldError as error:
@@ -170,14 +175,17 @@ class Receiver:
     async def _read(self, request: web.Request, held: list[int]) -> bytes:
         body = bytearray()
         async for chunk in request.content.iter_any():
-            self._held += len(chunk)
-            held[0] += len(chunk)
             body += chunk
             if len(body) > MAX_BODY_BYTES:
                 raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, len(body))
-            if self._held > MAX_HELD_BYTES:
-                raise _Busy
+            self._hold(held, len(chunk))
         return bytes(body)
+
+    def _hold(self, held: list[int], size: int) -> None:
+        self._held += size
+        held[0] += size
+        if self._held > MAX_HELD_BYTES:
+            raise _Busy
 
     async def _split(self, body: bytes, headers: Headers) -> Split:
         now = time.time_ns() // 1_000_000
@@ -190,7 +198,9 @@ class Receiver:
             return True
 
         if len(body) > IN_THREAD_BYTES:
-            return await asyncio.to_thread(split, body, understood)
+            # One at a time: their records do not count as memory until they are complete.
+            async with self._splitting:
+                return await asyncio.to_thread(split, body, understood)
         return split(body, understood)
 
     async def _index(self, _: web.Request) -> web.StreamResponse:

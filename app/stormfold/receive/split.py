@@ -6,7 +6,7 @@ alerts around them are not lost with them, and the dead letter holds what is wro
 record can hold is left out, and the others are not.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -19,16 +19,32 @@ MAX_RECORD_BYTES = 256 * 1024
 """Largest record with more than one alert: a quarter of the largest that Kafka takes by default."""
 MAX_ALERT_BYTES = 900_000
 """Largest record with a single alert: with its headers it fits into the 1 MiB that Kafka takes by default."""
-MAX_FIELD_BYTES = 16 * 1024
-"""Largest envelope field that is repeated in every record. No format reads a larger one."""
+MAX_ENVELOPE_BYTES = 16 * 1024
+"""Largest envelope that is repeated in every record."""
+MAX_INVALID_ENVELOPE_BYTES = 1024
+"""Largest envelope around an alert that is not understood: a small body may have very many of those."""
+MAX_RECORDS_BYTES = 128 * 1024 * 1024
+"""Largest sum of the sizes of a body's records, `RECORD_BYTES` added to each. The largest body has about half of it,
+even if none of its alerts is understood."""
+RECORD_BYTES = 1024
+"""About what a record takes in memory in addition to its value, until Kafka has it."""
+MAX_COMMAS = 2_000_000
+"""Most commas of a body, which limit how many values it has: each takes 60 to 200 bytes of memory, whatever its size.
+In the largest body, alerts have about half as many."""
+MAX_WHOLE = 100_000
+"""Most alerts of a body that is parsed as a whole before it is split: parsed alerts are several times as large."""
 _BEGINNING = 200
 """Bytes of an alert that is left out with which it is named."""
 _LISTS = ("alerts", "items")
 """Fields that hold a list of alerts: Alertmanager's webhook, and a List of Kubernetes Events."""
+_READ = ("status", "commonLabels", "groupLabels", "kind")
+"""Fields of an envelope that formats read."""
+_MAX_FIELDS = 100
+"""Most fields of an envelope of which others are kept too."""
 _ONCE = "truncatedAlerts"
 """The field of a webhook that is counted: only one of its records has it."""
 _MAX_ONCE = 32
-"""Largest value of this field that is kept, in bytes: a number of alerts is shorter."""
+"""Largest such field that is kept, in bytes: one with a number of alerts is smaller."""
 
 _decode = msgspec.json.Decoder(dict[str, Raw] | list[Raw]).decode
 _items = msgspec.json.Decoder(list[Raw]).decode
@@ -37,6 +53,10 @@ _name = msgspec.json.encode
 
 class NotJSON(ValueError):
     """The body is not JSON."""
+
+
+class TooLarge(ValueError):
+    """The records of the body would take too much memory."""
 
 
 class Split(NamedTuple):
@@ -52,67 +72,89 @@ class Split(NamedTuple):
 def split(body: bytes, understood: Callable[[bytes], bool]) -> Split:
     """Cuts a body into records; none for an empty list. `understood` decides whether intake would accept a record.
 
-    Raises `NotJSON`.
+    Raises `NotJSON` and `TooLarge`.
     """
-    before, items, after, once = _envelope(body)
-    if not items:
+    if body.count(b",") > MAX_COMMAS:
+        raise TooLarge(f"it has more than {MAX_COMMAS:,} values: send fewer alerts at once")
+    parts = _take_apart(body)
+    count = len(parts.items)
+    if not count:
         return Split([], 0, [])
-    whole = understood(body)
-    if len(items) == 1 or (whole and len(body) <= MAX_RECORD_BYTES):
+    whole = count <= MAX_WHOLE and understood(body)
+    if (count == 1 and len(body) <= MAX_ALERT_BYTES) or (whole and len(body) <= MAX_RECORD_BYTES):
         # As it came: nothing that a format may read is left out.
-        if len(body) > MAX_ALERT_BYTES:
-            return Split([], 0, [_describe(body, "the alert")])
         return Split([body], 0 if whole else 1, [])
-    packer = _Packer(before, after, once)
-    for number, item in enumerate(items, 1):
-        if len(before) + len(item) + len(after) > MAX_ALERT_BYTES:
-            packer.too_large.append(_describe(item, f"alert {number} of {len(items)}"))
-        elif whole or understood(before + item + after):
+    packer = _Packer(parts)
+    for number, raw in enumerate(parts.items, 1):
+        item = bytes(raw)
+        if len(parts.before) + len(item) + len(parts.after) > MAX_ALERT_BYTES:
+            packer.too_large.append(_describe(item, f"alert {number} of {count}"))
+        elif whole or understood(parts.before + item + parts.after):
             packer.add(item)
         else:
             packer.add_invalid(item)
     return packer.finish()
 
 
+class _Parts(NamedTuple):
+    """A body in parts."""
+
+    items: Sequence[Raw | bytes]
+    before: bytes = b""
+    """The beginning of the envelope."""
+    before_invalid: bytes = b""
+    """The same, smaller: before an alert that is not understood."""
+    after: bytes = b""
+    once: bytes = b""
+    """The field that only one record has."""
+
+
 class _Packer:
     """Collects records of consecutive alerts up to `MAX_RECORD_BYTES`, and one for each alert that is invalid."""
 
-    def __init__(self, before: bytes, after: bytes, once: bytes) -> None:
-        self._before, self._after, self._once = before, after, once
-        self._room = MAX_RECORD_BYTES - len(before) - len(after) - len(once)
-        self._first: int | None = None
-        """Index of the first record that is not invalid."""
+    def __init__(self, parts: _Parts) -> None:
+        self._parts = parts
+        self._room = MAX_RECORD_BYTES - len(parts.before) - len(parts.after) - len(parts.once)
         self._chunk: list[bytes] = []
         self._size = 0
+        self._total = 0
+        self._first: int | None = None
+        """Index of the first record that is not invalid."""
         self.records: list[bytes] = []
         self.invalid = 0
         self.too_large: list[str] = []
 
     def add(self, item: bytes) -> None:
         if self._size + len(item) > self._room:
-            self.flush()
+            self._flush()
         self._chunk.append(item)
         self._size += len(item) + 1
 
     def add_invalid(self, item: bytes) -> None:
-        self.flush()
-        self.records.append(self._before + item + self._after)
+        self._flush()
+        self._write(self._parts.before_invalid + item + self._parts.after)
         self.invalid += 1
 
-    def flush(self) -> None:
+    def finish(self) -> Split:
+        self._flush()
+        if self._parts.once and self.records:
+            # Not in a dead letter, of which intake reads nothing, if there is another record.
+            first = self._first or 0
+            self.records[first] = b"{" + self._parts.once + self.records[first][1:]
+        return Split(self.records, self.invalid, self.too_large)
+
+    def _flush(self) -> None:
         if self._chunk:
             if self._first is None:
                 self._first = len(self.records)
-            self.records.append(self._before + b",".join(self._chunk) + self._after)
+            self._write(self._parts.before + b",".join(self._chunk) + self._parts.after)
             self._chunk, self._size = [], 0
 
-    def finish(self) -> Split:
-        self.flush()
-        if self._once and self.records:
-            # Not in a dead letter, of which intake reads nothing, if there is another record.
-            first = self._first or 0
-            self.records[first] = b"{" + self._once + self.records[first][1:]
-        return Split(self.records, self.invalid, self.too_large)
+    def _write(self, record: bytes) -> None:
+        self._total += len(record) + RECORD_BYTES
+        if self._total > MAX_RECORDS_BYTES:
+            raise TooLarge(f"its records would have more than {MAX_RECORDS_BYTES:,} bytes: send fewer alerts at once")
+        self.records.append(record)
 
 
 def _describe(item: bytes, name: str) -> str:
@@ -120,27 +162,38 @@ def _describe(item: bytes, name: str) -> str:
     return f"{name} has {len(item):,} bytes, at most {MAX_ALERT_BYTES:,} fit into a record; it begins with {beginning}"
 
 
-def _envelope(body: bytes) -> tuple[bytes, Sequence[bytes], bytes, bytes]:
-    """What is before the alerts, the alerts, what is after them, and the field that only one record has."""
+def _take_apart(body: bytes) -> _Parts:
     try:
         decoded = _decode(body)
     except msgspec.ValidationError:
-        return b"", [body], b"", b""
+        return _Parts([body])
     except DECODE_ERRORS as error:
         # Several JSON values, one in each line, are what a file has, not a request.
         hint = "; put several alerts into a list" if "trailing characters" in str(error) else ""
         raise NotJSON(f"{error}{hint}") from error
     if isinstance(decoded, list):
-        return b"[", [bytes(item) for item in decoded], b"]", b""
+        return _Parts(decoded, b"[", b"[", b"]")
     for field in _LISTS:
         if (found := decoded.get(field)) is not None and bytes(found).startswith(b"["):
-            items = [bytes(item) for item in _items(found)]
-            rest = [
-                _name(name) + b":" + bytes(value)
-                for name, value in decoded.items()
-                if name not in (field, _ONCE) and len(bytes(value)) <= MAX_FIELD_BYTES
-            ]
-            count = bytes(decoded.get(_ONCE, b""))
-            once = _name(_ONCE) + b":" + count + b"," if 0 < len(count) <= _MAX_ONCE else b""
-            return b"{" + b"".join(part + b"," for part in rest) + _name(field) + b":[", items, b"]}", once
-    return b"", [body], b"", b""
+            once = _members({name: value for name, value in decoded.items() if name == _ONCE}, _MAX_ONCE)
+            names = decoded.keys() - {field, _ONCE} if len(decoded) <= _MAX_FIELDS else _READ
+            others = {name: value for name, value in decoded.items() if name in names}
+            alerts = _name(field) + b":["
+            before, before_invalid = (
+                b"{" + _members(others, limit) + alerts for limit in (MAX_ENVELOPE_BYTES, MAX_INVALID_ENVELOPE_BYTES)
+            )
+            return _Parts(_items(found), before, before_invalid, b"]}", once)
+    return _Parts([body])
+
+
+def _members(fields: Mapping[str, Raw], limit: int) -> bytes:
+    """The fields that fit into `limit` bytes, in their order: first those that formats read, then the shortest."""
+    parts = {
+        name: _name(name) + b":" + bytes(value) + b"," for name, value in fields.items() if len(bytes(value)) <= limit
+    }
+    kept = set()
+    for name in sorted(parts, key=lambda name: (name not in _READ, len(parts[name]))):
+        if len(parts[name]) <= limit:
+            limit -= len(parts[name])
+            kept.add(name)
+    return b"".join(part for name, part in parts.items() if name in kept)

@@ -8,11 +8,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
+import pytest
 from aiokafka.admin import NewPartitions
 from structlog.testing import capture_logs
 
 from stormfold.kafka.client import open_admin
 from stormfold.kafka.topics import partitions_of
+from stormfold.receive import server, split
 from stormfold.settings import Settings
 from tests.integration.receive.test_receive import receiving
 from tests.integration.security.certificates import Authority
@@ -114,3 +116,21 @@ async def test_an_alert_that_no_record_can_hold_takes_none_of_its_neighbours_wit
     assert ["alert 2 of 3" in entry["alerts"][0] for entry in logs] == [True]
     found = [json.loads(record.value) for record in await read_topic(topics, topics.alerts_topic)]
     assert [entry["labels"]["alertname"] for record in found for entry in record] == ["First", "Last"]
+
+
+async def test_records_in_memory_are_limited(topics: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small body of many invalid alerts gets 503 if there is no room at the time, 413 if there never is."""
+    many = b"[" + b",".join([b"{}"] * 2_000) + b"]"
+    async with receiving(topics) as (url, client):
+
+        async def post(data: bytes) -> int:
+            async with client.post(f"{url}/alerts", data=data) as answer:
+                return answer.status
+
+        with monkeypatch.context() as patch:
+            patch.setattr(server, "MAX_HELD_BYTES", 1_000_000)
+            assert [await post(data) for data in (many, b"{}", many, b"{}")] == [503, 200, 503, 200]
+        with monkeypatch.context() as patch:
+            patch.setattr(split, "MAX_RECORDS_BYTES", 1_000_000)
+            assert [await post(data) for data in (many, b"{}")] == [413, 200]
+    assert len(await read_topic(topics, topics.alerts_topic)) == 3
