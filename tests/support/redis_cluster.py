@@ -14,8 +14,8 @@ from tests.support.servers import until
 SLOTS = 16_384
 SLOT = key_slot(SLOT_KEY.encode())
 """The slot of all keys."""
-NODE_TIMEOUT_MS = 2_000
-"""Without an answer for this long, the others take a primary for failed."""
+NODE_TIMEOUT_MS = 4_000
+"""Without an answer for this long, the others take a primary for failed: longer than a disk needs for an fsync."""
 
 
 class Cluster:
