@@ -124,11 +124,17 @@ async def open_reader(settings: Settings) -> AsyncIterator[TopicReader]:
 
 
 @asynccontextmanager
-async def open_consumer(settings: Settings, **options: Any) -> AsyncIterator[Consumer]:
-    """Opens a consumer for one assignment: after a second one, stopping aiokafka's consumer can hang."""
+async def open_consumer(
+    settings: Settings, *, auto_offset_reset: str = "earliest", **options: Any
+) -> AsyncIterator[Consumer]:
+    """Opens a consumer for one assignment: after a second one, stopping aiokafka's consumer can hang.
+
+    By default it continues at the beginning of the log if retention deletes the records at its position.
+    """
     consumer = Consumer(
         **client_options(settings),
         **options,
+        auto_offset_reset=auto_offset_reset,
         enable_auto_commit=False,
         isolation_level="read_committed",
         max_partition_fetch_bytes=8 * 1024 * 1024,
