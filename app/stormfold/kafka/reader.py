@@ -100,11 +100,14 @@ class TopicReader:
                     # The client does not report that a broker is away; this request raises if so.
                     await consumer.end_offsets(left)
 
-    async def first_record_from(self, topic: str, partition: int, offset: int) -> ConsumerRecord:
-        """The first record at `offset` or after it; waits until there is one."""
-        async with open_consumer(self._settings) as consumer:
-            _assign(consumer, topic, {partition: offset})
-            return await consumer.getone()
+    async def first_record(self, topic: str, partition: int, start: int, end: int) -> ConsumerRecord | None:
+        """The first record from offset `start` on; None if none is before `end`: markers of transactions have offsets.
+
+        It may be after `end` if it arrived since.
+        """
+        async with aclosing(self.read_batches(topic, {partition: start}, {partition: end})) as polls:
+            records = await anext(polls, None)
+        return records[0] if records else None
 
     async def _topic_partitions(self, topic: str) -> list[TopicPartition]:
         if topic not in self._partitions:

@@ -138,9 +138,10 @@ async def _lost_until(wanted: Range) -> int | None:
     topic, reader = wanted.settings.keyed_topic, wanted.reader
     begins, ends = await reader.beginning_offsets(topic), await reader.end_offsets(topic)
     since = await reader.offsets_for_time(topic, wanted.rebuild.rebuild_from)
-    times = [
-        (await reader.first_record_from(topic, p, begins[p])).timestamp if begins[p] < ends[p] else wanted.horizon
+    firsts = [
+        await reader.first_record(topic, p, begins[p], ends[p])
         for p in wanted.partitions
         if begins[p] > 0 and since[p] == begins[p]
     ]
+    times = [wanted.horizon if first is None else first.timestamp for first in firsts]
     return max(times, default=None)

@@ -69,8 +69,9 @@ async def _verdict(reader: TopicReader, topic: str, partition: int, position: Po
     verdict = check_position(position, begin, end)
     offset = offset_to_verify(position, begin)
     if verdict is Verdict.VALID and offset is not None:
-        record = await reader.first_record_from(topic, partition, offset)
-        verdict = check_position(position, begin, end, RecordTime(record.offset, record.timestamp))
+        record = await reader.first_record(topic, partition, offset, end)
+        before = None if record is None else RecordTime(record.offset, record.timestamp)
+        verdict = check_position(position, begin, end, before)
     return verdict
 
 

@@ -1,11 +1,13 @@
 """Deleted and recreated topics: workers refuse them until `stormfold topics --reset-positions`, then read them."""
 
+import asyncio
 import subprocess
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from stormfold.kafka.client import client_options, open_admin
+from stormfold.kafka.committed import read_committed
 from stormfold.kafka.topics import create
 from stormfold.kafka.topics import topics as wanted_topics
 from stormfold.redis.client import connect
@@ -13,7 +15,7 @@ from stormfold.redis.store import Store
 from stormfold.settings import Settings
 from stormfold.stages import reset_positions as resetting
 from tests.support import incident_manifests, storms
-from tests.support.alerts import record, spread
+from tests.support.alerts import alert, record, spread
 from tests.support.pipeline import Pipeline, aggregates
 from tests.support.servers import PARTITIONS, until
 from tests.support.workers import stop
@@ -105,6 +107,26 @@ async def test_positions_that_fit_their_topics_are_not_reset(pipeline: Pipeline)
     pipeline.start()
     await pipeline.drained()
     assert await reset_positions(pipeline.settings) == []
+
+
+async def test_a_position_behind_the_marker_of_a_transaction_fits_its_topic(short_pipeline: Pipeline) -> None:
+    """There is no record between the marker and the end, and none arrives."""
+    settings = short_pipeline.settings
+    async with (
+        AIOKafkaProducer(**client_options(settings), transactional_id=settings.group_prefix) as producer,
+        producer.transaction(),
+    ):
+        await producer.send_and_wait(settings.alerts_topic, record(alert("Old")), partition=0, timestamp_ms=NOW)
+    worker = short_pipeline.start(stages="intake")
+
+    async def behind_the_marker() -> bool:
+        committed = await read_committed(settings, settings.consumer_group("intake"), settings.alerts_topic)
+        return 0 in committed and committed[0][0] == 2
+
+    await until(behind_the_marker, 60, "intake commits a position behind the marker")
+    await stop(worker)
+    async with asyncio.timeout(60):
+        assert await reset_positions(settings) == []
 
 
 async def test_a_running_worker_refuses_a_topic_that_is_recreated_under_it(short_pipeline: Pipeline) -> None:
