@@ -13,11 +13,13 @@ from stormfold.errors import ActionRequired
 from stormfold.kafka.client import client_options, start_client
 from stormfold.kafka.committed import CommitMetadata, Committed, read_committed
 from stormfold.kafka.reader import TopicReader, open_reader
+from stormfold.kafka.topics import partitions_of
 from stormfold.positions import Position, RecordTime, Verdict, check_position, offset_to_verify
 from stormfold.redis.store import Store
 from stormfold.settings import Settings
 from stormfold.sinks.kinds import INCIDENTS, STORMS
 from stormfold.stages.intake import intake_positions
+from stormfold.text import pluralize
 
 
 async def reset_positions(settings: Settings, store: Store) -> list[str]:
@@ -53,19 +55,31 @@ async def _reset_folded(settings: Settings, store: Store) -> list[str]:
     state = await store.load()
     if state is None:
         return []
+    present, needed = len(await partitions_of(settings, settings.keyed_topic)), state.version.partitions
+    if present < needed:
+        raise ActionRequired(
+            f"{settings.keyed_topic} has {pluralize(present, 'partition')}, but the state in Redis is of {needed}",
+            f"create it again with {needed} partitions, or add those that are missing",
+        )
     recreated = await _recreated(settings, settings.keyed_topic, state.positions)
     await store.reset_positions(state.version, recreated)
     return [f"{settings.keyed_topic}-{partition}" for partition in recreated]
 
 
 async def _recreated(settings: Settings, topic: str, positions: Mapping[int, Position]) -> list[int]:
-    """Partitions that were created again, in order."""
+    """Partitions that were created again, in order. Those that the topic does not have any more are left out."""
     async with open_reader(settings) as reader:
-        return [p for p, at in sorted(positions.items()) if await _verdict(reader, topic, p, at) is Verdict.RECREATED]
+        begins, ends = await reader.beginning_offsets(topic), await reader.end_offsets(topic)
+        verdicts = {
+            p: await _verdict(reader, topic, p, positions[p], begins[p], ends[p])
+            for p in sorted(positions.keys() & begins.keys())
+        }
+    return [partition for partition, verdict in verdicts.items() if verdict is Verdict.RECREATED]
 
 
-async def _verdict(reader: TopicReader, topic: str, partition: int, position: Position) -> Verdict:
-    begin, end = (await reader.beginning_offsets(topic))[partition], (await reader.end_offsets(topic))[partition]
+async def _verdict(
+    reader: TopicReader, topic: str, partition: int, position: Position, begin: int, end: int
+) -> Verdict:
     verdict = check_position(position, begin, end)
     offset = offset_to_verify(position, begin)
     if verdict is Verdict.VALID and offset is not None:

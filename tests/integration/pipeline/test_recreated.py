@@ -4,8 +4,10 @@ import asyncio
 import subprocess
 from typing import Any
 
+import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from stormfold.errors import ActionRequired
 from stormfold.kafka.client import client_options, open_admin
 from stormfold.kafka.committed import read_committed
 from stormfold.kafka.topics import create
@@ -24,7 +26,7 @@ NOW = 1_780_000_000_000
 LATER = NOW + 1_000_000
 
 
-async def recreate(settings: Settings, topic: str) -> None:
+async def recreate(settings: Settings, topic: str, partitions: int = PARTITIONS) -> None:
     """Deletes a topic and creates it again."""
 
     async def deleted(admin: Any) -> bool:
@@ -33,7 +35,7 @@ async def recreate(settings: Settings, topic: str) -> None:
     async with open_admin(settings) as admin:
         await admin.delete_topics([topic])
         await until(lambda: deleted(admin), what=f"{topic} is deleted")
-        await create(admin, wanted_topics(settings, PARTITIONS, producer_timestamps=True, max_record=2_000_000))
+        await create(admin, wanted_topics(settings, partitions, producer_timestamps=True, max_record=2_000_000))
 
 
 async def reset_positions(settings: Settings) -> list[str]:
@@ -100,6 +102,23 @@ async def test_a_recreated_keyed_topic_is_refused_until_positions_are_reset(shor
     short_pipeline.start()
     await short_pipeline.publish(spread("New", 90, LATER))
     await wait_for_alerts(settings, "New", 90)
+
+
+async def test_positions_are_reset_in_topics_that_were_recreated_with_fewer_partitions(pipeline: Pipeline) -> None:
+    """`alerts` may have fewer, and its new alerts are counted; the keyed topic needs those of the state in Redis."""
+    settings = pipeline.settings
+    pipeline.configure("windows: {gap: 2s, grace: 1s, slice: 10s}\nidle_timeout: 5s\n")
+    await stop(await fold_old_alerts(pipeline))
+    await recreate(settings, settings.alerts_topic, PARTITIONS - 1)
+    assert await reset_positions(settings) == [f"{settings.alerts_topic}-{p}" for p in range(PARTITIONS - 1)]
+    await pipeline.publish(spread("New", 90, LATER, partitions=PARTITIONS - 1))
+    worker = pipeline.start()
+    await wait_for_alerts(settings, "New", 90)
+    await stop(worker)
+
+    await recreate(settings, settings.keyed_topic, PARTITIONS - 1)
+    with pytest.raises(ActionRequired, match=f"{settings.keyed_topic} has 2 partitions, .* is of 3"):
+        await reset_positions(settings)
 
 
 async def test_positions_that_fit_their_topics_are_not_reset(pipeline: Pipeline) -> None:
