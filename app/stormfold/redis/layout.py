@@ -115,7 +115,7 @@ class Keys:
     def state_version(self) -> Key:
         """hash, no TTL: the current state version: `number`, windows, `by` → start of the worker that requested them
         (ms), `partitions`; of a rebuild `begin` (`rebuild_from`) and `closed` (`closed_before`); after a change of
-        windows `since` (`windows_since`)."""
+        windows `since` (`windows_since`); `swept` → its number, once the keys of all older ones are deleted."""
         return Key(self.root + "epoch")
 
     @property
@@ -151,6 +151,8 @@ NUMBER = f"{ANY_NUMBER}{LAYOUT}"
 PARTITIONS, GAP, GRACE, SLICE = "partitions", "gap", "grace", "slice"
 REBUILD_FROM, CLOSED_BEFORE, WINDOWS_SINCE, REQUESTED_AT = "begin", "closed", "since", "by"
 """Fields of a state version; the windows and `REQUESTED_AT` are also those of pending windows."""
+SWEPT = "swept"
+"""Field of a state version that appears when the keys of all older ones are deleted."""
 HORIZON, ALERTS_PARTITIONS, MARKS_VERSION = "h", "n", "b"
 """Fields of the marks that are not a partition pair."""
 TIMESTAMP_SUFFIX = ":t"

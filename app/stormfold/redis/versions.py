@@ -1,13 +1,14 @@
 """State versions: the current one with its positions, how the next one is opened, and what old ones left behind."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from stormfold.eventtime import PartitionPair
 from stormfold.merge import SourcePosition
 from stormfold.positions import Position
 from stormfold.redis import layout
-from stormfold.redis.errors import StaleStateVersion, translate_errors
+from stormfold.redis.errors import RedisOutOfMemory, StaleStateVersion, translate_errors
 from stormfold.redis.layout import Key
 from stormfold.redis.script import Packed, RedisAccess, script
 from stormfold.window import Rebuild, Windows
@@ -170,6 +171,15 @@ class VersionAccess(RedisAccess):
             fields: dict[bytes, bytes] = await self.redis.hgetall(self.keys.intake)
         split = {int(partition): value.decode().split(" ", 1) for partition, value in fields.items()}
         return {partition: (int(offset), metadata) for partition, (offset, metadata) in split.items()}
+
+    async def sweep_once(self, current: int) -> None:
+        """Calls `sweep` unless it was completed since `current` was opened. A full Redis cannot store that it was."""
+        if (await self._numbers(self.keys.state_version)).get(layout.SWEPT) == current:
+            return
+        await self.sweep(current)
+        with suppress(RedisOutOfMemory):
+            async with translate_errors():
+                await self.redis.hset(self.keys.state_version, layout.SWEPT, current)
 
     async def sweep(self, current: int) -> int:
         """Deletes all keys of state versions before `current`; returns their number."""

@@ -35,16 +35,16 @@ async def ensure_state_version(
     await skip_expired(store, consumer, settings)
     committed = await read_committed(settings, settings.consumer_group("fold"), settings.keyed_topic)
     state = await store.load()
-    if state is not None:
-        reason = await _reason_to_rebuild(state, store, consumer, settings, committed)
-        if reason is None:
-            await _request_windows(state, store, consumer, settings, windows, loaded_at)
-            return state
-        log.warning("cannot continue the state version in Redis", version=state.version.number, reason=reason)
-    version = await _open(state, store, consumer, settings, committed, windows, loaded_at)
-    state = await store.load()
-    if state is None:
-        raise Retry(f"state version {version.number} disappeared from Redis after it was opened")
+    reason = None if state is None else await _reason_to_rebuild(state, store, consumer, settings, committed)
+    if state is None or reason is not None:
+        if state is not None:
+            log.warning("cannot continue the state version in Redis", version=state.version.number, reason=reason)
+        version = await _open(state, store, consumer, settings, committed, windows, loaded_at)
+        state = await store.load()
+        if state is None:
+            raise Retry(f"state version {version.number} disappeared from Redis after it was opened")
+    # Also of a state that is continued: its sweep may have failed.
+    await store.sweep_once(state.version.number)
     await _request_windows(state, store, consumer, settings, windows, loaded_at)
     return state
 
@@ -77,7 +77,6 @@ async def _open(
         metrics.STATE_VERSIONS_OPENED.labels("first" if number == 1 else "rebuild").inc()
         offsets = {partition: start.offset for partition, start in starts.items()}
         log.warning("opened a state version", version=number, closed_before=closed_before, starts=offsets)
-        await store.sweep(number)
     return version
 
 
@@ -135,7 +134,7 @@ async def change_windows(settings: Settings, store: Store, version: StateVersion
     if changed:
         metrics.STATE_VERSIONS_OPENED.labels("windows").inc()
         log.warning("opened a state version with other windows", version=version.number + 1)
-        await store.sweep(version.number + 1)
+        await store.sweep_once(version.number + 1)
     return changed
 
 
