@@ -20,6 +20,7 @@ from stormfold.local.kafka import EmbeddedKafka
 from stormfold.local.redis import EmbeddedRedis
 from stormfold.redis.client import connect
 from stormfold.redis.store import Store
+from tests.integration.kafka.test_lifecycle_log import logged
 from tests.support.alerts import Sent, alert, record
 from tests.support.model import Counts
 from tests.support.pipeline import Pipeline, publish_live
@@ -161,8 +162,9 @@ async def test_a_flushed_redis_is_rebuilt_and_no_closed_aggregate_is_published_a
         version, closed = await closed_more(pipeline, version, closed)
     flushed.set()
     await pipeline.assert_keyed_model(alerts=await publishing)
-    rebuilt = [line for line in pipeline.logs().splitlines() if "opened a state version" in line][1:]
-    assert len(rebuilt) == 3 and not any("closed=None" in line for line in rebuilt)
+    first, *rebuilt = logged(pipeline.workers.folder / "worker-0.log", "opened a state version")
+    assert first["closed_before"] is None
+    assert len(rebuilt) == 3 and all(line["closed_before"] is not None for line in rebuilt)
 
 
 async def test_workers_killed_while_alerts_arrive_lose_nothing(pipeline: Pipeline) -> None:
