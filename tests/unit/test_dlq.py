@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from aiokafka import ConsumerRecord
 
-from stormfold.errors import DeadLetter
+from stormfold.errors import DeadLetter, Retry
 from stormfold.kafka import dlq
 from stormfold.kafka.producer import ProducerRecord
 
@@ -72,6 +72,40 @@ async def test_a_redriven_record_is_as_it_was() -> None:
     assert headers == [*own, (dlq.REDRIVEN_FROM, b"alerts-3-1204")]
     assert (mark_topic, mark) == ("alerts-dlq", (b"alerts-3-1204", None))
     assert dlq.is_redrive_mark(letter(mark_headers)) and dlq.redriven_origin(letter(mark_headers)) == "alerts-3-1204"
+
+
+def numbered(number: int, value: bytes) -> Any:
+    """A dead letter of the record `alerts-0-<number>`."""
+    return letter([(dlq.ORIGIN, f"alerts-0-{number}".encode())], value=value)
+
+
+def marked(producer: FakeProducer) -> list[bytes | None]:
+    """The origins that were marked as redriven."""
+    return [record.key for topic, record, _ in producer.sent if topic == "alerts-dlq"]
+
+
+async def test_letters_are_marked_although_another_one_is_too_large() -> None:
+    """Otherwise the next redrive would publish their records again."""
+    letters = [numbered(number, b"x" * (101 if number == 2 else 100)) for number in range(5)]
+    producer: Any = FakeProducer()
+    assert await dlq.redrive(producer, letters, "alerts") == ["alerts-0-2"]
+    assert [topic for topic, *_ in producer.sent].count("alerts") == 4
+    assert marked(producer) == [b"alerts-0-0", b"alerts-0-1", b"alerts-0-3", b"alerts-0-4"]
+
+
+async def test_letters_are_marked_although_another_one_cannot_be_delivered() -> None:
+    class Unavailable(FakeProducer):
+        """Cannot deliver one record."""
+
+        async def send_record(self, topic: str, record: ProducerRecord, headers: Headers) -> None:
+            if record.value == b"away":
+                raise Retry
+            await super().send_record(topic, record, headers)
+
+    producer: Any = Unavailable()
+    with pytest.raises(Retry):
+        await dlq.redrive(producer, [numbered(0, b"away"), numbered(1, b"x"), numbered(2, b"x" * 101)], "alerts")
+    assert marked(producer) == [b"alerts-0-1"]
 
 
 @pytest.mark.parametrize("value", [b"alerts-3", b"alerts-3-x", b"storms-3-1", b"alerts-3-1 ", b"", None])

@@ -92,12 +92,23 @@ def redrive(origins: Sequence[str], redrive_all: bool, again: bool, yes: bool) -
         return
     if not yes:
         _confirm(f"Publish {pluralize(len(wanted), 'record')} again?")
-    asyncio.run(_redrive(settings, wanted))
-    for topic in sorted({chosen[origin]["topic"] for origin in wanted}):
-        redriven = sum(chosen[origin]["topic"] == topic for origin in wanted)
+    too_large = asyncio.run(_redrive(settings, wanted))
+    published = wanted - too_large
+    for topic in sorted({chosen[origin]["topic"] for origin in published}):
+        redriven = sum(chosen[origin]["topic"] == topic for origin in published)
         click.echo(
             f"Published {pluralize(redriven, 'record')} to {_topics(settings)[topic]} again;"
             f" those that are still invalid return to {topic}."
+        )
+    for origin in sorted(too_large):
+        target = _topics(settings)[chosen[origin]["topic"]]
+        click.echo(
+            f"{escape_unprintable(origin)} is larger than {target} takes, with the header of a redrive.", err=True
+        )
+    if too_large:
+        raise ActionRequired(
+            f"{pluralize(len(too_large), 'record')} not published again",
+            "raise max.message.bytes of the topic, and retry",
         )
 
 
@@ -168,24 +179,29 @@ async def _show(settings: Settings, origin: str) -> None:
         click.get_binary_stream("stdout").write(value)
 
 
-async def _redrive(settings: Settings, origins: Collection[str]) -> None:
-    """Redrives the dead letters with these origins; several letters of a record are one."""
+async def _redrive(settings: Settings, origins: Collection[str]) -> set[str]:
+    """Redrives the dead letters with these origins; several letters of a record are one.
+
+    Returns the origins of records that are too large.
+    """
     producer = Producer(settings, "redrive")
     targets = _topics(settings)
     sent: set[str] = set()
+    too_large: set[str] = set()
     batch: list[ConsumerRecord] = []
     try:
         async for record in _letters(settings, origins):
             if batch and (len(batch) == BATCH_SIZE or batch[0].topic != record.topic):
-                await dlq.redrive(producer, batch, targets[batch[0].topic])
+                too_large.update(await dlq.redrive(producer, batch, targets[batch[0].topic]))
                 batch.clear()
             if dlq.origin(record) not in sent:
                 sent.add(dlq.origin(record))
                 batch.append(record)
         if batch:
-            await dlq.redrive(producer, batch, targets[batch[0].topic])
+            too_large.update(await dlq.redrive(producer, batch, targets[batch[0].topic]))
     finally:
         await producer.stop()
+    return too_large
 
 
 async def _letters(settings: Settings, origins: Collection[str]) -> AsyncIterator[ConsumerRecord]:

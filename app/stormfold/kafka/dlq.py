@@ -80,14 +80,32 @@ def redriven_origin(mark: ConsumerRecord) -> str:
     return _header(mark, REDRIVEN)
 
 
-async def redrive(producer: Producer, letters: Sequence[ConsumerRecord], target: str) -> None:
+async def redrive(producer: Producer, letters: Sequence[ConsumerRecord], target: str) -> list[str]:
     """Publishes the records of these letters to `target` again, as they were, then marks the letters.
 
-    If it is interrupted in between, records are published twice rather than never.
+    If it is interrupted in between, records are published twice rather than never. Returns the origins of records that
+    are larger than `target` takes. Raises `Retry` or `ActionRequired` if others were not published either.
     """
-    await asyncio.gather(
-        *(producer.send_record(target, ProducerRecord(one.key, one.value), _redriven_headers(one)) for one in letters)
-    )
+    too_large: list[str] = []
+    left = list(letters)
+    while left:
+        sent = await asyncio.gather(
+            *(producer.send_record(target, ProducerRecord(one.key, one.value), _redriven_headers(one)) for one in left),
+            return_exceptions=True,
+        )
+        results = list(zip(left, sent, strict=True))
+        await _mark_redriven(producer, [letter for letter, error in results if error is None])
+        refused = [origin(letter) for letter, error in results if isinstance(error, DeadLetter)]
+        failed = [(letter, error) for letter, error in results if error and not isinstance(error, DeadLetter)]
+        if failed and not refused:
+            raise failed[0][1]
+        # After a record that is too large, the broker refuses those that follow it in the same partition, too.
+        too_large += refused
+        left = [letter for letter, _ in failed]
+    return too_large
+
+
+async def _mark_redriven(producer: Producer, letters: Sequence[ConsumerRecord]) -> None:
     marks = [(letter.topic, origin(letter).encode()) for letter in letters]
     await asyncio.gather(
         *(producer.send_record(topic, ProducerRecord(mark, None), [(REDRIVEN, mark)]) for topic, mark in marks)

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from aiokafka import ConsumerRecord
 
+from stormfold.kafka.client import open_admin
 from stormfold.kafka.producer import Producer, ProducerRecord
+from stormfold.kafka.topics import MAX_RECORD, create
+from stormfold.kafka.topics import topics as wanted_topics
 from stormfold.settings import Settings
 from tests.support import incident_manifests
 from tests.support.alerts import Sent, alert, record
@@ -110,6 +113,22 @@ async def test_a_record_is_redriven_again_only_if_asked_for(topics: Settings) ->
     again = await stormfold(topics, "dlq", "redrive", "--origin", "alerts-0-1", "--again", "--yes")
     assert "Published 1 rec" in again.stdout
     assert sorted(found.value for found in await published(topics)) == [b"a", b"a", b"b"]
+
+
+async def test_a_record_that_is_too_large_with_its_header_keeps_no_other_from_being_redriven(
+    settings: Settings,
+) -> None:
+    """The others are published once, also those that follow it in its partition. The command names it."""
+    async with open_admin(settings) as admin:
+        await create(admin, wanted_topics(settings, 1, producer_timestamps=True))
+    values = [b"a", b"b", b"x" * MAX_RECORD, b"c", b"d"]
+    await send_letters(settings, [(ProducerRecord(None, value), origin("alerts", n)) for n, value in enumerate(values)])
+    done = await stormfold(settings, "dlq", "redrive", "--all", "--yes")
+    assert done.returncode == 1 and "Published 4 records" in done.stdout
+    assert "alerts-0-2 is larger than" in done.stderr and "max.message.bytes" in done.stderr
+    again = await stormfold(settings, "dlq", "redrive", "--all", "--yes")
+    assert again.returncode == 1 and "Published" not in again.stdout and "alerts-0-2" in again.stderr
+    assert sorted(found.value for found in await published(settings)) == [b"a", b"b", b"c", b"d"]
 
 
 @pytest.mark.parametrize(
