@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, suppress
 from itertools import islice, zip_longest
 
 import structlog
+from aiokafka.errors import KafkaError
 
 from stormfold import metrics
 from stormfold.chain import FormingIncident
@@ -19,6 +20,7 @@ from stormfold.errors import Retry, StormfoldError
 from stormfold.health import Health
 from stormfold.incident import Incident
 from stormfold.incident_manifest import encode_manifest
+from stormfold.kafka.client import diagnose
 from stormfold.kafka.producer import Producer, ProducerRecord
 from stormfold.redis.lease import LeaseReply
 from stormfold.redis.store import Store
@@ -100,6 +102,9 @@ class Correlate(PeriodicService):
         except MorePartitions:
             log.info("storms has got partitions: reading it again")
             await self._close()
+        except (KafkaError, OSError) as error:
+            await self._close()
+            raise await diagnose(error, self._settings) from error
         except BaseException:
             # What is pending depends on everything that was read; after an error that is not known.
             await self._close()

@@ -15,6 +15,7 @@ from stormfold.kafka.client import client_options, open_admin
 from stormfold.kafka.committed import Committed, read_committed
 from stormfold.kafka.log_reader import open_log_reader
 from stormfold.kafka.producer import Producer, ProducerRecord
+from stormfold.local.kafka import EmbeddedKafka
 from stormfold.settings import Settings
 from tests.integration.kafka.test_lifecycle_log import logged
 from tests.integration.pipeline.test_recreated import reset_positions
@@ -299,3 +300,21 @@ async def test_recreated_storms_are_refused_until_positions_are_reset(pipeline: 
     assert await reset_positions(settings) == [f"{settings.storms_topic}-{n}" for n in range(PARTITIONS)]
     pipeline.start(stages="intake,fold,close,correlate", **SHORT_LEASE)
     await incidents(pipeline, 1)
+
+
+async def test_a_broker_that_goes_away_while_a_worker_correlates_is_named_in_one_line(
+    kafka: EmbeddedKafka, pipeline: Pipeline
+) -> None:
+    log = pipeline.workers.folder / "worker-0.log"
+    pipeline.start(stages="correlate")
+    await until(lambda: holders(pipeline), 60, "the worker correlates")
+    await until(lambda: committed(pipeline.settings), 60, "a round is over")
+    await asyncio.to_thread(kafka.kill)
+    try:
+        failed = await until(lambda: logged(log, "component failed"), 120, "correlate fails")
+    finally:
+        await asyncio.to_thread(kafka.start)
+    await until(lambda: logged(log, "component recovered"), 120, "correlate recovers")
+    assert [line["component"] for line in failed] == ["correlate"]
+    assert kafka.bootstrap in failed[0]["error"] and "unexpected" not in failed[0]["error"]
+    assert "Traceback" not in log.read_text()
