@@ -55,12 +55,14 @@ class Announcer:
         """What Redis has of the incidents that fire."""
         self._next_look = self._next_post = 0.0
         self._updated = float("-inf")
+        """When what fires was last read or decided (monotonic, s)."""
         self._posting: asyncio.Task[None] | None = None
 
     async def begin(self) -> None:
         """Learns what fires, from Redis or else from Alertmanager: another worker has announced it."""
         self._notices = Notices(self._link)
         self._next_look = self._next_post = 0.0
+        self._updated = time.monotonic()
         with suppress(StormfoldError):
             self._kept = await self._store.announced()
         for scope, value in self._kept.items():
@@ -103,13 +105,15 @@ class Announcer:
             log.info("announced incident is over", labels=before[scope].labels)
         if {scope: one.labels for scope, one in before.items()} != {s: one.labels for s, one in firing.items()}:
             self._next_post = 0.0
-        await self._post_if_due()
+        if self._is_post_due():
+            await self._keep()
+            self._post_all()
 
-    async def _post_if_due(self) -> None:
-        if time.monotonic() < self._next_post or (self._posting is not None and not self._posting.done()):
-            return
+    def _is_post_due(self) -> bool:
+        return time.monotonic() >= self._next_post and (self._posting is None or self._posting.done())
+
+    def _post_all(self) -> None:
         self._next_post = time.monotonic() + POST_INTERVAL
-        await self._keep()
         if self._instances:
             alerts = self._notices.alerts(time.time_ns() // 1_000_000, self._lasts)
             self._posting = asyncio.create_task(self._post(alerts))
@@ -119,11 +123,15 @@ class Announcer:
         """The announced incidents that are open, by scope."""
         return self._notices.firing
 
-    async def repeat(self) -> None:
-        """Posts everything that fires while Redis or Kafka does not answer, but not for ever: others may answer."""
+    def repeat(self) -> None:
+        """Posts everything that fires while Redis or Kafka does not answer, but not for ever: others may answer.
+
+        Redis keeps its entries: they belong to the next holder of the lease, which may be this worker.
+        """
         if time.monotonic() - self._updated > REPEAT_SECONDS:
             self.end()
-        await self._post_if_due()
+        elif self._is_post_due():
+            self._post_all()
 
     def end(self) -> None:
         """Forgets everything: another worker has the lease, or may have it."""

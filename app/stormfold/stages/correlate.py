@@ -78,7 +78,7 @@ class Correlate(PeriodicService):
             try:
                 await self._run_once()
             except StormfoldError:
-                await self.announcer.repeat()
+                self.announcer.repeat()
                 raise
         return INTERVAL
 
