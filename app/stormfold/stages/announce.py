@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -57,9 +57,14 @@ class Announcer:
         self._updated = float("-inf")
         """When what fires was last read or decided (monotonic, s)."""
         self._posting: asyncio.Task[None] | None = None
+        self._asked: asyncio.Task[Sequence[Mapping[str, Any]]] | None = None
+        """The question to Alertmanager, until its answer is taken over."""
 
     async def begin(self) -> None:
-        """Learns what fires, from Redis or else from Alertmanager: another worker has announced it."""
+        """Reads from Redis what fires: another worker has announced it. If nothing does, asks Alertmanager.
+
+        The answer may take seconds, and publishing incidents does not wait for it: `update` takes it over.
+        """
         self._notices = Notices(self._link)
         self._next_look = self._next_post = 0.0
         self._updated = time.monotonic()
@@ -69,12 +74,11 @@ class Announcer:
             with suppress(msgspec.DecodeError):
                 if (firing := Firing.decode(value)) is not None:
                     self._notices.firing[_scope.decode(scope)] = firing
-        if not self._notices.firing:
-            for alert in await self._alertmanager.firing({"alertname": ALERTNAME, **dict([ANNOUNCED_LABEL])}) or ():
-                with suppress(LookupError, TypeError, ValueError, AttributeError):
-                    self._adopt(alert)
         if self._notices.firing:
-            log.info("announced incidents taken over", incidents=len(self._notices.firing))
+            self._cancel_question()
+            self._log_takeover()
+        elif self._instances and (self._asked is None or self._asked.done()):
+            self._asked = asyncio.create_task(self._ask())
 
     async def look(self) -> Look | None:
         """The open groups, if it is time for another look; None also if Redis does not answer.
@@ -93,7 +97,16 @@ class Announcer:
         return None
 
     async def update(self, look: Look | None, closed_before: int | None, correlation: Correlation) -> None:
-        """Decides what fires, and posts what changed; everything at intervals. Posting runs in the background."""
+        """Decides what fires, and posts what changed; everything at intervals. Posting runs in the background.
+
+        Nothing is decided while Alertmanager is asked: an incident that fires there must not be announced once more.
+        """
+        if self._asked is not None:
+            self._next_look = 0.0
+            if not self._asked.done():
+                return
+            self._take_over(self._asked.result())
+            self._asked = None
         before = dict(self._notices.firing)
         self._notices.update(look, closed_before, correlation, time.time_ns() // 1_000_000)
         self._updated = time.monotonic()
@@ -135,15 +148,18 @@ class Announcer:
 
     def end(self) -> None:
         """Forgets everything: another worker has the lease, or may have it."""
+        self._cancel_question()
         self._notices = Notices(self._link)
         metrics.INCIDENTS_FIRING.set(0)
         self._health.clear_warning(self.name)
 
     async def stop(self) -> None:
-        """Ends a post in progress and closes connections. Whatever fires stays: another worker continues."""
-        if self._posting is not None:
-            self._posting.cancel()
-            await asyncio.gather(self._posting, return_exceptions=True)
+        """Ends requests in progress and closes connections. Whatever fires stays: another worker continues."""
+        requests = [task for task in (self._asked, self._posting) if task is not None]
+        self._asked = None
+        for task in requests:
+            task.cancel()
+        await asyncio.gather(*requests, return_exceptions=True)
         await self._alertmanager.close()
 
     async def _keep(self) -> None:
@@ -174,6 +190,29 @@ class Announcer:
         hint = "check STORMFOLD_ALERTMANAGER and Alertmanager's log; incidents are announced late or not at all"
         if self._health.set_warning(self.name, f"Alertmanager does not take alerts: {text}", hint):
             log.warning("Alertmanager does not take alerts", problems=problems)
+
+    async def _ask(self) -> Sequence[Mapping[str, Any]]:
+        """The announced incidents that fire in Alertmanager; none if it does not answer."""
+        try:
+            return await self._alertmanager.firing({"alertname": ALERTNAME, **dict([ANNOUNCED_LABEL])}) or ()
+        except Exception:
+            log.exception("cannot ask Alertmanager which incidents are announced")
+            return ()
+
+    def _cancel_question(self) -> None:
+        if self._asked is not None:
+            self._asked.cancel()
+            self._asked = None
+
+    def _take_over(self, alerts: Sequence[Mapping[str, Any]]) -> None:
+        for alert in alerts:
+            with suppress(LookupError, TypeError, ValueError, AttributeError):
+                self._adopt(alert)
+        if self._notices.firing:
+            self._log_takeover()
+
+    def _log_takeover(self) -> None:
+        log.info("announced incidents taken over", incidents=len(self._notices.firing))
 
     def _adopt(self, alert: Mapping[str, Any]) -> None:
         """Takes over an announced incident from Alertmanager's list."""

@@ -153,3 +153,19 @@ async def test_an_instance_that_does_not_answer_costs_its_timeout_only(
         assert problems == {f"http://127.0.0.1:{port}": "no answer within 3 s"}
         assert len(await server.alerts()) == 1
         silent.close()
+
+
+async def test_all_instances_are_asked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other, those that do not answer would take 100 s, and then 20 s."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        urls = [f"http://127.0.0.1:{port}/{n}" for n in range(20)]
+        async with running(tmp_path / "a") as server:
+            await server.alerts(incidents())
+            async with posting(alertmanager=",".join([*urls, f"http://{server.address}"])) as client:
+                async with asyncio.timeout(30):
+                    found = await client.firing({"stormfold": "incident"})
+                assert found is not None and len(found) == 1
+        monkeypatch.setattr(client_module, "TIMEOUT", 1.0)
+        async with posting(alertmanager=",".join(urls)) as client, asyncio.timeout(10):
+            assert await client.firing({"stormfold": "incident"}) is None

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -234,6 +235,18 @@ async def test_a_catch_up_of_hours_announces_nothing(pipeline: Pipeline, tmp_pat
         pipeline.start(alertmanager=urls(servers))
         await pipeline.drained()
         assert pager.notified == [] and await announced(servers[0]) == {}
+
+
+async def test_an_alertmanager_that_never_answers_delays_no_incident(pipeline: Pipeline) -> None:
+    """The lease is shorter than a request, so that it is lost if the worker waits for one."""
+    pipeline.configure(WINDOWS)
+    await pipeline.publish(burst("PodDown", at=time.time() - 3600))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        away = ",".join(f"http://127.0.0.1:{port}/{n}" for n in range(3))
+        pipeline.start(alertmanager=away, close_lease="2", delivery_timeout="1")
+        await until(lambda: pipeline.read(pipeline.settings.incidents_topic), SECONDS, "the incident to be published")
+    await pipeline.drained()
 
 
 async def test_an_announced_incident_that_comes_back_does_not_feed_itself(pipeline: Pipeline, tmp_path: Path) -> None:
