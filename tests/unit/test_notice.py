@@ -28,7 +28,7 @@ def look(*segments: Scoped, watermark: int = 60) -> Look:
 
 
 def test_an_open_storm_is_announced_with_its_scope_and_counts() -> None:
-    notices = Notices("https://stormfold.example.com")
+    notices = Notices("https://stormfold.example.com", "MkU3OEVBNTcwNTJENDM2Qk/stormfold")
     notices.update(look(storm("node", 0), storm("pods", 5, alerts=400)), None, Correlation(), T + 70_000)
     (alert,) = notices.alerts(T + 70_000, 60_000)
     annotations = alert.pop("annotations")
@@ -40,6 +40,7 @@ def test_an_open_storm_is_announced_with_its_scope_and_counts() -> None:
     }
     assert annotations["summary"] == "412 alerts in 2 storms: node{}"
     assert annotations["largest"] == "pods{} (400), node{} (12)"
+    assert annotations["pipeline"] == "MkU3OEVBNTcwNTJENDM2Qk/stormfold"
     assert annotations["incident"].startswith("eu1-") and annotations["namespace"] == "storms"
     documented = re.search(r"^annotations: (.*?)\n```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     assert documented

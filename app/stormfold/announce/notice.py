@@ -86,6 +86,8 @@ class Notices:
 
     link: str | None = None
     """URL of the status page."""
+    pipeline: str = ""
+    """What distinguishes the incidents of this pipeline from those of others that share an Alertmanager."""
     firing: dict[ScopeKey, Firing] = field(default_factory=dict)
     ended: list[Ended] = field(default_factory=list)
 
@@ -190,6 +192,7 @@ class Notices:
             "exampleSummary": first.example.annotations.get("summary", ""),
             "runbook_url": first.example.annotations.get("runbook_url", ""),
             "link": self.link or "",
+            "pipeline": self.pipeline,
         }
         return {name: truncate(value, MAX_VALUE_BYTES) for name, value in values.items() if value}
 

@@ -121,6 +121,11 @@ async def metadata(settings: Settings, topics: Iterable[str]) -> Any:
     raise _worst(reasons)
 
 
+async def cluster_id(settings: Settings) -> str:
+    """The id of the Kafka cluster; empty if it has none. Raises `Retry` or `ActionRequired`."""
+    return getattr(await metadata(settings, ()), "cluster_id", None) or ""
+
+
 async def check_brokers(settings: Settings, *, any_is_enough: bool = False) -> None:
     """Connects to all brokers at the addresses that they advertise.
 

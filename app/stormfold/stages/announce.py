@@ -49,7 +49,8 @@ class Announcer:
         self._lasts = round((settings.close_lease + 3 * POST_INTERVAL) * 1000)
         """Milliseconds after which an incident resolves if no worker posts it again: the lease and three posts."""
         self._link = settings.external_url
-        self._notices = Notices(self._link)
+        self._pipeline = ""
+        self._notices = Notices(self._link, self._pipeline)
         self._segments = OpenSegments(store, MAX_GROUPS, configuration.current.config.max_resources)
         self._kept: Mapping[bytes, bytes] = {}
         """What Redis has of the incidents that fire."""
@@ -60,12 +61,14 @@ class Announcer:
         self._asked: asyncio.Task[Sequence[Mapping[str, Any]]] | None = None
         """The question to Alertmanager, until its answer is taken over."""
 
-    async def begin(self) -> None:
+    async def begin(self, pipeline: str) -> None:
         """Reads from Redis what fires: another worker has announced it. If nothing does, asks Alertmanager.
 
+        Others may post to it, too: only incidents of this `pipeline` are taken over.
         The answer may take seconds, and publishing incidents does not wait for it: `update` takes it over.
         """
-        self._notices = Notices(self._link)
+        self._pipeline = pipeline
+        self._notices = Notices(self._link, self._pipeline)
         self._next_look = self._next_post = 0.0
         self._updated = time.monotonic()
         with suppress(StormfoldError):
@@ -149,7 +152,7 @@ class Announcer:
     def end(self) -> None:
         """Forgets everything: another worker has the lease, or may have it."""
         self._cancel_question()
-        self._notices = Notices(self._link)
+        self._notices = Notices(self._link, self._pipeline)
         metrics.INCIDENTS_FIRING.set(0)
         self._health.clear_warning(self.name)
 
@@ -215,8 +218,10 @@ class Announcer:
         log.info("announced incidents taken over", incidents=len(self._notices.firing))
 
     def _adopt(self, alert: Mapping[str, Any]) -> None:
-        """Takes over an announced incident from Alertmanager's list."""
+        """Takes over an announced incident from Alertmanager's list, if it is of this pipeline."""
         labels, annotations = alert["labels"], alert["annotations"]
+        if annotations["pipeline"] != self._pipeline:
+            return
         own = ("alertname", ANNOUNCED_LABEL[0], "severity")
         scope = tuple(sorted((name, value) for name, value in labels.items() if name not in own))
         config = self._configuration.current.config

@@ -96,7 +96,7 @@ class Correlate(PeriodicService):
         try:
             if self._input is None:
                 self._input = await self._opened.enter_async_context(open_input(self._settings, self._keep))
-                await self.announcer.begin()
+                await self.announcer.begin(self._input.pipeline)
                 log.info("correlating: this worker has the lease", positions=self._input.positions)
             await self._round(self._input)
         except MorePartitions:

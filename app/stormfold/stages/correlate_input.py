@@ -13,7 +13,7 @@ from stormfold.correlation import Added, Correlation, RecordPlace
 from stormfold.decoding import Malformed
 from stormfold.errors import ActionRequired, Retry
 from stormfold.incident_manifest import decode_manifest as decode_incident
-from stormfold.kafka.client import open_admin
+from stormfold.kafka.client import cluster_id, open_admin
 from stormfold.kafka.committed import CommitMetadata, Committed, committed_offsets, newest_closed_before
 from stormfold.kafka.log_reader import LogReader, open_log_reader
 from stormfold.kafka.reader import open_reader
@@ -42,9 +42,11 @@ class CorrelateInput:
 
     def __init__(
         self, settings: Settings, admin: AIOKafkaAdminClient, reader: LogReader, committed: Committed,
-        positions: dict[int, int], keep: Keep,
+        positions: dict[int, int], keep: Keep, pipeline: str,
     ) -> None:  # fmt: skip
         self._settings = settings
+        self.pipeline = pipeline
+        """Cluster and prefix of consumer groups: no other pipeline has both."""
         self._admin = admin
         self._reader = reader
         self._keep = keep
@@ -151,7 +153,8 @@ async def open_input(settings: Settings, keep: Keep) -> AsyncIterator[CorrelateI
             needed = offset if metadata.needed is None else metadata.needed
             # The record before the position shows whether this is the partition that was read.
             starts[partition] = max(begin, min(needed, offset - 1 if metadata.timestamp >= 0 else offset))
-        found = CorrelateInput(settings, admin, reader, committed, starts, keep)
+        pipeline = f"{await cluster_id(settings)}/{settings.group_prefix}"
+        found = CorrelateInput(settings, admin, reader, committed, starts, keep, pipeline)
         await found.know_incidents()
         reader.start(starts)
         yield found

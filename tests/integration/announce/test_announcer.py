@@ -1,6 +1,10 @@
 """Takeover of announced incidents by the next holder of the lease: Redis and Alertmanager are real."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -8,13 +12,18 @@ from redis.asyncio import Redis
 
 from stormfold.announce.notice import Firing
 from stormfold.config import Config, ReloadableConfig
+from stormfold.correlation import Correlation
 from stormfold.health import Health
 from stormfold.redis.store import Store
 from stormfold.scope import ScopeKey
 from stormfold.settings import Settings
 from stormfold.stages import announce
 from stormfold.stages.announce import Announcer
+from tests.support.alertmanager import Alertmanager, program
+from tests.support.gobuild import built
+from tests.support.servers import until
 
+PIPELINE = "MkU3OEVBNTcwNTJENDM2Qk/stormfold"
 SCOPE: ScopeKey = (("cluster", "eu1"),)
 T = 1_780_000_000_000
 ANNOTATIONS = {
@@ -45,7 +54,7 @@ async def test_an_error_after_a_takeover_ends_no_incident(announcer: Announcer, 
     """Kafka may be away in the first round of the new holder, or the lease may be lost in it."""
     await _keep(store)
     kept = await store.announced()
-    await announcer.begin()
+    await announcer.begin(PIPELINE)
     announcer.repeat()
     assert announcer.firing == {SCOPE: FIRING}
     assert await store.announced() == kept
@@ -56,13 +65,59 @@ async def test_redis_keeps_what_is_no_longer_posted_without_the_lease(
 ) -> None:
     await _keep(store)
     kept = await store.announced()
-    await announcer.begin()
+    await announcer.begin(PIPELINE)
     monkeypatch.setattr(announce, "REPEAT_SECONDS", -1.0)
     announcer.repeat()
     assert announcer.firing == {}
     assert await store.announced() == kept
-    await announcer.begin()
+    await announcer.begin(PIPELINE)
     assert announcer.firing == {SCOPE: FIRING}
+
+
+async def test_only_incidents_of_the_same_pipeline_are_taken_over_from_alertmanager(
+    store: Store, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    """Redis is empty. Two pipelines post to the Alertmanager, and one program that has no pipeline."""
+    built(pytestconfig, program)
+    others = {"us1": {"pipeline": "NEY1OEVBNTcwNTJENDM2Qk/stormfold"}, "us2": {}}
+    server = Alertmanager(tmp_path / "alertmanager", "route: {receiver: none}\nreceivers: [{name: none}]\n")
+    await asyncio.to_thread(server.start)
+    announcer = Announcer(
+        Settings(alertmanager=f"http://{server.address}"), ReloadableConfig(Config(), None), store, Health()
+    )
+    try:
+        await server.alerts([_posted(name, **more) for name, more in {"eu1": {"pipeline": PIPELINE}, **others}.items()])
+        before = await _updated(server)
+        await announcer.begin(PIPELINE)
+
+        async def posted() -> bool:
+            await announcer.update(None, None, Correlation())
+            return (await _updated(server))["eu1"] != before["eu1"]
+
+        await until(posted, what="the incident of this pipeline to be posted")
+        assert announcer.firing.keys() == {SCOPE}
+        assert (await store.announced()).keys() == {msgspec.json.encode(SCOPE)}
+        after = await _updated(server)
+        assert {name: after[name] for name in others} == {name: before[name] for name in others}
+    finally:
+        await announcer.stop()
+        await asyncio.to_thread(server.stop)
+
+
+def _posted(cluster: str, **annotations: str) -> dict[str, Any]:
+    """An incident of a cluster, as a worker posts it."""
+    now = datetime.now(UTC)
+    return {
+        "labels": FIRING.labels | {"cluster": cluster},
+        "annotations": ANNOTATIONS | {"lastAlert": now.isoformat()} | annotations,
+        "startsAt": now.isoformat(),
+        "endsAt": (now + timedelta(hours=1)).isoformat(),
+    }
+
+
+async def _updated(server: Alertmanager) -> dict[str, str]:
+    """When each alert was posted last, by cluster."""
+    return {one["labels"]["cluster"]: one["updatedAt"] for one in await server.alerts()}
 
 
 async def _keep(store: Store) -> None:

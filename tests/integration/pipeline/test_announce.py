@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from stormfold.incident_manifest import decode_manifest
-from stormfold.kafka.client import open_admin
+from stormfold.kafka.client import cluster_id, open_admin
 from stormfold.kafka.topics import create
 from stormfold.kafka.topics import topics as wanted_topics
 from stormfold.local.kafka import EmbeddedKafka
@@ -157,12 +157,15 @@ async def test_a_storm_is_announced_within_seconds_under_the_default_windows(
 
         await pipeline.publish(current())
         await until(lambda: _in_all(servers, "warning"), SECONDS, "the incident to be announced")
+        cluster = await cluster_id(pipeline.settings)
+        assert cluster
         for server in servers:
             (one,) = (await announced(server)).values()
             assert one["labels"] == {
                 "alertname": "AlertIncident", "cluster": "eu1", "stormfold": "incident", "severity": "warning",
             }  # fmt: skip
             assert one["generatorURL"] == "https://stormfold.example.com"
+            assert one["annotations"]["pipeline"] == f"{cluster}/{pipeline.settings.group_prefix}"
             assert one["annotations"]["summary"] == '12 alerts in 1 storm: PodDown{cluster="eu1"}'
             delay = datetime.fromisoformat(one["updatedAt"]) - datetime.fromisoformat(one["startsAt"])
             assert delay.total_seconds() < EARLY, "as the page on early notice promises"
