@@ -56,8 +56,9 @@ class Page:
         self._rendered: tuple[float, Sections] = (float("-inf"), {})
         """Monotonic time, and the sections."""
         self._news = asyncio.Event()
-        """Set at the next rendering, or when there will be none."""
+        """Set at the next rendering, and when a task ends."""
         self._task: asyncio.Task[None] | None = None
+        """Renders for all viewers; None if a viewer that arrives needs a new one."""
         self._stopped = False
 
     async def index(self, _: web.Request) -> web.StreamResponse:
@@ -107,7 +108,9 @@ class Page:
         if self._task is None:
             self._task = asyncio.create_task(self._render())
         before = self._rendered
-        await self._news.wait()
+        # An earlier task that ends is no news: this one continues.
+        while self._rendered is before and self._task is not None and not self._stopped:
+            await self._news.wait()
         return None if self._rendered is before else self._rendered[1]
 
     async def _render(self) -> None:
@@ -125,7 +128,8 @@ class Page:
                 self._task = None
         except Exception:
             log.exception("status page failed")
-            self._task = None
+            if self._task is asyncio.current_task():
+                self._task = None
         finally:
             self._notify()
 

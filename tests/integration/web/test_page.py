@@ -33,9 +33,14 @@ class Looker:
         self.open = 0
         self.opened = 0
         self.broken = False
+        self.may_look, self.may_close = asyncio.Event(), asyncio.Event()
+        self.may_look.set()
+        self.may_close.set()
+        self.closing = self.closing_breaks = False
 
     async def look(self) -> View:
         self.looks += 1
+        await self.may_look.wait()
         if self.broken:
             raise RuntimeError("broken")
         self.view = replace(self.view, at=self.view.at + 1000)
@@ -48,7 +53,11 @@ class Looker:
         try:
             yield self
         finally:
+            self.closing = True
+            await self.may_close.wait()
             self.open -= 1
+            if self.closing_breaks:
+                raise RuntimeError("broken")
 
 
 class Site:
@@ -185,6 +194,33 @@ async def test_a_failed_rendering_is_reported_and_retried(site: Site) -> None:
     site.looker.broken = False
     async with site.get("/") as answer:
         assert answer.status == 200
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+async def test_a_viewer_that_arrives_while_connections_are_closed_gets_the_page(
+    site: Site, monkeypatch: pytest.MonkeyPatch, breaks: bool
+) -> None:
+    """Also if closing them fails: it has connections of its own."""
+    looker = site.looker
+    looker.may_close.clear()
+    async with site.get("/") as answer:
+        assert answer.status == 200
+    await until(lambda: looker.closing, what="the connections of the first viewer to be closed")
+    monkeypatch.setattr(page, "INTERVAL", 0.0)
+    looks, looker.closing_breaks = looker.looks, breaks
+    looker.may_look.clear()
+
+    async def status() -> int:
+        async with site.get("/") as answer:
+            return int(answer.status)
+
+    second = asyncio.create_task(status())
+    await until(lambda: looker.looks > looks, what="the second viewer to wait")
+    looker.may_close.set()
+    await until(lambda: looker.open == 1, what="the connections of the first viewer to be gone")
+    looker.closing_breaks = False
+    looker.may_look.set()
+    assert await second == 200
 
 
 async def test_the_page_may_load_and_run_nothing_else(site: Site) -> None:
