@@ -179,12 +179,13 @@ async def test_a_component_that_hangs_is_stale(topics: Settings) -> None:
             # Marks keep coming: soon its channel is full, and nothing moves any more.
             worker.health.timeout = 2.0
 
-            async def stale() -> list[str]:
+            async def only_fold() -> bool:
                 answer = await get(worker, "/healthz")
                 assert answer.status == (503 if answer.body["stale"] else 200)
-                return [part for part in answer.body["stale"] if not part.startswith("retention")]
+                # On a slow machine others are stale for moments.
+                return [part for part in answer.body["stale"] if not part.startswith("retention")] == ["fold"]
 
-            assert await until(stale, what="it is stale") == ["fold"]
+            await until(only_fold, what="it is stale")
             assert "no heartbeat for" in (await get(worker, "/readyz")).problems["fold"]
 
 
