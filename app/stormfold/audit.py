@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ class AuditReport:
     """The alerts that came in, and where they are. All numbers are of what retention still holds."""
 
     alerts: int
-    """Alerts in `alerts`; a record that cannot be parsed counts as one."""
+    """Alerts in `alerts`; a record that is a dead letter, or that cannot be parsed, counts as one."""
     aggregated: int
     """Sum of alertCount over `storms`, the newest record of each name."""
     dead_letters: int
@@ -157,8 +157,8 @@ class _Audit:
     async def count(self, unread: int) -> AuditReport:
         open_now = await self._open()
         begins = await self._reader.beginning_offsets(self._settings.alerts_topic)
-        alerts, left_out = await self._count_alerts()
-        dead_letters, foreign_letters = await self._count_dead_letters(begins)
+        dead_letters, foreign_letters = await self._dead_letters(begins)
+        alerts, left_out = await self._count_alerts(dead_letters)
         aggregates: dict[bytes, _Aggregate] = {}
         foreign = foreign_letters
         incidents = await open_incident_audit(self._settings, self._reader)
@@ -172,7 +172,7 @@ class _Audit:
             alerts=alerts,
             left_out=left_out,
             aggregated=sum(aggregate.alerts for aggregate in aggregates.values()),
-            dead_letters=dead_letters,
+            dead_letters=len(dead_letters),
             # A group that was closed during the count is in both, under one name.
             open=sum(count for name, count in open_now.items() if name not in aggregates),
             aggregates=len(aggregates),
@@ -183,10 +183,17 @@ class _Audit:
             incidents=await incidents.compare(),
         )
 
-    async def _count_alerts(self) -> tuple[int, int]:
-        """The number of alerts in `alerts`, and of those that senders left out."""
+    async def _count_alerts(self, dead_letters: Collection[tuple[int, int]]) -> tuple[int, int]:
+        """The number of alerts in `alerts`, and of those that senders left out.
+
+        A dead letter is one, although a configuration that was changed since may find several alerts in its record:
+        after a redrive, these are in another record.
+        """
         count = left_out = 0
         async for record in self._reader.read(self._settings.alerts_topic):
+            if (record.partition, record.offset) in dead_letters:
+                count += 1
+                continue
             try:
                 found = self._series.parse(record.value, record.headers, record.timestamp)
             except Poison:
@@ -196,8 +203,8 @@ class _Audit:
                 left_out += sum(alert.left_out for _, alert in found)
         return count, left_out
 
-    async def _count_dead_letters(self, begins: Mapping[int, int]) -> tuple[int, int]:
-        """The number of distinct records of `alerts` that are dead letters, and of records with another origin."""
+    async def _dead_letters(self, begins: Mapping[int, int]) -> tuple[set[tuple[int, int]], int]:
+        """Partition and offset of the records of `alerts` that are dead letters; the number of letters of others."""
         topic = self._settings.alerts_topic
         origins = [
             dlq.origin_in(letter, topic)
@@ -207,7 +214,7 @@ class _Audit:
         ends = await self._reader.end_offsets(topic)
         ours = [origin for origin in origins if origin is not None and origin[1] < ends.get(origin[0], 0)]
         retained = {(partition, offset) for partition, offset in ours if offset >= begins.get(partition, 0)}
-        return len(retained), len(origins) - len(ours)
+        return retained, len(origins) - len(ours)
 
     async def _read(self) -> dict[int, int]:
         group = self._settings.consumer_group("intake")

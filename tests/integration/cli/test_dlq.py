@@ -19,8 +19,9 @@ from tests.support.cli import stormfold
 from tests.support.pipeline import assert_balanced, drained, publish, read_topic
 from tests.support.servers import until
 from tests.support.storms import NAME, manifest
-from tests.support.workers import Workers
+from tests.support.workers import Workers, stop
 
+WINDOWS = "windows: {gap: 2s, grace: 1s, slice: 4s}\n"
 Headers = list[tuple[str, bytes]]
 
 
@@ -49,7 +50,7 @@ async def published(settings: Settings) -> list[ConsumerRecord]:
 async def test_redriven_records_are_counted_once_more(topics: Settings, tmp_path: Path) -> None:
     """Those that can be parsed after a fix make storms, the others become dead letters again."""
     config = tmp_path / "stormfold.yaml"
-    config.write_text("windows: {gap: 2s, grace: 1s, slice: 4s}\n")
+    config.write_text(WINDOWS)
     now = time.time_ns() // 1_000_000
     await publish(topics, [Sent(now, b"not yet understood"), Sent(now, b"never understood", 1)])
     first, second = f"{topics.alerts_topic}-0-0", f"{topics.alerts_topic}-1-0"
@@ -74,6 +75,24 @@ async def test_redriven_records_are_counted_once_more(topics: Settings, tmp_path
     assert {letter["origin"]: letter["redriven"] for letter in listed} == {
         first: True, second: True, f"{topics.alerts_topic}-{third.partition}-{third.offset}": False,
     }  # fmt: skip
+
+
+async def test_the_counts_match_after_a_mapping_makes_several_alerts_of_a_dead_letter(
+    topics: Settings, tmp_path: Path
+) -> None:
+    """The old record still counts as one dead letter: its alerts are in the record that was published again."""
+    config = tmp_path / "stormfold.yaml"
+    config.write_text(WINDOWS)
+    alarms = json.dumps({"alarms": [{"alarm": f"Alarm{n}"} for n in range(5)]}).encode()
+    await publish(topics, [Sent(time.time_ns() // 1_000_000, alarms)])
+    with Workers(topics, tmp_path, config) as workers:
+        worker = workers.start()
+        assert_balanced(await drained(topics, config), alerts=1, dead_letters=1)
+        await stop(worker)
+        config.write_text(WINDOWS + "mappings: [{name: own, when: alarms, each: alarms, labels: {alertname: alarm}}]\n")
+        assert (await stormfold(topics, "dlq", "redrive", "--all", "--yes")).returncode == 0
+        workers.start()
+        assert_balanced(await drained(topics, config), alerts=6, dead_letters=1, aggregated=5)
 
 
 async def test_a_redriven_record_has_its_key_value_and_headers(topics: Settings) -> None:
