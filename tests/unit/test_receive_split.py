@@ -15,8 +15,17 @@ BAD = {"labels": "none"}
 
 
 def understood(record: bytes) -> bool:
-    """Accepts records without a bad alert."""
+    """Whether a record has no bad alert."""
     return b'"none"' not in record
+
+
+def count(record: bytes) -> int | None:
+    """The number of alerts in a record without a bad one."""
+    if not understood(record):
+        return None
+    content = msgspec.json.decode(record)
+    listed = content.get("alerts", content.get("items")) if isinstance(content, dict) else content
+    return len(listed) if isinstance(listed, list) else 1
 
 
 def encoded(value: object) -> bytes:
@@ -26,7 +35,7 @@ def encoded(value: object) -> bytes:
 
 def cut(body: object) -> list[Any]:
     """The decoded records of a body."""
-    return [msgspec.json.decode(record) for record in split(encoded(body), understood).records]
+    return [msgspec.json.decode(record) for record in split(encoded(body), count).records]
 
 
 def test_a_small_body_is_one_record() -> None:
@@ -51,7 +60,7 @@ def test_empty_lists_give_no_record() -> None:
 def test_a_body_that_is_not_json_is_refused(body: bytes) -> None:
     """Such a body can never be understood, and its sender must hear of it."""
     with pytest.raises(NotJSON):
-        split(body, understood)
+        split(body, count)
 
 
 def test_alerts_that_are_not_understood_become_records_of_their_own() -> None:
@@ -73,7 +82,7 @@ def test_an_alert_that_no_record_can_hold_takes_none_of_its_neighbours_with_it(a
     """It is named with its place, its size and its beginning; all others are in the records."""
     huge = {"labels": {"alertname": "Huge\n"}, "annotations": {"text": "x" * 1_000_000}}
     body = {"status": "firing", "alerts": [ALERT, huge, BAD, ALERT]}
-    found = split(encoded(body), lambda record: understood(record) and (accepted or b"Huge" not in record))
+    found = split(encoded(body), lambda record: count(record) if accepted or b"Huge" not in record else None)
     alerts = [alert for record in found.records for alert in msgspec.json.decode(record)["alerts"]]
     assert alerts == [ALERT, BAD, ALERT] and found.invalid == 1
     (line,) = found.too_large
@@ -84,7 +93,7 @@ def test_an_alert_that_no_record_can_hold_takes_none_of_its_neighbours_with_it(a
 def test_a_single_alert_that_no_record_can_hold_gives_no_record() -> None:
     """It is named, whatever is around it."""
     for body in ({"labels": {"alertname": "x" * 1_000_000}}, [BAD | {"text": "x" * 1_000_000}]):
-        found = split(encoded(body), understood)
+        found = split(encoded(body), count)
         assert (found.records, found.invalid, len(found.too_large)) == ([], 0, 1)
 
 
@@ -106,7 +115,7 @@ def test_large_fields_of_the_envelope_are_not_repeated() -> None:
 def test_the_envelope_is_limited_as_a_whole(fields: int, alerts: list[object]) -> None:
     """The records of a small body stay small in sum, most of all those around alerts that are not understood."""
     junk = {f"field{number}": "x" * 15_000 for number in range(fields)}
-    records = split(encoded({**junk, "status": "firing", "alerts": alerts}), understood).records
+    records = split(encoded({**junk, "status": "firing", "alerts": alerts}), count).records
     assert len(records) == 1_000
     for record in records:
         assert len(record) < (17_000 if understood(record) else 1_100)
@@ -133,10 +142,9 @@ def test_a_body_whose_records_would_fill_the_memory_is_refused_early(monkeypatch
     monkeypatch.setattr(module, "MAX_RECORDS_BYTES", 1_000_000)
     calls = 0
 
-    def refuse(_: bytes) -> bool:
+    def refuse(_: bytes) -> None:
         nonlocal calls
         calls += 1
-        return False
 
     with pytest.raises(TooLarge, match="1,000,000 bytes"):
         split(b"[" + b",".join([b"1"] * 10_000) + b"]", refuse)
@@ -163,17 +171,23 @@ def test_a_number_of_alerts_left_out_that_is_none_is_not_repeated() -> None:
         ]
 
 
-def test_a_body_that_is_understood_and_fits_is_not_changed() -> None:
+@pytest.mark.parametrize("size", [20_000, 300_000])
+@pytest.mark.parametrize("field", ['"items": [1, 2]', '"alerts": []'])
+def test_a_body_that_is_one_alert_is_not_changed(field: str, size: int) -> None:
     """A producer's own format may use any field, and have a list that holds no alerts."""
-    body = b' {"text": "' + b"x" * 20_000 + b'", "items": [1, 2], "alerts": []} '
-    assert split(body.replace(b'"alerts": []', b'"n": 1'), lambda _: True).records == [
-        body.replace(b'"alerts": []', b'"n": 1')
-    ]
+    body = b' {"text": "' + b"x" * size + b'", ' + field.encode() + b"} "
+    assert split(body, lambda _: 1).records == [body]
+
+
+def test_a_body_that_is_one_alert_and_too_large_is_named() -> None:
+    """Its empty list does not make it one without alerts."""
+    found = split(b'{"text": "' + b"x" * 1_000_000 + b'", "items": []}', lambda _: 1)
+    assert (found.records, len(found.too_large)) == ([], 1)
 
 
 def test_records_that_intake_will_refuse_are_counted() -> None:
     """The sender hears of them in the answer."""
-    assert [split(encoded(body), understood).invalid for body in (ALERT, BAD, [ALERT, BAD, BAD])] == [0, 1, 2]
+    assert [split(encoded(body), count).invalid for body in (ALERT, BAD, [ALERT, BAD, BAD])] == [0, 1, 2]
 
 
 def test_a_body_of_very_many_values_is_refused_before_it_is_decoded() -> None:
@@ -187,9 +201,9 @@ def test_a_body_of_very_many_alerts_is_not_parsed_as_a_whole(monkeypatch: pytest
     monkeypatch.setattr(module, "MAX_WHOLE", 2)
     parsed = []
 
-    def accept(record: bytes) -> bool:
+    def accept(record: bytes) -> int:
         parsed.append(record)
-        return True
+        return 1
 
     assert split(encoded([ALERT] * 3), accept).records == [encoded([ALERT] * 3)]
     assert parsed == [encoded([ALERT])] * 3
@@ -206,7 +220,7 @@ def test_no_alert_is_lost_or_moved(alerts: list[tuple[bool, int]], form: str, li
     body = items if form == "list" else {"status": "firing", "alerts": items}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MAX_RECORD_BYTES", limit)
-        records = split(encoded(body), understood).records
+        records = split(encoded(body), count).records
     found = [msgspec.json.decode(record) for record in records]
     contents = [record if form == "list" else record["alerts"] for record in found]
     assert [alert for content in contents for alert in content] == items

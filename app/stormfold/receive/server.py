@@ -190,18 +190,19 @@ class Receiver:
     async def _split(self, body: bytes, headers: Headers) -> Split:
         now = time.time_ns() // 1_000_000
 
-        def understood(record: bytes) -> bool:
+        def alerts_of(record: bytes) -> int | None:
             try:
-                check_contents(parse(record, headers, now, self._mappings))
+                alerts = parse(record, headers, now, self._mappings)
+                check_contents(alerts)
             except Poison:
-                return False
-            return True
+                return None
+            return len(alerts)
 
         if len(body) > IN_THREAD_BYTES:
             # One at a time: their records do not count as memory until they are complete.
             async with self._splitting:
-                return await asyncio.to_thread(split, body, understood)
-        return split(body, understood)
+                return await asyncio.to_thread(split, body, alerts_of)
+        return split(body, alerts_of)
 
     async def _index(self, _: web.Request) -> web.StreamResponse:
         return web.Response(text="POST alerts to /alerts, or as to an Alertmanager to /api/v2/alerts\n")

@@ -69,8 +69,10 @@ class Split(NamedTuple):
     """A line about each alert that is not in the records, because it is larger than one can be."""
 
 
-def split(body: bytes, understood: Callable[[bytes], bool]) -> Split:
-    """Cuts a body into records; none for an empty list. `understood` decides whether intake would accept a record.
+def split(body: bytes, alerts_of: Callable[[bytes], int | None]) -> Split:
+    """Cuts a body into records; none for an empty list.
+
+    `alerts_of` returns the number of alerts that intake reads from a record, and None if it refuses the record.
 
     Raises `NotJSON` and `TooLarge`.
     """
@@ -78,18 +80,22 @@ def split(body: bytes, understood: Callable[[bytes], bool]) -> Split:
         raise TooLarge(f"it has more than {MAX_COMMAS:,} values: send fewer alerts at once")
     parts = _take_apart(body)
     count = len(parts.items)
-    if not count:
+    alerts = alerts_of(body) if count <= MAX_WHOLE else None
+    whole = alerts is not None
+    if not (count or alerts):
         return Split([], 0, [])
-    whole = count <= MAX_WHOLE and understood(body)
-    if (count == 1 and len(body) <= MAX_ALERT_BYTES) or (whole and len(body) <= MAX_RECORD_BYTES):
+    # The list of a single alert, which a mapping reads, does not have alerts.
+    if len(body) <= (MAX_ALERT_BYTES if count == 1 or alerts == 1 else MAX_RECORD_BYTES if whole else 0):
         # As it came: nothing that a format may read is left out.
         return Split([body], 0 if whole else 1, [])
+    if not count:
+        return Split([], 0, [_describe(body, "the alert")])
     packer = _Packer(parts)
     for number, raw in enumerate(parts.items, 1):
         item = bytes(raw)
         if len(parts.before) + len(item) + len(parts.after) > MAX_ALERT_BYTES:
             packer.too_large.append(_describe(item, f"alert {number} of {count}"))
-        elif whole or understood(parts.before + item + parts.after):
+        elif whole or alerts_of(parts.before + item + parts.after) is not None:
             packer.add(item)
         else:
             packer.add_invalid(item)
