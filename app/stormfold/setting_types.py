@@ -22,16 +22,19 @@ def _addresses(value: str) -> str:
     return ",".join(_address(address.strip()) for address in value.split(","))
 
 
+def _http_url(value: str) -> str:
+    url = value.strip().rstrip("/")
+    if not _HTTP_URL.fullmatch(url):
+        raise ValueError("expected http://HOST:PORT or https://HOST, without credentials, query or fragment")
+    try:
+        _check_host(url)
+    except ValueError as error:
+        raise ValueError(f"expected a host and a port that can exist, found {url!r}") from error
+    return url
+
+
 def _http_urls(value: str) -> str:
-    urls = [url.strip().rstrip("/") for url in value.split(",")]
-    for url in urls:
-        if not _HTTP_URL.fullmatch(url):
-            raise ValueError("expected http://HOST:PORT or https://HOST, without credentials, query or fragment")
-        try:
-            _check_host(url)
-        except ValueError as error:
-            raise ValueError(f"expected a host and a port that can exist, found {url!r}") from error
-    return ",".join(urls)
+    return ",".join(_http_url(url) for url in value.split(","))
 
 
 def _check_host(url: str) -> None:
@@ -58,8 +61,10 @@ Address = Annotated[str, AfterValidator(_address)]
 """`host:port`."""
 Addresses = Annotated[str, AfterValidator(_addresses)]
 """Several, separated by commas."""
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+"""URL of a server."""
 HttpUrls = Annotated[str, AfterValidator(_http_urls)]
-"""URLs, separated by commas."""
+"""Several, separated by commas."""
 Topic = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,248}$")]
 User = Annotated[str, BeforeValidator(_credential)]
 Password = Annotated[SecretStr, BeforeValidator(_credential)]

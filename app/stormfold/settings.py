@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from stormfold.errors import ActionRequired
 from stormfold.redis_url import validate_redis_url, without_credentials
-from stormfold.setting_types import Address, Addresses, HttpUrls, Password, Seconds, Topic, User
+from stormfold.setting_types import Address, Addresses, HttpUrl, HttpUrls, Password, Seconds, Topic, User
 
 PREFIX = "STORMFOLD_"
 
@@ -25,6 +25,26 @@ TOKEN_MECHANISMS = ("OAUTHBEARER", "AWS_MSK_IAM")
 _SERVICE_LINK = re.compile(
     r"\w+_SERVICE_HOST=.*|\w+_SERVICE_PORT(_\w+)?=.*|\w+_PORT(_\d+_\w+)?=(tcp|udp|sctp)://.*|\w+_PORT_\d+_\w+=.*"
 )
+
+_USES = (
+    (
+        "kafka_sasl_(username|password)|kafka_oauth_.+",
+        "kafka_security_protocol",
+        "SASL_.+",
+        "SASL_SSL or SASL_PLAINTEXT, to use the credentials",
+    ),
+    ("kafka_oauth_.+", "kafka_sasl_mechanism", "OAUTHBEARER", "OAUTHBEARER, to use the token endpoint"),
+    ("kafka_ssl_.+", "kafka_security_protocol", ".*SSL", "SSL or SASL_SSL, to use the files for TLS"),
+    ("redis_ssl_.+", "redis_url", "rediss.+", "rediss://, to use the files for TLS"),
+    ("redis_sentinel_.+", "redis_url", r".+\+sentinel://.+", "redis+sentinel://, to use credentials of Sentinels"),
+    ("alertmanager_.+", "alertmanager", ".+", "URLs of Alertmanager, to use its credentials and files"),
+    *(
+        (f"{server}_ssl_keyfile", f"{server}_ssl_certfile", ".+", "the certificate that belongs to the key")
+        for server in ("receive", "alertmanager", "kafka", "redis")
+    ),
+)
+"""Names of settings, the setting on which their use depends, its values with which they are used, and what an error
+expects. Names and values are regular expressions."""
 
 
 class SettingsError(ActionRequired):
@@ -120,7 +140,7 @@ class Settings(BaseSettings):
     """PEM file with the client certificate, if Alertmanager requires one."""
     alertmanager_ssl_keyfile: FilePath | None = None
     """PEM file with the client key, if it is not in the file of the certificate."""
-    external_url: HttpUrls | None = None
+    external_url: HttpUrl | None = None
     """URL under which people reach the status page: the link in announced incidents. Without it, they have no link."""
 
     alerts_topic: Topic = "alerts"
@@ -233,17 +253,13 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _validate_combination(self) -> "Settings":
+        self._validate_uses()
         self._validate_sasl()
+        self._validate_topics()
         if (self.alertmanager_username is None) != (self.alertmanager_password_file is None):
             raise ValueError(
                 f"{variable('alertmanager_username')} and {variable('alertmanager_password_file')}: expected both"
             )
-        files = (self.redis_ssl_cafile, self.redis_ssl_certfile, self.redis_ssl_keyfile)
-        if any(files) and not self.redis_url.startswith("rediss"):
-            raise ValueError(f"{variable('redis_url')}: expected rediss://, to use the files for TLS")
-        of_sentinels = (self.redis_sentinel_username, self.redis_sentinel_password)
-        if of_sentinels != (None, None) and "+sentinel://" not in self.redis_url:
-            raise ValueError(f"{variable('redis_url')}: expected redis+sentinel://, to use credentials of Sentinels")
         if self.close_lease <= self.delivery_timeout:
             raise ValueError(
                 f"{variable('close_lease')}: expected more than {variable('delivery_timeout')}"
@@ -251,26 +267,34 @@ class Settings(BaseSettings):
             )
         return self
 
+    def _validate_uses(self) -> None:
+        """Raises `ValueError` for files and credentials that would not be used: people rely on those they set."""
+        values = {name: str(value) for name in type(self).model_fields if (value := getattr(self, name)) is not None}
+        for names, other, used, expected in _USES:
+            if not re.fullmatch(used, values.get(other, "")) and any(re.fullmatch(names, name) for name in values):
+                raise ValueError(f"{variable(other)}: expected {expected}")
+
     def _validate_sasl(self) -> None:
-        """Raises `ValueError` for credentials that are missing, or that would not be used."""
-        sasl, mechanism = self.kafka_security_protocol.startswith("SASL_"), self.kafka_sasl_mechanism
-        user = {name: getattr(self, name) for name in ("kafka_sasl_username", "kafka_sasl_password")}
-        needed = ("kafka_oauth_token_url", "kafka_oauth_client_id", "kafka_oauth_client_secret")
-        oauth = {name: getattr(self, name) for name in needed}
-        if not sasl and any(value is not None for value in (user | oauth).values()):
-            raise ValueError(
-                f"{variable('kafka_security_protocol')}: expected SASL_SSL or SASL_PLAINTEXT, to use the credentials"
-            )
-        if mechanism != "OAUTHBEARER" and any(value is not None for value in oauth.values()):
-            raise ValueError(f"{variable('kafka_sasl_mechanism')}: expected OAUTHBEARER, to use the token endpoint")
-        if not sasl:
+        """Raises `ValueError` for credentials that are missing."""
+        if not self.kafka_security_protocol.startswith("SASL_"):
             return
-        if mechanism == "OAUTHBEARER" and None in oauth.values():
+        mechanism = self.kafka_sasl_mechanism
+        user = ("kafka_sasl_username", "kafka_sasl_password")
+        oauth = ("kafka_oauth_token_url", "kafka_oauth_client_id", "kafka_oauth_client_secret")
+        if mechanism == "OAUTHBEARER" and any(getattr(self, name) is None for name in oauth):
             raise ValueError(f"{', '.join(map(variable, oauth))}: expected all three, for OAUTHBEARER")
         if mechanism == "AWS_MSK_IAM" and not self.aws_region:
             raise ValueError(f"{variable('kafka_aws_region')}: expected the region of the cluster, for AWS_MSK_IAM")
-        if mechanism not in TOKEN_MECHANISMS and None in user.values():
+        if mechanism not in TOKEN_MECHANISMS and any(getattr(self, name) is None for name in user):
             raise ValueError(f"{' and '.join(map(variable, user))}: expected both, for SASL")
+
+    def _validate_topics(self) -> None:
+        """Raises `ValueError` for two topics with one name."""
+        fields: dict[str, str] = {}
+        for field in (name for name in type(self).model_fields if name.endswith("_topic")):
+            topic: str = getattr(self, field)
+            if (other := fields.setdefault(topic, field)) != field:
+                raise ValueError(f"{variable(other)} and {variable(field)}: expected two topics, found {topic!r} twice")
 
     @property
     def aws_region(self) -> str | None:

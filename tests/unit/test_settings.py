@@ -93,6 +93,41 @@ def test_variables_set_fields(monkeypatch: pytest.MonkeyPatch) -> None:
             "STORMFOLD_REDIS_URL: expected rediss://, to use the files for TLS",
         ),
         (
+            "kafka_ssl_certfile",
+            __file__,
+            "STORMFOLD_KAFKA_SECURITY_PROTOCOL: expected SSL or SASL_SSL, to use the files for TLS",
+        ),
+        (
+            "kafka_oauth_scope",
+            "kafka",
+            "STORMFOLD_KAFKA_SECURITY_PROTOCOL: expected SASL_SSL or SASL_PLAINTEXT, to use the credentials",
+        ),
+        (
+            "alertmanager_token_file",
+            __file__,
+            "STORMFOLD_ALERTMANAGER: expected URLs of Alertmanager, to use its credentials and files",
+        ),
+        (
+            "receive_ssl_keyfile",
+            __file__,
+            "STORMFOLD_RECEIVE_SSL_CERTFILE: expected the certificate that belongs to the key",
+        ),
+        (
+            "external_url",
+            "https://a.example.com,https://b.example.com",
+            "STORMFOLD_EXTERNAL_URL: expected http://HOST:PORT or https://HOST, without credentials, query or fragment",
+        ),
+        (
+            "alerts_topic",
+            "storms",
+            "STORMFOLD_ALERTS_TOPIC and STORMFOLD_STORMS_TOPIC: expected two topics, found 'storms' twice",
+        ),
+        (
+            "storms_dlq_topic",
+            "alerts-dlq",
+            "STORMFOLD_ALERTS_DLQ_TOPIC and STORMFOLD_STORMS_DLQ_TOPIC: expected two topics, found 'alerts-dlq' twice",
+        ),
+        (
             "redis_sentinel_password",
             SECRET,
             "STORMFOLD_REDIS_URL: expected redis+sentinel://, to use credentials of Sentinels",
@@ -111,6 +146,25 @@ def test_bad_values_are_refused(monkeypatch: pytest.MonkeyPatch, field: str, val
         with pytest.raises(SettingsError) as caught:
             Settings(**given)
         assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("server", "given"),
+    [
+        ("alertmanager", {"alertmanager": "https://alertmanager"}),
+        ("kafka", {"kafka_security_protocol": "SSL"}),
+        ("redis", {"redis_url": "rediss://redis"}),
+    ],
+)
+def test_a_key_needs_its_certificate(server: str, given: dict[str, Any]) -> None:
+    """With the key alone, a client would show no certificate. One file may contain both."""
+    keyfile, certfile = f"{server}_ssl_keyfile", f"{server}_ssl_certfile"
+    with pytest.raises(
+        SettingsError, match=f"^{variable(certfile)}: expected the certificate that belongs to the key$"
+    ):
+        Settings(**given, **{keyfile: __file__})
+    Settings(**given, **{keyfile: __file__, certfile: __file__})
+    Settings(**given, **{certfile: __file__})
 
 
 @pytest.mark.parametrize(
@@ -345,6 +399,7 @@ def test_data_lies_where_the_user_keeps_data(monkeypatch: pytest.MonkeyPatch) ->
         ),
         ({"kafka_sasl_mechanism": "AWS_MSK_IAM"}, "STORMFOLD_KAFKA_AWS_REGION: expected the region"),
         ({"kafka_sasl_mechanism": "PLAIN", "kafka_oauth_client_id": "me"}, "_SASL_MECHANISM: expected OAUTHBEARER"),
+        ({"kafka_sasl_mechanism": "PLAIN", "kafka_oauth_scope": "kafka"}, "_SASL_MECHANISM: expected OAUTHBEARER"),
         ({"kafka_security_protocol": "SSL", "kafka_oauth_client_id": "me"}, "_SECURITY_PROTOCOL: expected SASL_SSL"),
         ({"kafka_oauth_token_url": "login.example.com"}, "_KAFKA_OAUTH_TOKEN_URL: expected text that matches"),
     ],

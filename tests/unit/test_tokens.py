@@ -98,6 +98,14 @@ def test_the_lifetime_of_a_token_may_be_text() -> None:
 
 
 def test_extensions_are_pairs() -> None:
-    provider = Provider(1, kafka_oauth_extensions="logicalCluster=lkc-1,identityPoolId=pool-2=x")
+    provider = Provider(
+        1,
+        kafka_security_protocol="SASL_SSL",
+        kafka_sasl_mechanism="OAUTHBEARER",
+        kafka_oauth_token_url="https://login/token",
+        kafka_oauth_client_id="me",
+        kafka_oauth_client_secret="secret",
+        kafka_oauth_extensions="logicalCluster=lkc-1,identityPoolId=pool-2=x",
+    )
     assert provider.extensions() == {"logicalCluster": "lkc-1", "identityPoolId": "pool-2=x"}
     assert Provider(1).extensions() == {}
