@@ -6,6 +6,7 @@ from typing import BinaryIO, NamedTuple
 import msgspec
 import orjson
 
+from stormfold.decoding import Poison, decode_json
 from stormfold.errors import ActionRequired
 
 MAX_ALERTS = 500
@@ -25,7 +26,10 @@ class Record(NamedTuple):
 
 
 def read(file: BinaryIO, name: str) -> Iterator[Record]:
-    """The records of a file. Raises `ActionRequired` with the line that is not JSON, or if the file is empty."""
+    """The records of a file.
+
+    Raises `ActionRequired` if the file is empty, or with the line that is not JSON or has too many levels.
+    """
     numbered = ((number, line.removeprefix(b"\xef\xbb\xbf").strip()) for number, line in enumerate(file, 1))
     lines = ((number, line) for number, line in numbered if line)
     first, begin = next(lines, (0, b""))
@@ -50,9 +54,13 @@ def _split(record: Record, name: str) -> Iterator[Record]:
     if not record.value.startswith(b"["):
         yield record
         return
+    try:
+        alerts = decode_json(_list, record.value)
+    except Poison as error:
+        raise ActionRequired(f"{name}:{record.line}: {error}") from error
     part: list[msgspec.Raw] = []
     size = 0
-    for alert in _list.decode(record.value):
+    for alert in alerts:
         length = len(memoryview(alert))
         if part and (len(part) == MAX_ALERTS or size + length > MAX_BYTES):
             yield Record(record.line, msgspec.json.encode(part))
