@@ -81,11 +81,15 @@ def command(
 ) -> None:  # fmt: skip
     """Run Kafka, Redis, a worker and a receiver on this machine until Ctrl-C; print each storm that closes."""
     environment = Settings()
-    if receive_port and not port_is_free(receive_port):
-        raise ActionRequired(
-            f"port {receive_port} is in use, so no alerts can be received there",
-            "stop the program that listens there, or use another --receive-port",
-        )
+    for port, option, purpose in (
+        (http_port, "--http-port", "the status page cannot be served"),
+        (receive_port, "--receive-port", "no alerts can be received"),
+    ):
+        if port and not port_is_free(port):
+            raise ActionRequired(
+                f"port {port} is in use, so {purpose} there",
+                f"stop the program that listens there, or use another {option}",
+            )
     config = config or environment.config
     loaded = load(config)
     folder = (folder or environment.data_dir / "up").absolute()

@@ -2,12 +2,11 @@
 
 import json
 import re
-import socket
 import urllib.request
 from pathlib import Path
 
 from stormfold.local.demo import CONFIG
-from tests.integration.local.running import STOP_SECONDS, Running, default_port_in_use, servers
+from tests.integration.local.running import STOP_SECONDS, Running, default_port_in_use
 
 
 def test_alerts_posted_to_the_printed_address_become_a_storm(tmp_path: Path) -> None:
@@ -23,17 +22,6 @@ def test_alerts_posted_to_the_printed_address_become_a_storm(tmp_path: Path) -> 
         up.wait_for('DiskFull{cluster="prod"}, 12 alerts')
         up.interrupt()
         assert up.wait(STOP_SECONDS) == 0
-
-
-def test_a_port_that_is_in_use_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with Running(tmp_path, "up", "--receive-port", str(port)) as up:
-            assert up.wait(STOP_SECONDS) == 1
-            assert f"port {port} is in use" in up.printed and "--receive-port" in up.printed
-            assert servers(tmp_path) == [] and "Starting" not in up.printed
 
 
 def test_up_without_a_receiver(tmp_path: Path) -> None:
