@@ -39,20 +39,25 @@ Examples:
 @output_option
 @click.pass_context
 def command(ctx: click.Context, limit: int, show: str | None, output: Output) -> None:
-    """List dead letters, newest first. Exits with 1 if there are any that were not redriven."""
+    """List dead letters, newest first. Exits with 1 if there are any, shown or not, that were not redriven."""
     if ctx.invoked_subcommand:
         return
+    settings = Settings()
     if show is not None:
-        asyncio.run(_show(Settings(), show))
+        asyncio.run(_show(settings, show))
         return
-    letters = asyncio.run(_newest(Settings(), limit))
+    letters = asyncio.run(_newest(settings, limit))
     rows = letters
     if output == "table":
         rows = [letter | {"reason": truncate(letter["reason"], MAX_REASON)} for letter in letters]
     emit(rows, ("time", "origin", "reason", "bytes", "redriven", "preview"), output)
     if output == "table" and not letters:
         click.echo("There are no dead letters.", err=True)
-    ctx.exit(0 if all(letter["redriven"] for letter in letters) else 1)
+    done = all(letter["redriven"] for letter in letters)
+    if done and len(letters) == limit:
+        # There may be older ones that are not shown.
+        done = all(letter["redriven"] for letter in asyncio.run(_all(settings)).values())
+    ctx.exit(0 if done else 1)
 
 
 @command.command(

@@ -150,6 +150,17 @@ async def test_a_record_that_is_too_large_with_its_header_keeps_no_other_from_be
     assert sorted(found.value for found in await published(settings)) == [b"a", b"b", b"c", b"d"]
 
 
+async def test_letters_that_are_not_shown_count_for_the_exit_code(topics: Settings) -> None:
+    await send_letters(topics, [(ProducerRecord(None, b"a"), origin("alerts", offset)) for offset in (1, 2)])
+    newest = json.loads((await stormfold(topics, "dlq", "--limit", "1", "-o", "json")).stdout)[0]["origin"]
+    assert (await stormfold(topics, "dlq", "redrive", "--origin", newest, "--yes")).returncode == 0
+    shown = await stormfold(topics, "dlq", "--limit", "1", "-o", "json")
+    assert [letter["redriven"] for letter in json.loads(shown.stdout)] == [True]
+    assert shown.returncode == 1
+    assert (await stormfold(topics, "dlq", "redrive", "--all", "--yes")).returncode == 0
+    assert (await stormfold(topics, "dlq", "--limit", "1")).returncode == 0
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
