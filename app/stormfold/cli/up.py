@@ -1,6 +1,8 @@
 """`stormfold up`: Kafka, Redis and a worker on this machine, for the user's own alerts."""
 
 import asyncio
+import os
+import re
 import shlex
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -41,6 +43,8 @@ ANSWER_SECONDS = 2.0
 EXAMPLE = '{"labels": {"alertname": "DiskFull", "cluster": "prod", "node": "node-\'$n\'"}}'
 RECEIVE_SETTINGS = [name for name in Settings.model_fields if name.startswith("receive_") and name != "receive_address"]
 """Who may send, and the certificate: `up` takes these from the environment."""
+OWN_SETTINGS = re.compile("kafka_.+|redis_.+|.+_topic|group_prefix|http_address")
+"""Servers, topics and prefixes: `up` has its own, and takes none from the environment but the HTTP address."""
 PORT = click.IntRange(1, 65_535)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -190,11 +194,7 @@ def _introduction(settings: Settings, config: Config, worker: Worker, receiver: 
         "redis_url": settings.redis_url,
         "http_address": http,
     }
-    exports = "".join(
-        f"\n  export {variable(name)}={shlex.quote(value)}"
-        for name, value in values.items()
-        if value != Settings.model_fields[name].default
-    )
+    lines = "".join(f"\n  {line}" for line in shell_lines(values, os.environ))
     return f"""
 stormfold is running. Ctrl-C stops it; the data are kept.
 
@@ -206,12 +206,30 @@ stormfold is running. Ctrl-C stops it; the data are kept.
   log          {folder / "worker.log"}
 
 To publish alerts, in another terminal:
-{exports}
+{lines}
   for n in 1 2 3 4 5; do echo '{EXAMPLE}'; done |
     {program()} publish -      # or: kcat -P -b {settings.kafka_bootstrap_servers} -t {settings.alerts_topic}
 
 These five alerts become one storm. It closes after {quiet} without a new alert, and appears here:
 """
+
+
+def shell_lines(values: Mapping[str, str], environment: Mapping[str, str]) -> list[str]:
+    """Lines for a shell with this environment, after which its commands use `values`.
+
+    The other `OWN_SETTINGS` then have their defaults, as in `up`: the environment may describe other servers.
+    """
+    defaults = {
+        variable(name): field.default for name, field in Settings.model_fields.items() if OWN_SETTINGS.fullmatch(name)
+    }
+    exports = {variable(name): value for name, value in values.items() if value != defaults[variable(name)]}
+    others = [
+        name
+        for name, value in environment.items()
+        if value and name not in exports and value != defaults.get(name.upper(), value)
+    ]
+    unset = [f"unset {' '.join(sorted(others))}"] if others else []
+    return unset + [f"export {name}={shlex.quote(value)}" for name, value in exports.items()]
 
 
 def _clock() -> str:

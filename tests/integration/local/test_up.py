@@ -8,9 +8,11 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 
 from stormfold.local.demo import CONFIG
+from stormfold.settings import variable
 from tests.integration.local.running import COMMAND, STOP_SECONDS, Running, default_port_in_use, environment, servers
 from tests.support.servers import until
 
@@ -21,11 +23,12 @@ ALERTS = "".join(
 
 
 def _stormfold(folder: Path, printed: str, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Runs another command against the stack, with the variables that `up` prints."""
-    exported: dict[str, str] = dict(re.findall(r"export (\w+)=(\S+)", printed))
+    """Runs another command against the stack, in a shell after the lines that `up` prints for it."""
+    lines = re.findall("^  (?:export|unset) .+$", printed, re.MULTILINE)
+    script = "\n".join([*lines, 'exec "$@"'])
     return subprocess.run(
-        [*COMMAND, *words], cwd=folder, env=environment(folder) | exported, input=stdin, capture_output=True, text=True,
-        check=False,
+        ["sh", "-ec", script, "sh", *COMMAND, *words], cwd=folder, env=environment(folder), input=stdin,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 
@@ -56,14 +59,21 @@ async def test_storms_and_alerts_survive_a_restart_of_up(tmp_path: Path) -> None
     assert servers(tmp_path) == []
 
 
-def test_status_finds_a_worker_on_another_port(tmp_path: Path) -> None:
-    """If the default port is in use, `up` prints the address to export."""
-    with default_port_in_use(8080), Running(tmp_path, "up", "--output", "manifests") as up:
+def test_commands_in_another_terminal_find_the_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the default port is in use, and if the environment describes other servers."""
+    for name, value in {"kafka_bootstrap_servers": "127.0.0.1:1", "alerts_topic": "other", "redis_prefix": "x"}.items():
+        monkeypatch.setenv(variable(name), value)
+    (tmp_path / "stormfold.yaml").write_text(CONFIG)
+    words = ("up", "--config", "stormfold.yaml", "--output", "manifests")
+    with default_port_in_use(8080), Running(tmp_path, *words) as up:
         up.wait_for("appears here")
         assert "export STORMFOLD_HTTP_ADDRESS=127.0.0.1:" in up.printed
         state = _stormfold(tmp_path, up.printed, "status").stdout
         assert re.search(rf"^sink +directory:{tmp_path / 'manifests'}$", state, re.MULTILINE), state
         assert "none answers" not in state
+        published = _stormfold(tmp_path, up.printed, "publish", "-", stdin=ALERTS)
+        assert "12 alerts in 12 records" in published.stdout, published.stderr
+        up.wait_for("12 alerts")
         up.interrupt()
         assert up.wait(STOP_SECONDS) == 0
 
