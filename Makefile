@@ -52,7 +52,7 @@ $(BIN)/python:
 	@python=$$(for name in python3 python3.14 python3.13 python3.12 python3.11; do \
 		$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done); \
 	test -n "$$python" || { echo 'stormfold needs Python 3.11 or newer: install it and run make again' >&2; exit 1; }; \
-	$$python -m venv .venv
+	$$python -m venv .venv || { rm -rf .venv; exit 1; }
 
 $(BIN)/.dependencies: requirements-dev.lock | $(BIN)/python
 	@echo 'Installing the dependencies into .venv (only when requirements-dev.lock changes)'
