@@ -20,9 +20,11 @@ from stormfold.cli import command, publication
 from stormfold.cli.publication import Publication, Run
 from stormfold.errors import ActionRequired
 from stormfold.kafka.client import client_options, open_admin
+from stormfold.kafka.topics import describe
+from stormfold.kafka.topics import topics as wanted_topics
 from stormfold.local.kafka import EmbeddedKafka
 from stormfold.settings import Settings
-from tests.support.servers import MAX_RECORD, environment
+from tests.support.servers import MAX_RECORD, environment, until
 
 ALERT = {"labels": {"alertname": "Down", "pod": "a-1"}}
 WEBHOOK = {"version": "4", "groupKey": "{}", "status": "firing", "alerts": [ALERT | {"status": "firing"}] * 3}
@@ -130,10 +132,17 @@ def test_a_missing_file_exits_with_2(settings: Settings) -> None:
 
 
 async def _limit_records(settings: Settings, size: int) -> None:
-    """Sets the largest batch of records that `alerts` takes (bytes)."""
+    """Sets the largest batch of records that `alerts` takes (bytes), which the broker learns from its controller."""
+    wanted = {"max.message.bytes": str(size)}
+    topic = next(topic for topic in wanted_topics(settings, 1) if topic.name == settings.alerts_topic)
     async with open_admin(settings) as admin:
-        wanted = {"max.message.bytes": str(size)}
+
+        async def learned() -> bool:
+            (found,) = (await describe(admin, [topic])).values()
+            return found.settings.items() >= wanted.items()
+
         await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, settings.alerts_topic, wanted)])
+        await until(learned)
 
 
 async def test_publish_reports_a_stall_and_gives_up(
