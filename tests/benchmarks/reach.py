@@ -28,6 +28,7 @@ SMALL = "(a window of 67 members is a value of 4 KB, which is read and written f
 FLUSHED = "(each file is flushed to the disk before it gets its name: most of it is time of the kernel)"
 REQUESTS = "(each storm is a request over TLS)"
 TIME = "([where the time goes](#where-the-time-goes))"
+KEPT = "(the fold also keeps the newest time of each alert, and whether it is resolved)"
 FLAT = 1.1
 """Highest ratio of the memory at the end of a backlog to that after a third of it."""
 
@@ -111,7 +112,9 @@ def _claim(found: Claim) -> Iterator[Goal]:
     fold = median(by_form["C"].times.p50)
     for name, wanted in (("A", 100), ("B", 30)):
         ratio = median(by_form[name].times.p50) / fold
-        yield _at_least(f"ratio of the latency of {name} to that of an alert in a poll, 15 resources", wanted, ratio)
+        yield _at_least(
+            f"ratio of the latency of {name} to that of an alert in a poll, 15 resources", wanted, ratio
+        )._replace(short=KEPT)
     most, less = {15: 1.6, 100: 5.5, 1_000: 55, 10_000: 560}, saved(found)
     for form in found.forms:
         if form.form[0] != "C":
