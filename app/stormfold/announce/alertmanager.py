@@ -75,17 +75,20 @@ class Alertmanager:
         return problems | failed
 
     async def firing(self, matchers: Mapping[str, str]) -> list[dict[str, Any]] | None:
-        """The alerts with these labels, from the first instance that answers; None if none does. All are asked at once.
+        """The alerts with these labels, from the first instance that has any; None if none answers.
 
+        All are asked at once: they do not share their alerts, and one that was just started has none.
         It takes at most twice `TIMEOUT`: once for the addresses, once for the answers.
         """
         query = [("active", "true"), *(("filter", f'{name}="{value}"') for name, value in matchers.items())]
         asked = [asyncio.create_task(self._list(one, query)) for one in (await self._instances())[0]]
+        found = None
         try:
             for answer in asyncio.as_completed(asked):
-                if (found := await answer) is not None:
-                    return found
-            return None
+                if listed := await answer:
+                    return listed
+                found = found if listed is None else listed
+            return found
         finally:
             for task in asked:
                 task.cancel()

@@ -162,3 +162,23 @@ async def test_all_instances_are_asked_at_once(tmp_path: Path, monkeypatch: pyte
         monkeypatch.setattr(client_module, "TIMEOUT", 1.0)
         async with posting(alertmanager=",".join(urls)) as client, asyncio.timeout(10):
             assert await client.firing({"stormfold": "incident"}) is None
+
+
+async def test_an_instance_that_has_no_alerts_does_not_answer_for_the_others(tmp_path: Path) -> None:
+    """It was just started, and answers first."""
+    async with running(tmp_path / "a") as full, running(tmp_path / "b") as empty:
+        await full.alerts(incidents())
+
+        async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await asyncio.sleep(0.5)
+            to_reader, to_writer = await asyncio.open_connection("127.0.0.1", full.port)
+            to_writer.write(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(await to_reader.read(65536))
+            to_writer.close()
+            writer.close()
+
+        async with await asyncio.start_server(relay, "127.0.0.1", 0) as late:
+            urls = f"http://{empty.address},http://127.0.0.1:{late.sockets[0].getsockname()[1]}"
+            async with posting(alertmanager=urls) as client:
+                found = await client.firing({"stormfold": "incident"})
+    assert found is not None and len(found) == 1
