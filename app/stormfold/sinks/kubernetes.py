@@ -224,9 +224,13 @@ class KubernetesSink:
 
 
 def _proxy_of_environment(url: str) -> str | None:
-    """The proxy for a URL according to `HTTPS_PROXY` and `NO_PROXY`."""
+    """The proxy for a URL according to `HTTPS_PROXY` and `NO_PROXY`; None also for one that is reached over TLS.
+
+    Such a proxy would have to have a certificate of the cluster's authority.
+    """
     address = urlsplit(url)
-    return None if proxy_bypass(address.hostname or "") else getproxies().get(address.scheme)
+    proxy = None if proxy_bypass(address.hostname or "") else getproxies().get(address.scheme)
+    return None if proxy and urlsplit(proxy).scheme == "https" else proxy
 
 
 def _stored(namespace: str, metadata: dict[str, Any]) -> _Stored | None:
