@@ -76,6 +76,9 @@ def change_windows(
 class VersionAccess(RedisAccess):
     """Reads and opens state versions."""
 
+    _swept: int | None = None
+    """State version until which this process has swept: a full Redis does not remember it."""
+
     async def load(self) -> State | None:
         """Current state version with its positions, or None if Redis holds none.
 
@@ -174,9 +177,10 @@ class VersionAccess(RedisAccess):
 
     async def sweep_once(self, current: int) -> None:
         """Calls `sweep` unless it was completed since `current` was opened. A full Redis cannot store that it was."""
-        if (await self._numbers(self.keys.state_version)).get(layout.SWEPT) == current:
+        if current in (self._swept, (await self._numbers(self.keys.state_version)).get(layout.SWEPT)):
             return
         await self.sweep(current)
+        self._swept = current
         with suppress(RedisOutOfMemory):
             async with translate_errors():
                 await self.redis.hset(self.keys.state_version, layout.SWEPT, current)
