@@ -179,8 +179,9 @@ class SeveritySection(Section):
     """Values of that label, highest first, compared without case. An unknown value, and an absent label, ranks as
     `warning`, or as the last one if neither the order nor `aliases` has that."""
     aliases: dict[Text, Text] = Field(default={})
-    """Other words, and the severity of the order that each means. They come before the usual ones: `page`, `fatal`,
-    `p1`, … for critical, `high`, `p2`, … for error, `warn`, `p3`, … for warning, `notice`, `low`, … for info."""
+    """Other words, and the severity of the order that each means; a word of the order means itself. They come before
+    the usual ones: `page`, `fatal`, `p1`, … for critical, `high`, `p2`, … for error, `warn`, `p3`, … for warning,
+    `notice`, `low`, … for info."""
 
     @field_validator("aliases")
     @classmethod
@@ -189,7 +190,7 @@ class SeveritySection(Section):
         for word, name in value.items():
             if order and name.lower() not in order:
                 refuse(f"expected one of {', '.join(order)}, found {name!r}", word)
-            if word.lower() in order:
+            if word.lower() in order and word.lower() != name.lower():
                 refuse(f"expected a word that is not in the order, found {word!r}", word)
         return value
 
