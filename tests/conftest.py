@@ -1,5 +1,5 @@
-"""Applies to every test: a clean environment, ports of its own for each process of the run, and skipped tests fail in
-CI. Servers: tests/integration/conftest.py."""
+"""Applies to every test: a clean environment, ports that no other process of the run chooses for its servers, and
+skipped tests fail in CI. Servers: tests/integration/conftest.py."""
 
 import os
 import signal
@@ -21,10 +21,13 @@ def pytest_configure() -> None:
     """Removes settings from the environment, chooses ports, and lets Ctrl-C reach the processes that tests start."""
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         del os.environ[name]
+    # Servers of the tests are on this machine; downloads may need a proxy.
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), process.HOST, "localhost")))
     # Two processes could find the same port free before a server of either listens on it.
     number, count = (os.environ.get(f"PYTEST_XDIST_{name}", "") for name in ("WORKER", "WORKER_COUNT"))
     if number:
-        process.PORTS = process.PORTS[int(number.removeprefix("gw")) :: int(count)]
+        process.PORTS = process.PORTS[int(number.removeprefix("gw")) % int(count) :: int(count)]
     # Processes that a shell starts in the background ignore SIGINT, and so would all their children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

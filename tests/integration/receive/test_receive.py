@@ -199,7 +199,7 @@ async def test_without_kafka_the_answer_is_503_in_time_and_nothing_comes_later(
         await asyncio.to_thread(broker.kill)
         started = time.monotonic()
         assert set(await asyncio.gather(*(sender.post(alert("During")) for _ in range(20)))) == {503}
-        assert time.monotonic() - started < own.delivery_timeout + 10
+        assert time.monotonic() - started < REQUEST_TIMEOUT_MS / 1000 - 1
         async with client.get(f"{url}/readyz") as answer:
             assert answer.status == 503 and "Kafka" in await answer.text()
         await asyncio.to_thread(broker.start)

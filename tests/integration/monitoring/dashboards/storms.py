@@ -243,6 +243,10 @@ def _receive() -> list[Part]:
             Query("sum(rate(stormfold_receive_records_total[$__rate_interval]))", "records"),
         ),
         graph(
+            "Alerts too large", "Alerts per minute that no record can hold: they are not in Kafka.", units.Short,
+            Query("sum(rate(stormfold_receive_alerts_too_large_total[$__rate_interval])) * 60", "alerts"),
+        ),
+        graph(
             "Response time", "From a request with alerts to its response.", units.Seconds,
             *quantiles("stormfold_receive_seconds", 0.5, 0.99),
         ),
