@@ -16,9 +16,10 @@ from stormfold.decoding import DECODE_ERRORS
 from stormfold.text import escape_unprintable
 
 MAX_RECORD_BYTES = 256 * 1024
-"""Largest record with more than one alert: a quarter of the largest that Kafka takes by default."""
+"""Largest record of alerts that can be cut: a quarter of the largest that Kafka takes by default."""
 MAX_ALERT_BYTES = 900_000
-"""Largest record with a single alert: with its headers it fits into the 1 MiB that Kafka takes by default."""
+"""Largest record that cannot be cut, such as a single alert: with its headers it fits into the 1 MiB that Kafka takes
+by default."""
 MAX_ENVELOPE_BYTES = 16 * 1024
 """Largest envelope that is repeated in every record."""
 MAX_INVALID_ENVELOPE_BYTES = 1024
@@ -84,8 +85,8 @@ def split(body: bytes, alerts_of: Callable[[bytes], int | None]) -> Split:
     whole = alerts is not None
     if not (count or alerts):
         return Split([], 0, [])
-    # The list of a single alert, which a mapping reads, does not have alerts.
-    if len(body) <= (MAX_ALERT_BYTES if count == 1 or alerts == 1 else MAX_RECORD_BYTES if whole else 0):
+    # The list of a single alert, or an empty list next to the one that a mapping reads, cannot be cut.
+    if len(body) <= (MAX_ALERT_BYTES if count <= 1 or alerts == 1 else MAX_RECORD_BYTES if whole else 0):
         # As it came: nothing that a format may read is left out.
         return Split([body], 0 if whole else 1, [])
     if not count:
