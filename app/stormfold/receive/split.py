@@ -2,8 +2,9 @@
 
 An envelope is everything around the list of alerts: the other fields of a webhook, or nothing for a bare
 list. intake processes a record as a whole, so alerts that it would not understand become records of their own: the
-alerts around them are not lost with them, and the dead letter holds what is wrong and nothing else. An alert that no
-record can hold is left out, and the others are not.
+alerts around them are not lost with them, and the dead letter holds what is wrong and nothing else. If that would
+repeat a large envelope very often, they share records. An alert that no record can hold is left out, and the others are
+not.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,8 +23,9 @@ MAX_ALERT_BYTES = 900_000
 by default."""
 MAX_ENVELOPE_BYTES = 16 * 1024
 """Largest envelope that is repeated in every record."""
-MAX_INVALID_ENVELOPE_BYTES = 1024
-"""Largest envelope around an alert that is not understood: a small body may have very many of those."""
+MAX_ENVELOPES_BYTES = 1_000_000
+"""Largest sum of the envelopes of a body's records in which each invalid alert has a record of its own: a small body
+may have very many of those."""
 MAX_RECORDS_BYTES = 128 * 1024 * 1024
 """Largest sum of the sizes of a body's records, `RECORD_BYTES` added to each. The largest body has about half of it,
 even if none of its alerts is understood."""
@@ -109,21 +111,36 @@ class _Parts(NamedTuple):
     items: Sequence[Raw | bytes]
     before: bytes = b""
     """The beginning of the envelope."""
-    before_invalid: bytes = b""
-    """The same, smaller: before an alert that is not understood."""
     after: bytes = b""
     once: bytes = b""
     """The field that only one record has."""
 
 
+class _Chunk:
+    """Alerts that will be one record."""
+
+    def __init__(self) -> None:
+        self.items: list[bytes] = []
+        self.size = 0
+
+    def add(self, item: bytes) -> None:
+        self.items.append(item)
+        self.size += len(item) + 1
+
+
 class _Packer:
-    """Collects records of consecutive alerts up to `MAX_RECORD_BYTES`, and one for each alert that is invalid."""
+    """Collects records of consecutive alerts up to `MAX_RECORD_BYTES`, and one for each alert that is invalid.
+
+    Beyond `MAX_ENVELOPES_BYTES`, invalid alerts share records too. Their envelope is the one in which they were found
+    invalid: intake could accept them in another one, or a redrive could not.
+    """
 
     def __init__(self, parts: _Parts) -> None:
         self._parts = parts
-        self._room = MAX_RECORD_BYTES - len(parts.before) - len(parts.after) - len(parts.once)
-        self._chunk: list[bytes] = []
-        self._size = 0
+        self._envelope = len(parts.before) + len(parts.after)
+        self._room = MAX_RECORD_BYTES - self._envelope - len(parts.once)
+        self._valid = _Chunk()
+        self._invalid = _Chunk()
         self._total = 0
         self._first: int | None = None
         """Index of the first record that is not invalid."""
@@ -132,32 +149,42 @@ class _Packer:
         self.too_large: list[str] = []
 
     def add(self, item: bytes) -> None:
-        if self._size + len(item) > self._room:
-            self._flush()
-        self._chunk.append(item)
-        self._size += len(item) + 1
+        if self._valid.size + len(item) > self._room:
+            self._flush_valid()
+        self._valid.add(item)
 
     def add_invalid(self, item: bytes) -> None:
-        self._flush()
-        self._write(self._parts.before_invalid + item + self._parts.after)
-        self.invalid += 1
+        if self._invalid.size + len(item) > self._room:
+            self._flush_invalid()
+        self._invalid.add(item)
+        if self._envelope * len(self.records) <= MAX_ENVELOPES_BYTES:
+            self._flush_valid()
+            self._flush_invalid()
 
     def finish(self) -> Split:
-        self._flush()
+        self._flush_valid()
+        self._flush_invalid()
         if self._parts.once and self.records:
             # Not in a dead letter, of which intake reads nothing, if there is another record.
             first = self._first or 0
             self.records[first] = b"{" + self._parts.once + self.records[first][1:]
         return Split(self.records, self.invalid, self.too_large)
 
-    def _flush(self) -> None:
-        if self._chunk:
+    def _flush_valid(self) -> None:
+        if self._valid.items:
             if self._first is None:
                 self._first = len(self.records)
-            self._write(self._parts.before + b",".join(self._chunk) + self._parts.after)
-            self._chunk, self._size = [], 0
+            self._write(self._valid)
+            self._valid = _Chunk()
 
-    def _write(self, record: bytes) -> None:
+    def _flush_invalid(self) -> None:
+        if self._invalid.items:
+            self.invalid += 1
+            self._write(self._invalid)
+            self._invalid = _Chunk()
+
+    def _write(self, chunk: _Chunk) -> None:
+        record = self._parts.before + b",".join(chunk.items) + self._parts.after
         self._total += len(record) + RECORD_BYTES
         if self._total > MAX_RECORDS_BYTES:
             raise TooLarge(f"its records would have more than {MAX_RECORDS_BYTES:,} bytes: send fewer alerts at once")
@@ -179,17 +206,14 @@ def _take_apart(body: bytes) -> _Parts:
         hint = "; put several alerts into a list" if "trailing characters" in str(error) else ""
         raise NotJSON(f"{error}{hint}") from error
     if isinstance(decoded, list):
-        return _Parts(decoded, b"[", b"[", b"]")
+        return _Parts(decoded, b"[", b"]")
     for field in _LISTS:
         if (found := decoded.get(field)) is not None and bytes(found).startswith(b"["):
             once = _members({name: value for name, value in decoded.items() if name == _ONCE}, _MAX_ONCE)
             names = decoded.keys() - {field, _ONCE} if len(decoded) <= _MAX_FIELDS else _READ
             others = {name: value for name, value in decoded.items() if name in names}
-            alerts = _name(field) + b":["
-            before, before_invalid = (
-                b"{" + _members(others, limit) + alerts for limit in (MAX_ENVELOPE_BYTES, MAX_INVALID_ENVELOPE_BYTES)
-            )
-            return _Parts(_items(found), before, before_invalid, b"]}", once)
+            before = b"{" + _members(others, MAX_ENVELOPE_BYTES) + _name(field) + b":["
+            return _Parts(_items(found), before, b"]}", once)
     return _Parts([body])
 
 
