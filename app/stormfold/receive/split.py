@@ -4,7 +4,7 @@ An envelope is everything around the list of alerts: the other fields of a webho
 list. intake processes a record as a whole, so alerts that it would not understand become records of their own: the
 alerts around them are not lost with them, and the dead letter holds what is wrong and nothing else. If that would
 repeat a large envelope very often, they share records. An alert that no record can hold is left out, and the others are
-not.
+not. A body stays whole if intake would not read the same number of alerts from its records.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -87,22 +87,30 @@ def split(body: bytes, alerts_of: Callable[[bytes], int | None]) -> Split:
     whole = alerts is not None
     if not (count or alerts):
         return Split([], 0, [])
-    # The list of a single alert, or an empty list next to the one that a mapping reads, cannot be cut.
     if len(body) <= (MAX_ALERT_BYTES if count <= 1 or alerts == 1 else MAX_RECORD_BYTES if whole else 0):
         # As it came: nothing that a format may read is left out.
         return Split([body], 0 if whole else 1, [])
-    if not count:
-        return Split([], 0, [_describe(body, "the alert")])
-    packer = _Packer(parts)
+    packer = _Packer(parts, alerts_of)
+    expected = alerts or 0
     for number, raw in enumerate(parts.items, 1):
         item = bytes(raw)
         if len(parts.before) + len(item) + len(parts.after) > MAX_ALERT_BYTES:
             packer.too_large.append(_describe(item, f"alert {number} of {count}"))
-        elif whole or alerts_of(parts.before + item + parts.after) is not None:
+            if whole:
+                expected -= alerts_of(parts.record(item)) or 0
+        elif whole:
             packer.add(item)
+        elif (found := alerts_of(parts.record(item))) is not None:
+            packer.add(item)
+            expected += found
         else:
             packer.add_invalid(item)
-    return packer.finish()
+    if (result := packer.finish(expected)) is not None:
+        return result
+    # A mapping reads other alerts than those in the list, or more of the envelope than is repeated.
+    if len(body) <= MAX_ALERT_BYTES:
+        return Split([body], 0 if whole or alerts_of(body) is not None else 1, [])
+    return Split([], 0, [_describe(body, "the alert" if alerts == 1 else "the body, which cannot be split,")])
 
 
 class _Parts(NamedTuple):
@@ -114,6 +122,10 @@ class _Parts(NamedTuple):
     after: bytes = b""
     once: bytes = b""
     """The field that only one record has."""
+
+    def record(self, items: bytes) -> bytes:
+        """A record of these items."""
+        return self.before + items + self.after
 
 
 class _Chunk:
@@ -135,8 +147,13 @@ class _Packer:
     invalid: intake could accept them in another one, or a redrive could not.
     """
 
-    def __init__(self, parts: _Parts) -> None:
+    def __init__(self, parts: _Parts, alerts_of: Callable[[bytes], int | None]) -> None:
         self._parts = parts
+        self._alerts_of = alerts_of
+        self._alerts = 0
+        """The alerts that intake reads from the records."""
+        self._refused = True
+        """Whether intake refuses all records of invalid alerts."""
         self._envelope = len(parts.before) + len(parts.after)
         self._room = MAX_RECORD_BYTES - self._envelope - len(parts.once)
         self._valid = _Chunk()
@@ -161,9 +178,12 @@ class _Packer:
             self._flush_valid()
             self._flush_invalid()
 
-    def finish(self) -> Split:
+    def finish(self, alerts: int) -> Split | None:
+        """The records; None if intake reads another number of alerts from them."""
         self._flush_valid()
         self._flush_invalid()
+        if self._alerts != alerts or not self._refused:
+            return None
         if self._parts.once and self.records:
             # Not in a dead letter, of which intake reads nothing, if there is another record.
             first = self._first or 0
@@ -174,21 +194,24 @@ class _Packer:
         if self._valid.items:
             if self._first is None:
                 self._first = len(self.records)
-            self._write(self._valid)
+            self._alerts += self._alerts_of(self._write(self._valid)) or 0
             self._valid = _Chunk()
 
     def _flush_invalid(self) -> None:
         if self._invalid.items:
             self.invalid += 1
-            self._write(self._invalid)
+            record = self._write(self._invalid)
+            if len(self._invalid.items) > 1:
+                self._refused &= self._alerts_of(record) is None
             self._invalid = _Chunk()
 
-    def _write(self, chunk: _Chunk) -> None:
-        record = self._parts.before + b",".join(chunk.items) + self._parts.after
+    def _write(self, chunk: _Chunk) -> bytes:
+        record = self._parts.record(b",".join(chunk.items))
         self._total += len(record) + RECORD_BYTES
         if self._total > MAX_RECORDS_BYTES:
             raise TooLarge(f"its records would have more than {MAX_RECORDS_BYTES:,} bytes: send fewer alerts at once")
         self.records.append(record)
+        return record
 
 
 def _describe(item: bytes, name: str) -> str:
