@@ -37,6 +37,8 @@ READ_SECONDS = 10.0
 """Longest that a sender may take to send its body."""
 IN_THREAD_BYTES = 256 * 1024
 """Bodies above this size are split in a thread, so that others need not wait for them."""
+SPLIT_WAIT_SECONDS = 3.0
+"""Longest that such a body waits for others: its sender must have an answer before it repeats the request."""
 CHECK_SECONDS = 1.0
 """Interval in which the configuration file is checked for changes, and Kafka for `/readyz`."""
 
@@ -200,8 +202,15 @@ class Receiver:
 
         if len(body) > IN_THREAD_BYTES:
             # One at a time: their records do not count as memory until they are complete.
-            async with self._splitting:
+            try:
+                async with asyncio.timeout(SPLIT_WAIT_SECONDS):
+                    await self._splitting.acquire()
+            except TimeoutError:
+                raise _Busy from None
+            try:
                 return await asyncio.to_thread(split, body, alerts_of)
+            finally:
+                self._splitting.release()
         return split(body, alerts_of)
 
     async def _index(self, _: web.Request) -> web.StreamResponse:
@@ -255,7 +264,7 @@ class Receiver:
 
 
 class _Busy(Exception):
-    """The bodies in memory reached their limit."""
+    """The bodies in memory reached their limit, or a body waited too long for others."""
 
 
 def kafka_headers(headers: CIMultiDictProxy[str]) -> Headers:

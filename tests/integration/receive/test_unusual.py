@@ -4,7 +4,9 @@ import asyncio
 import json
 import re
 import ssl
+import threading
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -134,3 +136,37 @@ async def test_records_in_memory_are_limited(topics: Settings, monkeypatch: pyte
             patch.setattr(split, "MAX_RECORDS_BYTES", 1_000_000)
             assert [await post(data) for data in (many, b"{}")] == [413, 200]
     assert len(await read_topic(topics, topics.alerts_topic)) == 3
+
+
+async def test_a_large_body_waits_for_others_only_for_a_limited_time(
+    topics: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets 503 and nothing of it is written; small bodies do not wait, and the other body is written."""
+    started, released = threading.Event(), threading.Event()
+
+    def slow_split(*arguments: Any) -> split.Split:
+        if len(arguments[0]) > server.IN_THREAD_BYTES:
+            started.set()
+            released.wait()
+        return split.split(*arguments)
+
+    monkeypatch.setattr(server, "split", slow_split)
+    monkeypatch.setattr(server, "SPLIT_WAIT_SECONDS", 0.1)
+    async with receiving(topics) as (url, client):
+
+        async def post(name: str, size: int) -> int:
+            async with client.post(f"{url}/alerts", json=alert(name, text="x" * size)) as answer:
+                return answer.status
+
+        try:
+            slow = asyncio.create_task(post("Slow", 300_000))
+            assert await asyncio.to_thread(started.wait, 30)
+            async with asyncio.timeout(30):
+                assert await post("Waits", 300_000) == 503
+                assert await post("Small", 10) == 200
+        finally:
+            released.set()
+        assert await slow == 200
+        assert await post("After", 300_000) == 200
+    found = [json.loads(record.value) for record in await read_topic(topics, topics.alerts_topic)]
+    assert sorted(entry["labels"]["alertname"] for entry in found) == ["After", "Slow", "Small"]
