@@ -1,15 +1,18 @@
 """Conversions of aggregates to manifests and back."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 
+from stormfold import incident_manifest
 from stormfold.decoding import Malformed
 from stormfold.manifest import SCOPE_ANNOTATION, decode_manifest, from_manifest, label_value, to_manifest
 from stormfold.storm import Aggregate
+from tests.support import incident_manifests
 from tests.support.storms import manifest
 from tests.unit.strategies import aggregates, milliseconds
 
@@ -51,13 +54,18 @@ def test_a_manifest_without_a_required_part_is_refused(path: tuple[str, ...]) ->
         from_manifest(broken)
 
 
+@pytest.mark.parametrize(
+    ("foreign", "decode"),
+    [(manifest(), decode_manifest), (incident_manifests.manifest(), incident_manifest.decode_manifest)],
+)
 @pytest.mark.parametrize("scope", ['{"deep":' + "[" * 10_000, "{}", 1])
-def test_a_manifest_with_another_scope_is_refused(scope: object) -> None:
-    """Also one that is nested too deeply to be decoded."""
-    foreign = manifest()
-    foreign["metadata"]["annotations"] = {SCOPE_ANNOTATION: scope}
+def test_a_manifest_with_another_scope_is_refused(
+    foreign: dict[str, Any], decode: Callable[[bytes], object], scope: object
+) -> None:
+    """Of a storm or of an incident; also one that is nested too deeply to be decoded."""
+    metadata = foreign["metadata"] | {"annotations": {SCOPE_ANNOTATION: scope}}
     with pytest.raises(Malformed):
-        decode_manifest(msgspec.json.encode(foreign))
+        decode(msgspec.json.encode(foreign | {"metadata": metadata}))
 
 
 @EXACT

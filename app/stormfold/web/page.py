@@ -108,7 +108,7 @@ class Page:
         if self._task is None:
             self._task = asyncio.create_task(self._render())
         before = self._rendered
-        # An earlier task that ends is no news: this one continues.
+        # An earlier task also sets it when it ends, without a rendering.
         while self._rendered is before and self._task is not None and not self._stopped:
             await self._news.wait()
         return None if self._rendered is before else self._rendered[1]

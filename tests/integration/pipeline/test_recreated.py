@@ -129,7 +129,7 @@ async def test_positions_that_fit_their_topics_are_not_reset(pipeline: Pipeline)
 
 
 async def test_a_position_behind_the_marker_of_a_transaction_fits_its_topic(short_pipeline: Pipeline) -> None:
-    """There is no record between the marker and the end, and none arrives."""
+    """No record is between the marker and the end, and no other one arrives."""
     settings = short_pipeline.settings
     async with (
         AIOKafkaProducer(**client_options(settings), transactional_id=settings.group_prefix) as producer,

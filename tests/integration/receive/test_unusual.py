@@ -121,7 +121,7 @@ async def test_an_alert_that_no_record_can_hold_takes_none_of_its_neighbours_wit
 
 
 async def test_records_in_memory_are_limited(topics: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A small body of many invalid alerts gets 503 if there is no room at the time, 413 if there never is."""
+    """Many invalid alerts in a small body: 503 if others take the room at that time, 413 if they can never fit."""
     many = b"[" + b",".join([b"{}"] * 2_000) + b"]"
     async with receiving(topics) as (url, client):
 
