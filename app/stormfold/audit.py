@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import msgspec
@@ -44,7 +44,8 @@ class AuditReport:
     non_storms: int
     """Aggregates of class Isolated or Silenced."""
     unread: int
-    """Records that the workers had not processed when the wait was over. Until they are, the sums differ."""
+    """Records that the workers had not processed when the wait was over, or that arrived during the count. Until all
+    records are processed, the sums differ."""
     expired: int
     """Records that retention has deleted from `alerts`: their aggregates are counted, they are not."""
     foreign: int
@@ -115,14 +116,17 @@ async def audit(settings: Settings, config: Config, store: Store, wait: float = 
     async with open_reader(settings) as reader:
         audit = _Audit(settings, config, store, reader)
         while True:
-            unread = await audit.wait_folded(deadline)
+            # Before the wait: what arrives while earlier alerts are folded need not be folded itself.
             ends = await reader.end_offsets(settings.alerts_topic)
+            unread = await audit.wait_folded(deadline)
             report = await audit.count(unread)
-            if report.balanced or time.monotonic() >= deadline:
+            if report.balanced:
                 return report
+            arrived = _behind(ends, await reader.end_offsets(settings.alerts_topic))
+            if time.monotonic() >= deadline:
+                return replace(report, unread=max(unread, arrived))
             # If alerts arrived or groups were closed during the count, count again.
-            unchanged = ends == await reader.end_offsets(settings.alerts_topic) and not await audit.closing()
-            if unchanged and unread == 0:
+            if arrived == unread == 0 and not await audit.closing():
                 return report
 
 

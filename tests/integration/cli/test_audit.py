@@ -1,16 +1,24 @@
 """The audit as a command, and errors that every command reports alike."""
 
 import json
+import signal
 from pathlib import Path
 
+from stormfold.audit import audit
+from stormfold.config import load
+from stormfold.redis.client import connect
+from stormfold.redis.close import OpenBuckets
+from stormfold.redis.store import Store
+from stormfold.redis.versions import State, StateVersion
 from stormfold.settings import Settings
 from tests.support.alerts import Sent, alert, record
 from tests.support.cli import stormfold
-from tests.support.pipeline import assert_balanced, drained, publish, read_topic
+from tests.support.pipeline import assert_balanced, books, drained, publish, read_topic
 from tests.support.workers import Workers
 
 NOW = 1_780_000_000_000
 FLOOD = [Sent(NOW + n * 10, record(alert("Flood", pod=f"pod-{n}")), n % 3) for n in range(60)]
+LATE = [Sent(NOW + n * 10, record(alert("Late", pod=f"pod-{n}")), n) for n in range(2)]
 GARBAGE = Sent(NOW, b"\x1b[2Jnot an alert", 1)
 
 
@@ -32,6 +40,35 @@ async def test_audit_fails_until_every_alert_is_counted(topics: Settings, tmp_pa
     assert proven.returncode == 0 and report["balanced"]
     assert (report["alerts"], report["aggregated"], report["dead_letters"]) == (61, 60, 1)
     assert report["foreign"] == len(copies) + 1 == 3
+
+
+async def test_alerts_that_arrive_while_others_are_folded_are_not_missing(topics: Settings, tmp_path: Path) -> None:
+    """Nobody waits for them to be folded, but they are in the topic when it is counted."""
+    await publish(topics, FLOOD)
+    with Workers(topics, tmp_path) as workers:
+        worker = workers.start()
+        assert (await books(topics)).balanced
+
+        class Interrupted(Store):
+            """The worker does not fold the late alerts until its open groups were read once."""
+
+            arrived = False
+
+            async def load(self) -> State | None:
+                if not self.arrived:
+                    self.arrived = True
+                    worker.send_signal(signal.SIGSTOP)
+                    await publish(topics, LATE)
+                return await super().load()
+
+            async def open_buckets(self, version: StateVersion) -> list[OpenBuckets]:
+                found = await super().open_buckets(version)
+                worker.send_signal(signal.SIGCONT)
+                return found
+
+        async with connect(topics) as redis:
+            report = await audit(topics, load(None), Interrupted(redis, topics.redis_prefix))
+    assert (report.alerts, report.unread, report.balanced) == (len(FLOOD) + len(LATE), 0, True), report
 
 
 async def test_dead_letters_with_an_invalid_origin_are_foreign(topics: Settings, tmp_path: Path) -> None:
