@@ -77,8 +77,9 @@ class Stack:
     def audit(self) -> dict[str, Any]:
         """Returns the report of `stormfold audit` when no group is open. It fails if an alert is missing."""
         deadline = time.monotonic() + WAIT_SECONDS
+        words = "exec", "-T", "worker", "stormfold", "audit", "--wait", str(WAIT_SECONDS), "-o", "json"
         while True:
-            (found,) = json.loads(self.compose("exec", "-T", "worker", "stormfold", "audit", "-o", "json"))
+            (found,) = json.loads(self.compose(*words))
             if found["open"] == 0 or time.monotonic() > deadline:
                 assert found["balanced"] and found["open"] == 0, found
                 return dict(found)

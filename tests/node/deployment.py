@@ -78,7 +78,7 @@ class Deployment:
         """Returns the report of `stormfold audit` when no group is open. Fails if an alert is missing."""
 
         def closed() -> Any:
-            (found,) = json.loads(self.stormfold("audit", "--output", "json"))
+            (found,) = json.loads(self.stormfold("audit", "--wait", "120", "--output", "json"))
             return found if found["open"] == 0 else None
 
         report: dict[str, Any] = until(closed, "all groups are closed")
