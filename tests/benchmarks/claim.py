@@ -8,7 +8,8 @@ from redis.asyncio import Redis
 
 from stormfold.redis.errors import RedisOutOfMemory
 from tests.benchmarks.bench import Bench, own_redis
-from tests.benchmarks.forms import COMPACT, POLL, WHOLE, Fold, Json, Keeper, Sample, compact, whole
+from tests.benchmarks.folding import POLL
+from tests.benchmarks.forms import COMPACT, WHOLE, Fold, Json, Keeper, Sample, compact, whole
 from tests.benchmarks.results import Churn, Claim, Form, Times
 
 MAXMEMORY_MB = 512

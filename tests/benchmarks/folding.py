@@ -16,9 +16,12 @@ from stormfold.redis.fold import Limits, Move
 from stormfold.redis.store import Store
 from stormfold.redis.versions import StateVersion
 from stormfold.series import SeriesReader
+from stormfold.settings import Settings
 from stormfold.window import Windows
 
 WINDOWS = Windows()
+POLL: int = Settings.model_fields["max_poll_records"].default
+"""Alerts in a poll: as many as a batch has at most."""
 BEGIN = 1_767_225_600_000
 """Event time (ms) of the alerts: the start of a bucket."""
 LIMITS = Limits(max_fingerprints=10_000, max_groups=10_000_000)
@@ -84,7 +87,7 @@ class Folding:
 
     async def open_storms(self, storm: Row, first: int, count: int, start: int = BEGIN) -> Clock:
         """Folds copies of a storm under other group names, in polls of the usual size."""
-        each = max(1, 5000 // len(storm.members))
+        each = max(1, POLL // len(storm.members))
         clock = None
         for begin in range(first, first + count, each):
             rows = [

@@ -16,12 +16,11 @@ from redis.exceptions import OutOfMemoryError
 from stormfold.redis.close import Completion
 from stormfold.redis.errors import RedisOutOfMemory
 from tests.benchmarks.bench import percentile
-from tests.benchmarks.folding import BEGIN, WINDOWS, Folding, NullSink, bodies, script_seconds
+from tests.benchmarks.folding import BEGIN, POLL, WINDOWS, Folding, NullSink, bodies, script_seconds
 from tests.benchmarks.load import alert
 
 MAX_STORMS_PER_CHUNK = 50
 """Storms of A and B that one call sets up. Times are of calls about one storm."""
-POLL = 5_000
 ALERTS_KEPT = 40
 """Alerts that a whole resource holds in full: about 30 KB."""
 

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 
 from tests.benchmarks.bench import PARTITIONS, Bench, own_redis
-from tests.benchmarks.folding import Folding, bodies, script_seconds
+from tests.benchmarks.folding import POLL, Folding, bodies, script_seconds
 from tests.benchmarks.load import alert
 from tests.benchmarks.results import Growth, Point, Taken
 from tests.benchmarks.throughput import FOLDED, filled
@@ -17,7 +17,6 @@ from tests.benchmarks.throughput import FOLDED, filled
 SERIES = 20_000
 HOT = 300
 """Active groups while others are only open."""
-POLL = 5_000
 
 Cost = tuple[float, float, float, float]
 """Seconds for one alert: worker CPU, Redis CPU, broker CPU, wall time."""

@@ -7,6 +7,7 @@ from statistics import median
 from typing import NamedTuple
 
 from tests.benchmarks.charts import bars, curves
+from tests.benchmarks.folding import POLL
 from tests.benchmarks.reach import reach, saved
 from tests.benchmarks.results import Claim, Growth, Peers, Results, Throughput, load
 from tests.benchmarks.tables import cost, describe, sheets
@@ -39,15 +40,15 @@ class Section(NamedTuple):
 SECTIONS = {
     "claim": Section(
         "Compact metadata instead of whole resources",
-        """\
+        f"""\
 This part compares three ways to store an open storm, each in a Redis of its own:
 
 * **A**: the whole resource as JSON, with every affected resource and the last 40 alerts in full. A Lua script
   decodes, changes and encodes it.
 * **B**: five fields (pattern, count, resources, first, last) as JSON, changed in the same way. It has names and one
   count.
-* **C**: stormfold's fold, in polls of 5,000 alerts in 200 storms, 20 if they are of 10,000 resources. It has, for each
-  fingerprint, the count, the newest time, whether it is resolved, and kind, namespace and name of its resource.
+* **C**: stormfold's fold, in polls of {POLL:,} alerts in 200 storms, 20 if they are of 10,000 resources. It has, for
+  each fingerprint, the count, the newest time, whether it is resolved, and kind, namespace and name of its resource.
 
 The latency of C is the time to merge and fold a poll, divided by its alerts. An alert that arrives alone costs a
 whole call, as in A and B; see the last column. Serialising in A and B is the storm's JSON by msgspec, the fastest
@@ -85,9 +86,9 @@ interface offers nothing cheaper.
     ),
     "growth": Section(
         "Growth",
-        """\
+        f"""\
 The cost of an alert should not depend on the number of alerts, groups, partitions or workers. Members and groups are
-measured in fold alone, in polls of 5,000 alerts, without broker and intake. If all of 100,000 groups are active, a
+measured in fold alone, in polls of {POLL:,} alerts, without broker and intake. If all of 100,000 groups are active, a
 poll has rarely two alerts of the same group, and each alert bears the cost of its group alone.
 """,
     ),

@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 STOP_SECONDS = 8.0
 """Longest clean stop: supervisors kill a process after 10 s or more."""
-GC_THRESHOLD = 50_000
+GC_THRESHOLD = 100_000
 """Batches create many short-lived objects without cycles. With the default of 700 the collector would scan them all."""
 
 

@@ -4,11 +4,12 @@ One poll at a time, in order. The stage finds the positions where partitions sta
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import structlog
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, KafkaTimeoutError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from mode import Service
 
@@ -163,7 +164,7 @@ class BatchConsumer(Service):
     async def _poll_once(self) -> None:
         member = self.member
         try:
-            polled = await member.client.getmany(timeout_ms=FETCH_WAIT_MS, max_records=self._max_records)
+            polled = await self._fetch()
         except NoOffsetForPartitionError:
             # An assignment without a commit, whose positions are not assigned yet.
             polled = {}
@@ -188,6 +189,26 @@ class BatchConsumer(Service):
         self._in_progress = batch = Batch(generation, readable, ends)
         self._polled |= {partition: found[-1].offset + 1 for partition, found in readable.items()}
         await self._put(batch)
+
+    async def _fetch(self) -> dict[TopicPartition, list[Record]]:
+        """Waits for records, and then for more of them while the stage wants that and the batch is not full."""
+        member, generation = self.member, self.member.generation
+        found: dict[TopicPartition, list[Record]]
+        found = await member.client.getmany(timeout_ms=FETCH_WAIT_MS, max_records=self._max_records)
+        count, deadline = sum(map(len, found.values())), time.monotonic() + member.linger
+        while count and member.generation == generation:
+            wait = deadline - time.monotonic()
+            if wait <= 0 or count >= self._max_records:
+                break
+            try:
+                more = await member.client.getmany(timeout_ms=round(wait * 1000), max_records=self._max_records - count)
+            except KafkaError:
+                # It comes again with the next poll.
+                break
+            for tp, records in more.items():
+                found[tp] = found.get(tp, []) + records
+            count += sum(map(len, more.values()))
+        return found
 
     async def _handle_out_of_range(self, error: OffsetOutOfRangeError) -> None:
         """Assigns positions again: the log does not have one of them, because of retention or because it is new."""

@@ -64,6 +64,8 @@ class GroupMember:
         unknown."""
         self.log_ends: dict[int, int] = {}
         """The same, after all records."""
+        self.linger = 0.0
+        """Seconds for which a poll waits for more records after the first ones."""
         self.polled: set[int] = set()
         """Partitions that were fetched from, as of the last poll."""
         self.quarantined: dict[int, str] = {}

@@ -31,6 +31,11 @@ log = structlog.get_logger(__name__)
 
 COMMIT_INTERVAL = 0.5
 """Seconds between commits. Rebuilds and dashboards use them; exactness does not depend on them."""
+LINGER = 0.2
+"""Seconds for which a poll waits for more alerts while fold is behind: the more alerts of one fingerprint a call has,
+the less each costs Redis."""
+BEHIND = 2.0
+"""Seconds from event time to now from which fold is behind. Without a backlog marks come every second at least."""
 BACKOFF = 0.5
 """Seconds to wait while Redis is unavailable or full."""
 
@@ -185,6 +190,9 @@ class Fold:
             partition = pair[0]
             self._marks[pair] = max(reached, self._marks.get(pair, reached))
             self._member.event_times[partition] = max(reached, self._member.event_times.get(partition, reached))
+        newest = max(self._member.event_times.values(), default=None)
+        behind = newest is not None and time.time() - newest / 1000 > BEHIND
+        self._member.linger = LINGER if behind else 0.0
         if marks and min(self._marks.values()) > before:
             self.on_progress()
 
