@@ -140,7 +140,8 @@ def _million(found: Million) -> Goal:
         "all listed, none refused, fragmentation < 1.5",
         f"{found.listed:,} listed, {found.refused} refused, {found.fragmentation:.2f}",
         complete and not found.refused and found.fragmentation < 1.5,
-        f"(within the allocator {found.allocator:.2f}; the rest is the program, Lua and free pages)",
+        f"(within the allocator {found.allocator:.2f}; the rest is the program, Lua and free pages:"
+        f" {number(found.resident / 1e6)} MB are resident in all)",
     )
 
 
