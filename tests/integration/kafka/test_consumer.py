@@ -83,7 +83,7 @@ async def test_a_batch_waits_no_longer_than_the_stage_lingers(topics: Settings) 
     stage = Recorder()
     async with consuming(topics, stage, linger=0.5):
         await publish_from(topics, 0, 10)
-        await until(lambda: stage.batches == [list(range(10))])
+        await until(lambda: [offset for batch in stage.batches for offset in batch] == list(range(10)))
 
 
 async def test_a_rewind_ends_the_wait_and_each_record_is_processed_once(topics: Settings) -> None:
