@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 from stormfold.kafka._patches import Record
 
+Records = Mapping[int, Sequence[Record]]
+"""By partition; offsets ascend."""
+
 
 class PartitionEnd(NamedTuple):
     """A partition has been read to its end."""
@@ -22,7 +25,6 @@ class Batch:
     """What one poll brought."""
 
     generation: int
-    records: Mapping[int, Sequence[Record]]
-    """By partition; offsets ascend."""
+    records: Records
     ends: dict[int, PartitionEnd]
     """The partitions that end with these records."""

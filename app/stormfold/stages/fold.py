@@ -1,7 +1,11 @@
-"""Fold: keyed alerts into Redis, one script call for each poll, which also moves the positions, or does nothing."""
+"""Fold: keyed alerts into Redis, one script call for each poll, which also moves the positions, or does nothing.
+
+A poll with alerts of very many groups takes several calls.
+"""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from math import ceil
 from typing import Any
 
 import structlog
@@ -14,7 +18,7 @@ from stormfold.config import ReloadableConfig
 from stormfold.errors import StormfoldError
 from stormfold.eventtime import PartitionPair
 from stormfold.health import Health
-from stormfold.kafka.batch import Batch
+from stormfold.kafka.batch import Batch, Records
 from stormfold.kafka.committed import CommitMetadata
 from stormfold.kafka.group_member import GroupMember
 from stormfold.merge import LatePolicy, Merged, Merger, SourcePosition
@@ -36,6 +40,10 @@ LINGER = 0.2
 the less each costs Redis."""
 BEHIND = 2.0
 """Seconds from event time to now from which fold is behind. Without a backlog marks come every second at least."""
+ROWS_PER_CALL, ALERTS_PER_ROW = 250, 2
+"""A poll of more rows with fewer alerts each is folded in portions: a row takes up to 20 µs in Redis, in which it
+answers nobody else, and 2 kB of Lua's memory, which it keeps. Of a poll with more alerts per row, portions would
+multiply the rows."""
 BACKOFF = 0.5
 """Seconds to wait while Redis is unavailable or full."""
 
@@ -133,13 +141,26 @@ class Fold:
         """Has no connection of its own."""
 
     async def _fold(self, batch: Batch, version: StateVersion) -> None:
-        """Folds until it succeeds or the batch is no longer current."""
+        """Folds a poll, in portions if it has many rows."""
+        merged = self._merge(batch.records, LatePolicy(version.skip_before))
+        count = ceil(len(merged.rows) / ROWS_PER_CALL)
+        if count <= 1 or merged.alerts > len(merged.rows) * ALERTS_PER_ROW:
+            await self._fold_merged(batch, batch.records, merged, version)
+            return
+        for records in portions(batch.records, count):
+            if self._member.is_current(batch):
+                merged = self._merge(records, LatePolicy(version.skip_before))
+                await self._fold_merged(batch, records, merged, version)
+
+    def _merge(self, records: Records, late_policy: LatePolicy) -> Merged:
+        return self._merger.merge(records, self._source_positions, late_policy)
+
+    async def _fold_merged(self, batch: Batch, records: Records, merged: Merged, version: StateVersion) -> None:
+        """Folds records of a batch until it succeeds or the batch is no longer current."""
         moves = [
-            Move(p, self._positions[p].offset, records[-1].offset + 1, records[-1].timestamp)
-            for p, records in batch.records.items()
+            Move(p, self._positions[p].offset, found[-1].offset + 1, found[-1].timestamp)
+            for p, found in records.items()
         ]
-        late_policy = LatePolicy(version.skip_before)
-        merged = self._merger.merge(batch.records, self._source_positions, late_policy)
         while self._member.is_current(batch):
             started = time.perf_counter()
             limits = self._monitor.limits
@@ -149,7 +170,7 @@ class Fold:
                 metrics.BATCHES_CLAMPED.inc()
                 watermark = behind.horizon - version.windows.grace
                 late_policy = LatePolicy(version.skip_before, watermark, behind.horizon)
-                merged = self._merger.merge(batch.records, self._source_positions, late_policy)
+                merged = self._merge(records, late_policy)
             except (StaleStateVersion, PositionConflict) as reason:
                 log.info("loading positions again", stage=self.name, **self._place(batch), reason=str(reason))
                 self._member.rewind()
@@ -207,3 +228,11 @@ class Fold:
             metrics.KEYED_RECORDS_INVALID.inc(merged.invalid)
             log.warning("the keyed topic has records that stormfold did not write", topic=self._settings.keyed_topic,
                         records=merged.invalid)  # fmt: skip
+
+
+def portions(records: Records, count: int) -> Iterator[Records]:
+    """Yields the records of a poll in at most `count` portions, each with a part of every partition."""
+    for number in range(count):
+        portion = {p: r[len(r) * number // count : len(r) * (number + 1) // count] for p, r in records.items()}
+        if some := {p: r for p, r in portion.items() if r}:
+            yield some

@@ -109,6 +109,7 @@ class World:
         for module in ("intake", "fold", "state_version", "skip_expired"):
             patch.setattr(f"stormfold.stages.{module}.read_committed", self.broker.read_committed, raising=False)
         patch.setattr("stormfold.stages.state_version.partitions_of", self.broker.partitions_of)
+        patch.setattr("stormfold.stages.fold.ROWS_PER_CALL", random.choice((1, 5, 1000)))
         self.intakes = [self._intake() for _ in range(2)]
         self.folds = [self._fold() for _ in range(2)]
         self.zombies: list[GroupMember] = []
