@@ -103,7 +103,10 @@ is measured. The backlog to catch up covers ten minutes, and the time includes t
     ),
     "million": Section(
         "A million open alerts",
-        "Each alert has another label set, and none is closed. Redis may use 512 MB.\n",
+        """\
+Each alert has another label set, and none is closed. Redis may use 512 MB. Memory is measured 15 seconds after the last
+alert: for 10 seconds the allocator keeps pages that it does not need.
+""",
     ),
     "receive": Section(
         "Alerts over HTTP",

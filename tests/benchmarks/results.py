@@ -183,6 +183,9 @@ class Million(msgspec.Struct, frozen=True):
     used: int
     empty: int
     resident: int
+    """After the allocator has returned the pages that it does not need."""
+    resident_at_once: int
+    """When the last alert was folded."""
     fragmentation: float
     allocator: float
     """Fragmentation within the allocator: without the program, Lua and free pages."""
