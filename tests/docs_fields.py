@@ -18,7 +18,6 @@ from stormfold.redis.layout import (
     MIN_PREFIX,
     PREFIX_HASH_BYTES,
     PREFIXED,
-    PREFIXES_PART,
     SHORT_ALERTS,
     SHORT_BYTES,
     SHORT_TIME,
@@ -63,7 +62,7 @@ def bucket_fields() -> list[tuple[str, str, str]]:
     )
     resource = (
         "the resource as a msgpack array (kind, namespace, name), or nothing; if a prefix is named, its hash"
-        f" ({PREFIX_HASH_BYTES} bytes) instead of the prefix"
+        f" ({PREFIX_HASH_BYTES} bytes), the namespace in msgpack, and the rest of the name"
     )
     member = [
         ("1", f"flags: {flags}"),
@@ -71,12 +70,15 @@ def bucket_fields() -> list[tuple[str, str, str]]:
         (f"or {LONG_MEMBER.size}", long_form),
         ("rest", resource),
     ]
-    prefix = f"the prefix: the first {MIN_PREFIX} to {MAX_PREFIX} bytes of resources in msgpack"
+    prefix = (
+        f"a prefix of {MIN_PREFIX} to {MAX_PREFIX} bytes: the kind and the name of resources in msgpack, up to the last"
+        " hyphen of the name"
+    )
     return [
         *_rows(f"`{SUMMARY_FIELD.decode()}`, the bucket summary", summary),
         *_rows(f"the {FINGERPRINT_BYTES} bytes of a fingerprint, a member", member),
         (f"`{META_FIELD.decode()}`", "all", "`GroupMeta` in msgpack, if it differs from the group's"),
-        (f"the {PREFIX_HASH_BYTES} bytes of a hash, in `<group>:<start>:{PREFIXES_PART}`", "all", prefix),
+        (f"the {PREFIX_HASH_BYTES} bytes of a hash", "all", prefix),
     ]
 
 

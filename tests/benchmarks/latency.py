@@ -142,7 +142,7 @@ async def _folded(settings: Settings, probes: Sequence[bytes], sent: Sequence[fl
     reader = SeriesReader(loads(CONFIG, "live"))
     keyed = [reader.parse(probe, (), 0)[0][0] for probe in probes]
     groups = [msgspec.msgpack.decode(one.body, type=Body).group for one in keyed]
-    opened = Keys(settings.redis_prefix).of(1).open
+    due = Keys(settings.redis_prefix).of(1).due
     found: dict[int, float] = {}
     redis = connect(settings)
     deadline = time.monotonic() + TIMEOUT
@@ -151,7 +151,7 @@ async def _folded(settings: Settings, probes: Sequence[bytes], sent: Sequence[fl
             raise RuntimeError(f"{len(found)} of {len(probes)} probes are folded after {TIMEOUT:.0f} s")
         waiting = [one for one in range(len(sent)) if one not in found]
         if waiting:
-            scores = await redis.zmscore(opened, [groups[one] for one in waiting])
+            scores = await redis.zmscore(due, [groups[one] for one in waiting])
             found |= {one: time.time() for one, score in zip(waiting, scores, strict=True) if score is not None}
         await asyncio.sleep(STEP)
     await redis.aclose()

@@ -1,19 +1,7 @@
 -- A bucket: its summary, and its members in one or more hashes. Part of fold.lua, which has the arguments.
-local CHUNK = 400
 -- Locals, because every member needs these functions.
 local struct_pack, struct_unpack, find = struct.pack, struct.unpack, string.find
 local byte, char, sub = string.byte, string.char, string.sub
-
--- The first of two byte strings, independent of the server's locale.
-local function lower(a, b)
-  for i = 1, math.min(#a, #b) do
-    local x, y = byte(a, i), byte(b, i)
-    if x ~= y then
-      return x < y and a or b
-    end
-  end
-  return #a < #b and a or b
-end
 
 local function unpack_summary(value)
   local alerts, first, last, late, rank, truncated, members, bits, prefixes, at = struct_unpack(SUMMARY, value)
@@ -59,9 +47,14 @@ local function part_key(key, part)
   return part == 0 and key or key .. SEPARATOR .. part
 end
 
--- Binary logarithm of the number of parts of a bucket with this many members.
-local function bits_of(members)
-  if members <= WHOLE_MEMBERS then
+-- Key of the hash with a bucket's prefixes.
+local function prefixes_key(key, bits)
+  return bits == 0 and key or part_key(key, PREFIXES_PART)
+end
+
+-- Binary logarithm of the number of parts of a bucket with this many members and prefixes.
+local function bits_of(members, prefixes)
+  if members + prefixes <= WHOLE_FIELDS then
     return 0
   end
   local bits = 1
@@ -95,9 +88,9 @@ local function by_part(fingerprints, bits)
   return lists
 end
 
--- Fails on a part of the wrong type that the members of a row will be in.
-local function check_parts(key, fingerprints, bits, members_after)
-  local bits_after = bits_of(members_after)
+-- Fails on a part of the wrong type that a row may read or write.
+local function check_parts(key, fingerprints, bits, members_after, prefixes_after)
+  local bits_after = bits_of(members_after, prefixes_after)
   if bits_after > bits then
     for part = 1, 2 ^ bits_after - 1 do
       redis.call('HLEN', part_key(key, part))
@@ -107,42 +100,25 @@ local function check_parts(key, fingerprints, bits, members_after)
       redis.call('HLEN', part_key(key, part))
     end
   end
-end
-
--- HMGET, HSET and HDEL of any number of values.
-local function get_all(key, fields)
-  if #fields <= CHUNK then
-    return redis.call('HMGET', key, unpack(fields))
-  end
-  local values = {}
-  for from = 1, #fields, CHUNK do
-    for i, value in ipairs(redis.call('HMGET', key, unpack(fields, from, math.min(from + CHUNK - 1, #fields)))) do
-      values[from + i - 1] = value
-    end
-  end
-  return values
-end
-
-local function set_all(key, flat)
-  for from = 1, #flat, CHUNK * 2 do
-    redis.call('HSET', key, unpack(flat, from, math.min(from + CHUNK * 2 - 1, #flat)))
+  bits = math.max(bits, bits_after)
+  if bits > 0 then
+    redis.call('HLEN', prefixes_key(key, bits))
   end
 end
 
-local function delete_all(key, fields)
-  for from = 1, #fields, CHUNK do
-    redis.call('HDEL', key, unpack(fields, from, math.min(from + CHUNK - 1, #fields)))
-  end
-end
-
--- Moves members to the parts that a bucket has from now on.
+-- Moves members, and the prefixes of a bucket with one part, to where a bucket with more parts has them.
 local function split(key, bits, new_bits)
   local parts = 2 ^ new_bits
   for part = 0, 2 ^ bits - 1 do
     local from = part_key(key, part)
     local fields, moved, gone = redis.call('HGETALL', from), {}, {}
     for i = 1, #fields, 2 do
-      local to = #fields[i] == FINGERPRINT_BYTES and part_of(fields[i], parts) or part
+      local to = part
+      if #fields[i] == FINGERPRINT_BYTES then
+        to = part_of(fields[i], parts)
+      elseif #fields[i] == PREFIX_HASH_BYTES then
+        to = PREFIXES_PART
+      end
       if to ~= part then
         local flat = moved[to] or {}
         moved[to] = flat
@@ -169,45 +145,48 @@ local function find_members(key, fingerprints, lists)
     for at = 1, #list do
       wanted[at] = fingerprints[list[at]]
     end
-    if #wanted > 0 then
-      for at, value in ipairs(get_all(part_key(key, part), wanted)) do
-        known[list[at]] = value
-      end
+    for at, value in ipairs(get_all(part_key(key, part), wanted)) do
+      known[list[at]] = value
     end
   end
   return known
 end
 
--- Which of a row's prefixes the bucket has: index in `prefixes` to true. It gets those that several new members need,
--- while it has few. `uses` is the number of new members of each.
-local function name_prefixes(key, prefixes, uses, bucket)
-  local named, prefixes_key = {}, part_key(key, PREFIXES_PART)
+-- Which of a row's prefixes the bucket has from now on, index in `prefixes` to true, and fields for the new ones. It gets
+-- those that new members need, while it has few.
+local function add_prefixes(key, prefixes, needed, bucket)
+  local hashes, indexes = {}, {}
   for index, prefix in ipairs(prefixes) do
-    if uses[index] then
-      local hash, text = sub(prefix, 1, PREFIX_HASH_BYTES), sub(prefix, PREFIX_HASH_BYTES + 1)
-      -- This key is not checked before anything is written, so that the call must not fail here.
-      local known = redis.pcall('HGET', prefixes_key, hash)
-      if not known and uses[index] > 1 and bucket.prefixes < MAX_PREFIXES then
-        redis.call('HSET', prefixes_key, hash, text)
-        bucket.prefixes, known = bucket.prefixes + 1, text
-      end
-      named[index] = known == text
+    if needed[index] then
+      hashes[#hashes + 1] = sub(prefix, 1, PREFIX_HASH_BYTES)
+      indexes[#indexes + 1] = index
     end
   end
-  return named
+  local named, added, flat = {}, {}, {}
+  for at, known in ipairs(get_all(prefixes_key(key, bucket.bits), hashes)) do
+    local hash, index = hashes[at], indexes[at]
+    local text = sub(prefixes[index], PREFIX_HASH_BYTES + 1)
+    known = known or added[hash]
+    if not known and bucket.prefixes < MAX_PREFIXES then
+      flat[#flat + 1] = hash
+      flat[#flat + 1] = text
+      bucket.prefixes, added[hash], known = bucket.prefixes + 1, text, text
+    end
+    named[index] = known == text
+  end
+  return named, flat
 end
 
--- Decides which of a row's unknown members become members; returns the number of those of each prefix, or nil if there
--- are none. The others are only counted, and `known` has no entry for them any more.
+-- Decides which of a row's unknown members become members; returns the numbers of their prefixes as keys, or nil if
+-- there are none. The others are only counted, and `known` has no entry for them any more.
 local function add_members(row, known, bucket)
-  local uses = nil
+  local needed = nil
   for i = 1, #row[ROW_FINGERPRINTS] do
     if not known[i] then
-      local number = row[ROW_PREFIX_NUMBERS][i]
       if track_new and bucket.members < max_fingerprints then
         bucket.members = bucket.members + 1
-        uses = uses or {}
-        uses[number] = (uses[number] or 0) + 1
+        needed = needed or {}
+        needed[row[ROW_PREFIX_NUMBERS][i]] = true
       else
         local flags = row[ROW_COUNTS][i] % FLAG_VALUES
         bucket.truncated = 1
@@ -218,21 +197,28 @@ local function add_members(row, known, bucket)
       end
     end
   end
-  return uses
+  return needed
+end
+
+-- The resource of a prefix and a rest, both without the hash.
+local function join(prefix, rest)
+  local kind, namespace = byte(prefix) - TEXT_HEAD + 1, byte(rest) - TEXT_HEAD + 1
+  return char(RESOURCE_HEAD) .. sub(prefix, 1, kind) .. sub(rest, 1, namespace) .. sub(prefix, kind + 1)
+    .. sub(rest, namespace + 1)
 end
 
 -- The lower of a member's resource in Redis and the one of the row, and whether it begins with the hash of a prefix.
-local function lower_resource(key, resource, prefixed, prefix, rest)
+local function lower_resource(prefixes_at, resource, prefixed, prefix, rest)
   local text, old_text = rest, resource
   if prefix then
-    text = sub(prefix, PREFIX_HASH_BYTES + 1) .. sub(rest, PREFIX_HASH_BYTES + 1)
+    text = join(sub(prefix, PREFIX_HASH_BYTES + 1), sub(rest, PREFIX_HASH_BYTES + 1))
   end
   if prefixed then
-    local known = redis.pcall('HGET', part_key(key, PREFIXES_PART), sub(resource, 1, PREFIX_HASH_BYTES))
-    if type(known) ~= type(text) then
+    local known = redis.call('HGET', prefixes_at, sub(resource, 1, PREFIX_HASH_BYTES))
+    if not known then
       return resource, prefixed
     end
-    old_text = known .. sub(resource, PREFIX_HASH_BYTES + 1)
+    old_text = join(known, sub(resource, PREFIX_HASH_BYTES + 1))
   end
   if lower(text, old_text) == old_text then
     return resource, prefixed
@@ -244,17 +230,19 @@ end
 local function fold_members(key, row, bucket)
   local fingerprints, counts, times = row[ROW_FINGERPRINTS], row[ROW_COUNTS], row[ROW_TIMES]
   local numbers, rests, prefixes = row[ROW_PREFIX_NUMBERS], row[ROW_RESTS], row[ROW_PREFIXES]
-  local lists, uses, named = by_part(fingerprints, bucket.bits), nil, nil
-  local known = #fingerprints > 0 and find_members(key, fingerprints, lists) or {}
-  uses = add_members(row, known, bucket)
-  if uses then
-    local bits = bits_of(bucket.members)
+  local lists, named, new_prefixes = by_part(fingerprints, bucket.bits), nil, nil
+  local known = find_members(key, fingerprints, lists)
+  local needed = add_members(row, known, bucket)
+  if needed then
+    named, new_prefixes = add_prefixes(key, prefixes, needed, bucket)
+    local bits = bits_of(bucket.members, bucket.prefixes)
     if bits > bucket.bits then
       split(key, bucket.bits, bits)
       bucket.bits, lists = bits, by_part(fingerprints, bits)
     end
-    named = name_prefixes(key, prefixes, uses, bucket)
+    set_all(prefixes_key(key, bucket.bits), new_prefixes)
   end
+  local prefixes_at = prefixes_key(key, bucket.bits)
   for part, list in pairs(lists) do
     local flat, filled = {}, 0
     if part == 0 then
@@ -287,11 +275,11 @@ local function fold_members(key, row, bucket)
           flags = qualified + resolved
         end
         if old_resource ~= resource or old_prefixed ~= prefixed then
-          resource, prefixed = lower_resource(key, old_resource, old_prefixed, prefixes[number], resource)
+          resource, prefixed = lower_resource(prefixes_at, old_resource, old_prefixed, prefixes[number], resource)
         end
       elseif old == false and prefixed and not named[number] then
         prefixed = false
-        resource = sub(prefixes[number], PREFIX_HASH_BYTES + 1) .. sub(resource, PREFIX_HASH_BYTES + 1)
+        resource = join(sub(prefixes[number], PREFIX_HASH_BYTES + 1), sub(resource, PREFIX_HASH_BYTES + 1))
       end
       if old ~= nil then
         local form, low = prefixed and flags + PREFIXED or flags, last % 256

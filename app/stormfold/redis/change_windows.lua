@@ -7,7 +7,7 @@
 --   1 state_version     hash
 --   2 void              never exists
 --   3 pending_windows   hash
---   4 open              zset
+--   4 due               zset
 --   5 positions         hash
 --   6 source_positions  hash
 --   7 marks             hash
@@ -35,7 +35,7 @@ local function whole(value)
 end
 
 redis.call('DEL', void)
-if redis.call('HGET', state_version, NUMBER) ~= number or redis.call('ZCARD', open) > 0 then
+if redis.call('HGET', state_version, NUMBER) ~= number or redis.call('ZCARD', due) > 0 then
   return 0
 end
 local requested = hash(pending_windows)

@@ -5,7 +5,7 @@
 --   1 state_version     hash
 --   2 marks             hash
 --   3 due               zset
---   4 open              zset
+--   4 open_since        hash
 --   5 void              never exists
 -- ARGV
 --   1 number            of the state version that the caller closes
@@ -45,8 +45,7 @@ if horizon_seen and (not horizon or horizon_seen > horizon) and marks_still_ther
   horizon = horizon_seen
   redis.call('HSET', marks, HORIZON, string.format('%d', horizon))
 end
-local first = redis.call('ZRANGE', open, 0, 0, 'WITHSCORES')
-local result = {DONE, redis.call('HGET', marks, HORIZON) or '', redis.call('ZCARD', open), first[2] or ''}
+local result = {DONE, redis.call('HGET', marks, HORIZON) or '', redis.call('ZCARD', due), first_open(open_since)}
 if not horizon then
   return result
 end
@@ -62,15 +61,16 @@ repeat
   local groups = redis.call('ZRANGEBYSCORE', due, '-inf', horizon - grace, 'LIMIT', from, PAGE)
   for _, group in ipairs(groups) do
     if taken < limit and leased(lease_prefix .. group) then
-      local buckets = {}
-      for _, field in ipairs(redis.call('HKEYS', group_prefix .. group)) do
-        if field ~= META_FIELD then
-          buckets[#buckets + 1] = field
-          buckets[#buckets + 1] = redis.call('HGET', bucket_prefix .. group .. SEPARATOR .. field, SUMMARY_FIELD)
+      local value, buckets = redis.call('GET', group_prefix .. group), {}
+      local meta = value and meta_of(value)
+      if meta then
+        buckets = examples_of(value, meta)
+        for at = 1, #buckets, 2 do
+          buckets[at + 1] = redis.call('HGET', bucket_prefix .. group .. SEPARATOR .. buckets[at], SUMMARY_FIELD)
         end
       end
       taken = taken + 1
-      result[#result + 1] = {group, redis.call('HGET', group_prefix .. group, META_FIELD), buckets}
+      result[#result + 1] = {group, meta, buckets}
     end
   end
   from = from + PAGE

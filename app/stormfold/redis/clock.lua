@@ -3,7 +3,8 @@
 -- KEYS
 --   1 state_version     hash
 --   2 marks             hash
---   3 open              zset
+--   3 due               zset
+--   4 open_since        hash
 -- ARGV
 --   1 number            of the state version that the caller knows
 -- Returns
@@ -12,5 +13,4 @@
 if redis.call('HGET', state_version, NUMBER) ~= number then
   return {STALE}
 end
-local first = redis.call('ZRANGE', open, 0, 0, 'WITHSCORES')
-return {DONE, redis.call('HGET', marks, HORIZON) or '', redis.call('ZCARD', open), first[2] or ''}
+return {DONE, redis.call('HGET', marks, HORIZON) or '', redis.call('ZCARD', due), first_open(open_since)}

@@ -22,7 +22,7 @@ class Clock:
     @classmethod
     def read(cls, horizon: bytes, open_groups: int, first_open: bytes) -> "Clock":
         """Reads the three values that scripts return."""
-        return cls(int(horizon) if horizon else None, open_groups, int(float(first_open)) if first_open else None)
+        return cls(int(horizon) if horizon else None, open_groups, int(first_open) if first_open else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class MarksSnapshot:
     """Changes with each fold call that brings marks."""
 
 
-@script("state_version", "marks", "open", "number")
+@script("state_version", "marks", "due", "open_since", "number", libraries=["groups"])
 def clock() -> None:
     """Reads horizon and open groups at one moment."""
 

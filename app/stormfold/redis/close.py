@@ -1,6 +1,6 @@
 """Closing in Redis: groups are claimed under a lease, read in detail, and deleted when they are published."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from stormfold.errors import ActionRequired, Retry
 from stormfold.group import GroupMeta
 from stormfold.redis.clock import Clock
 from stormfold.redis.errors import translate_errors
-from stormfold.redis.layout import META_FIELD, SUMMARY_FIELD, pairs, unpack_members, unpack_summary
+from stormfold.redis.layout import META_FIELD, SUMMARY_FIELD, pairs, unpack_group, unpack_members, unpack_summary
 from stormfold.redis.script import Packed, RedisAccess, script
 from stormfold.redis.versions import StateVersion
 from stormfold.storm import BucketDetail
@@ -48,12 +48,18 @@ class Completion:
     """Watermark from which they may have a final segment (ms)."""
 
 
-@script("state_version", "marks", "due", "open", "void", "number", "group_prefix", "bucket_prefix", "lease_prefix")
+@script(
+    "state_version", "marks", "due", "open_since", "void", "number", "group_prefix", "bucket_prefix", "lease_prefix",
+    libraries=["groups"],
+)  # fmt: skip
 def claim(*, horizon_seen: int | None, min_marks: int, grace: int, limit: int, token: str, lease: int) -> None:
     """Moves the horizon and leases groups that are due."""
 
 
-@script("state_version", "due", "open", "void", "number", "group_prefix", "bucket_prefix", "lease_prefix")
+@script(
+    "state_version", "due", "open_since", "void", "number", "group_prefix", "bucket_prefix", "lease_prefix",
+    libraries=["groups"],
+)  # fmt: skip
 def complete(*, token: str, completions: Packed) -> None:
     """Deletes what was published and releases the leases."""
 
@@ -103,24 +109,26 @@ class CloseAccess(RedisAccess):
         A bucket can change while it is read: then what was read last may be missing.
         """
         names = self.keys.of(version.number)
+        groups = list(dict.fromkeys(group for group, _ in wanted))
         async with translate_errors():
             pipeline = self.redis.pipeline(transaction=False)
             for group, bucket in wanted:
                 pipeline.hgetall(names.bucket_key(group, bucket.start))
-                pipeline.hmget(f"{names.group_prefix}{group}", str(bucket.start), META_FIELD)
-            found = list(pairs(await pipeline.execute()))
+            for group in groups:
+                pipeline.get(f"{names.group_prefix}{group}")
+            replies = await pipeline.execute()
+            found, values = replies[: len(wanted)], replies[len(wanted) :]
             others = [
                 names.part_keys(group, bucket.start, unpack_summary(fields[SUMMARY_FIELD])) if fields else []
-                for (group, bucket), (fields, _) in zip(wanted, found, strict=True)
+                for (group, bucket), fields in zip(wanted, found, strict=True)
             ]
             for key in chain.from_iterable(others):
                 pipeline.hgetall(key)
             more = iter(await pipeline.execute())
+        unpacked = {group: unpack_group(value) for group, value in zip(groups, values, strict=True) if value}
         return [
-            _read(bucket.start, [fields, *islice(more, len(keys))], *of_group)
-            if fields and None not in of_group
-            else None
-            for (_, bucket), (fields, of_group), keys in zip(wanted, found, others, strict=True)
+            _read(bucket.start, [fields, *islice(more, len(keys))], *unpacked.get(group, (b"", {})))
+            for (group, bucket), fields, keys in zip(wanted, found, others, strict=True)
         ]
 
     async def complete(self, version: StateVersion, token: str, completions: Iterable[Completion]) -> list[bool]:
@@ -140,20 +148,21 @@ class CloseAccess(RedisAccess):
         return [bool(code) for code in completed]
 
     async def open_buckets(self, version: StateVersion) -> list[OpenBuckets]:
-        """All open groups, oldest first. What is completed while they are read may be missing."""
+        """All open groups, in the order in which they are due. What is completed while they are read may be missing."""
         names = self.keys.of(version.number)
         result = []
         async with translate_errors():
-            for group in await self.redis.zrange(names.open, 0, -1):
-                key = names.group_prefix.encode() + group
-                meta, fields = await self.redis.pipeline(transaction=False).hget(key, META_FIELD).hkeys(key).execute()
-                starts = [field for field in fields if field != META_FIELD]
+            for group in await self.redis.zrange(names.due, 0, -1):
+                value = await self.redis.get(names.group_prefix.encode() + group)
+                if value is None:
+                    continue
+                meta, examples = unpack_group(value)
                 pipeline = self.redis.pipeline(transaction=False)
-                for start in starts:
-                    pipeline.hget(names.bucket_key(group.decode(), int(start)), SUMMARY_FIELD)
-                found = zip(starts, await pipeline.execute(), strict=True)
-                if meta is not None:
-                    result.append(_open_buckets(group, meta, [v for item in found if item[1] for v in item]))
+                for start in examples:
+                    pipeline.hget(names.bucket_key(group.decode(), start), SUMMARY_FIELD)
+                summaries = zip(examples, await pipeline.execute(), strict=True)
+                found = [(b"%d" % start, summary) for start, summary in summaries if summary]
+                result.append(_open_buckets(group, meta, list(chain.from_iterable(found))))
         return result
 
 
@@ -168,8 +177,12 @@ def _open_buckets(group: bytes, meta: bytes | None, flat: Sequence[bytes | None]
     return OpenBuckets(group.decode(), msgspec.msgpack.decode(meta, type=GroupMeta), tuple(buckets))
 
 
-def _read(start: int, hashes: Sequence[dict[bytes, bytes]], example: bytes, group_meta: bytes) -> ReadBucket:
-    """`hashes` has the fields of the bucket's hashes."""
+def _read(
+    start: int, hashes: Sequence[dict[bytes, bytes]], group_meta: bytes, examples: Mapping[int, bytes]
+) -> ReadBucket | None:
+    """`hashes` has the fields of the bucket's hashes, the rest is of its group. None if it is not there any more."""
+    if not hashes[0] or start not in examples:
+        return None
     summary, meta = unpack_summary(hashes[0][SUMMARY_FIELD]), hashes[0].get(META_FIELD, group_meta)
     members = unpack_members(start, hashes)
     unlisted = summary.alerts - summary.unqualified - sum(member.alerts for member in members.values())
@@ -180,7 +193,7 @@ def _read(start: int, hashes: Sequence[dict[bytes, bytes]], example: bytes, grou
         severity=summary.severity,
         late=summary.late,
         truncated=summary.truncated or not complete,
-        example=example,
+        example=examples[start],
         members=members,
         unlisted=unlisted if complete else 0,
     )

@@ -4,7 +4,7 @@
 -- KEYS
 --   1 state_version     hash
 --   2 due               zset
---   3 open              zset
+--   3 open_since        hash
 --   4 void              never exists
 -- ARGV
 --   1 number            of the state version that the caller closes
@@ -35,26 +35,26 @@ local function unchanged(group, buckets)
     for part = 1, 2 ^ bits - 1 do
       keys[#keys + 1] = key .. SEPARATOR .. part
     end
-    if prefixes > 0 then
+    if bits > 0 and prefixes > 0 then
       keys[#keys + 1] = key .. SEPARATOR .. PREFIXES_PART
     end
   end
   return keys
 end
 
--- Number of buckets of a group, and the start of the first.
-local function remaining(group_key)
-  local count, first = 0, nil
-  for _, field in ipairs(redis.call('HKEYS', group_key)) do
-    local start = tonumber(field)
-    if start then
-      count = count + 1
-      if not first or start < first then
-        first = start
-      end
+-- Examples without those of some buckets.
+local function without(examples, buckets)
+  local gone, rest = {}, {}
+  for i = 1, #buckets, 2 do
+    gone[buckets[i]] = true
+  end
+  for at = 1, #examples, 2 do
+    if not gone[examples[at]] then
+      rest[#rest + 1] = examples[at]
+      rest[#rest + 1] = examples[at + 1]
     end
   end
-  return count, first
+  return rest
 end
 
 local result = {DONE}
@@ -69,18 +69,24 @@ for _, completion in ipairs(completions) do
       for _, key in ipairs(keys) do
         redis.call('UNLINK', key)
       end
-      for i = 1, #buckets, 2 do
-        redis.call('HDEL', group_key, buckets[i])
-      end
-      local left, first = remaining(group_key)
-      if left == 0 then
+      local value = redis.call('GET', group_key)
+      local meta = value and meta_of(value)
+      local examples = meta and examples_of(value, meta) or {}
+      local rest = without(examples, buckets)
+      local first, next_first = first_bucket(examples), first_bucket(rest)
+      if next_first then
+        -- Buckets that were added since the claim may be due earlier: then the group is claimed again at once.
+        redis.call('ZADD', due, #rest / 2 == stay and next_due or 0, group)
+        redis.call('SET', group_key, pack_group(meta, rest))
+      else
         redis.call('DEL', group_key)
         redis.call('ZREM', due, group)
-        redis.call('ZREM', open, group)
-      else
-        -- Buckets that were added since the claim may be due earlier: then the group is claimed again at once.
-        redis.call('ZADD', due, left == stay and next_due or 0, group)
-        redis.call('ZADD', open, first, group)
+      end
+      if first ~= next_first then
+        add_open(open_since, first, -1)
+        if next_first then
+          add_open(open_since, next_first, 1)
+        end
       end
     end
     redis.call('DEL', lease_key)

@@ -7,7 +7,7 @@
 --   3 source_positions      hash
 --   4 marks                 hash
 --   5 due                   zset
---   6 open                  zset
+--   6 open_since            hash
 --   7 void                  never exists: so a cluster refuses the call while it moves the slot, when some of the
 --                           buckets may be in another node
 -- ARGV
@@ -39,8 +39,7 @@ if redis.call('HGET', state_version, NUMBER) ~= number then
 end
 
 local function reply(code, overflowed)
-  local first = redis.call('ZRANGE', open, 0, 0, 'WITHSCORES')
-  return {code, redis.call('HGET', marks, HORIZON) or '', redis.call('ZCARD', open), first[2] or '', overflowed}
+  return {code, redis.call('HGET', marks, HORIZON) or '', redis.call('ZCARD', due), first_open(open_since), overflowed}
 end
 
 local partitions = {}
@@ -60,28 +59,34 @@ elseif not at_start then
 end
 
 -- These commands fail on a key of the wrong type, here and below before anything is written.
-redis.call('ZCARD', due)
+redis.call('HLEN', open_since)
 redis.call('HLEN', source_positions)
 local horizon = redis.call('HGET', marks, HORIZON)
-local open_groups = redis.call('ZCARD', open)
+local open_groups = redis.call('ZCARD', due)
 local opened, overflowed = {}, 0
--- By row: the keys of group and bucket, and what they hold. Summaries are false where an earlier row changes them.
-local group_keys, bucket_keys, group_metas, summaries, own_metas = {}, {}, {}, {}, {}
--- By bucket: most members after this call.
-local members_after = {}
+-- By row: the key of the bucket, and what it holds. Summaries are false where an earlier row changes them.
+local bucket_keys, summaries, own_metas = {}, {}, {}
+-- By name: what open groups hold, packed.
+local values = {}
+-- By bucket: most members and prefixes after this call.
+local members_after, prefixes_after = {}, {}
+local function is_open(name)
+  if values[name] == nil then
+    values[name] = redis.call('GET', group_prefix .. name)
+  end
+  return values[name]
+end
+
 for number, row in ipairs(rows) do
   if horizon and row[ROW_FIRST] < tonumber(horizon) - grace then
     return {BEHIND, horizon}
   end
-  local group_key = group_prefix .. row[ROW_GROUP]
-  local group_meta = redis.call('HGET', group_key, META_FIELD)
-  if not group_meta and not opened[row[ROW_GROUP]] then
+  if not is_open(row[ROW_GROUP]) and not opened[row[ROW_GROUP]] then
     if open_groups >= max_groups then
       local other = overflow[row[ROW_OVERFLOW] + 1]
       row[ROW_GROUP], row[ROW_META] = other[1], other[2]
       overflowed = overflowed + row[ROW_ALERTS]
-      group_key = group_prefix .. row[ROW_GROUP]
-      group_meta = redis.call('HGET', group_key, META_FIELD)
+      is_open(row[ROW_GROUP])
     else
       open_groups = open_groups + 1
       opened[row[ROW_GROUP]] = true
@@ -89,48 +94,67 @@ for number, row in ipairs(rows) do
   end
   local key = bucket_prefix .. row[ROW_GROUP] .. SEPARATOR .. row[ROW_START]
   local found = redis.call('HMGET', key, SUMMARY_FIELD, META_FIELD)
-  local summary, members, bits = found[1], 0, 0
+  local summary, members, bits, prefixes = found[1], 0, 0, 0
   if summary then
-    members, bits = select(7, struct_unpack(SUMMARY, summary))
+    members, bits, prefixes = select(7, struct_unpack(SUMMARY, summary))
   end
-  group_keys[number], bucket_keys[number], group_metas[number] = group_key, key, group_meta
+  bucket_keys[number] = key
   -- Rows of several groups may fold into the same bucket of an overflow group.
   summaries[number], own_metas[number] = not members_after[key] and summary, found[2]
   members_after[key] = (members_after[key] or members) + #row[ROW_FINGERPRINTS]
-  check_parts(key, row[ROW_FINGERPRINTS], bits, members_after[key])
+  prefixes_after[key] = (prefixes_after[key] or prefixes) + #row[ROW_PREFIXES]
+  check_parts(key, row[ROW_FINGERPRINTS], bits, members_after[key], prefixes_after[key])
 end
 
--- Enters a bucket that is new to its group into the indexes; returns the group's meta.
-local function open_bucket(group, group_key, group_meta, row)
-  local start, earliest = row[ROW_START], nil
-  for _, field in ipairs(redis.call('HKEYS', group_key)) do
-    local other = tonumber(field)
-    if other and (not earliest or other < earliest) then
-      earliest = other
+-- Enters a bucket that is new to its group into the indexes.
+local function open_bucket(examples, row)
+  local name, start, first = row[ROW_GROUP], row[ROW_START], first_bucket(examples)
+  if not first then
+    redis.call('ZADD', due, row[ROW_DUE], name)
+    add_open(open_since, start, 1)
+  elseif tonumber(start) < tonumber(first) then
+    redis.call('ZADD', due, 'LT', row[ROW_DUE], name)
+    add_open(open_since, first, -1)
+    add_open(open_since, start, 1)
+  end
+end
+
+-- Index of the start of a bucket: after the end, if the bucket is new.
+local function index_of(examples, start)
+  for at = 1, #examples, 2 do
+    if examples[at] == start then
+      return at
     end
   end
-  if not earliest then
-    group_meta = row[ROW_META]
-    redis.call('HSET', group_key, META_FIELD, group_meta)
-    redis.call('ZADD', due, row[ROW_DUE], group)
-    redis.call('ZADD', open, start, group)
-  elseif tonumber(start) < earliest then
-    redis.call('ZADD', due, 'LT', row[ROW_DUE], group)
-    redis.call('ZADD', open, start, group)
+  return #examples + 1
+end
+
+-- Keeps the example of the first alert of a bucket, of which `before` is what Redis had.
+local function keep_example(row, meta, before)
+  local name, start, example = row[ROW_GROUP], row[ROW_START], row[ROW_EXAMPLE]
+  local examples = values[name] and examples_of(values[name], meta) or {}
+  local at = index_of(examples, start)
+  local old = examples[at + 1]
+  if not before then
+    open_bucket(examples, row)
+  elseif old and before.first == row[ROW_FIRST] then
+    example = lower(example, old)
   end
-  redis.call('HSET', group_key, start, row[ROW_EXAMPLE])
-  return group_meta
+  if example ~= old then
+    examples[at], examples[at + 1] = start, example
+    values[name] = pack_group(meta, examples)
+    redis.call('SET', group_prefix .. name, values[name])
+  end
 end
 
 local function fold_row(number, row)
-  local group, meta, start = row[ROW_GROUP], row[ROW_META], row[ROW_START]
-  local group_key, key, group_meta = group_keys[number], bucket_keys[number], group_metas[number]
-  local before, own_meta = summaries[number], own_metas[number]
+  local meta, value = row[ROW_META], values[row[ROW_GROUP]]
+  local key, before, own_meta = bucket_keys[number], summaries[number], own_metas[number]
   if not before then
-    -- An earlier row may have opened the bucket or the group.
-    group_meta = redis.call('HGET', group_key, META_FIELD)
+    -- An earlier row may have opened the bucket.
     before, own_meta = unpack(redis.call('HMGET', key, SUMMARY_FIELD, META_FIELD))
   end
+  local group_meta = value and meta_of(value, meta) or meta
   local bucket
   if before then
     local old_meta = own_meta or group_meta
@@ -138,12 +162,8 @@ local function fold_row(number, row)
       meta = lower(meta, old_meta)
     end
     bucket = unpack_summary(before)
-    local first, example = row[ROW_FIRST], row[ROW_EXAMPLE]
-    if bucket.first >= first then
-      local old_example = bucket.first == first and redis.call('HGET', group_key, start)
-      if example ~= old_example and (not old_example or lower(example, old_example) == example) then
-        redis.call('HSET', group_key, start, example)
-      end
+    if row[ROW_FIRST] <= bucket.first then
+      keep_example(row, group_meta, bucket)
     end
     merge_summaries(bucket, row)
   else
@@ -152,7 +172,7 @@ local function fold_row(number, row)
       rank = row[ROW_RANK], severity = row[ROW_SEVERITY],
       truncated = 0, members = 0, bits = 0, prefixes = 0, unqualified = 0,
     }
-    group_meta = open_bucket(group, group_key, group_meta, row)
+    keep_example(row, group_meta, nil)
   end
   -- All buckets of a group share its meta, unless the configuration changed while the group was open.
   if own_meta and meta == group_meta then

@@ -33,8 +33,8 @@ class Limits:
 
 
 @script(
-    "state_version", "positions", "source_positions", "marks", "due", "open", "void", "number", "group_prefix",
-    "bucket_prefix", library="bucket",
+    "state_version", "positions", "source_positions", "marks", "due", "open_since", "void", "number", "group_prefix",
+    "bucket_prefix", libraries=("commands", "groups", "bucket"),
 )  # fmt: skip
 def fold(
     *, grace: int, max_fingerprints: int, max_groups: int, track_new: bool, alerts_partitions: int, moves: Packed,

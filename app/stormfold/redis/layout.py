@@ -15,6 +15,8 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, NamedTuple, NewType
 
+import msgpack
+
 from stormfold.eventtime import PartitionPair
 from stormfold.merge import QUALIFIED, Row, SourcePosition, as_member
 from stormfold.positions import Position
@@ -62,21 +64,21 @@ class VersionKeys:
         return Key(self.base + "due")
 
     @property
-    def open(self) -> Key:
-        """zset, no TTL: open group → start of its first bucket (ms)."""
+    def open_since(self) -> Key:
+        """hash, no TTL: start of a bucket (ms) → number of open groups that begin with it."""
         return Key(self.base + "open")
 
     @property
     def group_prefix(self) -> str:
-        """Prefix. hash, no TTL: `m` → `GroupMeta` in msgpack, `<bucket start>` → example."""
+        """Prefix. string, no TTL: in msgpack, `GroupMeta`, and a list of each bucket start and example."""
         return self.base + "g:"
 
     @property
     def bucket_prefix(self) -> str:
-        """Prefix of `<group>:<start>`. hash, no TTL: `a` → bucket summary, 8-byte fingerprint → member; `m` →
-        `GroupMeta` if it differs from the group's. A larger bucket has more hashes, `<group>:<start>:<part>`, each with
-        the members whose fingerprint modulo the number of parts is `part`; `<group>:<start>:p` has prefixes of
-        resources: 3-byte hash → prefix."""
+        """Prefix of `<group>:<start>`. hash, no TTL: `a` → bucket summary, 8-byte fingerprint → member, 3-byte hash →
+        prefix of resources; `m` → `GroupMeta` if it differs from the group's. A larger bucket has more hashes,
+        `<group>:<start>:<part>`, each with the members whose fingerprint modulo the number of parts is `part`, and
+        `<group>:<start>:p` with the prefixes."""
         return self.base + "b:"
 
     @property
@@ -95,9 +97,10 @@ class VersionKeys:
 
     def part_keys(self, group: str, start: int, summary: "Summary") -> list[str]:
         """Names of the other hashes of a bucket."""
-        parts: list[object] = [*range(1, summary.parts), *[PREFIXES_PART][: summary.prefixes]]
+        if summary.parts == 1:
+            return []
         key = self.bucket_key(group, start)
-        return [f"{key}{SEPARATOR}{part}" for part in parts]
+        return [f"{key}{SEPARATOR}{part}" for part in (*range(1, summary.parts), *[PREFIXES_PART][: summary.prefixes])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +146,7 @@ class Keys:
 SEPARATOR = ":"
 """Between keyed and alerts partition, offset and index, group and bucket start."""
 
-LAYOUT = 3
+LAYOUT = 4
 """Number of the format of all that this module describes. Workers of another one do not see a state version of this."""
 ANY_NUMBER = "number"
 """Beginning of the field with the number of a state version; the format follows, in the first format nothing."""
@@ -162,12 +165,12 @@ SUMMARY_FIELD = b"a"
 
 SUMMARY = struct.Struct(">IQQIBBIBB")
 """A bucket summary: alerts, first and last (ms), late, severity rank, truncated, members, binary logarithm of the
-number of parts, named prefixes; then the severity's name and, after `UNQUALIFIED_SEPARATOR`, the number of alerts
+number of parts, prefixes; then the severity's name and, after `UNQUALIFIED_SEPARATOR`, the number of alerts
 without a member that do not qualify, unless it is 0."""
 UNQUALIFIED_SEPARATOR = "\n"
-WHOLE_MEMBERS, PART_MEMBERS = 120, 64
-"""Most members of a bucket with one part; of one with more, most members of a part on average. So a hash has at most
-128 fields, of at most 64 bytes each: within the default limits of every server for the compact encoding."""
+WHOLE_FIELDS, PART_MEMBERS = 120, 64
+"""Most members and prefixes of a bucket with one part; of one with more, most members of a part on average. So a hash
+has at most 128 fields, of at most 64 bytes each: within the default limits of every server for the compact encoding."""
 
 FINGERPRINT_BYTES = 8
 FLAG_VALUES = 4
@@ -183,12 +186,14 @@ SHORT_BYTES = 3
 LONG_MEMBER = struct.Struct(">II")
 """Alerts, newest - bucket start (ms)."""
 PREFIX_HASH_BYTES = 3
-MIN_PREFIX, MAX_PREFIX = 12, 64
+MIN_PREFIX, MAX_PREFIX = 8, 64
 """Bytes of a prefix: a shorter one saves little, a longer one would end the compact encoding."""
 MAX_PREFIXES = 128
 """Most prefixes of a bucket."""
 PREFIXES_PART = "p"
-"""Follows the bucket in the name of the hash that has its prefixes."""
+"""Follows a bucket with several parts in the name of the hash that has its prefixes."""
+RESOURCE_HEAD, TEXT_HEAD, MAX_TEXT = 0x93, 0xA0, 31
+"""msgpack: first byte of a list of three, and of a text without its length; longer texts begin with another byte."""
 
 ROW_FIELDS = (
     "group", "meta", "overflow", "start", "due", "alerts", "first", "last", "rank", "severity", "late", "example",
@@ -216,9 +221,9 @@ def lua_constants() -> dict[str, str | int]:
     """Constants by their name in Lua. Indexes of a row begin at 1."""
     names = (
         "SEPARATOR", "NUMBER", "PARTITIONS", "GAP", "GRACE", "SLICE", "CLOSED_BEFORE", "WINDOWS_SINCE", "REQUESTED_AT",
-        "HORIZON", "ALERTS_PARTITIONS", "MARKS_VERSION", "TIMESTAMP_SUFFIX", "UNQUALIFIED_SEPARATOR", "WHOLE_MEMBERS",
+        "HORIZON", "ALERTS_PARTITIONS", "MARKS_VERSION", "TIMESTAMP_SUFFIX", "UNQUALIFIED_SEPARATOR", "WHOLE_FIELDS",
         "PART_MEMBERS", "FINGERPRINT_BYTES", "FLAG_VALUES", "PREFIXED", "ALERTS_UNIT", "SHORT_ALERTS", "SHORT_TIME",
-        "SHORT_BYTES", "PREFIX_HASH_BYTES", "MAX_PREFIXES", "PREFIXES_PART",
+        "SHORT_BYTES", "PREFIX_HASH_BYTES", "MAX_PREFIXES", "PREFIXES_PART", "RESOURCE_HEAD", "TEXT_HEAD",
     )  # fmt: skip
     return {
         **{name: globals()[name] for name in names},
@@ -255,31 +260,60 @@ def pack_row(row: Row) -> list[Any]:
 def split_resources(resources: Iterable[bytes]) -> tuple[list[int], list[bytes], list[bytes]]:
     """Splits resources in msgpack: the number of each one's prefix, the rest of each, and all prefixes.
 
-    Resources of one storm differ only at the end: pods of a deployment after the last hyphen. A rest begins with the
-    hash of its prefix, as does the prefix itself. A resource without a prefix has number 0 and is its own rest.
+    A prefix is the kind and the name up to the last hyphen: of the pods of one deployment, in whatever namespace. The
+    rest is the namespace and the end of the name. Rests and prefixes begin with the hash of the prefix. A resource
+    without a prefix has number 0 and is its own rest.
     """
-    found: dict[bytes, tuple[int, bytes]] = {}
+    heads: dict[bytes, tuple[int, bytes]] = {}
+    found: dict[bytes, int] = {}
     numbers, rests = [], []
     for resource in resources:
         end = resource.rfind(b"-") + 1
-        if end < MIN_PREFIX:
-            numbers.append(0)
-            rests.append(resource)
-            continue
-        end = min(end, MAX_PREFIX)
-        prefix = resource[:end]
-        known = found.get(prefix)
+        head = resource[:end]
+        known = heads.get(head)
         if known is None:
-            known = found[prefix] = len(found) + 1, _prefix_hash(prefix)
-        number, digest = known
+            prefix, begin = _split(head)
+            known = heads[head] = found.setdefault(prefix, len(found) + 1) if prefix else 0, begin
+        number, begin = known
         numbers.append(number)
-        rests.append(digest + resource[end:])
-    return numbers, rests, [digest + prefix for prefix, (_, digest) in found.items()]
+        rests.append(begin + resource[end:])
+    return numbers, rests, list(found)
 
 
 @lru_cache(maxsize=10_000)
-def _prefix_hash(prefix: bytes) -> bytes:
-    return blake2b(prefix, digest_size=PREFIX_HASH_BYTES).digest()
+def _split(head: bytes) -> tuple[bytes, bytes]:
+    """Prefix of the resources that have these bytes up to the last hyphen, and where their rest begins.
+
+    Both with the hash of the prefix; without a prefix, nothing and all of it.
+    """
+    # A longer kind or namespace has a byte of its own for the length.
+    if not head or head[0] != RESOURCE_HEAD or not 0 <= head[1] - TEXT_HEAD <= MAX_TEXT:
+        return b"", head
+    namespace = head[1] - TEXT_HEAD + 2
+    if namespace >= len(head) or not 0 <= head[namespace] - TEXT_HEAD <= MAX_TEXT:
+        return b"", head
+    name = namespace + head[namespace] - TEXT_HEAD + 1
+    end = MAX_PREFIX + 1 + name - namespace
+    prefix = head[1:namespace] + head[name:end]
+    if name >= len(head) or len(prefix) < MIN_PREFIX:
+        return b"", head
+    digest = blake2b(prefix, digest_size=PREFIX_HASH_BYTES).digest()
+    return digest + prefix, digest + head[namespace:name] + head[end:]
+
+
+def _join(prefix: bytes, rest: bytes) -> bytes:
+    """The opposite of `_split`."""
+    kind, namespace = prefix[0] - TEXT_HEAD + 1, rest[0] - TEXT_HEAD + 1
+    return bytes([RESOURCE_HEAD]) + prefix[:kind] + rest[:namespace] + prefix[kind:] + rest[namespace:]
+
+
+def unpack_group(value: bytes) -> tuple[bytes, dict[int, bytes]]:
+    """Reads the value of a group: its meta data, and the example of each bucket by the bucket's start (ms)."""
+    unpacker = msgpack.Unpacker(raw=True)
+    unpacker.feed(value)
+    unpacker.skip()
+    meta = value[: unpacker.tell()]
+    return meta, {int(start): example for start, example in pairs(unpacker.unpack())}
 
 
 class Summary(NamedTuple):
@@ -302,7 +336,7 @@ class Summary(NamedTuple):
     parts: int
     """Number of hashes that have members, a power of two; packed as its binary logarithm."""
     prefixes: int
-    """Number of named prefixes."""
+    """Number of prefixes."""
     severity: str
     """Name of the highest severity."""
     unqualified: int
@@ -346,7 +380,7 @@ def _unpack_member(value: bytes, fields: Mapping[bytes, bytes]) -> tuple[int, in
         prefix = fields.get(resource[:PREFIX_HASH_BYTES])
         if prefix is None:
             return None
-        resource = prefix + resource[PREFIX_HASH_BYTES:]
+        resource = _join(prefix, resource[PREFIX_HASH_BYTES:])
     return alerts, last, form % FLAG_VALUES, resource
 
 

@@ -50,7 +50,7 @@ class TopGroups:
     open: int
     """Open groups."""
     seen: int
-    """Open groups that were compared so far, the oldest first."""
+    """Open groups that were compared so far, in the order in which they are due."""
     groups: tuple[OpenGroup, ...]
     """The largest of those, the largest first."""
 
@@ -66,7 +66,7 @@ class _Group(NamedTuple):
     buckets: tuple[_Bucket, ...]
 
 
-@script("state_version", "marks", "open", "number", "group_prefix", "bucket_prefix")
+@script("state_version", "marks", "due", "number", "group_prefix", "bucket_prefix", libraries=["groups"])
 def top_groups(*, first: int, count: int, limit: int, by_members: bool, others: Packed) -> None:
     """Finds the largest groups of a range."""
 

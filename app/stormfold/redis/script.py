@@ -42,7 +42,7 @@ class RedisAccess:
 class Script(Generic[P]):
     """A Lua script of this package, called like the function that declares it, for one state version."""
 
-    def __init__(self, declaration: Callable[P, None], names: Sequence[str], library: str | None) -> None:
+    def __init__(self, declaration: Callable[P, None], names: Sequence[str], libraries: Sequence[str]) -> None:
         self.name = declaration.__name__
         self.names = names
         types: dict[str, Any] = {name: str if name.endswith(("number", "_prefix")) else Key for name in names}
@@ -50,7 +50,7 @@ class Script(Generic[P]):
         self.keys = [name for name, annotation in types.items() if annotation is Key]
         self.arguments = {name: annotation for name, annotation in types.items() if annotation is not Key}
         self.body = _read(self.name)
-        self.library = _read(library) if library else ""
+        self.library = "".join(map(_read, libraries))
         self.source = "".join((self._prelude(), "\n", self.library, self.body))
 
     async def __call__(self, access: RedisAccess, number: int, /, *args: P.args, **kwargs: P.kwargs) -> Any:
@@ -68,7 +68,7 @@ class Script(Generic[P]):
         return reply
 
     def _prelude(self) -> str:
-        """One line, so that the line numbers in Redis' errors differ by one only, and by those of a library."""
+        """One line, so that the line numbers in Redis' errors differ by one only, and by those of the libraries."""
         values = {name: f"KEYS[{index}]" for index, name in enumerate(self.keys, 1)}
         for index, (name, annotation) in enumerate(self.arguments.items(), 1):
             values[name] = _FROM_ARGV[annotation] % index
@@ -81,12 +81,12 @@ def _read(name: str) -> str:
     return (files("stormfold.redis") / f"{name}.lua").read_text()
 
 
-def script(*names: str, library: str | None = None) -> Callable[[Callable[P, None]], Script[P]]:
+def script(*names: str, libraries: Sequence[str] = ()) -> Callable[[Callable[P, None]], Script[P]]:
     """Declares a script that gets these attributes of `VersionKeys` before the parameters of the function.
 
-    `library` is the name of a Lua file without parameters of its own that comes before the script's.
+    `libraries` are names of Lua files without parameters of their own that come before the script's.
     """
-    return lambda declaration: Script(declaration, names, library)
+    return lambda declaration: Script(declaration, names, libraries)
 
 
 def pack(value: Any) -> bytes:

@@ -3,12 +3,12 @@
 -- KEYS
 --   1 state_version     hash
 --   2 marks             hash
---   3 open              zset
+--   3 due               zset
 -- ARGV
 --   1 number            of the state version that the caller knows
 --   2 group_prefix      prefix of group keys
 --   3 bucket_prefix     prefix of bucket keys
---   4 first             rank in `open` of the first group of the range
+--   4 first             rank in `due` of the first group of the range
 --   5 count             groups in the range
 --   6 limit             most groups to return
 --   7 by_members        whether the largest are those with the most members in one bucket, not the most alerts
@@ -20,26 +20,34 @@ if redis.call('HGET', state_version, NUMBER) ~= number then
   return {STALE}
 end
 
-local function summary(group, start)
-  return redis.call('HGET', bucket_prefix .. group .. SEPARATOR .. start, SUMMARY_FIELD)
+-- Meta of a group, and {bucket start, summary, ...}; nothing if it is not open.
+local function read_group(name)
+  local value, buckets = redis.call('GET', group_prefix .. name), {}
+  local meta = value and meta_of(value)
+  for at, start in ipairs(meta and examples_of(value, meta) or {}) do
+    local summary = at % 2 == 1 and redis.call('HGET', bucket_prefix .. name .. SEPARATOR .. start, SUMMARY_FIELD)
+    if summary then
+      buckets[#buckets + 1] = start
+      buckets[#buckets + 1] = summary
+    end
+  end
+  return meta, buckets
 end
 
-local groups = redis.call('ZRANGE', open, first, first + count - 1)
+local groups = redis.call('ZRANGE', due, first, first + count - 1)
 for _, group in ipairs(others) do
   groups[#groups + 1] = group
 end
-local sizes, found = {}, {}
+local sizes, found, metas, buckets = {}, {}, {}, {}
 for _, group in ipairs(groups) do
   if not sizes[group] then
-    sizes[group] = 0
-    for _, field in ipairs(redis.call('HKEYS', group_prefix .. group)) do
-      local bucket = field ~= META_FIELD and summary(group, field)
-      if bucket then
-        if by_members then
-          sizes[group] = math.max(sizes[group], (select(7, struct.unpack(SUMMARY, bucket))))
-        else
-          sizes[group] = sizes[group] + struct.unpack(SUMMARY, bucket)
-        end
+    sizes[group], metas[group], buckets[group] = 0, read_group(group)
+    for at = 2, #buckets[group], 2 do
+      local summary = buckets[group][at]
+      if by_members then
+        sizes[group] = math.max(sizes[group], (select(7, struct.unpack(SUMMARY, summary))))
+      else
+        sizes[group] = sizes[group] + struct.unpack(SUMMARY, summary)
       end
     end
     if sizes[group] > 0 then
@@ -51,15 +59,9 @@ table.sort(found, function(a, b)
   return sizes[a] > sizes[b] or (sizes[a] == sizes[b] and a < b)
 end)
 
-local result = {DONE, redis.call('HGET', marks, HORIZON) or '', redis.call('ZCARD', open)}
+local result = {DONE, redis.call('HGET', marks, HORIZON) or '', redis.call('ZCARD', due)}
 for i = 1, math.min(limit, #found) do
-  local group, buckets = found[i], {}
-  for _, field in ipairs(redis.call('HKEYS', group_prefix .. group)) do
-    if field ~= META_FIELD then
-      buckets[#buckets + 1] = field
-      buckets[#buckets + 1] = summary(group, field)
-    end
-  end
-  result[#result + 1] = {group, redis.call('HGET', group_prefix .. group, META_FIELD), buckets}
+  local group = found[i]
+  result[#result + 1] = {group, metas[group], buckets[group]}
 end
 return result

@@ -66,7 +66,7 @@ def open_state(*, known: str, fields: Packed, starts: Packed) -> None:
     """Opens a state version if the known one is current."""
 
 
-@script("state_version", "void", "pending_windows", "open", "positions", "source_positions", "marks", "number")
+@script("state_version", "void", "pending_windows", "due", "positions", "source_positions", "marks", "number")
 def change_windows(
     *, new_positions: Key, new_source_positions: Key, new_marks: Key, committed: Packed, closed: int | None
 ) -> None:

@@ -55,7 +55,7 @@ async def foreign_keys(redis: Redis, settings: Settings) -> set[bytes]:
         version.source_positions,
         version.marks,
         version.due,
-        version.open,
+        version.open_since,
     )
     forms = [
         *map(re.escape, fixed), re.escape(version.group_prefix) + group, re.escape(version.lease_prefix) + group,

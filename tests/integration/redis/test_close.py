@@ -14,6 +14,7 @@ from stormfold.group import GroupMeta
 from stormfold.redis.clock import Clock
 from stormfold.redis.close import Completion, OpenBuckets
 from stormfold.redis.errors import StaleStateVersion
+from stormfold.redis.script import pack
 from stormfold.redis.store import Store
 from stormfold.window import Bucket, first_due
 from tests.integration.model import plain
@@ -310,15 +311,15 @@ async def test_keys_and_fields_have_the_documented_bytes(store: Store, redis: Re
     root, group = b"stormfold:{0}:", one.group.encode()
     assert await everything(redis) == {
         root + b"epoch": {
-            b"number3": b"1", b"gap": b"10", b"grace": b"5", b"slice": b"30", b"by": b"0",
+            b"number4": b"1", b"gap": b"10", b"grace": b"5", b"slice": b"30", b"by": b"0",
             b"partitions": b"2",
         },
         root + b"1:pos": {b"0": b"1", b"0:t": str(NOW).encode(), b"1": b"0", b"1:t": b"-1"},
         root + b"1:org": {b"0:0": b"1:0"},
         root + b"1:mark": {b"h": str(NOW + 30).encode()},
         root + b"1:due": [(group, NOW + 14 + 11)],
-        root + b"1:open": [(group, NOW + 10)],
-        root + b"1:g:" + group: {b"m": batch_meta, str(NOW + 10).encode(): b'{"labels":{"a":"b"}}'},
+        root + b"1:open": {str(NOW + 10).encode(): b"1"},
+        root + b"1:g:" + group: batch_meta + pack([str(NOW + 10), b'{"labels":{"a":"b"}}']),
         root + b"1:b:" + group + b":" + str(NOW + 10).encode(): {
             b"a": (2).to_bytes(4, "big") + (NOW + 13).to_bytes(8, "big") + (NOW + 14).to_bytes(8, "big")
             + (1).to_bytes(4, "big") + b"\0" + b"\0" + (1).to_bytes(4, "big") + b"\0" + b"\0" + b"critical",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,9 +10,10 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from stormfold.errors import Retry
+from stormfold.redis import layout
 from stormfold.redis.close import Completion
 from stormfold.redis.fold import Limits, Move
-from stormfold.redis.layout import PREFIXES_PART, WHOLE_MEMBERS
+from stormfold.redis.layout import MAX_PREFIXES, PREFIXES_PART, WHOLE_FIELDS
 from stormfold.redis.store import Store
 from stormfold.redis.versions import StateVersion
 from stormfold.resource import Resource
@@ -81,7 +83,7 @@ async def fold_all(fold: Folder, alerts: Sequence[Alert], random: Random, limits
 @IN_REDIS
 @given(
     random=st.randoms(use_true_random=True),
-    members=st.sampled_from((1, 20, WHOLE_MEMBERS, WHOLE_MEMBERS + 1, 130, 300)),
+    members=st.sampled_from((1, 20, WHOLE_FIELDS, WHOLE_FIELDS + 1, 130, 300)),
     windows=st.sampled_from((WINDOWS, LONG)),
 )
 async def test_members_in_any_number_of_parts_are_those_of_the_plain_model(
@@ -95,7 +97,7 @@ async def test_members_in_any_number_of_parts_are_those_of_the_plain_model(
     assert await contents(store, version) == plain.buckets(alerts, windows)
 
 
-@pytest.mark.parametrize("members", [15, WHOLE_MEMBERS, WHOLE_MEMBERS + 1, 128, 129, 1_000, 4_000])
+@pytest.mark.parametrize("members", [15, WHOLE_FIELDS, WHOLE_FIELDS + 1, 128, 129, 1_000, 4_000])
 async def test_every_hash_of_a_bucket_is_compact(store: Store, redis: Redis, members: int) -> None:
     """Under the default limits of the server: at most 128 fields, each of at most 64 bytes."""
     await redis.config_set("hash-max-ziplist-entries", 128)
@@ -135,12 +137,15 @@ async def test_the_limit_of_fingerprints_holds_in_many_parts(store: Store) -> No
     assert sum(member.alerts for member in content.members.values()) == 350
 
 
-@pytest.mark.parametrize("members", [100, 20])
-async def test_a_part_of_a_wrong_type_fails_the_call_before_it_writes(store: Store, redis: Redis, members: int) -> None:
+@pytest.mark.parametrize("members", [100, 20, 150])
+@pytest.mark.parametrize("part", [1, PREFIXES_PART])
+async def test_a_part_of_a_wrong_type_fails_the_call_before_it_writes(
+    store: Store, redis: Redis, members: int, part: object
+) -> None:
     """A part that the bucket has, or gets by this call."""
     await start(store)
     await Folder(store)([alert(number, 3) for number in range(members)])
-    key = f"{store.keys.of(1).bucket_key(alert(1, 3).group, NOW)}:1"
+    key = f"{store.keys.of(1).bucket_key(alert(1, 3).group, NOW)}:{part}"
     await redis.delete(key)
     await redis.sadd(key, "taken")
     before = await everything(redis)
@@ -149,12 +154,36 @@ async def test_a_part_of_a_wrong_type_fails_the_call_before_it_writes(store: Sto
     assert await everything(redis) == before
 
 
-async def test_without_a_usable_hash_of_prefixes_resources_are_kept_whole(store: Store, redis: Redis) -> None:
+@IN_REDIS
+@given(random=st.randoms(use_true_random=True), prefixes=st.sampled_from((1, 5, 100, MAX_PREFIXES + 40)))
+async def test_any_number_of_prefixes_is_kept(store: Store, redis: Redis, random: Random, prefixes: int) -> None:
+    await redis.flushall()
     await start(store)
-    alerts = [alert(number, 3, resource=f"api-7d9f6c5b4-{number}") for number in range(20)]
-    await redis.sadd(f"{store.keys.of(1).bucket_key(alerts[0].group, NOW)}:{PREFIXES_PART}", "taken")
-    await Folder(store)(alerts)
+    alerts = [
+        alert(number, random.randrange(10), resource=f"deployment-{random.randrange(prefixes)}-{number % 7}")
+        for number in [*range(300)] * 2
+    ]
+    await fold_all(Folder(store), alerts, random)
     assert await contents(store) == plain.buckets(alerts, WINDOWS)
+
+
+async def test_two_prefixes_with_one_hash_are_both_kept(
+    store: Store, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one call and in two, in a bucket of one part and of several."""
+    monkeypatch.setattr(layout, "blake2b", lambda _, digest_size: SimpleNamespace(digest=lambda: bytes(digest_size)))
+    layout._split.cache_clear()
+    for members in (20, 200):
+        for size in (members, members // 2):
+            await redis.flushall()
+            await start(store)
+            fold = Folder(store)
+            alerts = [alert(number, 3, resource=f"deployment-{number % 3}-{number}") for number in range(members)]
+            for begin in range(0, members, size):
+                await fold(alerts[begin : begin + size])
+            await fold(alerts)
+            assert await contents(store) == plain.buckets([*alerts, *alerts], WINDOWS)
+    layout._split.cache_clear()
 
 
 async def test_a_full_redis_closes_a_bucket_of_many_hashes(store: Store, redis: Redis) -> None:
