@@ -53,8 +53,7 @@ def files() -> Iterator[str]:
 
 def violations() -> Iterator[tuple[str, str]]:
     """Yields the pattern, and `file:line: text`, of each line with a forbidden word."""
-    # A call of a library's function is no prose.
-    patterns = {pattern: re.compile(rf"\b(?:{pattern})\b(?!\()", re.IGNORECASE) for pattern in FORBIDDEN}
+    patterns = {pattern: re.compile(rf"\b(?:{pattern})\b", re.IGNORECASE) for pattern in FORBIDDEN}
     for name in files():
         for number, line in enumerate((ROOT / name).read_text(encoding="utf-8").splitlines(), 1):
             for pattern, compiled in patterns.items():

@@ -221,7 +221,10 @@ def _open_group(group: _Group, read: Sequence[tuple[_Bucket, Sequence[Mapping[by
         alerts=sum(summary.alerts for summary in summaries),
         distinct=max(len({name for name, _ in members}), *(summary.members for summary in summaries)),
         resources=len({member.resource for _, member in members} - {None}),
-        exact=len(read) == len(group.buckets) and not any(summary.truncated for summary in summaries),
+        exact=len(read) == len(group.buckets)
+        and not any(summary.truncated for summary in summaries)
+        # Members that moved to another hash between the two reads are missing.
+        and len(members) >= sum(summary.members for summary in summaries),
         first=min(summary.first for summary in summaries),
         last=max(summary.last for summary in summaries),
     )

@@ -178,38 +178,68 @@ async def test_open_segments_are_the_aggregates_of_what_has_come_so_far(store: S
     assert await everything(redis) == before
 
 
+class Changing:
+    """A Redis in which a bucket changes between the two reads of it."""
+
+    def __init__(self, redis: Redis, server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._redis = redis
+        self._server = server
+        self._patch = monkeypatch
+
+    async def state(self) -> dict[bytes, bytes | None]:
+        """Everything, to restore it."""
+        return {key: await self._redis.dump(key) async for key in self._redis.scan_iter()}
+
+    def restore(self, state: Mapping[bytes, bytes | None]) -> None:
+        with SyncRedis.from_url(self._server.url) as client:
+            client.flushdb()
+            for key, value in state.items():
+                client.restore(key, 0, value or b"")
+
+    def becomes(self, state: Mapping[bytes, bytes | None]) -> None:
+        """From now on, what is read of a bucket after its first hash is of this state."""
+        part_keys = VersionKeys.part_keys
+
+        def late(*arguments: Any) -> list[str]:
+            self.restore(state)
+            return part_keys(*arguments)
+
+        self._patch.setattr(VersionKeys, "part_keys", late)
+
+
 async def test_buckets_that_grow_while_they_are_read_have_what_they_had(
     store: Store, redis: Redis, redis_server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Alerts that come between the two reads of a bucket bring a prefix of resources that is not read."""
     await start(store)
-    folder = Folder(store)
+    folder, changing = Folder(store), Changing(redis, redis_server, monkeypatch)
     await folder([alert(n, 1, resource=f"{n:016}") for n in range(200)])
-    before = {key: await redis.dump(key) async for key in redis.scan_iter()}
-    details = await held(store)
+    before, details = await changing.state(), await held(store)
     await folder([alert(n, 2, resource=f"payments-{n}") for n in range(200, 240)])
-    after = {key: await redis.dump(key) async for key in redis.scan_iter()}
-    part_keys = VersionKeys.part_keys
-
-    def restore(state: Mapping[bytes, bytes | None]) -> None:
-        with SyncRedis.from_url(redis_server.url) as client:
-            client.flushdb()
-            for key, value in state.items():
-                client.restore(key, 0, value or b"")
-
-    def late(*arguments: Any) -> list[str]:
-        restore(after)
-        return part_keys(*arguments)
-
-    monkeypatch.setattr(VersionKeys, "part_keys", late)
-    restore(before)
+    changing.becomes(await changing.state())
+    changing.restore(before)
     _, (found,) = await OpenSegments(store, 5, 50).look(VERSION)
     assert 200 <= found.distinct <= 240
-    restore(before)
+    changing.restore(before)
     (group,) = (await OpenGroups(store, 5).look(VERSION)).groups
     assert 200 <= group.distinct <= 240
-    restore(before)
+    changing.restore(before)
     assert await held(store) == details
+
+
+async def test_resources_of_a_bucket_that_splits_while_it_is_read_are_a_lower_bound(
+    store: Store, redis: Redis, redis_server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its prefixes and half of its members are then in hashes that are not read."""
+    await start(store)
+    folder, changing = Folder(store), Changing(redis, redis_server, monkeypatch)
+    await folder([alert(n, 1, resource=f"payments-{n}") for n in range(100)])
+    before = await changing.state()
+    await folder([alert(n, 2, resource=f"payments-{n}") for n in range(100, 200)])
+    changing.becomes(await changing.state())
+    changing.restore(before)
+    (group,) = (await OpenGroups(store, 5).look(VERSION)).groups
+    assert group.distinct == 100 and group.resources < 100 and not group.exact
 
 
 async def test_the_segments_with_the_most_distinct_alerts_are_found_first(store: Store) -> None:
