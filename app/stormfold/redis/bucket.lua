@@ -1,4 +1,5 @@
 -- A bucket: its summary, and its members in one or more hashes. Part of fold.lua, which has the arguments.
+
 -- Locals, because every member needs these functions.
 local struct_pack, struct_unpack, find = struct.pack, struct.unpack, string.find
 local byte, char, sub = string.byte, string.char, string.sub

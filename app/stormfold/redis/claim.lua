@@ -61,10 +61,11 @@ repeat
   local groups = redis.call('ZRANGEBYSCORE', due, '-inf', horizon - grace, 'LIMIT', from, PAGE)
   for _, group in ipairs(groups) do
     if taken < limit and leased(lease_prefix .. group) then
-      local value, buckets = redis.call('GET', group_prefix .. group), {}
-      local meta = value and meta_of(value)
-      if meta then
-        buckets = examples_of(value, meta)
+      local value, meta, buckets = redis.call('GET', group_prefix .. group), false, {}
+      if value then
+        local begin
+        meta, begin = read_meta(value)
+        buckets = read_examples(value, begin)
         for at = 1, #buckets, 2 do
           buckets[at + 1] = redis.call('HGET', bucket_prefix .. group .. SEPARATOR .. buckets[at], SUMMARY_FIELD)
         end

@@ -69,15 +69,20 @@ for _, completion in ipairs(completions) do
       for _, key in ipairs(keys) do
         redis.call('UNLINK', key)
       end
-      local value = redis.call('GET', group_key)
-      local meta = value and meta_of(value)
-      local examples = meta and examples_of(value, meta) or {}
+      local value, meta, examples = redis.call('GET', group_key), '', {}
+      if value then
+        local begin
+        meta, begin = read_meta(value)
+        examples = read_examples(value, begin)
+      end
       local rest = without(examples, buckets)
       local first, next_first = first_bucket(examples), first_bucket(rest)
       if next_first then
         -- Buckets that were added since the claim may be due earlier: then the group is claimed again at once.
         redis.call('ZADD', due, #rest / 2 == stay and next_due or 0, group)
-        redis.call('SET', group_key, pack_group(meta, rest))
+        if #buckets > 0 then
+          redis.call('SET', group_key, pack_group(meta, rest))
+        end
       else
         redis.call('DEL', group_key)
         redis.call('ZREM', due, group)

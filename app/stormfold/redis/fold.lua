@@ -1,4 +1,4 @@
--- Folds the alerts of one poll into their buckets and moves the positions, all or nothing.
+-- Folds the alerts of a poll, or of a portion of one, into their buckets and moves the positions, all or nothing.
 -- Its first write needs memory: a full Redis refuses it, and then nothing has been written.
 --
 -- KEYS
@@ -18,7 +18,7 @@
 --   5 max_fingerprints      most members of a bucket
 --   6 max_groups            open groups from which on new ones are folded into overflow groups
 --   7 track_new             whether new fingerprints become members, or are only counted
---   8 alerts_partitions     partitions of `alerts` according to the marks of this poll, 0 without marks
+--   8 alerts_partitions     partitions of `alerts` according to the marks of this call, 0 without marks
 --   9 moves                 {{partition, start, end, timestamp}, ...}, all strings
 --  10 new_source_positions  {pair, source position, ...}, all strings
 --  11 new_marks             {pair, event time (ms), ...}
@@ -66,8 +66,8 @@ local open_groups = redis.call('ZCARD', due)
 local opened, overflowed = {}, 0
 -- By row: the key of the bucket, and what it holds. Summaries are false where an earlier row changes them.
 local bucket_keys, summaries, own_metas = {}, {}, {}
--- By name: what open groups hold, packed.
-local values = {}
+-- By name: the value of an open group, or false; and what it holds, where a row needed it.
+local values, groups = {}, {}
 -- By bucket: most members and prefixes after this call.
 local members_after, prefixes_after = {}, {}
 local function is_open(name)
@@ -129,10 +129,14 @@ local function index_of(examples, start)
   return #examples + 1
 end
 
+-- Groups by name that must be written.
+local changed = {}
+
 -- Keeps the example of the first alert of a bucket, of which `before` is what Redis had.
-local function keep_example(row, meta, before)
+local function keep_example(row, group, before)
   local name, start, example = row[ROW_GROUP], row[ROW_START], row[ROW_EXAMPLE]
-  local examples = values[name] and examples_of(values[name], meta) or {}
+  local examples = group.examples or (group.at and read_examples(values[name], group.at)) or {}
+  group.examples = examples
   local at = index_of(examples, start)
   local old = examples[at + 1]
   if not before then
@@ -142,28 +146,40 @@ local function keep_example(row, meta, before)
   end
   if example ~= old then
     examples[at], examples[at + 1] = start, example
-    values[name] = pack_group(meta, examples)
-    redis.call('SET', group_prefix .. name, values[name])
+    changed[name] = group
   end
 end
 
+-- The group of a row, which may be new.
+local function group_of(row)
+  local name = row[ROW_GROUP]
+  local group = groups[name]
+  if not group then
+    group = {meta = row[ROW_META]}
+    if values[name] then
+      group.meta, group.at = read_meta(values[name])
+    end
+    groups[name] = group
+  end
+  return group
+end
+
 local function fold_row(number, row)
-  local meta, value = row[ROW_META], values[row[ROW_GROUP]]
+  local meta, group = row[ROW_META], group_of(row)
   local key, before, own_meta = bucket_keys[number], summaries[number], own_metas[number]
   if not before then
     -- An earlier row may have opened the bucket.
     before, own_meta = unpack(redis.call('HMGET', key, SUMMARY_FIELD, META_FIELD))
   end
-  local group_meta = value and meta_of(value, meta) or meta
   local bucket
   if before then
-    local old_meta = own_meta or group_meta
+    local old_meta = own_meta or group.meta
     if meta ~= old_meta then
       meta = lower(meta, old_meta)
     end
     bucket = unpack_summary(before)
     if row[ROW_FIRST] <= bucket.first then
-      keep_example(row, group_meta, bucket)
+      keep_example(row, group, bucket)
     end
     merge_summaries(bucket, row)
   else
@@ -172,12 +188,12 @@ local function fold_row(number, row)
       rank = row[ROW_RANK], severity = row[ROW_SEVERITY],
       truncated = 0, members = 0, bits = 0, prefixes = 0, unqualified = 0,
     }
-    keep_example(row, group_meta, nil)
+    keep_example(row, group, nil)
   end
   -- All buckets of a group share its meta, unless the configuration changed while the group was open.
-  if own_meta and meta == group_meta then
+  if own_meta and meta == group.meta then
     redis.call('HDEL', key, META_FIELD)
-  elseif meta ~= group_meta and meta ~= own_meta then
+  elseif meta ~= group.meta and meta ~= own_meta then
     redis.call('HSET', key, META_FIELD, meta)
   end
   fold_members(key, row, bucket)
@@ -215,5 +231,8 @@ if alerts_partitions > tonumber(redis.call('HGET', marks, ALERTS_PARTITIONS) or 
 end
 for number, row in ipairs(rows) do
   fold_row(number, row)
+end
+for name, group in pairs(changed) do
+  redis.call('SET', group_prefix .. name, pack_group(group.meta, group.examples))
 end
 return reply(DONE, overflowed)

@@ -1,4 +1,4 @@
-"""Folds a merged poll into Redis, with the positions that it moves."""
+"""Folds a merged poll, or a portion of one, into Redis, with the positions that it moves."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ class FoldAccess(RedisAccess):
     async def fold(
         self, version: StateVersion, moves: Sequence[Move], merged: Merged, limits: Limits
     ) -> tuple[Clock, int]:
-        """Folds a poll and moves its positions, all or nothing; the same call once more succeeds and changes nothing.
+        """Folds alerts and moves the positions, all or nothing; the same call once more succeeds and changes nothing.
 
         Returns the clock, and the alerts that went into overflow groups: 0 the second time.
         Raises `StaleStateVersion`, `PositionConflict`, `BehindWatermark`, `RedisOutOfMemory`.

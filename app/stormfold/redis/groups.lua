@@ -1,20 +1,17 @@
 -- What is open: the values of groups, and how many groups begin with each bucket. Part of scripts that have the keys.
 
--- Meta of a group's value. It is not decoded if it is the expected one: a value in msgpack is no beginning of another.
-local function meta_of(value, expected)
-  if expected and string.sub(value, 1, #expected) == expected then
-    return expected
-  end
-  return string.sub(value, 1, (cmsgpack.unpack_one(value)))
+-- Meta of a group's value, as it was written, and where its examples begin.
+local function read_meta(value)
+  return struct.unpack(META_SIZE .. 'c0', value)
 end
 
 -- {bucket start, example, ...} of a group's value, starts as text.
-local function examples_of(value, meta)
-  return cmsgpack.unpack(string.sub(value, #meta + 1))
+local function read_examples(value, at)
+  return cmsgpack.unpack(string.sub(value, at))
 end
 
 local function pack_group(meta, examples)
-  return meta .. cmsgpack.pack(examples)
+  return struct.pack(META_SIZE .. 'c0', #meta, meta) .. cmsgpack.pack(examples)
 end
 
 -- Start of the first bucket, or nil.

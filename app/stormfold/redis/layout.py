@@ -70,7 +70,8 @@ class VersionKeys:
 
     @property
     def group_prefix(self) -> str:
-        """Prefix. string, no TTL: in msgpack, `GroupMeta`, and a list of each bucket start and example."""
+        """Prefix. string, no TTL: size of `GroupMeta` in msgpack (4 bytes), `GroupMeta`, and in msgpack a list of each
+        bucket start and example."""
         return self.base + "g:"
 
     @property
@@ -162,6 +163,8 @@ TIMESTAMP_SUFFIX = ":t"
 """Follows the partition in the field of positions that holds a timestamp."""
 META_FIELD = b"m"
 SUMMARY_FIELD = b"a"
+META_SIZE = struct.Struct(">I")
+"""A group begins with the size of its `GroupMeta`. Scripts do not decode that: another program may have written it."""
 
 SUMMARY = struct.Struct(">IQQIBBIBB")
 """A bucket summary: alerts, first and last (ms), late, severity rank, truncated, members, binary logarithm of the
@@ -229,6 +232,7 @@ def lua_constants() -> dict[str, str | int]:
         **{name: globals()[name] for name in names},
         "META_FIELD": META_FIELD.decode(),
         "SUMMARY_FIELD": SUMMARY_FIELD.decode(),
+        "META_SIZE": _lua_format(META_SIZE),
         "SUMMARY": _lua_format(SUMMARY),
         "LONG_MEMBER": _lua_format(LONG_MEMBER),
         "QUALIFIED": QUALIFIED,
@@ -309,11 +313,10 @@ def _join(prefix: bytes, rest: bytes) -> bytes:
 
 def unpack_group(value: bytes) -> tuple[bytes, dict[int, bytes]]:
     """Reads the value of a group: its meta data, and the example of each bucket by the bucket's start (ms)."""
-    unpacker = msgpack.Unpacker(raw=True)
-    unpacker.feed(value)
-    unpacker.skip()
-    meta = value[: unpacker.tell()]
-    return meta, {int(start): example for start, example in pairs(unpacker.unpack())}
+    (size,) = META_SIZE.unpack_from(value)
+    end = META_SIZE.size + size
+    flat = msgpack.unpackb(value[end:], raw=True)
+    return value[META_SIZE.size : end], {int(start): example for start, example in pairs(flat)}
 
 
 class Summary(NamedTuple):
@@ -361,7 +364,7 @@ def unpack_summary(value: bytes) -> Summary:
 def unpack_members(start: int, hashes: Iterable[Mapping[bytes, bytes]]) -> dict[bytes, Member]:
     """Reads the members in all hashes of a bucket that begins at `start`, by fingerprint.
 
-    Those whose prefix is in none of the hashes are left out: they were written after the first hashes were read.
+    Those whose prefix is in none of the hashes are left out: the bucket has changed since the first hash was read.
     """
     fields: dict[bytes, bytes] = {}
     for found in hashes:

@@ -23,11 +23,15 @@ end
 -- Meta of a group, and {bucket start, summary, ...}; nothing if it is not open.
 local function read_group(name)
   local value, buckets = redis.call('GET', group_prefix .. name), {}
-  local meta = value and meta_of(value)
-  for at, start in ipairs(meta and examples_of(value, meta) or {}) do
-    local summary = at % 2 == 1 and redis.call('HGET', bucket_prefix .. name .. SEPARATOR .. start, SUMMARY_FIELD)
+  if not value then
+    return nil, buckets
+  end
+  local meta, begin = read_meta(value)
+  local examples = read_examples(value, begin)
+  for at = 1, #examples, 2 do
+    local summary = redis.call('HGET', bucket_prefix .. name .. SEPARATOR .. examples[at], SUMMARY_FIELD)
     if summary then
-      buckets[#buckets + 1] = start
+      buckets[#buckets + 1] = examples[at]
       buckets[#buckets + 1] = summary
     end
   end

@@ -202,7 +202,7 @@ class Fold:
         await self._monitor.update()
 
     def _place(self, batch: Batch) -> dict[str, Any]:
-        """Fields for the log: the topic, and where the batch begins in each partition."""
+        """Fields for the log: the topic, and how far each partition of the batch is folded."""
         return {"topic": self._member.topic, "positions": {p: self._positions[p].offset for p in batch.records}}
 
     def _advance(self, marks: Mapping[PartitionPair, int]) -> None:

@@ -319,7 +319,8 @@ async def test_keys_and_fields_have_the_documented_bytes(store: Store, redis: Re
         root + b"1:mark": {b"h": str(NOW + 30).encode()},
         root + b"1:due": [(group, NOW + 14 + 11)],
         root + b"1:open": {str(NOW + 10).encode(): b"1"},
-        root + b"1:g:" + group: batch_meta + pack([str(NOW + 10), b'{"labels":{"a":"b"}}']),
+        root + b"1:g:" + group: len(batch_meta).to_bytes(4, "big")
+            + batch_meta + pack([str(NOW + 10), b'{"labels":{"a":"b"}}']),
         root + b"1:b:" + group + b":" + str(NOW + 10).encode(): {
             b"a": (2).to_bytes(4, "big") + (NOW + 13).to_bytes(8, "big") + (NOW + 14).to_bytes(8, "big")
             + (1).to_bytes(4, "big") + b"\0" + b"\0" + (1).to_bytes(4, "big") + b"\0" + b"\0" + b"critical",

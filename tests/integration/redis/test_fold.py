@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from stormfold.errors import Retry
 from stormfold.group import GroupMeta, group_id, overflow_meta
 from stormfold.merge import LatePolicy, Merger
 from stormfold.redis.clock import Clock, MarksSnapshot
+from stormfold.redis.close import Completion
 from stormfold.redis.errors import BehindWatermark, PositionConflict, StaleStateVersion
 from stormfold.redis.fold import Limits, Move
 from stormfold.redis.store import Store
@@ -253,6 +255,39 @@ async def test_a_row_may_have_more_members_than_lua_can_unpack_at_once(store: St
     again = [alert(n, 4, resolved=True) for n in range(8_500, 9_500)]
     await fold(again)
     assert await contents(store) == plain.buckets([*alerts, *again], WINDOWS)
+
+
+async def test_a_call_writes_each_group_once(store: Store, redis: Redis) -> None:
+    """However many buckets it opens: a group is one value."""
+    await start(store)
+    fold = Folder(store)
+    await fold([alert(1, 3), alert(1, 3, meta=OTHER)])
+    before = (await redis.info("commandstats"))["cmdstat_set"]["calls"]
+    alerts = [alert(1, 3 + 10 * number, meta=meta) for number in range(100) for meta in (GROUP, OTHER)]
+    await fold(alerts)
+    assert (await redis.info("commandstats"))["cmdstat_set"]["calls"] == before + 2
+    assert await contents(store) == plain.buckets([alert(1, 3), alert(1, 3, meta=OTHER), *alerts], WINDOWS)
+
+
+@pytest.mark.parametrize("more", ["c40100", "d40000", "81c001"], ids=["bin", "ext", "nil as a key"])
+async def test_meta_that_scripts_could_not_decode_is_folded_and_claimed(store: Store, more: str) -> None:
+    """A later version may add a field, and another program may write to the keyed topic."""
+    await start(store)
+    for number, meta in enumerate((merged([alert(1, 3)]).rows[0].meta, _with_field(GROUP, bytes.fromhex(more)))):
+        batch = merged([alert(1, 3)])
+        batch.rows[0].meta = meta
+        await store.fold(VERSION, [Move(0, number, number + 1, NOW)], batch, LIMITS)
+        await store.fold(VERSION, [Move(1, number, number + 1, NOW)], merged([alert(2, 13 + 10 * number)]), LIMITS)
+    _, (mine,) = await store.claim(VERSION, NOW + 99, min_marks=0, limit=9, token="me", lease=60_000)
+    assert sum(bucket.alerts for bucket in mine.buckets) == 4
+    await store.complete(VERSION, "me", [Completion(mine.group, mine.buckets, 0, 0)])
+    assert await store.open_buckets(VERSION) == []
+
+
+def _with_field(meta: GroupMeta, value: bytes) -> bytes:
+    """The meta in msgpack with one more field."""
+    packed = msgspec.msgpack.encode(meta)
+    return bytes([packed[0] + 1]) + packed[1:] + value
 
 
 async def test_a_call_moves_hundreds_of_partitions(store: Store) -> None:
