@@ -1,8 +1,8 @@
 """All metrics of a worker, declared once: name, type, labels and help text. Each constant is named like its metric.
 
 Unknown or stale values are not exported: a gauge with a value from another server disappears when that value is old,
-and ages are computed at each scrape. Counters with known label values export them from the start at 0, because
-Prometheus sees no increase in a series that begins with its first event.
+and ages and values by partition are read at each scrape. Counters with known label values export them from the start
+at 0, because Prometheus sees no increase in a series that begins with its first event.
 """
 
 import platform
@@ -63,6 +63,24 @@ class AgeGauge(ExpiringGauge):
         return None if self._set_at == float("-inf") else time.time() - self._value / 1000
 
 
+class ScrapedGauge(Collector):
+    """A gauge whose values are all set at each scrape: none is left of a partition that another worker has now."""
+
+    def __init__(self, name: str, documentation: str, *labels: str) -> None:
+        self._name, self._documentation = PREFIX + name, documentation
+        self.labels = labels
+        self.values: Mapping[tuple[str, ...], float] = {}
+        """Values of the labels → value to export."""
+        REGISTRY.register(self)
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The values of the last scrape that set them."""
+        family = GaugeMetricFamily(self._name, self._documentation, labels=self.labels)
+        for labels, value in self.values.items():
+            family.add_metric(labels, value)
+        yield family
+
+
 def _counter(name: str, documentation: str, *labels: str, values: Collection[str | tuple[str, ...]] = ()) -> Counter:
     counter = Counter(PREFIX + name, documentation, labels, registry=REGISTRY)
     for value in values:
@@ -93,7 +111,7 @@ def _registry(*metrics: Collector) -> CollectorRegistry:
 
 BUILD_INFO = _gauge("build_info", "1, with the version of the worker as labels", "version", "python")
 BUILD_INFO.labels(__version__, platform.python_version()).set(1)
-READY = _gauge("ready", "1 if the worker can do its work, else 0")
+READY = ScrapedGauge("ready", "1 if the worker can do its work, else 0")
 CONFIG_LAST_RELOAD_SUCCESSFUL = _gauge(
     "config_last_reload_successful",
     "1 if the worker applies its configuration file as it is now, 0 if it refused the last change",
@@ -101,7 +119,7 @@ CONFIG_LAST_RELOAD_SUCCESSFUL = _gauge(
 CONFIG_LAST_RELOAD_SUCCESS_TIMESTAMP_SECONDS = _gauge(
     "config_last_reload_success_timestamp_seconds", "When the configuration was last loaded (Unix time)"
 )
-COMPONENT_UNHEALTHY = _gauge("component_unhealthy", "1 for each component that cannot do its work", "component")
+COMPONENT_UNHEALTHY = ScrapedGauge("component_unhealthy", "1 for each component that cannot do its work", "component")
 
 ALERTS_READ = _counter("alerts_read", "Alerts that intake read and parsed")
 RECORDS_SKIPPED = _counter("records_skipped", "Records of alerts that hold no alert, such as deletions of Events.")
@@ -175,15 +193,17 @@ RESOURCES_WAITING = _gauge(
     "target_namespace",
 )
 RESOURCES_DELETED = _counter("resources_deleted", "Resources deleted by retention", "kind", values=_KINDS)
-LAG_RECORDS = _gauge("lag_records", "Records that a stage can read and has not processed yet", "stage", "partition")
-LAG_UNSTABLE_RECORDS = _gauge(
+LAG_RECORDS = ScrapedGauge(
+    "lag_records", "Records that a stage can read and has not processed yet", "stage", "partition"
+)
+LAG_UNSTABLE_RECORDS = ScrapedGauge(
     "lag_unstable_records",
     "Records after the last stable offset: a stage cannot read them until an open transaction ends",
     "stage",
     "partition",
 )
-POSITION = _gauge("position", "Next offset that a stage processes", "stage", "partition")
-EVENT_TIME_LAG_SECONDS = _gauge(
+POSITION = ScrapedGauge("position", "Next offset that a stage processes", "stage", "partition")
+EVENT_TIME_LAG_SECONDS = ScrapedGauge(
     "event_time_lag_seconds", "Wall clock minus the event time that a stage has reached", "stage", "partition"
 )
 LOST_RECORDS = _counter("lost_records", "Records that Kafka deleted before a stage read them", "stage", "partition")

@@ -17,6 +17,6 @@ def test_every_exposed_metric_is_declared() -> None:
     constants = {
         f"stormfold_{name.lower()}"
         for name, value in vars(metrics).items()
-        if isinstance(value, MetricWrapperBase | metrics.ExpiringGauge)
+        if isinstance(value, MetricWrapperBase | metrics.ExpiringGauge | metrics.ScrapedGauge)
     }
     assert exposed == {family.name for family, _ in declared()} == constants

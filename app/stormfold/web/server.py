@@ -1,7 +1,7 @@
 """The worker's HTTP server. It needs neither Kafka nor Redis, so that it can report that they do not answer."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -11,10 +11,13 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 
 from stormfold import metrics
 from stormfold.errors import ActionRequired
-from stormfold.health import Health, Problem
+from stormfold.health import Health, Member, Problem
 from stormfold.web.page import OpenLive, Page
 
 NO_STORE = {"Cache-Control": "no-store"}
+
+_Values = dict[tuple[str, ...], float]
+"""Values of a gauge, by those of its labels."""
 
 
 class Web:
@@ -80,28 +83,28 @@ class Web:
         return web.json_response(body, status=503 if problems else 200, headers=NO_STORE)
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
-        # Cleared, because partitions that a rebalance gave to other workers must not be exported with old values.
-        by_partition = (
-            metrics.LAG_RECORDS, metrics.LAG_UNSTABLE_RECORDS, metrics.POSITION, metrics.EVENT_TIME_LAG_SECONDS,
-        )  # fmt: skip
-        for gauge in (*by_partition, metrics.COMPONENT_UNHEALTHY):
-            gauge.clear()
-        now = time.time()
-        for member in self._health.members():
-            ages = {partition: now - reached / 1000 for partition, reached in member.event_times.items()}
-            measured: tuple[Mapping[int, float], ...] = (member.lag, member.unstable_lag, member.positions, ages)
-            for gauge, values in zip(by_partition, measured, strict=True):
-                for partition in values.keys() & member.assigned():
-                    gauge.labels(member.name, partition).set(values[partition])
-        for stage, by_lease in self._health.read_by_lease.items():
-            for gauge, found in zip((metrics.LAG_RECORDS, metrics.POSITION), by_lease, strict=True):
-                for partition, value in found.items():
-                    gauge.labels(stage, partition).set(value)
-        problems = self._health.problems()
-        metrics.READY.set(not problems)
-        for problem in problems:
-            metrics.COMPONENT_UNHEALTHY.labels(problem.component).set(1)
+        now, problems, by_lease = time.time(), self._health.problems(), self._health.read_by_lease
+        lags: _Values = {(stage, str(p)): lag[p] for stage, (lag, _) in by_lease.items() for p in lag}
+        positions: _Values = {(stage, str(p)): reached[p] for stage, (_, reached) in by_lease.items() for p in reached}
+        metrics.LAG_RECORDS.values = lags | self._by_partition(lambda member: member.lag)
+        metrics.POSITION.values = positions | self._by_partition(lambda member: member.positions)
+        metrics.LAG_UNSTABLE_RECORDS.values = self._by_partition(lambda member: member.unstable_lag)
+        metrics.EVENT_TIME_LAG_SECONDS.values = {
+            labels: now - reached / 1000
+            for labels, reached in self._by_partition(lambda member: member.event_times).items()
+        }
+        metrics.READY.values = {(): float(not problems)}
+        metrics.COMPONENT_UNHEALTHY.values = {(problem.component,): 1.0 for problem in problems}
         return await self._expose(request)
+
+    def _by_partition(self, values: Callable[[Member], Mapping[int, int]]) -> _Values:
+        """Stage and partition → value, of all assigned partitions."""
+        return {
+            (member.name, str(partition)): found[partition]
+            for member in self._health.members()
+            for found in (values(member),)
+            for partition in sorted(found.keys() & member.assigned())
+        }
 
 
 def _described(problems: Iterable[Problem]) -> list[dict[str, Any]]:

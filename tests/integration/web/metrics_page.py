@@ -27,9 +27,12 @@ not exported; values from Redis are exported for ten seconds after they were rea
 def declared() -> Iterator[tuple[Metric, tuple[str, ...]]]:
     """Every metric and its labels, in the order of their declarations."""
     for metric in vars(metrics).values():
-        if isinstance(metric, MetricWrapperBase | metrics.ExpiringGauge):
-            (family,) = metric.describe() if isinstance(metric, MetricWrapperBase) else metric.collect()
-            yield family, getattr(metric, "_labelnames", ())
+        if isinstance(metric, MetricWrapperBase):
+            yield next(iter(metric.describe())), metric._labelnames
+        elif isinstance(metric, metrics.ScrapedGauge):
+            yield next(metric.collect()), metric.labels
+        elif isinstance(metric, metrics.ExpiringGauge):
+            yield next(metric.collect()), ()
 
 
 def names() -> Iterator[str]:
