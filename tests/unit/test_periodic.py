@@ -1,7 +1,6 @@
 """Work that is repeated, and the event that makes close repeat it at once."""
 
 import asyncio
-import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +11,7 @@ from stormfold.errors import Retry
 from stormfold.health import Health
 from stormfold.settings import Settings
 from stormfold.stages import periodic
-from stormfold.stages.fold import LINGER, Fold
+from stormfold.stages.fold import Fold
 from stormfold.stages.periodic import PeriodicService
 
 
@@ -74,14 +73,3 @@ def test_close_is_woken_when_the_slowest_partition_has_advanced() -> None:
         fold._advance(marks)
         assert len(woken) == expected, marks
     assert member.event_times == {0: 9, 1: 8}
-
-
-def test_fold_waits_for_more_alerts_only_while_it_is_behind() -> None:
-    member: Any = SimpleNamespace(event_times={}, linger=0.0)
-    unused: Any = None
-    fold = Fold(Settings(), ReloadableConfig(loads("", "test")), unused, unused, Health(), member)
-    now = time.time_ns() // 1_000_000
-    # One partition that is current is enough: its alerts must not wait.
-    for partition, before_now, expected in [(0, 3_600_000, LINGER), (1, 60_000, LINGER), (1, 0, 0.0), (0, 30_000, 0.0)]:
-        fold._advance({(partition, 0): now - before_now})
-        assert member.linger == expected, before_now

@@ -78,6 +78,8 @@ class BatchConsumer(Service):
         self._listener = RebalanceListener(member, self.drain)
         self._in_progress: Batch | None = None
         """The last batch, until the stage has processed it."""
+        self._taken = asyncio.Event()
+        """Set when the stage has begun with the last batch."""
         self._polled: dict[int, int] = {}
         """Offset after the last record of the generation that was passed to the stage, by partition."""
         self._max_records = FIRST_POLL_RECORDS
@@ -86,6 +88,7 @@ class BatchConsumer(Service):
     async def process(self, batch: Batch) -> None:
         """Passes a batch to the stage. Raises nothing."""
         member = self.member
+        self._taken.set()
         async with self.busy:
             try:
                 later = await self._stage.process(batch)
@@ -135,7 +138,7 @@ class BatchConsumer(Service):
                     async with self.busy:
                         await self._positions.assign_positions(self._stage.start_positions)
                     self._polled = {}
-                    self._max_records = min(FIRST_POLL_RECORDS, member.settings.max_poll_records)
+                    self._max_records = min(FIRST_POLL_RECORDS, member.max_records)
                 await self._poll_once()
             except StormfoldError as error:
                 member.report_problem(error)
@@ -188,14 +191,18 @@ class BatchConsumer(Service):
         readable = {p: found for p, found in records.items() if found and p not in member.quarantined}
         self._in_progress = batch = Batch(generation, readable, ends)
         self._polled |= {partition: found[-1].offset + 1 for partition, found in readable.items()}
+        self._taken.clear()
         await self._put(batch)
+        # The next poll is read while the stage processes this one. A third would only take memory, and be smaller.
+        await self._taken.wait()
 
     async def _fetch(self) -> dict[TopicPartition, list[Record]]:
-        """Waits for records, and then for more of them while the stage wants that and the batch is not full."""
+        """Waits for records, and then for more of them while the stage is behind and the batch is not full."""
         member, generation = self.member, self.member.generation
         found: dict[TopicPartition, list[Record]]
         found = await member.client.getmany(timeout_ms=FETCH_WAIT_MS, max_records=self._max_records)
-        count, deadline = sum(map(len, found.values())), time.monotonic() + member.linger
+        count, linger = sum(map(len, found.values())), member.linger if member.is_behind() else 0.0
+        deadline = time.monotonic() + linger
         while count and member.generation == generation:
             wait = deadline - time.monotonic()
             if wait <= 0 or count >= self._max_records:
@@ -237,7 +244,7 @@ class BatchConsumer(Service):
         if count:
             size = sum(len(record.value or b"") for found in records.values() for record in found)
             fit = POLL_BYTES * count // max(size, 1)
-            self._max_records = max(1, min(2 * self._max_records, fit, self.member.settings.max_poll_records))
+            self._max_records = max(1, min(2 * self._max_records, fit, self.member.max_records))
 
     async def _check_unassigned(self) -> None:
         """No partition is assigned: raises `ActionRequired` if there is no topic, else there are fewer than members."""

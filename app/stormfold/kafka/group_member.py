@@ -28,8 +28,14 @@ of event time."""
 PARTITION_FETCH_BYTES = 1024 * 1024
 """Limit of one partition in a fetch response (bytes), some 2,000 alerts; a larger record is fetched alone. Responses
 are held until they are polled: they are most of a worker's memory during a backlog, and larger ones miss the caches."""
-FETCH_BYTES = 4 * 1024 * 1024
-"""Limit of a whole fetch response (bytes). It must arrive within the request timeout, also over a link of 4 Mbit/s."""
+FETCH_BYTES = 2 * 1024 * 1024
+"""Limit of a whole fetch response (bytes), which is in memory three times while it is read. It must arrive within the
+request timeout, also over a link of 2 Mbit/s."""
+LINGER = 0.2
+"""Seconds for which a poll waits for more records while the stage is behind: the more alerts a batch has, the less each
+costs in requests, and the more of one fingerprint are folded as one."""
+BEHIND = 2.0
+"""Seconds from event time to now from which a stage is behind. Without a backlog marks come every second at least."""
 MAX_POLL_INTERVAL_MS = 86_400_000
 """A stage may wait for Redis or the API server without limit. Health reports it; leaving the group would not help."""
 LEAVE_SECONDS = 3.0
@@ -64,8 +70,10 @@ class GroupMember:
         unknown."""
         self.log_ends: dict[int, int] = {}
         """The same, after all records."""
-        self.linger = 0.0
-        """Seconds for which a poll waits for more records after the first ones."""
+        self.max_records = settings.max_poll_records
+        """Most records in a poll."""
+        self.linger = LINGER
+        """Seconds for which a poll waits for more records after the first ones while the stage is behind."""
         self.polled: set[int] = set()
         """Partitions that were fetched from, as of the last poll."""
         self.quarantined: dict[int, str] = {}
@@ -211,6 +219,11 @@ class GroupMember:
             report("commit failed", offsets=next_offsets, error=str(error), duration_seconds=seconds)
             return False
         return True
+
+    def is_behind(self) -> bool:
+        """Whether the newest event time that the stage has reached is old; False if it has none."""
+        newest = max(self.event_times.values(), default=None)
+        return newest is not None and time.time() - newest / 1000 > BEHIND
 
     def start_reading(self, positions: dict[int, int], end_offsets: dict[int, int]) -> None:
         """Starts processing at these positions, to which the client was moved before."""

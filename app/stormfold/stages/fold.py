@@ -35,11 +35,6 @@ log = structlog.get_logger(__name__)
 
 COMMIT_INTERVAL = 0.5
 """Seconds between commits. Rebuilds and dashboards use them; exactness does not depend on them."""
-LINGER = 0.2
-"""Seconds for which a poll waits for more alerts while fold is behind: the more alerts of one fingerprint a call has,
-the less each costs Redis."""
-BEHIND = 2.0
-"""Seconds from event time to now from which fold is behind. Without a backlog marks come every second at least."""
 ROWS_PER_CALL, ALERTS_PER_ROW = 250, 2
 """A poll of more rows with fewer alerts each is folded in portions: a row takes up to 20 µs in Redis, in which it
 answers nobody else, and 2 kB of Lua's memory, which it keeps. Of a poll with more alerts per row, portions would
@@ -211,9 +206,6 @@ class Fold:
             partition = pair[0]
             self._marks[pair] = max(reached, self._marks.get(pair, reached))
             self._member.event_times[partition] = max(reached, self._member.event_times.get(partition, reached))
-        newest = max(self._member.event_times.values(), default=None)
-        behind = newest is not None and time.time() - newest / 1000 > BEHIND
-        self._member.linger = LINGER if behind else 0.0
         if marks and min(self._marks.values()) > before:
             self.on_progress()
 

@@ -47,7 +47,8 @@ IDLE_MARK_INTERVAL = 1.0
 BACKOFF = 1.0
 """Seconds to wait after a failed delivery."""
 MAX_ALERTS_PER_CHUNK = 10_000
-"""Alerts that are encoded and sent at once. One record may hold hundreds, and encoding blocks the event loop."""
+"""Alerts that are encoded and sent at once. One record may hold hundreds, and encoding blocks the event loop. A poll of
+more records would only take memory."""
 
 _timestamp = attrgetter("timestamp")
 
@@ -106,6 +107,7 @@ class Intake:
         self._store = store
         self._health = health
         self._member = member
+        member.max_records = min(settings.max_poll_records, MAX_ALERTS_PER_CHUNK)
         self._reader = SeriesReader(self._loaded.config)
         self._producer = Producer(settings, self.name, settings.keyed_compression)
         self._version: StateVersion | None = None

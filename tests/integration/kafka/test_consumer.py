@@ -1,5 +1,7 @@
-"""The batch consumer on a real broker: how many records a batch has."""
+"""The batch consumer on a real broker: how many records a batch has, and how many batches are in memory."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 from stormfold.health import Health
 from stormfold.kafka.batch import Batch
 from stormfold.kafka.consumer import BatchConsumer
-from stormfold.kafka.group_member import GroupMember
+from stormfold.kafka.group_member import FETCH_WAIT_MS, GroupMember
 from stormfold.positions import Position
 from stormfold.settings import Settings
 from tests.support.alerts import Sent
@@ -22,12 +24,16 @@ class Recorder:
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
+        self.released = asyncio.Event()
+        """Until it is set, the first batch with records is in progress."""
+        self.released.set()
 
     async def start_positions(self, _consumer: Any, partitions: set[int]) -> Mapping[int, Position | None]:
         return dict.fromkeys(partitions)
 
     async def process(self, batch: Batch) -> None:
         if offsets := [record.offset for records in batch.records.values() for record in records]:
+            await self.released.wait()
             self.batches.append(offsets)
 
     async def commit(self) -> None: ...
@@ -36,22 +42,29 @@ class Recorder:
 
 
 @asynccontextmanager
-async def consuming(settings: Settings, stage: Recorder, linger: float) -> AsyncIterator[GroupMember]:
-    """Runs a consumer of `alerts` whose batches have at most `RECORDS` records."""
+async def consuming(
+    settings: Settings, stage: Recorder, linger: float, event_time: int = 0
+) -> AsyncIterator[GroupMember]:
+    """Runs a consumer of `alerts` whose batches have at most `RECORDS` records, for a stage that is far behind."""
     small = settings.model_copy(update={"max_poll_records": RECORDS})
     member = GroupMember("intake", settings.alerts_topic, small, Health())
     member.linger = linger
+    batches: asyncio.Queue[Batch] = asyncio.Queue()
+    consumer = BatchConsumer(member, stage, batches.put)
 
-    async def put(batch: Batch) -> None:
-        await consumer.process(batch)
+    async def process() -> None:
+        while True:
+            await consumer.process(await batches.get())
 
-    consumer: BatchConsumer = BatchConsumer(member, stage, put)
     await consumer.start()
+    processing = asyncio.create_task(process())
     try:
         await until(lambda: bool(member.polled), what="partitions are read")
+        member.event_times = {0: event_time}
         yield member
     finally:
         await consumer.stop()
+        processing.cancel()
 
 
 async def publish_from(settings: Settings, begin: int, end: int) -> None:
@@ -94,3 +107,23 @@ async def test_a_rewind_ends_the_wait_and_each_record_is_processed_once(topics: 
         member.rewind()
         await publish_from(topics, 10, RECORDS)
         await until(lambda: stage.batches == [list(range(RECORDS))])
+
+
+async def test_a_stage_that_is_current_does_not_wait(topics: Settings) -> None:
+    stage = Recorder()
+    async with consuming(topics, stage, linger=60.0, event_time=int(time.time() * 1000)):
+        await publish_from(topics, 0, 10)
+        await until(lambda: [offset for batch in stage.batches for offset in batch] == list(range(10)))
+
+
+async def test_one_batch_is_read_while_another_is_in_progress(topics: Settings) -> None:
+    """More of them would only take memory."""
+    stage = Recorder()
+    async with consuming(topics, stage, linger=60.0) as member:
+        stage.released.clear()
+        await publish_from(topics, 0, 5 * RECORDS)
+        await until_polled(member, 2 * RECORDS)
+        await asyncio.sleep(3 * FETCH_WAIT_MS / 1000)
+        await until_polled(member, 2 * RECORDS)
+        stage.released.set()
+        await until(lambda: sum(map(len, stage.batches)) == 5 * RECORDS)
