@@ -68,6 +68,14 @@ def from_manifest(manifest: Mapping[str, Any]) -> Aggregate:
         raise Malformed(f"not a storm: {error}") from error
 
 
+def seen(manifest: Mapping[str, Any]) -> tuple[int, int]:
+    """First and last seen (ms) in a manifest; raises `Malformed` if it has none."""
+    try:
+        return _seen(manifest["spec"])
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise Malformed(f"not a storm: {error}") from error
+
+
 def encode_manifest(aggregate: Aggregate) -> bytes:
     """The manifest as JSON, for the `storms` topic: equal aggregates give equal bytes."""
     return msgspec.json.encode(to_manifest(aggregate))
@@ -95,6 +103,7 @@ def label_value(text: str) -> str:
 
 
 def _fields(metadata: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
+    first_seen, last_seen = _seen(spec)
     return {
         "name": metadata["name"],
         "namespace": metadata["namespace"],
@@ -112,10 +121,15 @@ def _fields(metadata: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, A
             for entry in spec["affectedResources"]
         ],
         "example": spec["example"],
-        "first_seen": to_milliseconds(datetime.fromisoformat(spec["firstSeen"])),
-        "last_seen": to_milliseconds(datetime.fromisoformat(spec["lastSeen"])),
+        "first_seen": first_seen,
+        "last_seen": last_seen,
         "close_reason": spec["closeReason"],
         "late": spec["lateAlerts"],
         "truncated": spec["truncated"],
         "scope": decode_scope(metadata),
     }
+
+
+def _seen(spec: Mapping[str, Any]) -> tuple[int, int]:
+    first, last = (to_milliseconds(datetime.fromisoformat(spec[name])) for name in ("firstSeen", "lastSeen"))
+    return first, last
