@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 COMMIT_INTERVAL = 0.5
 """Seconds between commits. Rebuilds and dashboards use them; exactness does not depend on them."""
-ROWS_PER_CALL, ALERTS_PER_ROW = 250, 2
+ROWS_PER_CALL, ALERTS_PER_ROW = 250, 3
 """A poll of more rows with fewer alerts each is folded in portions: a row takes up to 20 µs in Redis, in which it
 answers nobody else, and 2 kB of Lua's memory, which it keeps. Of a poll with more alerts per row, portions would
 multiply the rows."""
