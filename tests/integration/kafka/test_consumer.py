@@ -110,8 +110,8 @@ async def test_a_rewind_ends_the_wait_and_each_record_is_processed_once(topics: 
 
 
 async def test_a_stage_that_is_current_does_not_wait(topics: Settings) -> None:
-    stage = Recorder()
-    async with consuming(topics, stage, linger=60.0, event_time=int(time.time() * 1000)):
+    stage, later = Recorder(), int(time.time() * 1000) + 3_600_000
+    async with consuming(topics, stage, linger=60.0, event_time=later):
         await publish_from(topics, 0, 10)
         await until(lambda: [offset for batch in stage.batches for offset in batch] == list(range(10)))
 
