@@ -26,7 +26,7 @@ from stormfold.incident import (
 from stormfold.incident_part import Part
 from stormfold.resource import Resource
 from stormfold.scope import IncidentScope, ScopeKey
-from stormfold.storm import MAX_COUNT, AffectedResource, limit_resources
+from stormfold.storm import MAX_COUNT, limit_resources
 from stormfold.text import slug
 
 MAX_RESOURCES = 200
@@ -157,16 +157,15 @@ class FormingIncident:
         """The incident as it is published."""
         parts = [*self.storms, *self.others]
         resources = self._resources()
-        affected = [AffectedResource(resource, alerts) for resource, alerts in resources.items()]
         by_namespace = _by_namespace(resources)
         first, worst = self.storms[0], min(self.storms, key=lambda storm: (storm.scope.rank, storm.severity))
         storms = limit_storms(_storm(storm) for storm in self.storms if storm.name)
         others = limit_other_groups(OtherGroup(o.pattern, o.alerts, o.first) for o in self.others if o.name)
         namespaces = limit_namespaces(NamespaceCount(name, alerts) for name, alerts in by_namespace.items())
-        shown = limit_resources(affected, MAX_RESOURCES)
+        shown = limit_resources(resources.items(), MAX_RESOURCES)
         storm_count, other_count = (sum(part.number for part in some) for some in (self.storms, self.others))
         complete = len(storms) == storm_count and len(others) == other_count
-        complete = complete and len(shown) == len(affected) and len(namespaces) == len(by_namespace)
+        complete = complete and len(shown) == len(resources) and len(namespaces) == len(by_namespace)
         return Incident(
             name=self.name,
             scope=msgspec.structs.replace(first.scope, rank=worst.scope.rank),

@@ -325,10 +325,5 @@ def _add_alert(member: list[Any], last: int, flags: int, resource: bytes) -> Non
 def as_member(start: int, kept: Sequence[Any]) -> Member:
     """One of a row's `members`, in the bucket that begins at `start`."""
     alerts, last, flags, resource = kept
-    return Member(
-        alerts=alerts,
-        last=start + last,
-        resolved=bool(flags & RESOLVED),
-        qualified=bool(flags & QUALIFIED),
-        resource=_decode_resource(resource) if resource else None,
-    )
+    decoded = _decode_resource(resource) if resource else None
+    return Member(alerts, start + last, bool(flags & RESOLVED), bool(flags & QUALIFIED), decoded)

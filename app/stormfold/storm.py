@@ -1,7 +1,9 @@
 """An aggregate: the closed result of one group over one segment, how it is folded from buckets, and its class."""
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
@@ -36,7 +38,7 @@ class Example(msgspec.Struct, frozen=True, omit_defaults=True):
     annotations: dict[str, str] = {}
 
 
-class AffectedResource(msgspec.Struct, frozen=True):
+class AffectedResource(msgspec.Struct, frozen=True, gc=False):
     """A resource that alerts of the aggregate were about, and how many."""
 
     resource: Resource
@@ -126,9 +128,7 @@ def fold_segment(segment: Segment, details: Iterable[BucketDetail], gap: int, ma
     # Nothing but their number is known of qualifying alerts that are not listed: each may be another one, about another
     # resource. A storm too many is better than a storm that is missed.
     unlisted = sum(detail.unlisted for detail in ordered)
-    resources = limit_resources(
-        (AffectedResource(resource, alerts) for resource, alerts in affected.items()), max_resources
-    )
+    resources = limit_resources(affected.items(), max_resources)
     worst = min(ordered, key=lambda detail: (detail.rank, detail.severity))
     return Aggregate(
         name=aggregate_name(meta, segment.start, gap),
@@ -197,19 +197,22 @@ def lacks_qualified(aggregate: Aggregate, meta: GroupMeta) -> bool:
     return aggregate.aggregate_class == "Isolated" and classify(meta, firing, resources) == "Storm"
 
 
-def limit_resources(resources: Iterable[AffectedResource], limit: int) -> tuple[AffectedResource, ...]:
-    """The most affected resources, at most `limit` and `MAX_LIST_BYTES` of them, in a deterministic order."""
-    ordered = sorted(resources, key=lambda entry: (-entry.alerts, entry.resource))
-    result: list[AffectedResource] = []
-    size = 0
-    for entry in ordered[:limit]:
-        short = Resource(*(truncate(text, MAX_VALUE_BYTES) for text in entry.resource))
-        entry = AffectedResource(short, entry.alerts)
-        size += len(msgspec.json.encode(entry.to_builtins())) + 1
-        if size > MAX_LIST_BYTES:
-            break
-        result.append(entry)
-    return tuple(result)
+def limit_resources(affected: Iterable[tuple[Resource, int]], limit: int) -> tuple[AffectedResource, ...]:
+    """The resources with the most alerts, at most `limit` and `MAX_LIST_BYTES` of them, in a deterministic order."""
+    ordered = sorted(affected, key=lambda entry: (-entry[1], entry[0]))
+    entries = [AffectedResource(_truncate_resource(resource), alerts) for resource, alerts in ordered[:limit]]
+    listed = [entry.to_builtins() for entry in entries]
+    # Usually all fit; to encode each alone takes longer.
+    if len(msgspec.json.encode(listed)) > MAX_LIST_BYTES:
+        sizes = accumulate(len(msgspec.json.encode(entry)) + 1 for entry in listed)
+        entries = entries[: bisect_right(list(sizes), MAX_LIST_BYTES)]
+    return tuple(entries)
+
+
+def _truncate_resource(resource: Resource) -> Resource:
+    if sum(map(len, resource)) * 4 <= MAX_VALUE_BYTES:
+        return resource
+    return Resource(*(truncate(text, MAX_VALUE_BYTES) for text in resource))
 
 
 def cut_example(labels: Mapping[str, str], annotations: Mapping[str, str]) -> bytes:
