@@ -30,8 +30,9 @@ from tests.support.workers import Workers
 T = TypeVar("T")
 
 PARTITIONS = 12
-POLL_INTERVAL = 0.1
-"""Seconds between two reads of a worker's counters."""
+MIN_INTERVAL, MAX_INTERVAL = 0.05, 0.5
+"""Seconds between two reads of a worker's counters: half of the time that is left, because each read costs the worker
+a millisecond."""
 TIMEOUT = 300.0
 """Longest wait for anything (s): far more than it takes."""
 SESSION_TIMEOUT = "200"
@@ -102,12 +103,14 @@ class Bench:
         """Measures from now until `done` returns `total`, which is `count` more than now."""
         started, before = time.perf_counter(), self.usage(pids)
         resident = [_resident(pids[0])]
-        while (now := await done()) < total:
-            if time.perf_counter() - started > TIMEOUT:
-                raise RuntimeError(f"{now:.0f} of {total}")
-            if time.perf_counter() - started > len(resident) / 2:
+        while (left := total - await done()) > 0:
+            elapsed = time.perf_counter() - started
+            if elapsed > TIMEOUT:
+                raise RuntimeError(f"{total - left:.0f} of {total}")
+            if elapsed > len(resident) / 2:
                 resident.append(_resident(pids[0]))
-            await asyncio.sleep(POLL_INTERVAL)
+            remaining = elapsed * left / max(count - left, 1)
+            await asyncio.sleep(min(max(remaining / 2, MIN_INTERVAL), MAX_INTERVAL))
         wall, after = time.perf_counter() - started, self.usage(pids)
         used = Usage(after.worker - before.worker, after.broker - before.broker, after.redis - before.redis)
         return Taken(count, wall, used, [*resident, _resident(pids[0])])
