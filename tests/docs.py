@@ -122,7 +122,7 @@ def figures() -> str:
     text = (
         f"An open storm with 1,000 affected resources takes {size['C']:.0f} KB of Redis, and {size['A']:.0f} KB if the"
         f" whole resource is kept there. A worker processes {round(rate, -3):,.0f} alerts per CPU-second. At half of"
-        f" its capacity, 99 % of all storms are written within {late:.1f} s after they are final."
+        f" its capacity, 99 % of all storms are written within {late:.2g} s after they are final."
     )
     return fill(text, 120, break_on_hyphens=False) + "\n"
 

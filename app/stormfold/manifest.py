@@ -68,10 +68,10 @@ def from_manifest(manifest: Mapping[str, Any]) -> Aggregate:
         raise Malformed(f"not a storm: {error}") from error
 
 
-def seen(manifest: Mapping[str, Any]) -> tuple[int, int]:
-    """First and last seen (ms) in a manifest; raises `Malformed` if it has none."""
+def event_times(manifest: Mapping[str, Any]) -> tuple[int, int]:
+    """Event times (ms) of the first and the last alert in a manifest; raises `Malformed` if it has none."""
     try:
-        return _seen(manifest["spec"])
+        return _event_times(manifest["spec"])
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise Malformed(f"not a storm: {error}") from error
 
@@ -103,7 +103,7 @@ def label_value(text: str) -> str:
 
 
 def _fields(metadata: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
-    first_seen, last_seen = _seen(spec)
+    first_seen, last_seen = _event_times(spec)
     return {
         "name": metadata["name"],
         "namespace": metadata["namespace"],
@@ -130,6 +130,6 @@ def _fields(metadata: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def _seen(spec: Mapping[str, Any]) -> tuple[int, int]:
+def _event_times(spec: Mapping[str, Any]) -> tuple[int, int]:
     first, last = (to_milliseconds(datetime.fromisoformat(spec[name])) for name in ("firstSeen", "lastSeen"))
     return first, last

@@ -65,8 +65,8 @@ memory divided by used memory, so it is high when little is in use.
         """\
 A worker starts with a backlog of alerts of 450 bytes in 300 groups and 12 partitions. Worker, broker and Redis share
 the cores: the rate per second is what they reach together, and CPU time is what each needs. In the rows for closing
-and emitting, storms have 15 affected resources. A file takes three times as long for some minutes after many files of
-the same disk were deleted, because ext4 does not reuse their inodes at once.
+and emitting, storms have 15 affected resources. A file takes longer for some minutes after many files of the same
+disk were deleted, because ext4 does not reuse their inodes at once.
 """,
     ),
     "compression": Section(

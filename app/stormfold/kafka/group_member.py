@@ -29,8 +29,8 @@ PARTITION_FETCH_BYTES = 1024 * 1024
 """Limit of one partition in a fetch response (bytes), some 2,000 alerts; a larger record is fetched alone. Responses
 are held until they are polled: they are most of a worker's memory during a backlog, and larger ones miss the caches."""
 FETCH_BYTES = 2 * 1024 * 1024
-"""Limit of a whole fetch response (bytes), which is in memory three times while it is read. It must arrive within the
-request timeout, also over a link of 2 Mbit/s."""
+"""Limit of a whole fetch response (bytes), which is also copied while it is read. It must arrive within the request
+timeout, also over a link of 2 Mbit/s."""
 LINGER = 0.2
 """Seconds for which a poll waits for more records while the stage is behind: the more alerts a batch has, the less each
 costs in requests, and the more of one fingerprint are folded as one."""

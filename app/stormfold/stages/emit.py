@@ -24,7 +24,7 @@ from stormfold.kafka.committed import read_committed
 from stormfold.kafka.dlq import send_to_dlq
 from stormfold.kafka.group_member import GroupMember
 from stormfold.kafka.producer import Producer
-from stormfold.manifest import seen
+from stormfold.manifest import event_times
 from stormfold.positions import Position
 from stormfold.settings import Settings
 from stormfold.sinks import Outcome, Sink
@@ -281,7 +281,7 @@ class Emit:
             return
         # Records of other producers may lack fields.
         with suppress(Malformed):
-            first_seen, last_seen = seen(manifest)
+            first_seen, last_seen = event_times(manifest)
             windows = self._emitted.config.windows
             due = first_due(windows.bucket(first_seen), last_seen, windows) + windows.grace
             metrics.STORM_LATENCY_SECONDS.observe(max(0.0, now - due / 1000))
