@@ -117,7 +117,8 @@ def _play(view: Lines | Picture, folder: Path, data: Path, records: Sequence[Inc
         view.step("Starting a worker")
         settings = stack.settings(http_address="127.0.0.1:0", sink=f"directory:{folder / MANIFESTS}")
         log_to(folder / LOG_NAME, settings.log_level)
-        return run(Demo(settings, loads(CONFIG, CONFIG_NAME), records, view.step, view.show).run())
+        demo = Demo(settings, loads(CONFIG, CONFIG_NAME), records, view.step, view.show)
+        return run(stack.watched(demo.run()))
 
 
 def _print_outcome(console: Console, folder: Path, outcome: Outcome) -> bool:

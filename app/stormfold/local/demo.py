@@ -13,12 +13,11 @@ from stormfold import metrics
 from stormfold.announce.notice import Firing
 from stormfold.audit import AuditReport, audit
 from stormfold.config import Config
-from stormfold.errors import ActionRequired
+from stormfold.errors import ActionRequired, StormfoldError
 from stormfold.incident import Incident
 from stormfold.local.incident import IncidentRecord
 from stormfold.local.publish_incident import publish_incident
 from stormfold.local.stack import follow_aggregates, follow_incidents, run_in_background, running_worker
-from stormfold.redis.errors import StaleStateVersion
 from stormfold.redis.open_groups import OpenGroups, TopGroups
 from stormfold.settings import Settings
 from stormfold.storm import Aggregate
@@ -121,9 +120,11 @@ class Demo:
         """Publishes the incident and waits for the end. Raises `ActionRequired` or `Retry`."""
         async with (
             running_worker(self.settings, self.config) as worker,
-            run_in_background(follow_aggregates(self.settings, self._see, past=True)),
-            run_in_background(follow_incidents(self.settings, self._see_incident, past=True)),
-            run_in_background(self._watch(worker)),
+            run_in_background(
+                follow_aggregates(self.settings, self._see, past=True),
+                follow_incidents(self.settings, self._see_incident, past=True),
+                self._watch(worker),
+            ),
         ):
             await self._until(lambda: _ready(worker), READY_SECONDS, worker, "the worker to start")
             self._began = time.monotonic()
@@ -181,8 +182,8 @@ class Demo:
     async def _watch(self, worker: Worker) -> None:
         open_groups = OpenGroups(worker.store, MAX_GROUPS)
         while True:
-            # Another version may be opened between the two calls.
-            with suppress(StaleStateVersion):
+            # Redis may not answer for a moment, and another version may be opened between the two calls.
+            with suppress(StormfoldError):
                 if (version := await worker.store.version()) is not None:
                     self._groups = await open_groups.look(version)
             for firing in list(worker.correlate.announcer.firing.values())[:1] if worker.correlate else ():

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from stormfold.errors import StormfoldError
 from stormfold.local.process import STOP_SECONDS, ServerProcess, stop_all
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -27,14 +28,17 @@ class Ending:
 
     def __init__(self) -> None:
         self._began: float | None = None
-        self._exit_code = 0
+        self._error: StormfoldError | None = None
         self._stop_servers: Callable[[], None] = lambda: None
         self._stopping = threading.Lock()
 
-    def begin(self, exit_code: int = 0) -> None:
-        """Begins the end, unless it has begun. `exit_code` counts only if the process has to be forced to exit."""
+    def begin(self, error: StormfoldError | None = None) -> None:
+        """Begins the end, unless it has begun. A process that has to be forced to exit prints the error that began it.
+
+        Its exit code is then 1, otherwise 0.
+        """
         if self._began is None:
-            self._began, self._exit_code = time.monotonic(), exit_code
+            self._began, self._error = time.monotonic(), error
             threading.Thread(target=self._force, name="end", daemon=True).start()
 
     def seconds_until(self, limit: float, otherwise: float) -> float:
@@ -65,10 +69,12 @@ class Ending:
         time.sleep(self.seconds_until(WORKER_SECONDS + 1.0, 0.0))
         self._stop_servers()
         time.sleep(self.seconds_until(FORCE_SECONDS, 0.0))
+        if self._error is not None:
+            print(f"stormfold: {self._error}\n  -> {self._error.hint}", file=sys.stderr)
         print("The worker did not stop in time. Its unfinished work is repeated at the next start.", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(self._exit_code)
+        os._exit(0 if self._error is None else 1)
 
 
 ENDING = Ending()

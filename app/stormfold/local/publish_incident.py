@@ -37,7 +37,8 @@ async def publish_incident(
             for record in batch:
                 on_published(record)
     finally:
-        await producer.stop()
+        # Everything sent is acknowledged, unless Kafka has ended: then it would be waited for without limit.
+        await producer.abort()
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 stopped, also after Ctrl-C."""
 
 import asyncio
+import shlex
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -47,6 +48,7 @@ class Stack:
     def __init__(
         self, folder: Path, report: Callable[[str], None], kafka_port: int | None = None, redis_port: int | None = None
     ) -> None:
+        self._folder = folder
         self.kafka = EmbeddedKafka(folder / "kafka", port=kafka_port, on_progress=report)
         self.redis = EmbeddedRedis(folder / "redis", port=redis_port)
         self._servers: tuple[ServerProcess, ...] = (self.redis, self.kafka)
@@ -66,16 +68,22 @@ class Stack:
                 server.start()
             yield
 
+    async def watched(self, main: Coroutine[Any, Any, T]) -> T:
+        """Awaits `main` while the servers run. Raises what `watch` raises."""
+        async with run_in_background(self.watch()):
+            return await main
+
     async def watch(self) -> None:
         """Raises `ActionRequired` when a server has ended. The end of the process begins with that."""
         while True:
             if ended := [server for server in self._servers if not server.running]:
-                ENDING.begin(exit_code=1)
-                raise ActionRequired(
+                error = ActionRequired(
                     "; ".join(f"{server.name.capitalize()} has ended: {server.exit_reason}" for server in ended),
-                    f"read {' and '.join(str(server.log_path) for server in ended)}; the next start continues with the"
-                    " data that are kept",
+                    f"read {' and '.join(str(server.log_path) for server in ended)}; `stormfold up --data"
+                    f" {shlex.quote(str(self._folder))}` continues with the data that are kept",
                 )
+                ENDING.begin(error)
+                raise error
             await asyncio.sleep(WATCH_INTERVAL)
 
     def settings(self, **values: Any) -> Settings:
@@ -171,13 +179,14 @@ async def stop_within(stop: Coroutine[Any, Any, None], limit: float, otherwise: 
 
 
 @asynccontextmanager
-async def run_in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Runs `work` until the block ends. If it fails, the block is cancelled, and its error is raised."""
+async def run_in_background(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Runs all `works` until the block ends. If one fails, the block is cancelled, and its error is raised."""
     try:
         async with asyncio.TaskGroup() as group:
-            task = group.create_task(work)
+            tasks = [group.create_task(work) for work in works]
             yield
-            task.cancel()
+            for task in tasks:
+                task.cancel()
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
 

@@ -158,3 +158,8 @@ def servers(folder: Path) -> Sequence[int]:
         if home.is_relative_to(folder / "data"):
             found.append(int(process.name))
     return found
+
+
+def pids(folder: Path) -> dict[str, int]:
+    """Process ids of the servers by name."""
+    return {(Path("/proc") / str(pid) / "cwd").readlink().name: pid for pid in servers(folder)}

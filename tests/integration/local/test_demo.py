@@ -1,6 +1,7 @@
 """`stormfold demo`: in a pipe, on a terminal, interrupted, and in a folder with other content."""
 
 import asyncio
+import os
 import re
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from stormfold.local.kafka import EmbeddedKafka
 from stormfold.settings import Settings
 from stormfold.storm import Aggregate
 from tests.integration.local.picture import PICTURE, lines, picture
-from tests.integration.local.running import COMMAND, STOP_SECONDS, Running, environment, on_terminal, servers
+from tests.integration.local.running import COMMAND, STOP_SECONDS, Running, environment, on_terminal, pids, servers
 from tests.support.incident import expected
 from tests.support.model import Counts, counts_of, keyed_model
 from tests.support.pipeline import aggregates
@@ -108,6 +109,21 @@ def test_sigterm_with_keep_stops_the_servers_and_keeps_their_data(tmp_path: Path
     assert servers(tmp_path) == []
     assert f"stormfold up --data {tmp_path / 'data' / 'demo'}\n" in demo.printed
     assert (tmp_path / "data" / "demo" / "kafka" / "data").is_dir()
+
+
+@pytest.mark.parametrize("server", ["kafka", "redis"])
+def test_the_demo_ends_with_a_server(tmp_path: Path, server: str) -> None:
+    """It exits with 1 within seconds, names the log and the data, and keeps both."""
+    with Running(tmp_path, "demo") as demo:
+        demo.wait_for("node-7 stops responding")
+        os.kill(pids(tmp_path)[server], signal.SIGKILL)
+        assert demo.wait(STOP_SECONDS) == 1
+    assert servers(tmp_path) == []
+    data = tmp_path / "data" / "demo"
+    log = data / server / f"{server}.log"
+    assert f"stormfold: {server.capitalize()} has ended: killed by SIGKILL\n  -> read {log};" in demo.printed
+    assert f"`stormfold up --data {data}` continues" in demo.printed
+    assert "Traceback" not in demo.printed and log.exists()
 
 
 @pytest.mark.parametrize("place", ["stormfold-demo", "data/demo"])

@@ -13,7 +13,15 @@ import yaml
 
 from stormfold.local.demo import CONFIG
 from stormfold.settings import variable
-from tests.integration.local.running import COMMAND, STOP_SECONDS, Running, default_port_in_use, environment, servers
+from tests.integration.local.running import (
+    COMMAND,
+    STOP_SECONDS,
+    Running,
+    default_port_in_use,
+    environment,
+    pids,
+    servers,
+)
 from tests.support.servers import until
 
 ALERTS = "".join(
@@ -93,16 +101,11 @@ ENDS_SECONDS = 13.0
 """`up` promises 10 s; the next larger sum of its limits is 14 s."""
 
 
-def _pids(folder: Path) -> dict[str, int]:
-    """Process ids of the servers by name."""
-    return {(Path("/proc") / str(pid) / "cwd").readlink().name: pid for pid in servers(folder)}
-
-
 def test_up_ends_while_both_servers_are_frozen(tmp_path: Path) -> None:
     """Within its own limits, also by SIGTERM; it reports which servers it had to kill."""
     with Running(tmp_path, "up") as up:
         up.wait_for("appears here")
-        for pid in _pids(tmp_path).values():
+        for pid in pids(tmp_path).values():
             os.kill(pid, signal.SIGSTOP)
         up.interrupt(signal.SIGTERM)
         assert up.wait(ENDS_SECONDS) == 0
@@ -114,9 +117,9 @@ def test_up_ends_while_both_servers_are_frozen(tmp_path: Path) -> None:
 def test_up_ends_when_a_server_has_ended_while_the_other_is_frozen(tmp_path: Path) -> None:
     with Running(tmp_path, "up") as up:
         up.wait_for("appears here")
-        pids = _pids(tmp_path)
-        os.kill(pids["kafka"], signal.SIGSTOP)
-        os.kill(pids["redis"], signal.SIGKILL)
+        found = pids(tmp_path)
+        os.kill(found["kafka"], signal.SIGSTOP)
+        os.kill(found["redis"], signal.SIGKILL)
         assert up.wait(ENDS_SECONDS) == 1
         log = tmp_path / "data" / "up" / "redis" / "redis.log"
         assert f"stormfold: Redis has ended: killed by SIGKILL\n  -> read {log};" in up.printed
@@ -128,7 +131,7 @@ def test_up_ends_when_kafka_has_no_disk(tmp_path: Path) -> None:
     """A limit on the size of its files has the effect of a full disk: Kafka exits."""
     with Running(tmp_path, "up") as up:
         up.wait_for("appears here")
-        resource.prlimit(_pids(tmp_path)["kafka"], resource.RLIMIT_FSIZE, (1_000, 1_000))
+        resource.prlimit(pids(tmp_path)["kafka"], resource.RLIMIT_FSIZE, (1_000, 1_000))
         assert up.wait(60) == 1
         log = tmp_path / "data" / "up" / "kafka" / "kafka.log"
         assert f"stormfold: Kafka has ended: exit code 1\n  -> read {log};" in up.printed
