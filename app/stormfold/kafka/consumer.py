@@ -5,7 +5,7 @@ One poll at a time, in order. The stage finds the positions where partitions sta
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -181,7 +181,6 @@ class BatchConsumer(Service):
         if member.needs_positions or not member.assigned():
             return
         records = {tp.partition: found for tp, found in polled.items() if found}
-        self._adapt_poll_size(records)
         self._positions.verify_positions(records)
         ends = await self._ends.read_to_end()
         if generation != member.generation:
@@ -201,20 +200,29 @@ class BatchConsumer(Service):
         member, generation = self.member, self.member.generation
         found: dict[TopicPartition, list[Record]]
         found = await member.client.getmany(timeout_ms=FETCH_WAIT_MS, max_records=self._max_records)
-        count, linger = sum(map(len, found.values())), member.linger if member.is_behind() else 0.0
-        deadline = time.monotonic() + linger
-        while count and member.generation == generation:
+        count, size = _measure(found.values())
+        deadline = time.monotonic() + (member.linger if member.is_behind() else 0.0)
+        while 0 < count < self._max_records and size < POLL_BYTES and member.generation == generation:
             wait = deadline - time.monotonic()
-            if wait <= 0 or count >= self._max_records:
+            if wait <= 0:
                 break
             try:
                 more = await member.client.getmany(timeout_ms=round(wait * 1000), max_records=self._max_records - count)
-            except KafkaError:
-                # It comes again with the next poll.
+            except OffsetOutOfRangeError:
+                # It comes again with the next poll; the log may not have the records before it any more.
                 break
+            except KafkaError:
+                # aiokafka has dropped what it had taken of other partitions, and continues after that.
+                member.rewind()
+                raise
             for tp, records in more.items():
                 found[tp] = found.get(tp, []) + records
-            count += sum(map(len, more.values()))
+            more_count, more_size = _measure(more.values())
+            count, size = count + more_count, size + more_size
+        if count:
+            # The next poll has as many records as fit if they are like these.
+            fit = POLL_BYTES * count // max(size, 1)
+            self._max_records = max(1, min(2 * self._max_records, fit, member.max_records))
         return found
 
     async def _handle_out_of_range(self, error: OffsetOutOfRangeError) -> None:
@@ -225,12 +233,12 @@ class BatchConsumer(Service):
         generation = member.generation
         self._log.warning("position is out of the log's range", error=str(error))
         # First the polled records, which the log may not have any more. Committed, they do not count as lost.
-        while not self.should_stop and member.generation == generation and self._is_behind(error):
+        while not self.should_stop and member.generation == generation and self._has_unprocessed(error):
             await self.sleep(FETCH_WAIT_MS / 1000)
         await self.drain(DRAIN_SECONDS)
         member.invalidate_assignment()
 
-    def _is_behind(self, error: OffsetOutOfRangeError) -> bool:
+    def _has_unprocessed(self, error: OffsetOutOfRangeError) -> bool:
         """Whether the stage has not processed everything that was polled of the partitions in the error."""
         (partitions,) = error.args
         positions, polled = self.member.positions, self._polled
@@ -238,17 +246,15 @@ class BatchConsumer(Service):
             positions.get(tp.partition, 0) < polled.get(tp.partition, 0) for tp in partitions
         )
 
-    def _adapt_poll_size(self, records: Mapping[int, Sequence[Record]]) -> None:
-        """Sets the size of the next poll: as many records as fit if they are like these."""
-        count = sum(map(len, records.values()))
-        if count:
-            size = sum(len(record.value or b"") for found in records.values() for record in found)
-            fit = POLL_BYTES * count // max(size, 1)
-            self._max_records = max(1, min(2 * self._max_records, fit, self.member.max_records))
-
     async def _check_unassigned(self) -> None:
         """No partition is assigned: raises `ActionRequired` if there is no topic, else there are fewer than members."""
         if self.member.client.partitions_for_topic(self.member.topic) is None:
             await partitions_of(self.member.settings, self.member.topic)
         elif self.member.awaiting_first_poll:
             self.member.mark_recovered()
+
+
+def _measure(parts: Iterable[Sequence[Record]]) -> tuple[int, int]:
+    """Number of records, and bytes of their values."""
+    sizes = [len(record.value or b"") for records in parts for record in records]
+    return len(sizes), sum(sizes)
