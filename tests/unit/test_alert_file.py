@@ -53,6 +53,7 @@ def test_a_long_list_is_split_in_order(sizes: list[int], small: int) -> None:
         (b'{"a":1}\n\n{"b":\n', "file:3: not JSON"),
         (b'{\n"a":1,\n}', "file:2: not JSON"),
         (b'{"a":"\xff"}', "file:1: not JSON"),
+        (b'{"a":', "file:1: not JSON"),
         (b'{"a":NaN}', "file:1: not JSON"),
         (b"[" * 100_000, "file:1: not JSON"),
     ],

@@ -67,6 +67,20 @@ def test_a_data_folder_of_another_user_is_one_line_and_a_command(shared: Path, i
     assert f"sudo chown -R $(id -u) {data / inside}" in hint
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_a_closed_stream_is_no_defect(tmp_path: Path, closed: str) -> None:
+    """Nothing can get its number, and an alert that is to be read from it is missing."""
+    config = tmp_path / "stormfold.yaml"
+    config.write_text("windows: {gap: 60s}\n")
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", MAIN, "check", str(config), "--alert", "-"],
+        cwd=tmp_path, input=b"" if closed != "<&-" else None, capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert b"Traceback" not in done.stderr
+    assert (b"standard input is empty" in done.stderr) == (closed != "2>&-")
+
+
 @pytest.mark.parametrize("output", ["json", "yaml"])
 def test_documents_are_escaped_for_an_encoding_that_cannot_express_them(tmp_path: Path, output: str) -> None:
     code = f"from stormfold.cli import output; output.emit_document([{PATTERN!r}], {output!r})"

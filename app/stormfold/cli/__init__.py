@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import click
 
@@ -76,6 +77,10 @@ def command(ctx: click.Context) -> None:
 
 def main() -> None:
     """Entry point of the `stormfold` script."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # It was closed. Without this a socket could get its number, which libuv does not expect.
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         # Alerts hold any text, and a terminal may have an encoding that cannot express it.
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":

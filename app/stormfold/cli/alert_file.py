@@ -39,7 +39,7 @@ def read(file: BinaryIO, name: str) -> Iterator[Record]:
         orjson.loads(begin)
     except orjson.JSONDecodeError:
         # The line is not a document of its own: it begins a longer one.
-        yield from _split(Record(first, begin + b"\n" + file.read()), name)
+        yield from _split(Record(first, b"\n".join(filter(None, (begin, file.read())))), name)
         return
     yield from _split(Record(first, begin), name)
     for number, line in lines:

@@ -14,6 +14,7 @@ import click
 from stormfold.cli.output import config_option, program
 from stormfold.config import Config, load
 from stormfold.errors import ActionRequired, StormfoldError
+from stormfold.health import Problem
 from stormfold.incident import Incident
 from stormfold.local.process import HOST, port_is_free
 from stormfold.local.stack import (
@@ -156,18 +157,21 @@ async def _follow(settings: Settings) -> None:
 
 async def _report_problems(worker: Worker) -> None:
     """Prints each new problem of a component or warning about it, and its end; also that the configuration changed."""
-    before: Mapping[str, str] = {}
+    before: Mapping[str, Problem] = {}
     applied = worker.configuration.current
     while True:
         await asyncio.sleep(INTERVAL)
         if applied is not worker.configuration.current:
             applied = worker.configuration.current
             click.echo(f"{_clock()}  configuration: reloaded")
-        reported = worker.health.warnings | worker.health.reported
-        now = {name: problem.problem for name, problem in reported.items()}
-        for name in sorted(now.keys() | before.keys()):
-            if now.get(name) != before.get(name):
-                click.echo(f"{_clock()}  {name}: {escape_unprintable(now.get(name, 'recovered'))}")
+        now = worker.health.warnings | worker.health.reported
+        for name in sorted(before.keys() - now.keys()):
+            click.echo(f"{_clock()}  {name}: recovered")
+        for name, found in sorted(now.items()):
+            if name not in before or before[name].problem != found.problem:
+                click.echo(f"{_clock()}  {name}: {escape_unprintable(found.problem)}")
+                if found.hint:
+                    click.echo(f"          -> {escape_unprintable(found.hint)}")
         before = now
 
 
