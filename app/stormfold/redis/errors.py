@@ -35,7 +35,7 @@ class PositionConflict(Retry):
 
 
 class RedisOutOfMemory(Retry):
-    """Redis is out of memory and rejects writes: nothing was written, lag grows until storms are closed."""
+    """Redis is out of memory and rejects writes: nothing was written, and lag grows until there is memory."""
 
 
 class NotPrimary(ConnectionError):
@@ -108,7 +108,7 @@ def _translated(error: BaseException) -> StormfoldError:
             return handshake or Retry(f"Redis is not available (STORMFOLD_REDIS_URL): {error}", NOT_RUNNING_HINT)
     # Redis before 7 wraps these as errors of the script.
     if isinstance(error, OutOfMemoryError) or "OOM command not allowed" in str(error):
-        return RedisOutOfMemory(f"Redis is out of memory: {error}")
+        return RedisOutOfMemory("Redis is out of memory", "raise its maxmemory, see docs/operations/redis.md")
     if "NOREPLICAS" in str(error):
         return Retry(
             f"Redis rejects writes: {error}",

@@ -142,10 +142,13 @@ class Fold:
         if count <= 1 or merged.alerts > len(merged.rows) * ALERTS_PER_ROW:
             await self._fold_merged(batch, batch.records, merged, version)
             return
-        for records in portions(batch.records, count):
+        await self._fold_portions(batch, batch.records, count, version)
+
+    async def _fold_portions(self, batch: Batch, records: Records, count: int, version: StateVersion) -> None:
+        for portion in portions(records, count):
             if self._member.is_current(batch):
-                merged = self._merge(records, LatePolicy(version.skip_before))
-                await self._fold_merged(batch, records, merged, version)
+                merged = self._merge(portion, LatePolicy(version.skip_before))
+                await self._fold_merged(batch, portion, merged, version)
 
     def _merge(self, records: Records, late_policy: LatePolicy) -> Merged:
         return self._merger.merge(records, self._source_positions, late_policy)
@@ -170,6 +173,10 @@ class Fold:
                 log.info("loading positions again", stage=self.name, **self._place(batch), reason=str(reason))
                 self._member.rewind()
             except StormfoldError as error:
+                if isinstance(error, RedisOutOfMemory) and len(merged.rows) > ROWS_PER_CALL:
+                    # The call itself takes memory, so smaller ones may fit.
+                    await self._fold_portions(batch, records, ceil(len(merged.rows) / ROWS_PER_CALL), version)
+                    return
                 await self._wait(batch, error)
             else:
                 metrics.FOLD_SECONDS.observe(time.perf_counter() - started)
