@@ -66,13 +66,13 @@ class Announcer:
 
         Others may post to it, too: only incidents of this `pipeline` are taken over.
         The answer may take seconds, and publishing incidents does not wait for it: `update` takes it over.
+        Raises `Retry` or `ActionRequired` if Redis does not answer: without it, incidents that are over would fire.
         """
         self._pipeline = pipeline
         self._notices = Notices(self._link, self._pipeline)
         self._next_look = self._next_post = 0.0
         self._updated = time.monotonic()
-        with suppress(StormfoldError):
-            self._kept = await self._store.announced()
+        self._kept = await self._store.announced()
         for scope, value in self._kept.items():
             with suppress(msgspec.DecodeError):
                 if (firing := Firing.decode(value)) is not None:

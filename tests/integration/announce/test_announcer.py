@@ -13,7 +13,9 @@ from redis.asyncio import Redis
 from stormfold.announce.notice import Firing
 from stormfold.config import Config, ReloadableConfig
 from stormfold.correlation import Correlation
+from stormfold.errors import Retry
 from stormfold.health import Health
+from stormfold.local.redis import EmbeddedRedis
 from stormfold.redis.store import Store
 from stormfold.scope import ScopeKey
 from stormfold.settings import Settings
@@ -58,6 +60,25 @@ async def test_an_error_after_a_takeover_ends_no_incident(announcer: Announcer, 
     announcer.repeat()
     assert announcer.firing == {SCOPE: FIRING}
     assert await store.announced() == kept
+
+
+async def test_what_fires_is_not_remembered_from_an_earlier_lease(
+    announcer: Announcer, store: Store, redis_server: EmbeddedRedis
+) -> None:
+    """Another holder may have ended it. Without Redis, the takeover fails and is tried again."""
+    await _keep(store)
+    await announcer.begin(PIPELINE)
+    announcer.end()
+    await store.keep_announced({}, (await store.announced()).keys())
+    await asyncio.to_thread(redis_server.stop)
+    try:
+        with pytest.raises(Retry):
+            await announcer.begin(PIPELINE)
+        assert announcer.firing == {}
+    finally:
+        await asyncio.to_thread(redis_server.start)
+    await announcer.begin(PIPELINE)
+    assert announcer.firing == {}
 
 
 async def test_redis_keeps_what_is_no_longer_posted_without_the_lease(
