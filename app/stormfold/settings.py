@@ -225,7 +225,7 @@ class Settings(BaseSettings):
     max_poll_records: Annotated[int, Field(ge=1, le=100_000)] = 20_000
     """Largest number of records in a batch, in intake at most 10,000. Batches are this large only during a backlog.
     Larger ones cost less per alert; above the default the gain is small, the memory grows, and each call keeps Redis
-    busy for longer: tens of milliseconds by default."""
+    busy for longer, up to 150 ms by default."""
     session_timeout: Seconds = 15.0
     """Seconds without a heartbeat after which the brokers remove a worker from its consumer groups. The default
     survives short pauses and keeps recovery short."""

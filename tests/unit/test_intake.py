@@ -11,6 +11,7 @@ from stormfold.errors import Retry
 from stormfold.eventtime import Progress
 from stormfold.health import Health
 from stormfold.kafka.batch import Batch
+from stormfold.kafka.group_member import GroupMember
 from stormfold.keyed_record import decode_marks
 from stormfold.positions import Position
 from stormfold.redis.clock import Clock
@@ -182,3 +183,10 @@ async def test_alerts_that_senders_left_out_are_counted_and_a_warning_for_some_t
     monkeypatch.setattr(left_out, "WARNING_SECONDS", -1.0)
     stage._left_out.update()
     assert not health.warnings
+
+
+def test_a_poll_is_no_larger_than_a_chunk() -> None:
+    settings = Settings(max_poll_records=50_000)
+    member = GroupMember("intake", settings.alerts_topic, settings, Health())
+    Intake(settings, ReloadableConfig(Config()), Store(), Health(), member)  # type: ignore[arg-type]
+    assert member.max_records == intake.MAX_ALERTS_PER_CHUNK

@@ -173,10 +173,12 @@ class Fold:
                 log.info("loading positions again", stage=self.name, **self._place(batch), reason=str(reason))
                 self._member.rewind()
             except StormfoldError as error:
-                if isinstance(error, RedisOutOfMemory) and len(merged.rows) > ROWS_PER_CALL:
-                    # The call itself takes memory, so smaller ones may fit.
-                    await self._fold_portions(batch, records, ceil(len(merged.rows) / ROWS_PER_CALL), version)
-                    return
+                if isinstance(error, RedisOutOfMemory):
+                    metrics.REDIS_OOM_REJECTIONS.inc()
+                    if (calls := ceil(len(merged.rows) / ROWS_PER_CALL)) > 1:
+                        # The call itself takes memory, so smaller ones may fit.
+                        await self._fold_portions(batch, records, calls, version)
+                        return
                 await self._wait(batch, error)
             else:
                 metrics.FOLD_SECONDS.observe(time.perf_counter() - started)
@@ -194,8 +196,6 @@ class Fold:
                 return
 
     async def _wait(self, batch: Batch, error: StormfoldError) -> None:
-        if isinstance(error, RedisOutOfMemory):
-            metrics.REDIS_OOM_REJECTIONS.inc()
         attempt = self._attempts.fail()
         if self._health.set_unhealthy(self.name, str(error), error.hint):
             log.warning("cannot fold", stage=self.name, **self._place(batch), error=str(error), **attempt)
