@@ -51,8 +51,8 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Receiver:
     """Takes alerts at `POST /alerts` and, as an Alertmanager does, at `POST /api/v2/alerts`.
 
-    Answers 200 when Kafka has acknowledged everything, 400 for a body that is not JSON, 401, 408, 413 for a body that
-    is too large or, when all others are written, for alerts that are, or 503 when nothing more will be written for this
+    Answers 200 when Kafka has acknowledged everything, 400 for a body that is not JSON, 401, 413 for a body that is too
+    large or, when all others are written, for alerts that are, or 503 when nothing more will be written for this
     request and the sender should repeat it.
     """
 
@@ -149,7 +149,7 @@ class Receiver:
             if records:
                 await self._delivery.send(records, headers)
         except TimeoutError:
-            return _text(408, f"the body did not arrive within {READ_SECONDS:.0f} s")
+            return _text(503, f"the body did not arrive within {READ_SECONDS:.0f} s; send it again")
         except _Busy:
             return _text(503, "too many bodies are being processed; send it again")
         except web.HTTPRequestEntityTooLarge:
