@@ -61,4 +61,4 @@ async def test_a_poll_whose_call_does_not_fit_is_folded_in_smaller_calls(
     await own_pipeline.publish(Sent(time, value, n % 3) for n, value in enumerate(records))
     await limit(own_redis, await fill(own_redis, own_pipeline.settings) + 5 * MEGABYTE // 2)
     own_pipeline.start()
-    await own_pipeline.drained(alerts=30_000)
+    await own_pipeline.drained(seconds=120.0, alerts=30_000)
